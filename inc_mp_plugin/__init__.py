@@ -1,0 +1,59 @@
+"""Automatic mixed precision for inference, for Intel Neural Compressor: the public names.
+
+Importing the package loads neither torch nor INC; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.errors import InfeasibleError as InfeasibleError
+    from inc_mp_plugin.errors import InputError as InputError
+    from inc_mp_plugin.errors import NonFiniteError as NonFiniteError
+    from inc_mp_plugin.errors import PluginError as PluginError
+    from inc_mp_plugin.gain.macs import mac_gains as mac_gains
+    from inc_mp_plugin.gain.memory import memory_gains as memory_gains
+    from inc_mp_plugin.graph.capture import capture as capture
+    from inc_mp_plugin.inc.config import to_inc_config as to_inc_config
+    from inc_mp_plugin.inc.convert import apply as apply
+    from inc_mp_plugin.inc.strategy import IPMSEConfig as IPMSEConfig
+    from inc_mp_plugin.inc.strategy import register as register
+    from inc_mp_plugin.pipeline import tune as tune
+    from inc_mp_plugin.plan import Gains as Gains
+    from inc_mp_plugin.plan import Graph as Graph
+    from inc_mp_plugin.plan import Plan as Plan
+    from inc_mp_plugin.plan import Sensitivity as Sensitivity
+    from inc_mp_plugin.sensitivity.taylor import measure_sensitivity as measure_sensitivity
+    from inc_mp_plugin.solver.planner import solve as solve
+
+_HOMES = {
+    "errors": ("InfeasibleError", "InputError", "NonFiniteError", "PluginError"),
+    "gain.macs": ("mac_gains",),
+    "gain.memory": ("memory_gains",),
+    "graph.capture": ("capture",),
+    "inc.config": ("to_inc_config",),
+    "inc.convert": ("apply",),
+    "inc.strategy": ("IPMSEConfig", "register"),
+    "pipeline": ("tune",),
+    "plan": ("Gains", "Graph", "Plan", "Sensitivity"),
+    "sensitivity.taylor": ("measure_sensitivity",),
+    "solver.planner": ("solve",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home."""
+    if name not in _HOME_OF:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

@@ -1,0 +1,180 @@
+"""The two BGEMMs of attention as modules, for stock transformers models.
+
+INC swaps modules, but stock attention multiplies with `torch.matmul`. This file gives attention
+modules two children, `matmul_qk` and `matmul_av` (the names optimum-habana uses), and routes the
+attention through them: by transformers' attention *and* mask interfaces (without the second, a model
+runs silently without a causal mask).
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+IMPLEMENTATION = "inc_mp_bgemm"
+
+
+class Matmul(nn.Module):
+    """A matrix product of two activations; INC matches the class by its name."""
+
+    def forward(self, input: Tensor, other: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return `input @ other`."""
+        return torch.matmul(input, other, out=out)
+
+
+def bgemm_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention through `module.matmul_qk` and `module.matmul_av`, bit-identical to eager attention.
+
+    With grouped queries, query heads that share a key head get a dimension of their own, so that
+    keys and values are not copied: a copied element would be one rounding error counted many times.
+
+    Args:
+        module: the attention module, with children `matmul_qk` and `matmul_av`.
+        query: shape (batch, heads, tokens, head size).
+        key: shape (batch, key heads, keys, head size).
+        value: shape (batch, key heads, keys, value size).
+        attention_mask: added to the scores; broadcasts to (batch, heads, tokens, keys).
+        scaling: factor of the scores; 1 / sqrt(head size) if None.
+        dropout: probability, in training only.
+        softcap: scores become softcap * tanh(scores / softcap).
+        kwargs: what transformers passes along and attention does not need.
+
+    Returns:
+        Output of shape (batch, tokens, heads, value size), and the attention weights.
+    """
+    del kwargs
+    batch, heads, tokens, size = query.shape
+    shared = heads // key.shape[1]
+    if scaling is None:
+        scaling = size**-0.5
+    if shared > 1:
+        query = query.view(batch, key.shape[1], shared, tokens, size)
+        key, value = key.unsqueeze(2), value.unsqueeze(2)
+    scores = module.matmul_qk(query, key.transpose(-2, -1)).reshape(batch, heads, tokens, -1)
+    scores = scores * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    grouped = weights.view(batch, -1, shared, tokens, weights.shape[-1]) if shared > 1 else weights
+    output = module.matmul_av(grouped, value).reshape(batch, heads, tokens, -1)
+    return output.transpose(1, 2).contiguous(), weights
+
+
+def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Attention modules whose two products can be exposed, by name.
+
+    A module qualifies when its forward asks transformers' attention interface which function to run,
+    and its own eager function computes what `bgemm_attention` computes: tried on a few numbers, so
+    that attention with sinks or position biases is left alone.
+    """
+    same: dict[type, bool] = {}
+    found = {}
+    for name, module in model.named_modules():
+        kind = type(module)
+        if kind not in same:
+            same[kind] = _asks_interface(kind) and _eager_is_same(module)
+        if same[kind]:
+            found[name] = module
+    return found
+
+
+@contextmanager
+def exposed_bgemms(model: nn.Module) -> Iterator[tuple[str, ...]]:
+    """Expose the attention products inside a `with`; the model leaves as it came.
+
+    Yields:
+        Names of the attention modules that were given products.
+    """
+    undo, names = _expose(model)
+    try:
+        yield names
+    finally:
+        undo()
+
+
+def expose_bgemms(model: nn.Module) -> tuple[str, ...]:
+    """Expose the attention products for good: for a model that is about to be quantized.
+
+    Returns:
+        Names of the attention modules that were given products; none if they were there already.
+    """
+    return _expose(model)[1]
+
+
+def _expose(model: nn.Module) -> tuple[Callable[[], None], tuple[str, ...]]:
+    modules = {n: m for n, m in attention_modules(model).items() if not hasattr(m, "matmul_qk")}
+    if not modules:
+        return (lambda: None), ()
+    _register()
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    before = [
+        (config, config._attn_implementation_internal)
+        for config in configs.values()
+        if hasattr(config, "_attn_implementation_internal")
+    ]
+
+    def undo() -> None:
+        for module in modules.values():
+            del module.matmul_qk, module.matmul_av
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+
+    for module in modules.values():
+        module.matmul_qk, module.matmul_av = Matmul(), Matmul()
+    for config, _ in before:
+        # The public setter would also overwrite sub-configs whose values are not ours to restore.
+        config._attn_implementation_internal = IMPLEMENTATION
+    return undo, tuple(modules)
+
+
+def _register() -> None:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, bgemm_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, eager_mask)
+
+
+def _asks_interface(kind: type[nn.Module]) -> bool:
+    forward = inspect.unwrap(kind.forward)
+    code = getattr(forward, "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+
+
+def _eager_is_same(module: nn.Module) -> bool:
+    """Compare a module's own eager attention with ours on random numbers."""
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if eager is None or {"sinks", "s_aux", "position_bias"} & (
+        set(dict(module.named_parameters(recurse=False))) | set(inspect.signature(eager).parameters)
+    ):
+        return False
+    probe = nn.Module()
+    probe.eval()
+    probe.matmul_qk, probe.matmul_av = Matmul(), Matmul()
+    probe.num_key_value_groups = shared = getattr(module, "num_key_value_groups", 1)
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, shared, 3, 4, generator=generator)
+    key, value = (torch.randn(1, 1, 3, 4, generator=generator) for _ in range(2))
+    mask = torch.full((3, 3), -1e9).triu(1)[None, None]
+    ours, _ = bgemm_attention(probe, query, key, value, mask, scaling=0.3)
+    theirs, _ = eager(probe, query, key, value, mask, scaling=0.3)
+    return torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)

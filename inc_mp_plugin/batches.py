@@ -1,0 +1,80 @@
+"""What a batch is: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
+
+The first axis of every tensor counts samples; anything else is passed along as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Batch = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
+
+
+def call(model: nn.Module, batch: Batch) -> Any:
+    """Run the model on a batch."""
+    args, kwargs = arguments(model, batch)
+    return model(*args, **kwargs)
+
+
+def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward pass, without key-value cache.
+
+    A cache is of no use where every sample is run once, and would keep all keys in memory.
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(batch, dict):
+        kwargs = dict(batch)
+    elif isinstance(batch, (tuple, list)):
+        args = tuple(batch)
+    else:
+        args = (batch,)
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        kwargs.setdefault("use_cache", False)
+    return args, kwargs
+
+
+def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply a function to every tensor of a batch, keeping its structure."""
+    from torch.utils import _pytree as pytree
+
+    return pytree.tree_map_only(_tensor_type(), function, batch)
+
+
+def batch_size(batch: Batch) -> int:
+    """Number of samples in a batch.
+
+    Raises:
+        InputError: it holds no tensor with a first axis, or an empty one.
+    """
+    sizes: list[int] = []
+    map_tensors(batch, lambda t: sizes.append(t.shape[0]) if t.dim() else None)
+    if not sizes or sizes[0] == 0:
+        message = f"a batch of type {type(batch).__name__} holds no samples; give tensors whose first axis counts them"
+        raise InputError(message)
+    return sizes[0]
+
+
+def samples(batch: Batch, start: int, stop: int) -> Batch:
+    """Samples start to stop of a batch, as a batch.
+
+    Tensors whose first axis is not the batch's (position ids shared by all samples) stay whole.
+    """
+    size = batch_size(batch)
+    part: Batch = map_tensors(
+        batch, lambda t: t[start:stop] if t.dim() and t.shape[0] == size else t
+    )
+    return part
+
+
+def _tensor_type() -> type:
+    from torch import Tensor
+
+    return Tensor

@@ -1,0 +1,140 @@
+"""`inc-mp`: one short function per command. Only here are exit codes, and only here is the environment set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from inc_mp_plugin.errors import InputError, PluginError
+from inc_mp_plugin.progress import say
+
+Arguments = ParamSpec("Arguments")
+
+app = typer.Typer(
+    help="Automatic mixed precision: which ops of a model run in FP8, within a bound on the loss.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+
+def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Register a command; errors meant for the user become a line and an exit code."""
+
+    @wraps(function)
+    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except PluginError as error:
+            say(f"Error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            say("Interrupted; the same command goes on where it stopped.")
+            raise typer.Exit(1) from None
+
+    return app.command()(guarded)
+
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `inc-mp tune` wrote.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to override.")
+]
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show what INC, torch and transformers log.")
+    ] = False,
+) -> None:
+    """Automatic mixed precision: which ops of a model run in FP8, within a bound on the loss."""
+    if not verbose:
+        from inc_mp_plugin.quiet import silence_third_parties
+
+        silence_third_parties()
+
+
+@command
+def tune(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/<recipe> if not given.")] = None,
+) -> None:
+    """Run every stage of a recipe; a second call reuses what is done and still valid."""
+    from inc_mp_plugin import pipeline
+    from inc_mp_plugin.recipe import load_recipe
+
+    folder = out or Path("runs") / recipe.stem
+    pipeline.tune_recipe(load_recipe(recipe, overrides or []), folder)
+    _show(folder)
+    say(f"Everything is in {folder}.")
+
+
+@command
+def solve(folder: Folder, overrides: Overrides = None) -> None:
+    """Write plan.json anew, for another tau, gain_fraction or objective; the model is not needed."""
+    from inc_mp_plugin.run import solve_again
+
+    solve_again(folder, overrides or [])
+    _show(folder, validation=False)
+
+
+@command
+def validate(folder: Folder) -> None:
+    """Quantize through INC, and compare predicted with measured loss on held-out samples."""
+    from inc_mp_plugin.run import validate_again
+
+    validate_again(folder)
+    _show(folder)
+
+
+@command
+def emit(
+    folder: Folder,
+    target: Annotated[str, typer.Option(help="Consumer of the file, such as optimum-habana.")],
+) -> None:
+    """Write the INC JSON of a target; refused unless INC would select exactly the plan."""
+    from inc_mp_plugin.run import emit_again
+
+    emit_again(folder, target)
+
+
+@command
+def check(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="An INC FP8 JSON file.")],
+    modules: Annotated[
+        Path | None, typer.Option(help="JSON with the model's modules, such as DIR/graph.json.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Instead: name or folder of a model.")] = None,
+    device: Annotated[str, typer.Option(help="Whose INC table counts: hpu or cpu.")] = "hpu",
+) -> None:
+    """Show what INC would select with a file, and every pattern that matches nothing.
+
+    Exit code 2 if a pattern matches nothing or the file selects nothing at all.
+    """
+    from inc_mp_plugin.inc.check import check_config, load_modules
+
+    report = check_config(config, load_modules(modules, model), device)
+    for line in report.lines:
+        typer.echo(line)
+    if report.faults:
+        raise InputError("\n".join(report.faults))
+
+
+def _show(folder: Path, *, validation: bool = True) -> None:
+    from rich.console import Console
+
+    from inc_mp_plugin.report.info import plan_table
+    from inc_mp_plugin.report.table import print_plan, print_validation
+    from inc_mp_plugin.run import Run
+
+    console = Console(highlight=False)
+    run = Run(folder)
+    print_plan(plan_table(run.plan, run.gains[run.plan.objective], run.sensitivity), console)
+    if validation and run.validation is not None:
+        print_validation(run.validation, console)

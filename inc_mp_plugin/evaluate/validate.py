@@ -1,0 +1,90 @@
+"""Predicted against measured: the loss MSE of plans, on samples that calibration has not seen."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.plan import Point, Validation
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.plan import FloatArray
+
+    MeasureLoss = Callable[[Collection[str]], FloatArray]
+
+
+def random_plans(ops: Sequence[str], count: int, seed: int) -> list[tuple[str, ...]]:
+    """Draw sets of ops to quantize: a uniformly drawn number of ops, then which, uniformly.
+
+    Example:
+        >>> len(random_plans(["a", "b", "c"], 2, seed=0))
+        2
+    """
+    draw = random.Random(seed)
+    plans = []
+    for _ in range(count):
+        chosen = set(draw.sample(list(ops), draw.randint(1, len(ops))))
+        plans.append(tuple(op for op in ops if op in chosen))
+    return plans
+
+
+def validate(
+    measure_loss: MeasureLoss,
+    predicted: Mapping[str, float],
+    plan: Collection[str],
+    tau: float,
+    others: Iterable[Collection[str]],
+) -> Validation:
+    """Measure the loss MSE of a plan and of other sets of ops.
+
+    The measured loss MSE is mean_i (g^_i - g_i)^2 over held-out samples (eq. 4), with g^ the loss
+    of the model in which exactly these ops are quantized.
+
+    Args:
+        measure_loss: runs the model with these ops quantized; returns the loss of each sample.
+        predicted: of each op, its predicted loss MSE alpha s; it adds up (eq. 25).
+        plan: the ops that the plan quantizes.
+        tau: the plan's threshold.
+        others: sets of ops to compare with, none empty.
+
+    Raises:
+        InputError: there is no held-out sample.
+        NonFiniteError: a loss is NaN or infinite.
+    """
+    base = measure_loss(())
+    if not len(base):
+        message = "no held-out sample was given"
+        raise InputError(message)
+
+    def point(ops: Collection[str]) -> Point:
+        losses = measure_loss(ops)
+        if not np.isfinite(losses).all():
+            message = f"the loss is NaN or infinite with {len(ops)} ops quantized, among them {next(iter(ops))!r}"
+            raise NonFiniteError(message)
+        measured = float(((losses - base) ** 2).mean())
+        return Point(tuple(ops), math.fsum(predicted[op] for op in ops), measured)
+
+    measured_plan = point(plan)
+    points = tuple(point(ops) for ops in others)
+    loss_ms = float((base**2).mean())
+    return Validation(
+        samples=len(base),
+        loss_ms=loss_ms,
+        tau=tau,
+        nrmse=math.sqrt(measured_plan.measured / loss_ms),
+        plan=measured_plan,
+        points=points,
+        log_correlation=_log_correlation(points),
+        ratio=math.fsum(p.predicted for p in points) / math.fsum(p.measured for p in points),
+    )
+
+
+def _log_correlation(points: Sequence[Point]) -> float:
+    """Pearson's correlation of log predicted and log measured loss MSE."""
+    predicted, measured = np.log([[p.predicted, p.measured] for p in points]).T
+    return float(np.corrcoef(predicted, measured)[0, 1])

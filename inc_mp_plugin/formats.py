@@ -1,0 +1,79 @@
+"""Number formats: mantissa bits, bytes per element, and the noise factor alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from inc_mp_plugin.errors import InputError, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A floating-point number format."""
+
+    name: str
+    mantissa_bits: int
+    bytes: int
+
+
+FORMATS = {
+    format.name: format
+    for format in (
+        Format("fp32", 23, 4),
+        Format("bf16", 7, 2),
+        Format("fp16", 10, 2),
+        Format("fp8_e4m3", 3, 1),
+        Format("fp8_e5m2", 2, 1),
+    )
+}
+
+
+def get_format(name: str) -> Format:
+    """Look a format up by its name.
+
+    Raises:
+        InputError: there is no format of that name.
+    """
+    if name not in FORMATS:
+        raise InputError(unknown("format", name, FORMATS))
+    return FORMATS[name]
+
+
+def alpha(name: str) -> float:
+    """Variance of the rounding noise of a format, relative to the square of the value.
+
+    Writing z with m mantissa bits adds q = z 2^(-m) U with U uniform on [-1/2, 1/2] (eq. 16, 17),
+    so E[q^2] = alpha z^2 with::
+
+        alpha = 2^(-2m) / 12                                        (eq. 18)
+
+    Raises:
+        InputError: there is no format of that name.
+
+    Example:
+        >>> alpha("fp8_e4m3") == 2**-6 / 12
+        True
+    """
+    return float(2.0 ** (-2 * get_format(name).mantissa_bits) / 12.0)
+
+
+def check_formats(names: Sequence[str]) -> tuple[str, ...]:
+    """Check a base format and the lower ones that ops may take instead.
+
+    Raises:
+        InputError: an unknown or repeated format, none below the base, or one that is not coarser.
+    """
+    formats = [get_format(name) for name in names]
+    if len(formats) < 2 or len(set(formats)) != len(formats):
+        message = f"formats {list(names)}: give the base format and at least one other, each once"
+        raise InputError(message)
+    base = formats[0]
+    for format in formats[1:]:
+        if format.mantissa_bits >= base.mantissa_bits:
+            message = (
+                f"format {format.name!r} is not coarser than the base format {base.name!r}; "
+                f"only formats of fewer mantissa bits than {base.mantissa_bits} save anything"
+            )
+            raise InputError(message)
+    return tuple(names)

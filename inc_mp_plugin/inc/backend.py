@@ -1,0 +1,69 @@
+"""The few places where INC's own modules are touched: its tables, its globals, its entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+_ADDED_ON_CPU = {"Matmul": "matmul", "FalconLinear": "linear"}
+
+
+def device_table(device: str) -> Mapping[str, Any]:
+    """INC's table of classes it can swap on a device, {class name: ModuleInfo}.
+
+    The Gaudi table is a constant of INC's, there on any machine; the CPU's is completed with the
+    classes that `enable_on_cpu` adds.
+    """
+    from neural_compressor.torch.algorithms.fp8_quant._core import patching_common
+    from neural_compressor.torch.algorithms.fp8_quant.model_configs import PATCHED_MODULE_TABLE
+
+    if device == "cpu":
+        enable_on_cpu()
+        table: Mapping[str, Any] = PATCHED_MODULE_TABLE["cpu"]
+    else:
+        table = patching_common._mod_default_dict
+    return table
+
+
+def enable_on_cpu() -> None:
+    """Let INC quantize attention products (and Falcon's linear class) on a CPU, as it does on Gaudi.
+
+    INC has the patched classes, its CPU table leaves them out. `FP8Config`'s default allow list was
+    filled from that table when INC was imported, so it is completed too.
+    """
+    import inspect
+
+    from neural_compressor.torch.algorithms.fp8_quant._quant_common import helper_modules
+    from neural_compressor.torch.algorithms.fp8_quant.model_configs import (
+        PATCHED_MODULE_TABLE,
+        PATCHED_MODULE_TYPES_TABLE,
+        ModuleInfo,
+        ModuleType,
+    )
+    from neural_compressor.torch.quantization.config import FP8Config
+
+    patched = {"matmul": helper_modules.PatchedMatmul, "linear": helper_modules.PatchedLinear}
+    allowed = inspect.signature(FP8Config.__init__).parameters["allowlist"].default["types"]
+    for kind, form in _ADDED_ON_CPU.items():
+        PATCHED_MODULE_TABLE["cpu"].setdefault(kind, ModuleInfo(form, patched[form]))
+        if kind not in allowed:
+            allowed.append(kind)
+    PATCHED_MODULE_TYPES_TABLE["cpu"].setdefault("linear", ModuleType(1, ["weight"], 1, False))
+    PATCHED_MODULE_TYPES_TABLE["cpu"].setdefault("matmul", ModuleType(2, [], 1, False))
+
+
+def forget_models() -> None:
+    """Clear INC's module globals, which keep every module it ever patched alive.
+
+    Right before prepare and after convert, never in between.
+    """
+    from neural_compressor.torch.algorithms.fp8_quant._core.patching_common import (
+        parent_child_mod_dict,
+    )
+    from neural_compressor.torch.algorithms.fp8_quant._core.save_measure import gmod_list
+    from neural_compressor.torch.algorithms.fp8_quant.model_configs import IMOD_DICT
+
+    for container in (IMOD_DICT, parent_child_mod_dict, gmod_list):
+        container.clear()

@@ -1,0 +1,90 @@
+"""What INC will select: its own selection code, run against any device's table on any machine."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.inc.backend import device_table
+
+_ALIASES = {"whitelist": "allowlist", "blacklist": "blocklist"}
+
+
+def selected(modules: Mapping[str, str], config: Mapping[str, Any], device: str) -> list[str]:
+    """Names of the modules that INC would quantize, decided by INC's own `should_quantize`.
+
+    Args:
+        modules: {name: class name}.
+        config: the content of an INC FP8 JSON.
+        device: whose table of supported classes counts, "hpu" or "cpu".
+
+    Raises:
+        InputError: a pattern is not a regular expression, or the lists are malformed.
+    """
+    from types import SimpleNamespace
+
+    from neural_compressor.torch.algorithms.fp8_quant._core import utils
+
+    table = device_table(device)
+    lists = pattern_lists(config)
+    dynamic = str(config.get("dynamic_quantization", False)).lower() == "true"
+    settings = {
+        **lists,
+        "dynamic_quantization": dynamic,
+        "mod_dict": {kind: info.type for kind, info in table.items()},
+    }
+    wrapped = SimpleNamespace(cfg=settings)
+    original = getattr(utils, "is_supported_dynamic_op", None)
+    # INC asks the table of the machine it runs on; here another machine's may be meant.
+    utils.is_supported_dynamic_op = lambda kind: getattr(
+        table.get(kind), "supports_dynamic_quantization", False
+    )
+    try:
+        return [name for name, kind in modules.items() if utils.should_quantize(wrapped, kind, name)]
+    finally:
+        utils.is_supported_dynamic_op = original
+
+
+def quantizable(
+    modules: Mapping[str, str], device: str, undecided: tuple[str, ...] = ()
+) -> list[str]:
+    """Names of the modules that INC could quantize, leaving out classes that no plan decides."""
+    table = device_table(device)
+    return [name for name, kind in modules.items() if kind in table and kind not in undecided]
+
+
+def pattern_lists(config: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+    """Allow and block lists of a configuration, with INC's defaults and old key names resolved.
+
+    Raises:
+        InputError: a list is malformed, or a name in it is not a regular expression.
+    """
+    lists: dict[str, dict[str, list[str]]] = {
+        "allowlist": {"names": [], "types": []},
+        "blocklist": {"names": [], "types": []},
+    }
+    for key, value in config.items():
+        name = _ALIASES.get(key, key)
+        if name not in lists:
+            continue
+        if not isinstance(value, dict) or not all(
+            isinstance(value.get(part, []), (list, tuple)) for part in ("names", "types")
+        ):
+            message = f'{key} is {value!r}; it must be {{"names": [...], "types": [...]}}'
+            raise InputError(message)
+        lists[name].update({part: list(copy.deepcopy(value[part])) for part in value})
+    for name, parts in lists.items():
+        for pattern in parts["names"]:
+            _check_pattern(name, pattern)
+    return lists
+
+
+def _check_pattern(name: str, pattern: Any) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        message = f"{name}.names holds {pattern!r}, which is not a regular expression: {error}"
+        raise InputError(message) from error

@@ -1,0 +1,163 @@
+"""What a recipe names, loaded: the model, its tokenizer, and samples as batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.Module:
+    """Load a causal language model in its base format, in evaluation mode.
+
+    Raises:
+        InputError: transformers cannot load it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            name_or_path,
+            dtype=getattr(torch, _DTYPES[dtype]),
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(_cannot_load("model", name_or_path, error)) from error
+    return model.eval()
+
+
+def load_batches(
+    name_or_path: str,
+    data: Path,
+    *,
+    samples: int,
+    sequence_length: int,
+    batch_size: int,
+    trust_remote_code: bool,
+) -> list[dict[str, Any]]:
+    """Tokenize the first samples of a JSON-lines file, cut to a length, padded on the right.
+
+    Raises:
+        InputError: the tokenizer or the file cannot be read, a line is not {"text": ...}, there are too
+            few samples, or the model's context is shorter than the sequence length.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+        config = AutoConfig.from_pretrained(name_or_path, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(_cannot_load("tokenizer", name_or_path, error)) from error
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and sequence_length > context:
+        message = (
+            f"calibration.sequence_length is {sequence_length}, but the model's context is "
+            f"{context} tokens; give at most that"
+        )
+        raise InputError(message)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    texts = read_texts(data, samples)
+    encoded = tokenizer(
+        texts,
+        truncation=True,
+        max_length=sequence_length,
+        padding=True,
+        padding_side="right",
+        return_tensors="pt",
+    )
+    tensors = {key: encoded[key] for key in ("input_ids", "attention_mask")}
+    short = (tensors["attention_mask"].sum(dim=1) < 2).nonzero().flatten().tolist()
+    if short:
+        message = f"{data}, line {short[0] + 1}: its text has fewer than two tokens"
+        raise InputError(message)
+    return [
+        {key: value[start : start + batch_size] for key, value in tensors.items()}
+        for start in range(0, len(texts), batch_size)
+    ]
+
+
+def read_texts(path: Path, samples: int) -> list[str]:
+    """Read the first texts of a JSON-lines file.
+
+    Raises:
+        InputError: it cannot be read, a line is not {"text": ...}, or it has too few of them.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        message = f"data file {path} does not exist"
+        raise InputError(message) from None
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"data file {path} cannot be read: {error}"
+        raise InputError(message) from error
+    if len(lines) < samples:
+        message = f"{path} holds {len(lines)} samples, {samples} are asked for; give more, or ask for fewer"
+        raise InputError(message)
+    return [_text(path, number, line) for number, line in enumerate(lines[:samples], 1)]
+
+
+def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:
+    """Hash of a local model's files, or the commit of a published one.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*")):
+            if path.suffix in {".json", ".safetensors", ".bin", ".py", ".model"}:
+                digest.update(f"{path.name} {file_fingerprint(path)}\n".encode())
+        return digest.hexdigest()
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(_cannot_load("model", name_or_path, error)) from error
+    return f"{name_or_path}@{config._commit_hash}"
+
+
+def file_fingerprint(path: Path) -> str:
+    """Hash of a file's content.
+
+    Raises:
+        InputError: it does not exist.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise InputError(message) from error
+    return digest.hexdigest()
+
+
+def _text(path: Path, number: int, line: str) -> str:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        message = f"{path}, line {number}: not JSON ({error})"
+        raise InputError(message) from error
+    if not isinstance(content, dict) or not isinstance(content.get("text"), str):
+        message = f'{path}, line {number}: not an object with a "text"'
+        raise InputError(message)
+    return str(content["text"])
+
+
+def _cannot_load(what: str, name_or_path: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return f"the {what} {name_or_path!r} cannot be loaded: {reason}"

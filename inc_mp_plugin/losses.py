@@ -1,0 +1,69 @@
+"""The loss of each sample: what the method differentiates and what validation compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.batches import batch_size, call
+from inc_mp_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from inc_mp_plugin.batches import Batch
+
+    LossFunction = Callable[[nn.Module, Any], Tensor]
+
+IGNORED_LABEL = -100  # the label that PyTorch's cross entropy leaves out
+
+
+def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean negative log-likelihood of each sample's tokens, shape (samples,).
+
+    Token t is predicted from the tokens before it. Labels are `batch["labels"]` if given, else the
+    input tokens themselves without the padding that `attention_mask` marks.
+
+    Raises:
+        InputError: the batch has no `input_ids`, or a sample has no token to predict.
+    """
+    import torch
+
+    if not isinstance(batch, dict) or "input_ids" not in batch:
+        message = (
+            "a batch without `input_ids` has no language-model loss; "
+            "give loss_fn(model, batch) -> tensor with one loss per sample"
+        )
+        raise InputError(message)
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    logits = call(model, inputs).logits[:, :-1].float()
+    labels = batch.get("labels")
+    if labels is None:
+        labels = batch["input_ids"]
+        if batch.get("attention_mask") is not None:
+            labels = labels.masked_fill(batch["attention_mask"] == 0, IGNORED_LABEL)
+    labels = labels[:, 1:].to(logits.device)
+    token_loss = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED_LABEL
+    )
+    counts = (labels != IGNORED_LABEL).sum(dim=1)
+    if not bool((counts > 0).all()):
+        message = "a sample has no token to predict; every sample needs at least two tokens"
+        raise InputError(message)
+    return token_loss.sum(dim=1) / counts
+
+
+def sample_losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> Tensor:
+    """Run the loss function and check that it returns one loss per sample.
+
+    Raises:
+        InputError: it returned something else.
+    """
+    losses = (loss_fn or language_model_loss)(model, batch)
+    if tuple(losses.shape) != (batch_size(batch),):
+        message = (
+            f"loss_fn returned a tensor of shape {tuple(losses.shape)} for {batch_size(batch)} "
+            "samples; it must return one loss per sample"
+        )
+        raise InputError(message)
+    return losses

@@ -1,0 +1,195 @@
+"""The stages in order, each reused while it is valid: no arithmetic of its own."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin import artefacts, store
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.gain.macs import PEAK_FLOPS, mac_gains
+from inc_mp_plugin.gain.memory import memory_gains
+from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity, Validation
+from inc_mp_plugin.progress import say
+from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.stage import run_stage
+from inc_mp_plugin.subject import Subject, data_settings, heldout_batches, subject_of
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.recipe import Recipe
+
+Json = dict[str, Any]
+
+
+def tune_recipe(recipe: Recipe, out: Path) -> Plan:
+    """Run every stage of a recipe in a folder; what is there and still valid is reused."""
+    store.write_json(
+        out / "recipe.json", {**recipe.model_dump(mode="json"), "schema": store.schema("recipe")}
+    )
+    subject = subject_of(recipe)
+    graph = graph_stage(subject, out)
+    sensitivity = sensitivity_stage(subject, graph, out)
+    gains = gains_stage(graph, (subject.base, *recipe.formats), recipe.device, out)
+    plan = plan_stage(sensitivity, gains, recipe, out)
+    for target in recipe.targets:
+        emit(plan, graph, target, out)
+    if recipe.validation is not None:
+        validation_stage(recipe, subject, graph, sensitivity, plan, out)
+    return plan
+
+
+def graph_stage(subject: Subject, out: Path) -> Graph:
+    """graph.json."""
+
+    def make() -> tuple[Graph, Json]:
+        from inc_mp_plugin.graph.capture import capture
+
+        if not subject.batches:
+            message = "no calibration batch was given; at least one is needed"
+            raise InputError(message)
+        say("Capturing the graph ...")
+        graph = capture(subject.model, subject.batches[0])
+        say(f"{len(graph.ops)} ops in {len(graph.groups)} groups")
+        return graph, artefacts.graph_to_json(graph)
+
+    return run_stage(
+        out / "graph.json", "graph", subject.depends_on, artefacts.graph_from_json, make
+    )
+
+
+def sensitivity_stage(subject: Subject, graph: Graph, out: Path) -> Sensitivity:
+    """sensitivity.json and sensitivity.npz; an interrupted run goes on where it stopped."""
+    arrays = out / "sensitivity.npz"
+
+    def decode(content: Json) -> Sensitivity:
+        return artefacts.sensitivity_from_arrays(
+            store.read_arrays(arrays, content["arrays_sha256"])
+        )
+
+    def make() -> tuple[Sensitivity, Json]:
+        from inc_mp_plugin.sensitivity.resume import measure_in_steps
+
+        sensitivity = measure_in_steps(
+            subject.model,
+            graph,
+            subject.batches,
+            subject.loss_fn,
+            store.Partial(out / "sensitivity.partial.npz", store.fingerprint(subject.depends_on)),
+        )
+        sha256 = store.write_arrays(arrays, artefacts.sensitivity_arrays(sensitivity))
+        return sensitivity, artefacts.sensitivity_to_json(sensitivity, sha256)
+
+    return run_stage(
+        out / "sensitivity.json", "sensitivity", subject.depends_on, decode, make
+    )
+
+
+def gains_stage(
+    graph: Graph, formats: tuple[str, ...], device: str, out: Path
+) -> dict[str, Gains]:
+    """gains.json: every objective that needs no measurement and that the device has numbers for."""
+
+    def make() -> tuple[dict[str, Gains], Json]:
+        gains = {"memory": memory_gains(graph, formats)}
+        if set(formats) <= PEAK_FLOPS[device].keys():
+            gains["theoretical_time"] = mac_gains(graph, formats, device)
+        return gains, artefacts.gains_to_json(gains)
+
+    depends_on = {
+        "graph": store.fingerprint(artefacts.graph_to_json(graph)),
+        "formats": list(formats),
+        "device": device,
+        "version": metadata.version("inc-mp-plugin"),
+    }
+    return run_stage(out / "gains.json", "gains", depends_on, artefacts.gains_from_json, make)
+
+
+def plan_stage(
+    sensitivity: Sensitivity, gains: dict[str, Gains], recipe: Recipe, out: Path
+) -> Plan:
+    """plan.json."""
+
+    def make() -> tuple[Plan, Json]:
+        if recipe.objective not in gains:
+            message = (
+                f"objective {recipe.objective!r} has no gains for base format {recipe.model.dtype} "
+                f"on {recipe.device}; there are: {', '.join(gains)}"
+            )
+            raise InputError(message)
+        plan = solve(
+            gains[recipe.objective],
+            sensitivity,
+            recipe.tau,
+            gain_fraction=recipe.gain_fraction,
+        )
+        return plan, artefacts.plan_to_json(plan)
+
+    depends_on = {
+        "sensitivity": store.fingerprint({"total": sensitivity.total, "loss_ms": sensitivity.loss_ms}),
+        "gains": store.fingerprint(artefacts.gains_to_json(gains)),
+        "objective": recipe.objective,
+        "tau": recipe.tau,
+        "gain_fraction": recipe.gain_fraction,
+        "version": metadata.version("inc-mp-plugin"),
+    }
+    return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)
+
+
+def emit(plan: Plan, graph: Graph, target: str, out: Path) -> Path:
+    """configs/<target>.json, made anew: refused unless INC would select exactly the plan."""
+    from inc_mp_plugin.inc.config import to_inc_config
+
+    path = out / "configs" / f"{target}.json"
+    path.unlink(missing_ok=True)  # never leave the file of another plan behind
+    store.write_json(path, to_inc_config(plan, target, graph.modules))
+    say(f"configs/{path.name}: INC selects exactly the {len(plan.quantized)} ops of the plan")
+    return path
+
+
+def validation_stage(
+    recipe: Recipe,
+    subject: Subject,
+    graph: Graph,
+    sensitivity: Sensitivity,
+    plan: Plan,
+    out: Path,
+) -> Validation:
+    """validation.json."""
+    section = recipe.validation
+    if section is None:
+        message = "the recipe has no validation section; add validation: {data: HELDOUT.jsonl}"
+        raise InputError(message)
+    depends_on = {
+        **subject.depends_on,
+        **data_settings("validation", section),
+        "random_plans": section.random_plans,
+        "seed": section.seed,
+        "formats": list(recipe.formats),
+        "plan": store.fingerprint(dict(plan.formats)),
+        "tau": plan.tau,
+    }
+
+    def make() -> tuple[Validation, Json]:
+        from inc_mp_plugin.validation import validate_through_inc
+
+        say("Quantizing with INC, to measure what was predicted ...")
+        validation = validate_through_inc(
+            subject,
+            heldout_batches(recipe, section),
+            graph,
+            sensitivity,
+            plan,
+            low=recipe.formats[0],
+            count=section.random_plans,
+            seed=section.seed,
+            partial=store.Partial(
+                out / "validation.partial.npz", store.fingerprint(depends_on)
+            ),
+        )
+        return validation, artefacts.validation_to_json(validation)
+
+    return run_stage(
+        out / "validation.json", "validation", depends_on, artefacts.validation_from_json, make
+    )
+

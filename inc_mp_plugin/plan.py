@@ -1,0 +1,176 @@
+"""The vocabulary of the method: what is passed from one stage to the next, all of it frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One quantizable operation: a module that INC can swap for its FP8 counterpart.
+
+    `kind` is "linear", "conv2d" (weight and input) or "bgemm" (batched matmul of two activations);
+    `macs` counts multiply-accumulates per sample over all calls; `tied` tells that the weight tensor
+    is also used elsewhere (a head tied to the embedding), so that a quantized copy comes on top.
+    """
+
+    name: str
+    kind: str
+    macs: int
+    weight_elements: int
+    calls: int
+    tied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """A matrix product or convolution seen in the graph that cannot be quantized, with the reason."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a forward pass consists of: ops in execution order and their groups.
+
+    `groups` are the sequential sub-graphs of the paper's section 2.3.1, each a tuple of op names.
+    `modules` maps every module name to its class name: INC selects by these two.
+    """
+
+    ops: tuple[Op, ...]
+    groups: tuple[tuple[str, ...], ...]
+    unsupported: tuple[Unsupported, ...]
+    modules: Mapping[str, str]
+
+    @cached_property
+    def by_name(self) -> dict[str, Op]:
+        """Ops by their names."""
+        return {op.name: op for op in self.ops}
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Loss and sensitivities, sample by sample (eq. 21).
+
+    `loss` has shape (samples,); `input` and `weight` have shape (samples, ops) and hold
+    ||z * dg/dz||^2 of an op's inputs and of its weight.
+    """
+
+    ops: tuple[str, ...]
+    loss: FloatArray
+    input: FloatArray
+    weight: FloatArray
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.loss)
+
+    @property
+    def loss_ms(self) -> float:
+        """Mean square of the loss, E[g^2]."""
+        return float((self.loss**2).mean())
+
+    @cached_property
+    def total(self) -> dict[str, float]:
+        """s of each op: the mean over samples, inputs and weight together (eq. 23)."""
+        means = (self.input + self.weight).mean(axis=0)
+        return dict(zip(self.ops, means.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGains:
+    """What every configuration of one group gains against the base format.
+
+    `configurations` holds one format per op of `ops`; the first is all base, with gain 0.
+    """
+
+    ops: tuple[str, ...]
+    configurations: tuple[tuple[str, ...], ...]
+    gain: tuple[float, ...]
+    stderr: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """The gains of one objective: `unit` is "s" or "byte", `source` measured, modelled or exact."""
+
+    objective: str
+    unit: str
+    source: str
+    base: str
+    groups: tuple[GroupGains, ...]
+
+    @property
+    def largest(self) -> float:
+        """The largest total gain of any plan, whatever its loss."""
+        return sum(max(group.gain) for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One format per op, what that is predicted to cost and to gain, and how it was found.
+
+    `budget` is tau^2 E[g^2] (eq. 5); `nrmse` is sqrt(loss_mse / E[g^2]), predicted, and thus at most
+    `tau`. `binds` tells whether the threshold kept any gain from being taken; when it is False the
+    plan already has the largest gain there is.
+    """
+
+    objective: str
+    unit: str
+    base: str
+    tau: float
+    budget: float
+    loss_mse: float
+    nrmse: float
+    gain: float
+    largest_gain: float
+    binds: bool
+    status: str
+    gap: float
+    seconds: float
+    formats: Mapping[str, str]
+
+    @property
+    def quantized(self) -> tuple[str, ...]:
+        """Names of the ops that leave the base format."""
+        return tuple(name for name, format in self.formats.items() if format != self.base)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One set of quantized ops: its loss MSE as predicted and as measured."""
+
+    quantized: tuple[str, ...]
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Measured loss MSE of a plan and of random plans, on held-out samples.
+
+    `loss_ms` is E[g^2] of those samples, `nrmse` the plan's measured sqrt(loss MSE / E[g^2]);
+    `log_correlation` is Pearson's, of log predicted and log measured over the random plans `points`,
+    and `ratio` their mean predicted over their mean measured loss MSE.
+    """
+
+    samples: int
+    loss_ms: float
+    tau: float
+    nrmse: float
+    plan: Point
+    points: tuple[Point, ...]
+    log_correlation: float
+    ratio: float

@@ -1,0 +1,161 @@
+"""Recipes: YAML to a frozen value, strictly; every fault is reported, all of them together."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.formats import check_formats
+from inc_mp_plugin.targets import TARGETS
+
+Count = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Dtype = Literal["fp32", "bf16", "fp16"]
+Objective = Literal["memory", "theoretical_time"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """Which model, and the base format it runs in."""
+
+    name_or_path: str
+    dtype: Dtype = "bf16"
+    trust_remote_code: bool = False
+
+
+class CalibrationSection(_Section):
+    """Samples for sensitivities and for INC's scales: JSON lines with a "text" each."""
+
+    data: Path
+    samples: Count = 64
+    sequence_length: Annotated[int, Field(gt=1)] = 512
+    batch_size: Count = 8
+
+
+class ValidationSection(_Section):
+    """Held-out samples, never those of the calibration, and how many random plans to compare."""
+
+    data: Path
+    samples: Count = 64
+    random_plans: Annotated[int, Field(ge=3)] = 20
+    seed: int = 0
+
+
+class Recipe(_Section):
+    """Everything that `inc-mp tune` needs to know."""
+
+    model: ModelSection
+    calibration: CalibrationSection
+    strategy: Literal["ip_mse"] = "ip_mse"
+    objective: Objective = "memory"
+    device: Literal["gaudi2", "gaudi3", "h100"] = "gaudi2"
+    formats: tuple[str, ...] = ("fp8_e4m3",)
+    tau: Threshold | None = None
+    gain_fraction: Fraction | None = None
+    targets: tuple[str, ...] = ("cpu-qdq",)
+    validation: ValidationSection | None = None
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Recipe:
+        check_formats((self.model.dtype, *self.formats))
+        unknown = [target for target in self.targets if target not in TARGETS]
+        if unknown:
+            message = f"targets: unknown target {unknown[0]!r}; known: {', '.join(TARGETS)}"
+            raise ValueError(message)
+        if self.tau is None and self.gain_fraction is None:
+            message = "give tau (threshold of the normalized RMSE) or gain_fraction (wanted gain)"
+            raise ValueError(message)
+        if self.validation and self.validation.data.resolve() == self.calibration.data.resolve():
+            message = "validation.data is calibration.data; held-out samples must be others"
+            raise ValueError(message)
+        return self
+
+
+def load_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Read a recipe and apply `key=value` overrides (`calibration.samples=32`).
+
+    Raises:
+        InputError: the file is missing or not YAML, or keys or values are not allowed; the text has
+            one line per fault.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"recipe {path} does not exist"
+        raise InputError(message) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        message = f"recipe {path} cannot be read: {' '.join(str(error).split())}"
+        raise InputError(message) from error
+    if not isinstance(content, dict):
+        message = f"recipe {path} is not a mapping of keys to values"
+        raise InputError(message)
+    return parse_recipe(content, overrides, str(path))
+
+
+def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> Recipe:
+    """Check the content of a recipe after overrides; see `load_recipe`."""
+    for override in overrides:
+        _override(content, override)
+    # Whoever asks for one of the two knobs means it instead of the other, unless both are given.
+    given = {override.partition("=")[0] for override in overrides} & {"tau", "gain_fraction"}
+    if len(given) == 1:
+        content.pop("gain_fraction" if "tau" in given else "tau", None)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        lines = [_fault(one) for one in error.errors()]
+        raise InputError("\n".join(f"{source}: {line}" for line in lines)) from error
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        message = f"{override!r} is not an override; write key=value, such as tau=0.01"
+        raise InputError(message)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        message = f"the value of {override!r} is not YAML"
+        raise InputError(message) from error
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            message = f"{override!r}: {section} is a value, not a section"
+            raise InputError(message)
+    content[last] = value
+
+
+def _fault(error: Any) -> str:
+    """One line for one fault: where, what was given, what is allowed."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *sections, key = error["loc"]
+        known = _known_keys(sections)
+        near = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {where!r}; {hint}"
+    if error["type"] == "missing":
+        return f"key {where!r} is missing"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{where} is {error['input']!r}: {error['msg'].lower()}"
+
+
+def _known_keys(sections: list[Any]) -> list[str]:
+    model: Any = Recipe
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        options = [annotation, *get_args(annotation)]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(model.model_fields)
+

@@ -1,0 +1,116 @@
+"""A folder that `inc-mp tune` wrote: reading it, and doing single stages again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from inc_mp_plugin import artefacts, pipeline, store
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity, Validation
+from inc_mp_plugin.progress import say
+from inc_mp_plugin.recipe import Recipe, parse_recipe
+from inc_mp_plugin.stage import changes
+from inc_mp_plugin.subject import subject_of
+
+PLAN_KEYS = ("tau", "gain_fraction", "objective")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The artefacts of a folder, each read when first asked for.
+
+    Reading raises InputError where a file is missing or damaged.
+    """
+
+    folder: Path
+
+    @cached_property
+    def graph(self) -> Graph:
+        """graph.json."""
+        return artefacts.load(self.folder / "graph.json", "graph", artefacts.graph_from_json)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """sensitivity.json and sensitivity.npz."""
+        path = self.folder / "sensitivity.json"
+        sha256 = artefacts.load(path, "sensitivity", lambda content: str(content["arrays_sha256"]))
+        arrays = store.read_arrays(path.with_suffix(".npz"), sha256)
+        return artefacts.sensitivity_from_arrays(arrays)
+
+    @cached_property
+    def gains(self) -> dict[str, Gains]:
+        """gains.json."""
+        return artefacts.load(self.folder / "gains.json", "gains", artefacts.gains_from_json)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """plan.json."""
+        return artefacts.load(self.folder / "plan.json", "plan", artefacts.plan_from_json)
+
+    @cached_property
+    def validation(self) -> Validation | None:
+        """validation.json, if there is one and it is of this plan."""
+        path = self.folder / "validation.json"
+        if not path.exists():
+            return None
+        validation = artefacts.load(path, "validation", artefacts.validation_from_json)
+        same = validation.plan.quantized == self.plan.quantized and validation.tau == self.plan.tau
+        return validation if same else None
+
+    def recipe(self, overrides: list[str]) -> Recipe:
+        """recipe.json, with overrides."""
+        content = store.read_json(self.folder / "recipe.json", "recipe")
+        del content["schema"]
+        return parse_recipe(content, overrides, str(self.folder / "recipe.json"))
+
+
+def solve_again(folder: Path, overrides: list[str]) -> Plan:
+    """plan.json for another tau, gain_fraction or objective, from the stored artefacts.
+
+    Raises:
+        InputError: an artefact is missing or damaged, or another key is overridden.
+        InfeasibleError: no plan meets the constraint.
+    """
+    for override in overrides:
+        if override.partition("=")[0] not in PLAN_KEYS:
+            message = f"{override!r}: solve changes {', '.join(PLAN_KEYS)} only; for other keys run `inc-mp tune`"
+            raise InputError(message)
+    run = Run(folder)
+    recipe = run.recipe(overrides)
+    before = (folder / "plan.json").exists() and run.plan.formats
+    plan = pipeline.plan_stage(run.sensitivity, run.gains, recipe, folder)
+    if before and before != plan.formats:
+        say("The plan has changed: run `inc-mp emit` and `inc-mp validate` for it.")
+    return plan
+
+
+def validate_again(folder: Path) -> Validation:
+    """validation.json of the plan in a folder.
+
+    Raises:
+        InputError: an artefact is missing or damaged, or of another model or other data.
+    """
+    run = Run(folder)
+    recipe = run.recipe([])
+    subject = subject_of(recipe)
+    stored = store.read_json(folder / "sensitivity.json", "sensitivity").get("depends_on", {})
+    difference = changes(stored, subject.depends_on)
+    if difference:
+        message = f"{folder} is of another state of things ({difference}); run `inc-mp tune` again"
+        raise InputError(message)
+    return pipeline.validation_stage(
+        recipe, subject, run.graph, run.sensitivity, run.plan, folder
+    )
+
+
+def emit_again(folder: Path, target: str) -> Path:
+    """configs/<target>.json of the plan in a folder.
+
+    Raises:
+        InputError: an unknown target, or an artefact that is missing or damaged.
+        SelectionError: INC would select other ops than the plan's.
+    """
+    run = Run(folder)
+    return pipeline.emit(run.plan, run.graph, target, folder)

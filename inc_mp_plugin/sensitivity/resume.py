@@ -1,0 +1,64 @@
+"""Measuring sensitivities in steps: with a bar, and going on after an interrupt where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inc_mp_plugin.batches import batch_size
+from inc_mp_plugin.plan import Graph, Sensitivity
+from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.sensitivity.taylor import Rows, join, sensitivity_rows
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.store import Partial
+
+
+def measure_in_steps(
+    model: nn.Module,
+    graph: Graph,
+    batches: Sequence[Batch],
+    loss_fn: LossFunction | None,
+    partial: Partial,
+) -> Sensitivity:
+    """Do what `measure_sensitivity` does, saving the rows after every batch.
+
+    Raises:
+        InputError, NonFiniteError: as `measure_sensitivity`.
+    """
+    rows = _restore(partial.load())
+    samples = sum(len(part.loss) for part in rows)
+    sizes = np.cumsum([0, *(batch_size(batch) for batch in batches)]).tolist()
+    done = sizes.index(samples) if samples in sizes else 0
+    if not done:
+        rows = []
+    else:
+        say(f"sensitivity: going on after {samples} samples that were measured before")
+    for batch in track(batches[done:], "Sensitivity", done):
+        rows += sensitivity_rows(model, graph, [batch], loss_fn)
+        partial.save(_arrays(rows))
+    sensitivity = join(graph, rows)
+    partial.remove()
+    return sensitivity
+
+
+def _arrays(rows: list[Rows]) -> dict[str, object]:
+    return {
+        "loss": np.concatenate([part.loss for part in rows]),
+        "input": np.concatenate([part.input for part in rows]),
+        "weight": np.concatenate([part.weight for part in rows]),
+        "called": np.array(sorted(frozenset().union(*(part.called for part in rows)))),
+    }
+
+
+def _restore(arrays: dict[str, np.ndarray]) -> list[Rows]:
+    if not arrays:
+        return []
+    called = frozenset(str(name) for name in arrays["called"])
+    return [Rows(arrays["loss"], arrays["input"], arrays["weight"], called)]

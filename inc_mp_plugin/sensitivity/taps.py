@@ -1,0 +1,192 @@
+"""Hooks that read each op's own gradients during one backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
+
+from inc_mp_plugin.attention import exposed_bgemms
+from inc_mp_plugin.errors import InputError, PluginError
+from inc_mp_plugin.plan import Graph
+
+
+class MixedSamplesError(Exception):
+    """The rows of a tensor do not belong to one sample each; never reaches the user."""
+
+
+@contextmanager
+def as_measured(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, frozen parameters, gradients on, BGEMMs exposed; all put back at the end."""
+    training = [(module, module.training) for module in model.modules()]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        model.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with exposed_bgemms(model), torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, mode in training:
+            module.training = mode
+
+
+@dataclass(slots=True)
+class _Tap:
+    """One op: its module, its column in the results, and calls whose weight gradient is due."""
+
+    name: str
+    kind: str
+    module: nn.Module
+    column: int
+    calls: int = 0
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # input, output gradient
+
+
+class Taps:
+    """Reads ||z * dg/dz||^2 of every op and sample while a loss is differentiated.
+
+    Inside the `with`, every floating-point input of an op passes through a branch of its own, so that
+    its gradient is this op's alone, whoever else reads the same tensor. The gradient of an op's
+    output gives, with its input, the weight gradient of each sample; calls of one op are added before
+    squaring, for one weight has one rounding error.
+
+    `input` and `weight` have shape (samples, ops), in float64.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, size: int) -> None:
+        """Prepare for one batch of `size` samples; nothing is hooked yet."""
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.input = torch.zeros(size, len(graph.ops), dtype=torch.float64, device=device)
+        self.weight = torch.zeros_like(self.input)
+        self._size = size
+        self._handles: list[RemovableHandle] = []
+        self._taps = [
+            _Tap(op.name, op.kind, _module(model, op.name), column)
+            for column, op in enumerate(graph.ops)
+        ]
+
+    @property
+    def called(self) -> frozenset[str]:
+        """Names of the ops that ran."""
+        return frozenset(tap.name for tap in self._taps if tap.calls)
+
+    def __enter__(self) -> Taps:
+        """Hook every op."""
+        for tap in self._taps:
+            before, after = partial(self._before, tap), partial(self._after, tap)
+            self._handles += [
+                tap.module.register_forward_pre_hook(before, with_kwargs=True),
+                tap.module.register_forward_hook(after, with_kwargs=True),
+            ]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove every hook and drop what was kept."""
+        for handle in self._handles:
+            handle.remove()
+        for tap in self._taps:
+            tap.pairs.clear()
+
+    def finish(self) -> None:
+        """Add weight gradients still due: those of ops one of whose outputs the loss ignores."""
+        for tap in self._taps:
+            self._add_weight(tap)
+
+    def _before(self, tap: _Tap, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        del module
+        tap.calls += 1
+        return pytree.tree_map_only(Tensor, partial(self._branch, tap), (args, kwargs))
+
+    def _branch(self, tap: _Tap, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        self._check_rows(tensor)
+        branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+        # The hook keeps a detached twin: a tensor kept by its own hook would never be freed.
+        branch.register_hook(partial(self._add_input, tap, tensor.detach(), tensor._version))
+        return branch
+
+    def _after(self, tap: _Tap, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        del module
+        if not output.requires_grad:
+            message = f"op {tap.name!r} runs with gradients switched off inside the model; its sensitivity cannot be measured"
+            raise InputError(message)
+        self._check_rows(output)
+        if tap.kind != "bgemm":
+            value = pytree.tree_leaves((args, kwargs))[0].detach()
+            output.register_hook(partial(self._add_output, tap, value, value._version))
+
+    def _check_rows(self, tensor: Tensor) -> None:
+        if self._size > 1 and (tensor.dim() == 0 or tensor.shape[0] != self._size):
+            raise MixedSamplesError
+
+    def _add_input(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
+        _check_unchanged(tap, value, version)
+        product = (value.float() * gradient).reshape(self._size, -1)
+        self.input[:, tap.column] += torch.einsum("bn,bn->b", product, product)
+
+    def _add_output(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
+        _check_unchanged(tap, value, version)
+        tap.pairs.append((value, gradient))
+        if len(tap.pairs) == tap.calls:
+            self._add_weight(tap)
+
+    def _add_weight(self, tap: _Tap) -> None:
+        if not tap.pairs:
+            return
+        pairs = [
+            (value.reshape(self._size, -1, *value.shape[1:]), gradient.reshape(self._size, -1, *gradient.shape[1:]))
+            for value, gradient in tap.pairs
+        ]
+        tap.pairs.clear()
+        weight = tap.module.weight.detach()
+        for sample in range(self._size):
+            total = sum(_weight_gradient(tap, x[sample], g[sample]) for x, g in pairs)
+            product = (total.float() * weight).flatten()
+            self.weight[sample, tap.column] += torch.dot(product, product)
+
+
+def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor) -> Tensor:
+    """dg/dW of one sample and call: delta^T x for a linear op, its analogue for a convolution."""
+    module = tap.module
+    if tap.kind == "linear":
+        return gradient.reshape(-1, gradient.shape[-1]).T @ value.reshape(-1, value.shape[-1])
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    value, gradient = (t.reshape(-1, *t.shape[-3:]) for t in (value, gradient))
+    padded = nn.functional.pad(value, module._reversed_padding_repeated_twice, mode=mode)
+    return torch.nn.grad.conv2d_weight(
+        padded, module.weight.shape, gradient, module.stride, 0, module.dilation, module.groups
+    )
+
+
+def _check_unchanged(tap: _Tap, value: Tensor, version: int) -> None:
+    if value._version != version:
+        message = (
+            f"the input of op {tap.name!r} is changed in place after the op has read it, so its "
+            "sensitivity would be wrong; replace the in-place operation in the model's forward"
+        )
+        raise PluginError(message)
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        message = f"the graph's op {name!r} is not a module of this model; capture the graph from this model"
+        raise InputError(message) from error

@@ -1,0 +1,201 @@
+"""Gradient sensitivity of the loss (eq. 12 to 24): one forward and backward pass prices every format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from inc_mp_plugin.batches import batch_size, samples
+from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.losses import sample_losses
+from inc_mp_plugin.plan import Graph, Sensitivity
+from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, as_measured
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.plan import FloatArray
+
+# Gradients of FP16 models underflow below 6e-8; they are computed scaled up by this power of two.
+_SCALE = {torch.float16: 2.0**12}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Sensitivities of the samples of one batch: `input` and `weight` have shape (samples, ops)."""
+
+    loss: FloatArray
+    input: FloatArray
+    weight: FloatArray
+    called: frozenset[str]  # ops that ran in this batch
+
+
+def measure_sensitivity(
+    model: nn.Module,
+    graph: Graph,
+    batches: Iterable[Batch],
+    loss_fn: LossFunction | None = None,
+) -> Sensitivity:
+    """Measure the sensitivity of every op of a graph, sample by sample.
+
+    With z_i the extended input of an op in sample i (its inputs, and its weight; eq. 12 to 14) and
+    g_i the loss of the sample::
+
+        s_i = || z_i * dg_i/dz_i ||^2                               (eq. 21)
+        s   = mean_i s_i                                            (eq. 23)
+
+    so that the loss MSE of the op in a format is d = alpha_format s (eq. 22, 24). The gradient is
+    that of this op alone: tensors shared with other ops are told apart, and the weight's part is
+    formed per sample, squared, summed and dropped. The result does not depend on the batch size.
+
+    Args:
+        model: runs in evaluation mode and in its own precision; it leaves as it came.
+        graph: from `capture`.
+        batches: tensors, tuples or dicts whose first axis counts samples.
+        loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
+
+    Returns:
+        Loss and sensitivities per sample; ops that no batch ran are left out.
+
+    Raises:
+        InputError: no batch, or a loss that is not one number per sample or has no gradient.
+        NonFiniteError: a NaN or an infinity; the text names the op.
+    """
+    rows = list(sensitivity_rows(model, graph, batches, loss_fn))
+    return join(graph, rows)
+
+
+def join(graph: Graph, rows: list[Rows]) -> Sensitivity:
+    """Put the rows of all batches together; ops that never ran are left out.
+
+    Raises:
+        InputError: there are no rows.
+    """
+    if not rows:
+        message = "no calibration batch was given; at least one is needed"
+        raise InputError(message)
+    called = frozenset().union(*(part.called for part in rows))
+    names = [op.name for op in graph.ops]
+    kept = [index for index, name in enumerate(names) if name in called]
+    return Sensitivity(
+        tuple(names[index] for index in kept),
+        np.concatenate([part.loss for part in rows]),
+        np.concatenate([part.input for part in rows])[:, kept],
+        np.concatenate([part.weight for part in rows])[:, kept],
+    )
+
+
+def sensitivity_rows(
+    model: nn.Module,
+    graph: Graph,
+    batches: Iterable[Batch],
+    loss_fn: LossFunction | None = None,
+) -> Iterator[Rows]:
+    """Yield the rows of one batch after the other: `measure_sensitivity`, in steps.
+
+    The model is given back as it came between steps, too.
+    """
+    separable: bool | None = None
+    for batch in batches:
+        with as_measured(model):
+            if separable is None and batch_size(batch) > 1:
+                separable = _separable(model, graph, batch, loss_fn)
+            rows = _rows(model, graph, batch, loss_fn, together=bool(separable))
+        yield from rows
+
+
+def _rows(
+    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, *, together: bool
+) -> list[Rows]:
+    """Rows of a batch, all samples at once where they can be told apart, else one by one."""
+    if together:
+        try:
+            return [_measure(model, graph, batch, loss_fn)]
+        except MixedSamplesError:
+            # A tensor of this very batch mixes samples: tokens routed to an expert.
+            pass
+    singles = [samples(batch, i, i + 1) for i in range(batch_size(batch))]
+    return [_measure(model, graph, single, loss_fn) for single in singles]
+
+
+def _separable(
+    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None
+) -> bool:
+    """Tell whether row i of every tensor belongs to sample i, and to no other.
+
+    Tried on two samples: the gradient of the first one's loss must not reach the second one's rows.
+    """
+    try:
+        pair = _measure(model, graph, samples(batch, 0, 2), loss_fn, seed=(1.0, 0.0))
+    except MixedSamplesError:
+        return False
+    return not pair.input[1].any() and not pair.weight[1].any()
+
+
+def _measure(
+    model: nn.Module,
+    graph: Graph,
+    batch: Batch,
+    loss_fn: LossFunction | None,
+    seed: tuple[float, ...] | None = None,
+) -> Rows:
+    size = batch_size(batch)
+    with Taps(model, graph, size) as taps:
+        losses = sample_losses(model, batch, loss_fn)
+        if not losses.requires_grad:
+            message = "the loss has no gradient; loss_fn must not detach it or switch gradients off"
+            raise InputError(message)
+        scale = _SCALE.get(next((p.dtype for p in model.parameters()), torch.float32), 1.0)
+        weights = losses.new_tensor(seed or (1.0,) * size) * scale
+        torch.autograd.backward(losses, weights)
+        taps.finish()
+        rows = Rows(
+            losses.detach().double().cpu().numpy(),
+            taps.input.cpu().numpy() / scale**2,
+            taps.weight.cpu().numpy() / scale**2,
+            taps.called,
+        )
+    if not all(np.isfinite(part).all() for part in (rows.loss, rows.input, rows.weight)):
+        raise NonFiniteError(_where_not_finite(model, graph, batch, loss_fn, rows))
+    return rows
+
+
+def _where_not_finite(
+    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, rows: Rows
+) -> str:
+    """Name the op where the first NaN or infinity appears: run the batch again and look."""
+    seen: list[str] = []
+
+    def look(name: str, what: str, values: object) -> None:
+        tensors = values if isinstance(values, tuple) else (values,)
+        for tensor in tensors:
+            floating = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
+            if floating and not torch.isfinite(tensor).all():
+                seen.append(f"NaN or infinity in the {what} of op {name!r}")
+
+    handles = []
+    for op in graph.ops:
+        module = model.get_submodule(op.name)
+
+        def hook(_: nn.Module, args: object, output: object, name: str = op.name) -> None:
+            look(name, "input", args)
+            look(name, "output", output)
+
+        handles.append(module.register_forward_hook(hook))
+    try:
+        with torch.no_grad():
+            sample_losses(model, batch, loss_fn)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if seen:
+        return seen[0]
+    broken = ~np.isfinite(rows.input + rows.weight).all(axis=0)
+    if broken.any():  # backward runs from the last op to the first
+        return f"NaN or infinity in the gradient of op {graph.ops[int(np.flatnonzero(broken)[-1])].name!r}"
+    return "the loss of a sample is NaN or infinite although every op's output is finite"

@@ -1,0 +1,104 @@
+"""What is to be planned: a model and its calibration data, and what identifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.inputs import file_fingerprint, load_batches, load_model, model_fingerprint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.recipe import CalibrationSection, ModelSection, Recipe, ValidationSection
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be planned: a model and its calibration batches, loaded when first needed.
+
+    `depends_on` identifies them (hashes and settings); `base` is the format the model runs in.
+    """
+
+    depends_on: Json
+    base: str
+    load_model: Callable[[], nn.Module]
+    load_batches: Callable[[], Sequence[Batch]]
+    loss_fn: LossFunction | None = None
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model."""
+        return self.load_model()
+
+    @cached_property
+    def batches(self) -> Sequence[Batch]:
+        """The calibration batches."""
+        return self.load_batches()
+
+
+def subject_of(recipe: Recipe) -> Subject:
+    """The model and the calibration data that a recipe names."""
+    model, data = recipe.model, recipe.calibration
+    return Subject(
+        depends_on={
+            "model": model_fingerprint(
+                model.name_or_path, trust_remote_code=model.trust_remote_code
+            ),
+            "dtype": model.dtype,
+            **data_settings("calibration", data),
+            "versions": versions(),
+        },
+        base=model.dtype,
+        load_model=lambda: load_model(
+            model.name_or_path, model.dtype, trust_remote_code=model.trust_remote_code
+        ),
+        load_batches=lambda: _load(model, data, data.data, data.samples),
+    )
+
+
+def heldout_batches(recipe: Recipe, section: ValidationSection) -> Sequence[Batch]:
+    """The held-out batches of a recipe, cut as the calibration's are."""
+    return _load(recipe.model, recipe.calibration, section.data, section.samples)
+
+
+def data_settings(name: str, section: CalibrationSection | ValidationSection) -> Json:
+    """What identifies a section's samples: a hash of the file, and the settings."""
+    settings = section.model_dump(mode="json", exclude={"data", "random_plans", "seed"})
+    return {
+        f"{name}.data": file_fingerprint(section.data),
+        **{f"{name}.{key}": value for key, value in settings.items()},
+    }
+
+
+def _load(
+    model: ModelSection, calibration: CalibrationSection, data: Path, samples: int
+) -> Sequence[Batch]:
+    return load_batches(
+        model.name_or_path,
+        data,
+        samples=samples,
+        sequence_length=calibration.sequence_length,
+        batch_size=calibration.batch_size,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the artefacts depend on."""
+    names = ("inc-mp-plugin", "torch", "transformers", "neural-compressor")
+    installed = {}
+    for name in names:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            installed[name] = "none"
+    return installed

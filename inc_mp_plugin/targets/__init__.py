@@ -1,0 +1,21 @@
+"""Consumers of INC FP8 JSON: what each can run, and how it must be told."""
+
+from __future__ import annotations
+
+from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.targets.cpu import CPU_QDQ
+from inc_mp_plugin.targets.optimum_habana import OPTIMUM_HABANA
+from inc_mp_plugin.targets.target import Target
+
+TARGETS = {target.name: target for target in (CPU_QDQ, OPTIMUM_HABANA)}
+
+
+def get_target(name: str) -> Target:
+    """Look a target up by its name.
+
+    Raises:
+        InputError: there is no target of that name.
+    """
+    if name not in TARGETS:
+        raise InputError(unknown("target", name, TARGETS))
+    return TARGETS[name]
