@@ -11,7 +11,17 @@ import numpy as np
 
 from inc_mp_plugin import store
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.plan import Gains, Graph, GroupGains, Op, Plan, Point, Sensitivity, Unsupported, Validation
+from inc_mp_plugin.plan import (
+    Gains,
+    Graph,
+    GroupGains,
+    Op,
+    Plan,
+    Point,
+    Sensitivity,
+    Unsupported,
+    Validation,
+)
 
 Json = dict[str, Any]
 Value = TypeVar("Value")
@@ -137,9 +147,7 @@ def plan_to_json(plan: Plan) -> Json:
 def plan_from_json(content: Json) -> Plan:
     """Inverse of `plan_to_json`."""
     same = ("objective", "unit", "base", "tau", "budget", "largest_gain", "binds", "formats")
-    return Plan(
-        **{key: content[key] for key in same}, **content["predicted"], **content["solver"]
-    )
+    return Plan(**{key: content[key] for key in same}, **content["predicted"], **content["solver"])
 
 
 def validation_to_json(validation: Validation) -> Json:

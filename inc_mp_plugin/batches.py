@@ -68,9 +68,7 @@ def samples(batch: Batch, start: int, stop: int) -> Batch:
     Tensors whose first axis is not the batch's (position ids shared by all samples) stay whole.
     """
     size = batch_size(batch)
-    part: Batch = map_tensors(
-        batch, lambda t: t[start:stop] if t.dim() and t.shape[0] == size else t
-    )
+    part: Batch = map_tensors(batch, lambda t: t[start:stop] if t.dim() and t.shape[0] == size else t)
     return part
 
 

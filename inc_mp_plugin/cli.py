@@ -22,7 +22,6 @@ app = typer.Typer(
 )
 
 
-
 def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Register a command; errors meant for the user become a line and an exit code."""
 
@@ -42,7 +41,8 @@ def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `inc-mp tune` wrote.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to override.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to override."),
 ]
 
 

@@ -14,9 +14,21 @@ from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity, Validation
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.stage import run_stage
-from inc_mp_plugin.subject import Subject, data_settings, heldout_batches, subject_of
+from inc_mp_plugin.subject import (
+    Subject,
+    data_settings,
+    heldout_batches,
+    subject_in_memory,
+    subject_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from torch import nn
+
+    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.losses import LossFunction
     from inc_mp_plugin.recipe import Recipe
 
 Json = dict[str, Any]
@@ -31,12 +43,64 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     graph = graph_stage(subject, out)
     sensitivity = sensitivity_stage(subject, graph, out)
     gains = gains_stage(graph, (subject.base, *recipe.formats), recipe.device, out)
-    plan = plan_stage(sensitivity, gains, recipe, out)
+    plan = plan_stage(
+        sensitivity,
+        gains,
+        out,
+        objective=recipe.objective,
+        tau=recipe.tau,
+        gain_fraction=recipe.gain_fraction,
+    )
     for target in recipe.targets:
         emit(plan, graph, target, out)
     if recipe.validation is not None:
         validation_stage(recipe, subject, graph, sensitivity, plan, out)
     return plan
+
+
+def tune(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    tau: float | None = None,
+    gain_fraction: float | None = None,
+    objective: str = "memory",
+    formats: Sequence[str] = ("fp8_e4m3",),
+    device: str = "gaudi2",
+    loss_fn: LossFunction | None = None,
+    allowed: Collection[str] | None = None,
+    out: str | Path,
+) -> Plan:
+    """Plan a model that is in memory: capture, sensitivities, gains, program.
+
+    Args:
+        model: in its base format; it leaves as it came.
+        batches: calibration batches, the first of which also serves to capture the graph.
+        tau: threshold of the normalized RMSE of the loss (eq. 5).
+        gain_fraction: instead, the wanted fraction of the largest gain, at the least loss.
+        objective: "memory" or "theoretical_time".
+        formats: formats below the base format.
+        device: where theoretical time counts.
+        loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
+        allowed: names of the ops that may leave the base format; all if None.
+        out: folder of the artefacts; a second call reuses those that are still valid.
+
+    Raises:
+        InputError, CaptureError, NonFiniteError, InfeasibleError: as the stages.
+    """
+    folder = Path(out)
+    subject = subject_in_memory(model, batches, loss_fn)
+    graph = graph_stage(subject, folder)
+    sensitivity = sensitivity_stage(subject, graph, folder)
+    gains = gains_stage(graph, (subject.base, *formats), device, folder)
+    return plan_stage(
+        sensitivity if allowed is None else sensitivity.of(allowed),
+        gains,
+        folder,
+        objective=objective,
+        tau=tau,
+        gain_fraction=gain_fraction,
+    )
 
 
 def graph_stage(subject: Subject, out: Path) -> Graph:
@@ -53,9 +117,7 @@ def graph_stage(subject: Subject, out: Path) -> Graph:
         say(f"{len(graph.ops)} ops in {len(graph.groups)} groups")
         return graph, artefacts.graph_to_json(graph)
 
-    return run_stage(
-        out / "graph.json", "graph", subject.depends_on, artefacts.graph_from_json, make
-    )
+    return run_stage(out / "graph.json", "graph", subject.depends_on, artefacts.graph_from_json, make)
 
 
 def sensitivity_stage(subject: Subject, graph: Graph, out: Path) -> Sensitivity:
@@ -63,9 +125,7 @@ def sensitivity_stage(subject: Subject, graph: Graph, out: Path) -> Sensitivity:
     arrays = out / "sensitivity.npz"
 
     def decode(content: Json) -> Sensitivity:
-        return artefacts.sensitivity_from_arrays(
-            store.read_arrays(arrays, content["arrays_sha256"])
-        )
+        return artefacts.sensitivity_from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
 
     def make() -> tuple[Sensitivity, Json]:
         from inc_mp_plugin.sensitivity.resume import measure_in_steps
@@ -80,14 +140,10 @@ def sensitivity_stage(subject: Subject, graph: Graph, out: Path) -> Sensitivity:
         sha256 = store.write_arrays(arrays, artefacts.sensitivity_arrays(sensitivity))
         return sensitivity, artefacts.sensitivity_to_json(sensitivity, sha256)
 
-    return run_stage(
-        out / "sensitivity.json", "sensitivity", subject.depends_on, decode, make
-    )
+    return run_stage(out / "sensitivity.json", "sensitivity", subject.depends_on, decode, make)
 
 
-def gains_stage(
-    graph: Graph, formats: tuple[str, ...], device: str, out: Path
-) -> dict[str, Gains]:
+def gains_stage(graph: Graph, formats: tuple[str, ...], device: str, out: Path) -> dict[str, Gains]:
     """gains.json: every objective that needs no measurement and that the device has numbers for."""
 
     def make() -> tuple[dict[str, Gains], Json]:
@@ -106,31 +162,33 @@ def gains_stage(
 
 
 def plan_stage(
-    sensitivity: Sensitivity, gains: dict[str, Gains], recipe: Recipe, out: Path
+    sensitivity: Sensitivity,
+    gains: dict[str, Gains],
+    out: Path,
+    *,
+    objective: str,
+    tau: float | None,
+    gain_fraction: float | None,
 ) -> Plan:
     """plan.json."""
+    if objective not in gains:
+        message = (
+            f"objective {objective!r} is not among the gains of this folder: {', '.join(gains)}; "
+            "theoretical_time needs a base format that the recipe's device has a peak for"
+        )
+        raise InputError(message)
 
     def make() -> tuple[Plan, Json]:
-        if recipe.objective not in gains:
-            message = (
-                f"objective {recipe.objective!r} has no gains for base format {recipe.model.dtype} "
-                f"on {recipe.device}; there are: {', '.join(gains)}"
-            )
-            raise InputError(message)
-        plan = solve(
-            gains[recipe.objective],
-            sensitivity,
-            recipe.tau,
-            gain_fraction=recipe.gain_fraction,
-        )
+        plan = solve(gains[objective], sensitivity, tau, gain_fraction=gain_fraction)
         return plan, artefacts.plan_to_json(plan)
 
+    seen = {"total": sensitivity.total, "loss_ms": sensitivity.loss_ms}
     depends_on = {
-        "sensitivity": store.fingerprint({"total": sensitivity.total, "loss_ms": sensitivity.loss_ms}),
+        "sensitivity": store.fingerprint(seen),
         "gains": store.fingerprint(artefacts.gains_to_json(gains)),
-        "objective": recipe.objective,
-        "tau": recipe.tau,
-        "gain_fraction": recipe.gain_fraction,
+        "objective": objective,
+        "tau": tau,
+        "gain_fraction": gain_fraction,
         "version": metadata.version("inc-mp-plugin"),
     }
     return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)
@@ -183,13 +241,8 @@ def validation_stage(
             low=recipe.formats[0],
             count=section.random_plans,
             seed=section.seed,
-            partial=store.Partial(
-                out / "validation.partial.npz", store.fingerprint(depends_on)
-            ),
+            partial=store.Partial(out / "validation.partial.npz", store.fingerprint(depends_on)),
         )
         return validation, artefacts.validation_to_json(validation)
 
-    return run_stage(
-        out / "validation.json", "validation", depends_on, artefacts.validation_from_json, make
-    )
-
+    return run_stage(out / "validation.json", "validation", depends_on, artefacts.validation_from_json, make)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -87,6 +87,16 @@ class Sensitivity:
         """s of each op: the mean over samples, inputs and weight together (eq. 23)."""
         means = (self.input + self.weight).mean(axis=0)
         return dict(zip(self.ops, means.tolist(), strict=True))
+
+    def of(self, names: Collection[str]) -> Sensitivity:
+        """The same, of these ops only; the others then stay in their base format."""
+        kept = [index for index, name in enumerate(self.ops) if name in set(names)]
+        return Sensitivity(
+            tuple(self.ops[index] for index in kept),
+            self.loss,
+            self.input[:, kept],
+            self.weight[:, kept],
+        )
 
 
 @dataclass(frozen=True, slots=True)

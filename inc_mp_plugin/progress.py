@@ -27,7 +27,13 @@ def say(text: str) -> None:
 
 def track(items: Sequence[Item], description: str, done: int = 0) -> Iterator[Item]:
     """Yield items behind a bar that shows how many are done and how long the rest will take."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -43,5 +49,3 @@ def track(items: Sequence[Item], description: str, done: int = 0) -> Iterator[It
         for item in items:
             yield item
             bar.advance(task)
-
-

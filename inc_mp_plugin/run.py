@@ -75,12 +75,21 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
     """
     for override in overrides:
         if override.partition("=")[0] not in PLAN_KEYS:
-            message = f"{override!r}: solve changes {', '.join(PLAN_KEYS)} only; for other keys run `inc-mp tune`"
+            message = (
+                f"{override!r}: solve changes {', '.join(PLAN_KEYS)} only; for other keys run `inc-mp tune`"
+            )
             raise InputError(message)
     run = Run(folder)
     recipe = run.recipe(overrides)
     before = (folder / "plan.json").exists() and run.plan.formats
-    plan = pipeline.plan_stage(run.sensitivity, run.gains, recipe, folder)
+    plan = pipeline.plan_stage(
+        run.sensitivity,
+        run.gains,
+        folder,
+        objective=recipe.objective,
+        tau=recipe.tau,
+        gain_fraction=recipe.gain_fraction,
+    )
     if before and before != plan.formats:
         say("The plan has changed: run `inc-mp emit` and `inc-mp validate` for it.")
     return plan
@@ -100,9 +109,7 @@ def validate_again(folder: Path) -> Validation:
     if difference:
         message = f"{folder} is of another state of things ({difference}); run `inc-mp tune` again"
         raise InputError(message)
-    return pipeline.validation_stage(
-        recipe, subject, run.graph, run.sensitivity, run.plan, folder
-    )
+    return pipeline.validation_stage(recipe, subject, run.graph, run.sensitivity, run.plan, folder)
 
 
 def emit_again(folder: Path, target: str) -> Path:

@@ -43,9 +43,7 @@ def run_stage(
             reason = f"damaged ({error})" if not isinstance(error, InputError) else str(error)
         say(f"{path.name}: made again: {reason}")
     value, content = make()
-    store.write_json(
-        path, {**content, "schema": store.schema(kind), "depends_on": dict(depends_on)}
-    )
+    store.write_json(path, {**content, "schema": store.schema(kind), "depends_on": dict(depends_on)})
     return value
 
 

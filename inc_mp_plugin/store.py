@@ -130,7 +130,6 @@ def read_json(path: Path, kind: str) -> Json:
     return found
 
 
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

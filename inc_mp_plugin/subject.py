@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inc_mp_plugin.batches import map_tensors
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.formats import FORMATS
 from inc_mp_plugin.inputs import file_fingerprint, load_batches, load_model, model_fingerprint
 
 if TYPE_CHECKING:
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from inc_mp_plugin.recipe import CalibrationSection, ModelSection, Recipe, ValidationSection
 
 Json = dict[str, Any]
+
+_FORMAT_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,7 @@ def subject_of(recipe: Recipe) -> Subject:
     model, data = recipe.model, recipe.calibration
     return Subject(
         depends_on={
-            "model": model_fingerprint(
-                model.name_or_path, trust_remote_code=model.trust_remote_code
-            ),
+            "model": model_fingerprint(model.name_or_path, trust_remote_code=model.trust_remote_code),
             "dtype": model.dtype,
             **data_settings("calibration", data),
             "versions": versions(),
@@ -63,6 +67,52 @@ def subject_of(recipe: Recipe) -> Subject:
         ),
         load_batches=lambda: _load(model, data, data.data, data.samples),
     )
+
+
+def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossFunction | None) -> Subject:
+    """A model and batches that are there already, identified by their content."""
+    tensors: list[Any] = []
+    map_tensors(list(batches), tensors.append)
+    code = getattr(loss_fn, "__code__", None)
+    return Subject(
+        depends_on={
+            "model": _hash(dict(model.state_dict()).values()),
+            "architecture": hashlib.sha256(str(model).encode()).hexdigest(),
+            "data": _hash(tensors),
+            "loss_fn": hashlib.sha256(code.co_code if code else b"").hexdigest(),
+            "versions": versions(),
+        },
+        base=base_format(model),
+        load_model=lambda: model,
+        load_batches=lambda: batches,
+        loss_fn=loss_fn,
+    )
+
+
+def base_format(model: nn.Module) -> str:
+    """The format that a model runs in: that of its floating-point parameters.
+
+    Raises:
+        InputError: it has none, or they are of a format that cannot be a base.
+    """
+    names = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
+    formats = {_FORMAT_OF.get(name, name) for name in names}
+    if len(formats) != 1 or not formats <= FORMATS.keys():
+        message = f"the model's parameters are {', '.join(sorted(names)) or 'none'}; they must be all of one of {', '.join(_FORMAT_OF)}"
+        raise InputError(message)
+    return formats.pop()
+
+
+def _hash(tensors: Iterable[Any]) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        if isinstance(tensor, torch.Tensor):
+            content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(content.numpy())
+    return digest.hexdigest()
 
 
 def heldout_batches(recipe: Recipe, section: ValidationSection) -> Sequence[Batch]:
@@ -79,9 +129,7 @@ def data_settings(name: str, section: CalibrationSection | ValidationSection) ->
     }
 
 
-def _load(
-    model: ModelSection, calibration: CalibrationSection, data: Path, samples: int
-) -> Sequence[Batch]:
+def _load(model: ModelSection, calibration: CalibrationSection, data: Path, samples: int) -> Sequence[Batch]:
     return load_batches(
         model.name_or_path,
         data,

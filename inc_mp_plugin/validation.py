@@ -49,7 +49,9 @@ def validate_through_inc(
         seed: of their draw.
         partial: keeps the losses of plans already measured.
     """
-    everything = replace(plan, formats={op.name: plan.base for op in graph.ops} | dict.fromkeys(sensitivity.ops, low))
+    everything = replace(
+        plan, formats={op.name: plan.base for op in graph.ops} | dict.fromkeys(sensitivity.ops, low)
+    )
     config = to_inc_config(everything, "cpu-qdq", graph.modules)
     switch = Switch(subject.load_model(), config, subject.batches)
     others = random_plans(switch.ops, count, seed)

@@ -62,6 +62,4 @@ def _one_op(model, name, sample, loss_fn):
         if weight is not None:
             module.weight = weight
     values = [x for x, _ in leaves] + ([own.detach()] if own is not None else [])
-    return sum(
-        float(((v * g) ** 2).sum()) for v, g in zip(values, gradients, strict=True) if g is not None
-    )
+    return sum(float(((v * g) ** 2).sum()) for v, g in zip(values, gradients, strict=True) if g is not None)

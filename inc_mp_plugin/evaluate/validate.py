@@ -64,7 +64,9 @@ def validate(
     def point(ops: Collection[str]) -> Point:
         losses = measure_loss(ops)
         if not np.isfinite(losses).all():
-            message = f"the loss is NaN or infinite with {len(ops)} ops quantized, among them {next(iter(ops))!r}"
+            message = (
+                f"the loss is NaN or infinite with {len(ops)} ops quantized, among them {next(iter(ops))!r}"
+            )
             raise NonFiniteError(message)
         measured = float(((losses - base) ** 2).mean())
         return Point(tuple(ops), math.fsum(predicted[op] for op in ops), measured)

@@ -43,9 +43,7 @@ def seconds_per_mac(device: str, format: str) -> float:
     return 2.0 / peaks[format]
 
 
-def mac_gains(
-    graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3"), device: str = "gaudi2"
-) -> Gains:
+def mac_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3"), device: str = "gaudi2") -> Gains:
     """Price every op by its MACs, per sample.
 
     With M the MACs of an op and t_f the time of one MAC in format f::

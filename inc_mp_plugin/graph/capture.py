@@ -128,9 +128,7 @@ def _products(nodes: list[Node]) -> Iterator[_Product]:
             yield _Product(node, kind, path.split("@")[0], str(kind_of_module).rsplit(".", 1)[-1])
 
 
-def _sort(
-    products: list[_Product], skeleton: nn.Module, samples: int
-) -> tuple[list[Op], list[Unsupported]]:
+def _sort(products: list[_Product], skeleton: nn.Module, samples: int) -> tuple[list[Op], list[Unsupported]]:
     """Sort products into ops, in execution order, and what cannot be quantized."""
     by_module: dict[str, list[_Product]] = {}
     for product in products:
@@ -171,9 +169,7 @@ def _reason(product: _Product) -> str:
     return f"INC swaps modules of class {known}; this product stands in a {product.module_class}"
 
 
-def _groups(
-    nodes: list[Node], products: list[_Product], ops: list[str]
-) -> tuple[tuple[str, ...], ...]:
+def _groups(nodes: list[Node], products: list[_Product], ops: list[str]) -> tuple[tuple[str, ...], ...]:
     """Partition the graph; groups that share an op (a module called twice) become one."""
     names = {product.node: product.module for product in products if product.module in set(ops)}
     predecessors: Mapping[Node, list[Node]] = {

@@ -10,9 +10,7 @@ from typing import TypeVar
 Vertex = TypeVar("Vertex", bound=Hashable)
 
 
-def partition(
-    predecessors: Mapping[Vertex, Sequence[Vertex]], ops: Collection[Vertex]
-) -> list[list[Vertex]]:
+def partition(predecessors: Mapping[Vertex, Sequence[Vertex]], ops: Collection[Vertex]) -> list[list[Vertex]]:
     """Group the ops of a DAG so that the groups run strictly one after the other.
 
     Vertices with no op above them are the prologue and become one source; of the others, those with
@@ -65,9 +63,7 @@ def partition(
     return [groups[index] for index in sorted(groups)]
 
 
-def _between_ops(
-    predecessors: Mapping[Vertex, Sequence[Vertex]], ops: set[Vertex]
-) -> dict[Vertex, None]:
+def _between_ops(predecessors: Mapping[Vertex, Sequence[Vertex]], ops: set[Vertex]) -> dict[Vertex, None]:
     """Vertices that are an op, or have an op both above and below them, in the given order."""
     has_op_above: dict[Vertex, bool] = {}
     for v, above in predecessors.items():
@@ -79,6 +75,4 @@ def _between_ops(
     for v in reversed(list(predecessors)):
         if v in ops or v in has_op_below:
             has_op_below.update(predecessors[v])
-    return {
-        v: None for v in predecessors if v in ops or (has_op_above[v] and v in has_op_below)
-    }
+    return {v: None for v in predecessors if v in ops or (has_op_above[v] and v in has_op_below)}

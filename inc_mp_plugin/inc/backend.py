@@ -67,3 +67,23 @@ def forget_models() -> None:
 
     for container in (IMOD_DICT, parent_child_mod_dict, gmod_list):
         container.clear()
+
+
+def is_cpu() -> bool:
+    """Tell whether INC quantizes for a CPU on this machine."""
+    from neural_compressor.torch.utils.auto_accelerator import auto_detect_accelerator
+
+    return str(auto_detect_accelerator().current_device_name()) == "cpu"
+
+
+def restore_modules(model: nn.Module) -> None:
+    """Write INC's measurements and put the original modules back, as INC's convert begins."""
+    from neural_compressor.torch.algorithms.fp8_quant import (
+        finish_measurements,
+        restore_patched_module,
+        with_patched_module,
+    )
+
+    if with_patched_module(model):
+        finish_measurements(model)
+        restore_patched_module(model)

@@ -15,9 +15,7 @@ _FP8 = {"fp8_e4m3": "E4M3", "fp8_e5m2": "E5M2"}
 _HIGH_PRECISION = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
 
-def to_inc_config(
-    plan: Plan, target: str, modules: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def to_inc_config(plan: Plan, target: str, modules: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Write a plan as an INC FP8 configuration that selects exactly the planned ops.
 
     Args:
@@ -67,9 +65,7 @@ def to_inc_config(
     return config
 
 
-def _check_selection(
-    config: dict[str, Any], tree: Mapping[str, str], wanted: set[str], target: str
-) -> None:
+def _check_selection(config: dict[str, Any], tree: Mapping[str, str], wanted: set[str], target: str) -> None:
     picked = set(selected(tree, config, get_target(target).device))
     missing, extra = sorted(wanted - picked), sorted(picked - wanted)
     if missing or extra:

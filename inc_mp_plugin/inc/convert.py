@@ -99,17 +99,13 @@ class Switch:
     INC's convert would give for it, without converting again. Base and FP8 weights are both kept.
     """
 
-    def __init__(
-        self, model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batch]
-    ) -> None:
+    def __init__(self, model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batch]) -> None:
         """Convert `model`, in place, with `config`; then every op it selects can be switched."""
         expose_bgemms(model)
         self.model = model.eval()
         table = device_table("cpu")
         self._base = {
-            name: _copy(module)
-            for name, module in model.named_modules()
-            if type(module).__name__ in table
+            name: _copy(module) for name, module in model.named_modules() if type(module).__name__ in table
         }
         quantize(model, config, batches)
         self._low = {

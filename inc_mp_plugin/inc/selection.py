@@ -48,9 +48,7 @@ def selected(modules: Mapping[str, str], config: Mapping[str, Any], device: str)
         utils.is_supported_dynamic_op = original
 
 
-def quantizable(
-    modules: Mapping[str, str], device: str, undecided: tuple[str, ...] = ()
-) -> list[str]:
+def quantizable(modules: Mapping[str, str], device: str, undecided: tuple[str, ...] = ()) -> list[str]:
     """Names of the modules that INC could quantize, leaving out classes that no plan decides."""
     table = device_table(device)
     return [name for name, kind in modules.items() if kind in table and kind not in undecided]

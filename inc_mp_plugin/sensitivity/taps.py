@@ -72,8 +72,7 @@ class Taps:
         self._size = size
         self._handles: list[RemovableHandle] = []
         self._taps = [
-            _Tap(op.name, op.kind, _module(model, op.name), column)
-            for column, op in enumerate(graph.ops)
+            _Tap(op.name, op.kind, _module(model, op.name), column) for column, op in enumerate(graph.ops)
         ]
 
     @property
@@ -151,7 +150,10 @@ class Taps:
         if not tap.pairs:
             return
         pairs = [
-            (value.reshape(self._size, -1, *value.shape[1:]), gradient.reshape(self._size, -1, *gradient.shape[1:]))
+            (
+                value.reshape(self._size, -1, *value.shape[1:]),
+                gradient.reshape(self._size, -1, *gradient.shape[1:]),
+            )
             for value, gradient in tap.pairs
         ]
         tap.pairs.clear()

@@ -123,9 +123,7 @@ def _rows(
     return [_measure(model, graph, single, loss_fn) for single in singles]
 
 
-def _separable(
-    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None
-) -> bool:
+def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None) -> bool:
     """Tell whether row i of every tensor belongs to sample i, and to no other.
 
     Tried on two samples: the gradient of the first one's loss must not reach the second one's rows.

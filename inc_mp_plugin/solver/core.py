@@ -71,9 +71,7 @@ def search(values: Sequence[Floats], costs: Sequence[Floats], price: float) -> t
         limit *= 2.0
 
 
-def _enumerate(
-    groups: list[_Group], slack: float, price: float, limit: float
-) -> dict[int, int] | None:
+def _enumerate(groups: list[_Group], slack: float, price: float, limit: float) -> dict[int, int] | None:
     """Changes to the relaxed picks of least gap, {group: candidate}; None if no gap is in the limit.
 
     A state is a choice in the groups so far: its shortfall and the cost it has added.

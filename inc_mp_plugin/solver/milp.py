@@ -46,9 +46,7 @@ _STATUS = {
 }
 
 
-def choose(
-    groups: Sequence[Sequence[Candidate]], capacity: float, *, time_limit_s: float = 60.0
-) -> Choice:
+def choose(groups: Sequence[Sequence[Candidate]], capacity: float, *, time_limit_s: float = 60.0) -> Choice:
     """Choose one candidate per group: the largest value within the capacity.
 
     Solves, with x_jp = 1 when group j takes candidate p::
@@ -140,9 +138,7 @@ def _solve(
 class _Program:
     """The program as HiGHS holds it: one binary column per candidate; the capacity is the last row."""
 
-    def __init__(
-        self, values: Sequence[Floats], costs: Sequence[Floats], time_limit_s: float
-    ) -> None:
+    def __init__(self, values: Sequence[Floats], costs: Sequence[Floats], time_limit_s: float) -> None:
         self._starts = np.cumsum([0, *(len(part) for part in values)])
         columns, groups = int(self._starts[-1]), len(values)
         model = highspy.HighsLp()

@@ -63,12 +63,12 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
 
 
-def write_samples(texts: list[str], path: Path, count: int, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+def write_samples(
+    texts: list[str], path: Path, count: int, tokenizer: PreTrainedTokenizerFast
+) -> list[list[int]]:
     """Cut `count` samples of at least CONTEXT tokens, evenly over the files; write JSON lines, return the tokens."""
     samples = []
     for text in texts:
@@ -90,16 +90,25 @@ def heldout_loss(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
     return torch.stack(losses).mean().item()
 
 
-def train(model: LlamaForCausalLM, stream: torch.Tensor, heldout: torch.Tensor, steps: int, batch: int) -> list[dict]:
+def train(
+    model: LlamaForCausalLM, stream: torch.Tensor, heldout: torch.Tensor, steps: int, batch: int
+) -> list[dict]:
     """Train with AdamW, a short warm-up and a cosine to zero; return the log."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer,
+        lambda step: min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps)),
     )
     log, generator, start = [], torch.Generator().manual_seed(0), time.monotonic()
     for step in range(steps + 1):
         if step % (steps // 20) == 0:
-            log.append({"step": step, "tokens": step * batch * CONTEXT, "heldout_loss": heldout_loss(model, heldout)})
+            log.append(
+                {
+                    "step": step,
+                    "tokens": step * batch * CONTEXT,
+                    "heldout_loss": heldout_loss(model, heldout),
+                }
+            )
             print(f"{time.monotonic() - start:7.0f} s  {log[-1]}", flush=True)
         offsets = torch.randint(0, len(stream) - CONTEXT, (batch,), generator=generator).tolist()
         ids = torch.stack([stream[o : o + CONTEXT] for o in offsets])
@@ -114,7 +123,9 @@ def train(model: LlamaForCausalLM, stream: torch.Tensor, heldout: torch.Tensor, 
 
 def main() -> None:
     """Make everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=8)
     arguments = parser.parse_args()
@@ -126,7 +137,11 @@ def main() -> None:
         for part, count in SAMPLES.items()
     }
     stream = torch.tensor([i for text in texts["train"] for i in [*tokenizer(text).input_ids, 0]])
-    print({part: len(files) for part, files in texts.items()}, f"{len(stream)} training tokens", flush=True)
+    print(
+        {part: len(files) for part, files in texts.items()},
+        f"{len(stream)} training tokens",
+        flush=True,
+    )
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=128,

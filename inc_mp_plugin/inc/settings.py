@@ -1,0 +1,97 @@
+"""Keys of ours and keys of INC's, told apart."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.inc.backend import is_cpu
+from inc_mp_plugin.inc.selection import pattern_lists
+from inc_mp_plugin.targets.cpu import CPU_QDQ
+
+NAME = "ip_mse"
+
+# What INC's configuration objects carry beside the keys of its JSON.
+_INTERNAL = {"_json_file", "non_tunable_params", "params_list", "model_path", "ours"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The keys of ours: a threshold `tau` or a `gain_fraction`, and what the plan is made for.
+
+    `samples` bounds how many calibration samples are kept for the gradients; `device` is where
+    `theoretical_time` counts; `loss_fn(model, batch)` returns one loss per sample.
+    """
+
+    tau: float | None = None
+    gain_fraction: float | None = None
+    objective: str = "memory"
+    device: str = "gaudi2"
+    samples: int = 64
+    loss_fn: Callable[..., Any] | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """Check the keys of ours; tau is 0.01 if neither knob is given.
+
+        Raises:
+            InputError: a key that is not ours.
+        """
+        for key in given:
+            if key not in cls.__slots__:
+                raise InputError(unknown("ip_mse key", key, cls.__slots__))
+        knobs = {} if {"tau", "gain_fraction"} & given.keys() else {"tau": 0.01}
+        return cls(**{**knobs, **given})
+
+
+def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tell keys of ours (flat, or nested under "ip_mse") from INC's.
+
+    Raises:
+        InputError: "ip_mse" is not a mapping.
+
+    Example:
+        >>> split({"strategy": "ip_mse", "ip_mse": {"tau": 0.1}, "use_qdq": True})
+        ({'tau': 0.1}, {'use_qdq': True})
+    """
+    nested = given.get(NAME, {})
+    if not isinstance(nested, Mapping):
+        message = f'"{NAME}" is {nested!r}; it must hold keys such as {{"tau": 0.01}}'
+        raise InputError(message)
+    ours = {key: given[key] for key in Settings.__slots__ if key in given}
+    theirs = {key: value for key, value in given.items() if key not in {*ours, NAME, "strategy"}}
+    return {**ours, **nested}, theirs
+
+
+def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
+    """Settings of ours, and INC's keys as a JSON file for this machine needs them.
+
+    A configuration that came from a file is that file, as in INC. The high precision is the model's
+    own format, or ops left in it could not take the others' outputs; on a CPU, what INC refuses there
+    (real FP8, hardware scales) is replaced by what it runs.
+
+    Raises:
+        InputError: a key of ours that does not exist, or malformed lists.
+    """
+    if config.json_file is not None:
+        given = json.loads(Path(config.json_file).read_text(encoding="utf-8"))
+    else:
+        given = {k: v for k, v in vars(config).items() if k not in _INTERNAL}
+    ours, theirs = split(given)
+    ours = {**getattr(config, "ours", {}), **ours}
+    inc = {key: copy.deepcopy(value) for key, value in theirs.items()}
+    inc.update(pattern_lists(inc))
+    for old in ("whitelist", "blacklist"):
+        inc.pop(old, None)
+    inc["hp_dtype"] = base
+    if is_cpu():
+        if str(inc.get("use_qdq", False)).lower() != "true":
+            inc["use_qdq"] = "True"
+        if str(inc.get("scale_method", "maxabs_hw")).lower() == "maxabs_hw":
+            inc["scale_method"] = CPU_QDQ.settings["scale_method"]
+    return Settings.of(ours), inc
