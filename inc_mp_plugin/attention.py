@@ -29,7 +29,7 @@ class Matmul(nn.Module):
 
 
 def bgemm_attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -167,8 +167,7 @@ def _eager_is_same(module: nn.Module) -> bool:
         set(dict(module.named_parameters(recurse=False))) | set(inspect.signature(eager).parameters)
     ):
         return False
-    probe = nn.Module()
-    probe.eval()
+    probe: Any = nn.Module().eval()
     probe.matmul_qk, probe.matmul_av = Matmul(), Matmul()
     probe.num_key_value_groups = shared = getattr(module, "num_key_value_groups", 1)
     generator = torch.Generator().manual_seed(0)

@@ -57,7 +57,10 @@ def batch_size(batch: Batch) -> int:
     sizes: list[int] = []
     map_tensors(batch, lambda t: sizes.append(t.shape[0]) if t.dim() else None)
     if not sizes or sizes[0] == 0:
-        message = f"a batch of type {type(batch).__name__} holds no samples; give tensors whose first axis counts them"
+        message = (
+            f"a batch of type {type(batch).__name__} holds no samples; "
+            "give tensors whose first axis counts them"
+        )
         raise InputError(message)
     return sizes[0]
 

@@ -1,4 +1,4 @@
-"""`inc-mp`: one short function per command. Only here are exit codes, and only here is the environment set."""
+"""`inc-mp`: one short function per command; exit codes are made here, and nowhere else."""
 
 from __future__ import annotations
 

@@ -50,7 +50,8 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
     if not bool((counts > 0).all()):
         message = "a sample has no token to predict; every sample needs at least two tokens"
         raise InputError(message)
-    return token_loss.sum(dim=1) / counts
+    mean: Tensor = token_loss.sum(dim=1) / counts
+    return mean
 
 
 def sample_losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> Tensor:

@@ -84,7 +84,7 @@ class Sensitivity:
 
     @cached_property
     def total(self) -> dict[str, float]:
-        """s of each op: the mean over samples, inputs and weight together (eq. 23)."""
+        """Sensitivity s of each op: the mean over samples, inputs and weight together (eq. 23)."""
         means = (self.input + self.weight).mean(axis=0)
         return dict(zip(self.ops, means.tolist(), strict=True))
 

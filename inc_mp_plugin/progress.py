@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +25,7 @@ def say(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
-def track(items: Sequence[Item], description: str, done: int = 0) -> Iterator[Item]:
+def track(items: Sequence[Item], description: str, done: int = 0) -> Generator[Item, None, None]:
     """Yield items behind a bar that shows how many are done and how long the rest will take."""
     from rich.progress import (
         BarColumn,

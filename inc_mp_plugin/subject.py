@@ -98,7 +98,8 @@ def base_format(model: nn.Module) -> str:
     names = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
     formats = {_FORMAT_OF.get(name, name) for name in names}
     if len(formats) != 1 or not formats <= FORMATS.keys():
-        message = f"the model's parameters are {', '.join(sorted(names)) or 'none'}; they must be all of one of {', '.join(_FORMAT_OF)}"
+        given = ", ".join(sorted(names)) or "none"
+        message = f"the model's parameters are {given}; all must be of one of {', '.join(_FORMAT_OF)}"
         raise InputError(message)
     return formats.pop()
 
@@ -111,7 +112,7 @@ def _hash(tensors: Iterable[Any]) -> str:
         if isinstance(tensor, torch.Tensor):
             content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(content.numpy())
+            digest.update(content.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -1,0 +1,1 @@
+"""What each configuration of each group gains."""

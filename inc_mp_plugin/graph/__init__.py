@@ -1,0 +1,1 @@
+"""The model's graph: ops and their groups."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from inc_mp_plugin.attention import exposed_bgemms
 from inc_mp_plugin.batches import arguments, batch_size, map_tensors
 from inc_mp_plugin.errors import CaptureError
-from inc_mp_plugin.attention import exposed_bgemms
 from inc_mp_plugin.graph.partition import partition
 from inc_mp_plugin.plan import Graph, Op, Unsupported
 
@@ -47,7 +47,7 @@ class _Product:
             inner = math.prod(self._shape(1)[1:])
         else:
             inner = self._shape(_PRODUCTS[self.kind])[-1]
-        return math.prod(self.node.meta["val"].shape) * inner
+        return int(math.prod(self.node.meta["val"].shape) * inner)
 
     def _shape(self, argument: int) -> tuple[int, ...]:
         value = self.node.args[argument]

@@ -1,0 +1,1 @@
+"""Intel Neural Compressor: files, selection, conversion, and the strategy."""

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 def compress(names: Iterable[str]) -> list[str]:
-    """Turn names into anchored, escaped patterns, one per (prefix, suffix) around the layer index.
+    r"""Turn names into anchored, escaped patterns, one per (prefix, suffix) around the layer index.
 
     INC applies `re.search` to every module name: unanchored, `layers.1` also hits layers 10 to 19,
     and beyond Python's cache of 512 patterns each search compiles anew.
 
     Example:
         >>> compress(["lm_head", "layers.0.mlp", "layers.12.mlp"])
-        ['^lm_head$', '^layers\\\\.(?:0|12)\\\\.mlp$']
+        ['^lm_head$', '^layers\\.(?:0|12)\\.mlp$']
     """
     plain, indexed = [], dict[tuple[str, str], list[int]]()
     for name in sorted(set(names)):

@@ -90,7 +90,7 @@ def register() -> None:
 _inc_entry = algos_mapping[FP8_QUANT]
 
 
-@register_algo(NAME)
+@register_algo(NAME)  # type: ignore[untyped-decorator]
 def ip_mse_entry(
     model: nn.Module,
     configs_mapping: Mapping[Any, Any],
@@ -117,14 +117,15 @@ def ip_mse_entry(
     return _convert(prepared, config, configs_mapping)
 
 
-@register_algo(FP8_QUANT)
+@register_algo(FP8_QUANT)  # type: ignore[untyped-decorator]
 def fp8_entry(
     model: nn.Module, configs_mapping: Mapping[Any, Any], mode: Mode = Mode.QUANTIZE, **kwargs: Any
 ) -> nn.Module:
     """INC's own FP8 algorithm, unless its configuration says `strategy: ip_mse`."""
     config = next(iter(configs_mapping.values()))
     if getattr(config, "strategy", None) == NAME:
-        return ip_mse_entry(model, configs_mapping, mode, **kwargs)
+        planned: nn.Module = ip_mse_entry(model, configs_mapping, mode, **kwargs)
+        return planned
     converted: nn.Module = _inc_entry(model, configs_mapping, mode=mode, **kwargs)
     return converted
 

@@ -1,0 +1,1 @@
+"""Artefacts as tables."""

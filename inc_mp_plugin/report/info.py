@@ -76,13 +76,16 @@ def summary(plan: Plan) -> list[str]:
     low = sorted({plan.formats[op] for op in plan.quantized}) or ["a lower format"]
     share = 100.0 * plan.gain / plan.largest_gain if plan.largest_gain else 0.0
     lines = [
-        f"{len(plan.quantized)} of {len(plan.formats)} ops run in {', '.join(low)}, the others in {plan.base}.",
+        f"{len(plan.quantized)} of {len(plan.formats)} ops run in {', '.join(low)}, "
+        f"the others in {plan.base}.",
         f"Gain ({plan.objective}): {amount(plan.gain, plan.unit)}, {share:.1f} % of the largest there is.",
-        f"Predicted NRMSE of the loss: {plan.nrmse:.6f} (tau {plan.tau:.6g}; {plan.status}, gap {plan.gap:.1g}).",
+        f"Predicted NRMSE of the loss: {plan.nrmse:.6f} "
+        f"(tau {plan.tau:.6g}; {plan.status}, gap {plan.gap:.1g}).",
     ]
     if not plan.binds:
         lines.append(
-            f"tau {plan.tau:.6g} does not bind: everything that gains anything fits, at an NRMSE of {plan.nrmse:.6f}."
+            f"tau {plan.tau:.6g} does not bind: everything that gains anything fits, "
+            f"at an NRMSE of {plan.nrmse:.6f}."
         )
     return lines
 

@@ -1,0 +1,1 @@
+"""How much the loss moves when an op is rounded."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
@@ -47,7 +49,7 @@ class _Tap:
 
     name: str
     kind: str
-    module: nn.Module
+    module: Any  # an nn.Module, whose attributes depend on its kind
     column: int
     calls: int = 0
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # input, output gradient
@@ -118,18 +120,23 @@ class Taps:
         self._check_rows(tensor)
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
         # The hook keeps a detached twin: a tensor kept by its own hook would never be freed.
-        branch.register_hook(partial(self._add_input, tap, tensor.detach(), tensor._version))
+        add_input = partial(self._add_input, tap, tensor.detach(), tensor._version)
+        branch.register_hook(add_input)  # type: ignore[no-untyped-call]
         return branch
 
     def _after(self, tap: _Tap, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
         del module
         if not output.requires_grad:
-            message = f"op {tap.name!r} runs with gradients switched off inside the model; its sensitivity cannot be measured"
+            message = (
+                f"op {tap.name!r} runs with gradients switched off inside the model; "
+                "its sensitivity cannot be measured"
+            )
             raise InputError(message)
         self._check_rows(output)
         if tap.kind != "bgemm":
             value = pytree.tree_leaves((args, kwargs))[0].detach()
-            output.register_hook(partial(self._add_output, tap, value, value._version))
+            add_output = partial(self._add_output, tap, value, value._version)
+            output.register_hook(add_output)  # type: ignore[no-untyped-call]
 
     def _check_rows(self, tensor: Tensor) -> None:
         if self._size > 1 and (tensor.dim() == 0 or tensor.shape[0] != self._size):
@@ -159,8 +166,8 @@ class Taps:
         tap.pairs.clear()
         weight = tap.module.weight.detach()
         for sample in range(self._size):
-            total = sum(_weight_gradient(tap, x[sample], g[sample]) for x, g in pairs)
-            product = (total.float() * weight).flatten()
+            gradients = (_weight_gradient(tap, x[sample], g[sample]) for x, g in pairs)
+            product = (reduce(add, gradients).float() * weight).flatten()
             self.weight[sample, tap.column] += torch.dot(product, product)
 
 
@@ -172,9 +179,10 @@ def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor) -> Tensor:
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     value, gradient = (t.reshape(-1, *t.shape[-3:]) for t in (value, gradient))
     padded = nn.functional.pad(value, module._reversed_padding_repeated_twice, mode=mode)
-    return torch.nn.grad.conv2d_weight(
+    result: Tensor = conv2d_weight(
         padded, module.weight.shape, gradient, module.stride, 0, module.dilation, module.groups
     )
+    return result
 
 
 def _check_unchanged(tap: _Tap, value: Tensor, version: int) -> None:

@@ -1,15 +1,16 @@
 """Make this folder: train a small Llama on Python's own standard library, from nothing but Python.
 
-What it does, in order: collects the standard library's sources, splits them *by file* into training, calibration
-and held-out text, trains a byte-level BPE tokenizer, trains the model until the held-out loss has levelled, and
-writes model, tokenizer, samples and the training log beside this file.
+What it does, in order: collects the standard library's sources, splits them *by file* into training,
+calibration and held-out text, trains a byte-level BPE tokenizer, trains the model until the held-out
+loss has levelled, and writes model, tokenizer, samples and the training log beside this file.
 
 Run (about half an hour on two cores):
 
     pip install -e ".[hf]"
     python recipes/tiny-llama/make.py
 
-The text differs a little between Python versions, so the result does too; the version used is in training.json.
+The text differs a little between Python versions, so the result does too; training.json names the
+version used.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 def write_samples(
     texts: list[str], path: Path, count: int, tokenizer: PreTrainedTokenizerFast
 ) -> list[list[int]]:
-    """Cut `count` samples of at least CONTEXT tokens, evenly over the files; write JSON lines, return the tokens."""
+    """Cut samples of at least CONTEXT tokens, evenly over the files; write them, return the tokens."""
     samples = []
     for text in texts:
         for start in range(0, len(text) - SAMPLE_CHARACTERS, SAMPLE_CHARACTERS):
