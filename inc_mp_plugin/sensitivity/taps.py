@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -66,12 +65,13 @@ class Taps:
     `input` and `weight` have shape (samples, ops), in float64.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, size: int) -> None:
+    def __init__(self, model: nn.Module, graph: Graph, size: int, *, inputs_only: bool = False) -> None:
         """Prepare for one batch of `size` samples; nothing is hooked yet."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.input = torch.zeros(size, len(graph.ops), dtype=torch.float64, device=device)
         self.weight = torch.zeros_like(self.input)
         self._size = size
+        self._inputs_only = inputs_only
         self._handles: list[RemovableHandle] = []
         self._taps = [
             _Tap(op.name, op.kind, _module(model, op.name), column) for column, op in enumerate(graph.ops)
@@ -133,7 +133,7 @@ class Taps:
             )
             raise InputError(message)
         self._check_rows(output)
-        if tap.kind != "bgemm":
+        if tap.kind != "bgemm" and not self._inputs_only:
             value = pytree.tree_leaves((args, kwargs))[0].detach()
             add_output = partial(self._add_output, tap, value, value._version)
             output.register_hook(add_output)  # type: ignore[no-untyped-call]
@@ -144,8 +144,9 @@ class Taps:
 
     def _add_input(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
-        product = (value.float() * gradient).reshape(self._size, -1)
-        self.input[:, tap.column] += torch.einsum("bn,bn->b", product, product)
+        for sample, (x, g) in enumerate(zip(self._rows(value), self._rows(gradient), strict=True)):
+            norm = torch.linalg.vector_norm(x.float() * g)
+            self.input[sample, tap.column] += norm.double() ** 2
 
     def _add_output(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
@@ -156,33 +157,37 @@ class Taps:
     def _add_weight(self, tap: _Tap) -> None:
         if not tap.pairs:
             return
-        pairs = [
-            (
-                value.reshape(self._size, -1, *value.shape[1:]),
-                gradient.reshape(self._size, -1, *gradient.shape[1:]),
-            )
-            for value, gradient in tap.pairs
-        ]
+        pairs = [(self._rows(value), self._rows(gradient)) for value, gradient in tap.pairs]
         tap.pairs.clear()
         weight = tap.module.weight.detach()
+        buffer = torch.empty_like(weight)
         for sample in range(self._size):
-            gradients = (_weight_gradient(tap, x[sample], g[sample]) for x, g in pairs)
-            product = (reduce(add, gradients).float() * weight).flatten()
-            self.weight[sample, tap.column] += torch.dot(product, product)
+            first, *others = [(x[sample], g[sample]) for x, g in pairs]
+            _weight_gradient(tap, *first, buffer)
+            for pair in others:
+                buffer += _weight_gradient(tap, *pair, torch.empty_like(weight))
+            norm = torch.linalg.vector_norm(buffer.float().mul_(weight))
+            self.weight[sample, tap.column] += norm.double() ** 2
+
+    def _rows(self, tensor: Tensor) -> Tensor:
+        """One row per sample; a single sample is one row, whatever its first axis counts."""
+        return tensor.unsqueeze(0) if self._size == 1 else tensor
 
 
-def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor) -> Tensor:
-    """dg/dW of one sample and call: delta^T x for a linear op, its analogue for a convolution."""
+def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
+    """dg/dW of one sample and call, into `out`: delta^T x, or its analogue for a convolution."""
     module = tap.module
     if tap.kind == "linear":
-        return gradient.reshape(-1, gradient.shape[-1]).T @ value.reshape(-1, value.shape[-1])
+        # Into the same memory for every sample: fresh memory costs as much time as the product.
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        return torch.mm(rows.T, value.reshape(-1, value.shape[-1]), out=out)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     value, gradient = (t.reshape(-1, *t.shape[-3:]) for t in (value, gradient))
     padded = nn.functional.pad(value, module._reversed_padding_repeated_twice, mode=mode)
-    result: Tensor = conv2d_weight(
+    result: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         padded, module.weight.shape, gradient, module.stride, 0, module.dilation, module.groups
     )
-    return result
+    return out.copy_(result)
 
 
 def _check_unchanged(tap: _Tap, value: Tensor, version: int) -> None:

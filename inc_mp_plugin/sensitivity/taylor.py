@@ -128,29 +128,21 @@ def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFuncti
 
     Tried on two samples: the gradient of the first one's loss must not reach the second one's rows.
     """
+    pair = samples(batch, 0, 2)
     try:
-        pair = _measure(model, graph, samples(batch, 0, 2), loss_fn, seed=(1.0, 0.0))
+        with Taps(model, graph, 2, inputs_only=True) as taps:
+            losses = _losses(model, pair, loss_fn)
+            torch.autograd.backward(losses[0])
     except MixedSamplesError:
         return False
-    return not pair.input[1].any() and not pair.weight[1].any()
+    return not bool(taps.input[1].any())
 
 
-def _measure(
-    model: nn.Module,
-    graph: Graph,
-    batch: Batch,
-    loss_fn: LossFunction | None,
-    seed: tuple[float, ...] | None = None,
-) -> Rows:
-    size = batch_size(batch)
-    with Taps(model, graph, size) as taps:
-        losses = sample_losses(model, batch, loss_fn)
-        if not losses.requires_grad:
-            message = "the loss has no gradient; loss_fn must not detach it or switch gradients off"
-            raise InputError(message)
+def _measure(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None) -> Rows:
+    with Taps(model, graph, batch_size(batch)) as taps:
+        losses = _losses(model, batch, loss_fn)
         scale = _SCALE.get(next((p.dtype for p in model.parameters()), torch.float32), 1.0)
-        weights = losses.new_tensor(seed or (1.0,) * size) * scale
-        torch.autograd.backward(losses, weights)
+        torch.autograd.backward(losses, torch.full_like(losses, scale))
         taps.finish()
         rows = Rows(
             losses.detach().double().cpu().numpy(),
@@ -161,6 +153,14 @@ def _measure(
     if not all(np.isfinite(part).all() for part in (rows.loss, rows.input, rows.weight)):
         raise NonFiniteError(_where_not_finite(model, graph, batch, loss_fn, rows))
     return rows
+
+
+def _losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> torch.Tensor:
+    losses = sample_losses(model, batch, loss_fn)
+    if not losses.requires_grad:
+        message = "the loss has no gradient; loss_fn must not detach it or switch gradients off"
+        raise InputError(message)
+    return losses
 
 
 def _where_not_finite(
