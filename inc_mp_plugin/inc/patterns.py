@@ -18,7 +18,7 @@ def compress(names: Iterable[str]) -> list[str]:
     """
     plain, indexed = [], dict[tuple[str, str], list[int]]()
     for name in sorted(set(names)):
-        match = re.fullmatch(r"(.*?\.|)(\d+)(\..+|)", name)
+        match = re.fullmatch(r"(.*?\.|)(0|[1-9][0-9]*)(\..+|)", name)
         if match:
             indexed.setdefault((match[1], match[3]), []).append(int(match[2]))
         else:

@@ -1,0 +1,161 @@
+"""Small models of many architectures, and what else several tests need."""
+
+from __future__ import annotations
+
+import torch
+import transformers
+from torch import nn
+
+from inc_mp_plugin.attention import Matmul
+
+VOCABULARY = 96
+_SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": VOCABULARY,
+}
+_GROUPED = {**_SIZES, "num_key_value_heads": 2}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+# One small configuration per architecture; sizes do not matter, structures do.
+CONFIGS = {
+    "llama": lambda: transformers.LlamaConfig(**_GROUPED),
+    "qwen3": lambda: transformers.Qwen3Config(**_GROUPED, head_dim=16),
+    "mistral": lambda: transformers.MistralConfig(**_GROUPED),
+    "mixtral": lambda: transformers.MixtralConfig(**_GROUPED, num_local_experts=4),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(**_GROUPED, **_EXPERTS, head_dim=16),
+    "gemma3": lambda: transformers.Gemma3TextConfig(**_GROUPED, head_dim=16),
+    "phi3": lambda: transformers.Phi3Config(**_GROUPED, pad_token_id=0),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(**_SIZES),
+    "gpt2": lambda: transformers.GPT2Config(
+        n_embd=64, n_layer=2, n_head=4, vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0
+    ),
+    "opt": lambda: transformers.OPTConfig(
+        hidden_size=64,
+        ffn_dim=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=VOCABULARY,
+        word_embed_proj_dim=64,
+        max_position_embeddings=64,
+    ),
+    "falcon": lambda: transformers.FalconConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=VOCABULARY,
+        bos_token_id=0,
+        eos_token_id=0,
+    ),
+    "deepseek_v3": lambda: transformers.DeepseekV3Config(
+        **_SIZES,
+        num_key_value_heads=4,
+        n_routed_experts=4,
+        moe_intermediate_size=32,
+        n_group=2,
+        topk_group=1,
+        num_experts_per_tok=2,
+        first_k_dense_replace=1,
+        q_lora_rank=16,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=16,
+    ),
+}
+
+
+def language_model(name: str, seed: int = 0, **changes: object) -> nn.Module:
+    """A small causal language model of random weights."""
+    config = CONFIGS[name]()
+    for key, value in changes.items():
+        setattr(config, key, value)
+    torch.manual_seed(seed)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def encoder(seed: int = 0) -> nn.Module:
+    """A small BERT that classifies."""
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(**_SIZES, num_labels=3)
+    return transformers.AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def classification_loss(model: nn.Module, batch: dict) -> torch.Tensor:
+    """Cross entropy per sample: what an encoder's user passes as loss_fn."""
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    logits = model(**inputs).logits
+    return nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+
+
+def tokens(samples: int, length: int = 12, seed: int = 0) -> torch.Tensor:
+    """Random tokens of shape (samples, length)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, VOCABULARY, (samples, length), generator=generator)
+
+
+class ResidualCNN(nn.Module):
+    """Convolutions of several kinds around a residual edge, pooled into classes."""
+
+    def __init__(self, padding_mode: str = "zeros") -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1, padding_mode=padding_mode)
+        self.second = nn.Conv2d(8, 8, 3, padding="same", groups=4)
+        self.down = nn.Conv2d(8, 12, 3, stride=2, padding=1, dilation=2)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(images))
+        x = x + torch.relu(self.second(x))
+        return self.head(self.down(x).mean(dim=(2, 3)))
+
+
+class HandWritten(nn.Module):
+    """Two branches from one input, a product of activations, and a module called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.product = Matmul()
+        self.again = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = self.product(self.left(x), self.right(x).transpose(-1, -2)) @ x
+        return self.again(torch.tanh(self.again(mixed)))
+
+
+def squared_loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Mean square of the output, per sample."""
+    return model(batch).square().flatten(1).mean(dim=1)
+
+
+def state(model: nn.Module) -> dict:
+    """All that a user could notice of a model: weights, flags, hooks, classes."""
+    return {
+        "weights": {k: v.clone() for k, v in model.state_dict().items()},
+        "trainable": [(n, p.requires_grad, p.grad is None) for n, p in model.named_parameters()],
+        "training": [(n, m.training) for n, m in model.named_modules()],
+        "classes": [(n, type(m)) for n, m in model.named_modules()],
+        "hooks": [
+            (n, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for n, m in model.named_modules()
+        ],
+        "attributes": [(n, sorted(vars(m))) for n, m in model.named_modules()],
+        "attention": getattr(getattr(model, "config", None), "_attn_implementation", None),
+    }
+
+
+def assert_same_state(before: dict, after: dict) -> None:
+    """Compare two states, weights bit by bit."""
+    weights, others = before["weights"], after["weights"]
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[key], others[key]) for key in weights)
+    for key in before.keys() - {"weights"}:
+        assert before[key] == after[key], key
+
+
+def summed_loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """Sum of the output, per sample."""
+    return model(batch).flatten(1).sum(dim=1)

@@ -1,0 +1,130 @@
+"""INC's own conversion: apply, and the switch against INC's convert."""
+
+import copy
+import gc
+import random
+import tempfile
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import helpers
+import pytest
+import torch
+
+import inc_mp_plugin as mp
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.inc.config import to_inc_config
+from inc_mp_plugin.inc.convert import Switch, apply, quantize
+
+
+def batches(count=2):
+    return [{"input_ids": helpers.tokens(3, seed=seed)} for seed in range(count)]
+
+
+def patched(model):
+    return {n for n, m in model.named_modules() if type(m).__name__.startswith("Patched")}
+
+
+def planned(name="llama", dtype=torch.float32, **changes):
+    """A model, its graph and a plan that quantizes everything."""
+    model = helpers.language_model(name, **changes).to(dtype)
+    graph = mp.capture(model, batches()[0])
+    base = "fp32" if dtype == torch.float32 else "bf16"
+    gains = mp.mac_gains(graph, (base, "fp8_e4m3"), "h100")
+    plan = mp.solve(gains, mp.measure_sensitivity(model, graph, batches()), tau=10.0)
+    assert set(plan.quantized) == set(graph.by_name)
+    return model, graph, plan
+
+
+def with_ops(plan, quantized):
+    return replace(plan, formats={op: "fp8_e4m3" if op in quantized else plan.base for op in plan.formats})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["llama", "falcon", "gpt2", "mixtral"])
+def test_apply_quantizes_exactly_the_plan(name, dtype):
+    model, graph, plan = planned(name, dtype)
+    chosen = set(list(graph.by_name)[::2])
+    before = model(**batches()[0]).logits
+    after = apply(model, with_ops(plan, chosen), batches())
+    assert patched(after) == chosen
+    logits = after(**batches()[0]).logits
+    assert logits.dtype == before.dtype
+    assert not torch.equal(logits, before)
+    assert torch.nn.functional.cosine_similarity(logits.flatten(), before.flatten(), dim=0) > 0.99
+
+
+def test_apply_of_nothing_and_apply_without_batches():
+    model, _, plan = planned()
+    before = helpers.state(model)
+    apply(model, with_ops(plan, set()), [])
+    helpers.assert_same_state(before, helpers.state(model))
+    with pytest.raises(InputError, match="no calibration batch"):
+        apply(model, plan, [])
+
+
+def test_apply_to_another_model():
+    _, _, plan = planned()
+    with pytest.raises(InputError, match="is not a module of this model"):
+        apply(helpers.encoder(), plan, batches())
+
+
+@torch.no_grad()
+def test_switch_is_bit_equal_to_incs_own_convert():
+    model, graph, plan = planned()
+    original = copy.deepcopy(model)
+    switch = Switch(model, to_inc_config(plan, "cpu-qdq", graph.modules), batches())
+    assert set(switch.ops) == set(graph.by_name)
+    draw = random.Random(0)
+    for _ in range(4):
+        chosen = set(draw.sample(switch.ops, draw.randint(1, len(switch.ops))))
+        fresh = copy.deepcopy(original)
+        mp_config = to_inc_config(with_ops(plan, chosen), "cpu-qdq", graph.modules)
+        from inc_mp_plugin.attention import expose_bgemms
+
+        expose_bgemms(fresh)
+        wanted = quantize(fresh, mp_config, batches())(**batches()[1]).logits
+        switch.select(chosen)
+        assert patched(switch.model) == chosen
+        assert torch.equal(switch.model(**batches()[1]).logits, wanted)
+    switch.select(set())
+    from inc_mp_plugin.attention import exposed_bgemms
+
+    with exposed_bgemms(original):
+        assert torch.equal(switch.model(**batches()[1]).logits, original(**batches()[1]).logits)
+    with pytest.raises(InputError, match="INC did not convert 'nowhere'"):
+        switch.select({"nowhere"})
+
+
+@torch.no_grad()
+def test_products_are_quantized_as_by_hand():
+    """INC's matmul with our scale: bit-equal to rounding both inputs to FP8 and multiplying."""
+    model, graph, plan = planned()
+    name = "model.layers.0.self_attn.matmul_qk"
+    apply(model, with_ops(plan, {name}), batches())
+    product = model.get_submodule(name)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(1, 2, 4, 4, generator=generator) for _ in range(2))
+
+    def rounded(x, scale):
+        scale = torch.as_tensor(scale, dtype=torch.float32)
+        return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
+
+    scales = [float(q.scale_inv) for q in (product.quant_input_0, product.quant_input_1)]
+    scales = [1 / s for s in scales]
+    found = product(a, b)
+    wanted = rounded(a, scales[0]) @ rounded(b, scales[1])
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_left_behind():
+    model, _, plan = planned()
+    before = set(Path(tempfile.gettempdir()).iterdir())
+    apply(model, plan, batches())
+    assert set(Path(tempfile.gettempdir()).iterdir()) == before
+    watched = weakref.ref(model)
+    del model
+    gc.collect()
+    assert watched() is None  # INC's globals do not keep it alive

@@ -1,0 +1,124 @@
+"""Plans: both forms of the program, and what is said of them."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inc_mp_plugin.errors import InfeasibleError, InputError
+from inc_mp_plugin.formats import alpha
+from inc_mp_plugin.plan import Gains, GroupGains, Sensitivity
+from inc_mp_plugin.solver.planner import solve
+
+LOW = ("fp8_e4m3", "fp8_e5m2")
+
+
+def gains_of(numbers):
+    """One group per op; `numbers` are the gains in the two FP8 formats."""
+    groups = [
+        GroupGains((f"op{i}",), (("bf16",), *((f,) for f in LOW)), (0.0, *pair), (0.0,) * 3)
+        for i, pair in enumerate(numbers)
+    ]
+    return Gains("memory", "byte", "exact", "bf16", tuple(groups))
+
+
+def sensitivity_of(totals, loss=2.0):
+    ops = tuple(f"op{i}" for i in range(len(totals)))
+    rows = np.array([totals])
+    return Sensitivity(ops, np.array([loss]), rows, np.zeros_like(rows))
+
+
+GAINS = gains_of([(10.0, 11.0), (20.0, 21.0), (30.0, 30.0)])
+SEEN = sensitivity_of([1.0, 5.0, 2.0])
+
+
+def every_plan():
+    """All 27 plans as (gain, loss MSE)."""
+    for formats in itertools.product(("bf16", *LOW), repeat=3):
+        gain = sum(
+            dict(zip(("bf16", *LOW), group.gain, strict=True))[f]
+            for group, f in zip(GAINS.groups, formats, strict=True)
+        )
+        loss = sum(alpha(f) * s for f, s in zip(formats, (1.0, 5.0, 2.0), strict=True) if f != "bf16")
+        yield gain, loss
+
+
+@pytest.mark.parametrize("tau", [0.001, 0.02, 0.03, 0.04, 0.05, 0.08, 1.0])
+def test_largest_gain_within_tau(tau):
+    plan = solve(GAINS, SEEN, tau)
+    budget = tau**2 * 4.0
+    assert plan.gain == max(gain for gain, loss in every_plan() if loss <= budget)
+    assert plan.loss_mse <= plan.budget == pytest.approx(budget)
+    assert plan.nrmse == pytest.approx(math.sqrt(plan.loss_mse / 4.0))
+    assert plan.binds == (plan.gain < 62.0)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.8, 0.97, 1.0])
+def test_least_loss_for_a_wanted_gain(fraction):
+    plan = solve(GAINS, SEEN, gain_fraction=fraction)
+    wanted = min(loss for gain, loss in every_plan() if gain >= fraction * 62.0)
+    assert plan.gain >= fraction * 62.0
+    assert plan.loss_mse == pytest.approx(wanted, rel=1e-12)
+    assert plan.tau == plan.nrmse
+
+
+def test_both_knobs_together():
+    free = solve(GAINS, SEEN, gain_fraction=0.9)
+    assert solve(GAINS, SEEN, free.nrmse * 1.01, gain_fraction=0.9).formats == free.formats
+    with pytest.raises(InfeasibleError, match=f"least tau that allows it is {free.nrmse:.6g}"):
+        solve(GAINS, SEEN, free.nrmse * 0.99, gain_fraction=0.9)
+
+
+def test_an_op_that_calibration_never_ran_stays():
+    plan = solve(GAINS, SEEN.of({"op0", "op2"}), 1.0)
+    assert plan.formats == {"op0": "fp8_e5m2", "op1": "bf16", "op2": "fp8_e4m3"}
+
+
+def test_a_negative_gain_is_never_taken():
+    assert solve(gains_of([(-5.0, -4.0)]), sensitivity_of([0.0]), 1.0).formats == {"op0": "bf16"}
+
+
+def test_groups_are_priced_by_their_sum():
+    group = GroupGains(
+        ("op0", "op1"),
+        (("bf16", "bf16"), ("fp8_e4m3", "bf16"), ("fp8_e4m3", "fp8_e4m3")),
+        (0.0, 3.0, 2.0),  # measured: both together may gain less
+        (0.0,) * 3,
+    )
+    gains = Gains("empirical_time", "s", "measured", "bf16", (group,))
+    assert solve(gains, SEEN, 1.0).formats == {"op0": "fp8_e4m3", "op1": "bf16"}
+
+
+@pytest.mark.parametrize("tau", [0.0, -0.1, math.nan, math.inf])
+def test_impossible_tau(tau):
+    with pytest.raises(InputError, match="must be a number above 0"):
+        solve(GAINS, SEEN, tau)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.1, math.nan])
+def test_impossible_gain_fraction(fraction):
+    with pytest.raises(InputError, match="above 0 and at most 1"):
+        solve(GAINS, SEEN, gain_fraction=fraction)
+
+
+def test_no_knob_and_no_loss():
+    with pytest.raises(InputError, match="give tau"):
+        solve(GAINS, SEEN)
+    with pytest.raises(InputError, match="loss of every sample is 0"):
+        solve(GAINS, sensitivity_of([1.0, 5.0, 2.0], loss=0.0), 0.1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    numbers=st.lists(st.tuples(st.floats(0.0, 1e6), st.floats(1e-9, 1e-3)), min_size=1, max_size=12),
+    taus=st.lists(st.floats(1e-6, 1.0), min_size=2, max_size=5),
+)
+def test_gain_never_falls_with_tau_and_the_budget_always_holds(numbers, taus):
+    gains = gains_of([(gain, gain) for gain, _ in numbers])
+    seen = sensitivity_of([s for _, s in numbers])
+    plans = [solve(gains, seen, tau) for tau in sorted(taus)]
+    assert all(plan.loss_mse <= plan.budget for plan in plans)
+    assert all(a.gain <= b.gain * (1 + 1e-9) + 1e-9 for a, b in itertools.pairwise(plans))
