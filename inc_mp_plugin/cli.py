@@ -138,3 +138,7 @@ def _show(folder: Path, *, validation: bool = True) -> None:
     print_plan(plan_table(run.plan, run.gains[run.plan.objective], run.sensitivity), console)
     if validation and run.validation is not None:
         print_validation(run.validation, console)
+
+
+if __name__ == "__main__":
+    app()

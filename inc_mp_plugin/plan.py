@@ -154,8 +154,8 @@ class Plan:
 
     @property
     def quantized(self) -> tuple[str, ...]:
-        """Names of the ops that leave the base format."""
-        return tuple(name for name, format in self.formats.items() if format != self.base)
+        """Names of the ops that leave the base format, sorted."""
+        return tuple(sorted(op for op, format in self.formats.items() if format != self.base))
 
 
 @dataclass(frozen=True, slots=True)

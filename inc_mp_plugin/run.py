@@ -81,7 +81,7 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
             raise InputError(message)
     run = Run(folder)
     recipe = run.recipe(overrides)
-    before = (folder / "plan.json").exists() and run.plan.formats
+    before = _formats_before(run)
     plan = pipeline.plan_stage(
         run.sensitivity,
         run.gains,
@@ -93,6 +93,13 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
     if before and before != plan.formats:
         say("The plan has changed: run `inc-mp emit` and `inc-mp validate` for it.")
     return plan
+
+
+def _formats_before(run: Run) -> object:
+    try:
+        return run.plan.formats
+    except InputError:  # none yet, or a damaged one: it is about to be written
+        return None
 
 
 def validate_again(folder: Path) -> Validation:

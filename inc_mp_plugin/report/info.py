@@ -45,7 +45,7 @@ def plan_table(plan: Plan, gains: Gains, sensitivity: Sensitivity) -> PlanTable:
         loss = alpha(format) * sensitivity.total[op] if format != plan.base else 0.0
         cell = Cell(
             format,
-            100.0 * loss / plan.budget,
+            100.0 * loss / plan.budget if plan.budget else 0.0,
             100.0 * shares.get(op, 0.0) / plan.largest_gain if plan.largest_gain else 0.0,
         )
         rows.setdefault(layer, {})[column] = cell

@@ -57,31 +57,40 @@ def solve(
     options = [_options(group, gains.base, sensitivity.total) for group in gains.groups]
     largest = math.fsum(max(gain for _, gain, _ in group) for group in options)
     if gain_fraction is None:
-        budget = float(tau or 0.0) ** 2 * sensitivity.loss_ms
-        choice = choose([[Candidate(g, d) for _, g, d in group] for group in options], budget)
+        choice = _most_gain(options, float(tau or 0.0) ** 2 * sensitivity.loss_ms)
     else:
         choice = _least_loss(options, gain_fraction * largest)
     picked = [group[p] for group, p in zip(options, choice.picks, strict=True)]
-    loss_mse = math.fsum(d for _, _, d in picked)
-    nrmse = math.sqrt(loss_mse / sensitivity.loss_ms)
+    nrmse = math.sqrt(math.fsum(d for _, _, d in picked) / sensitivity.loss_ms)
     if tau is not None and gain_fraction is not None and nrmse > tau:
         message = (
             f"no plan gains {gain_fraction:.3g} of the largest gain within tau {tau:.6g}; "
             f"the least tau that allows it is {nrmse:.6g}"
         )
         raise InfeasibleError(message)
+    return _plan(gains, picked, choice, tau, sensitivity.loss_ms, largest)
+
+
+Option = tuple[tuple[str, ...], float, float]  # configuration, gain, predicted loss MSE
+
+
+def _plan(
+    gains: Gains,
+    picked: Sequence[Option],
+    choice: Choice,
+    tau: float | None,
+    loss_ms: float,
+    largest: float,
+) -> Plan:
+    loss_mse = math.fsum(d for _, _, d in picked)
     gain = math.fsum(g for _, g, _ in picked)
-    formats = {
-        op: format
-        for group, (configuration, _, _) in zip(gains.groups, picked, strict=True)
-        for op, format in zip(group.ops, configuration, strict=True)
-    }
+    nrmse = math.sqrt(loss_mse / loss_ms)
     return Plan(
         objective=gains.objective,
         unit=gains.unit,
         base=gains.base,
         tau=nrmse if tau is None else tau,
-        budget=(nrmse if tau is None else tau) ** 2 * sensitivity.loss_ms,
+        budget=loss_mse if tau is None else tau**2 * loss_ms,
         loss_mse=loss_mse,
         nrmse=nrmse,
         gain=gain,
@@ -90,11 +99,12 @@ def solve(
         status=choice.status.value,
         gap=choice.gap,
         seconds=choice.seconds,
-        formats=formats,
+        formats={
+            op: format
+            for group, (configuration, _, _) in zip(gains.groups, picked, strict=True)
+            for op, format in zip(group.ops, configuration, strict=True)
+        },
     )
-
-
-Option = tuple[tuple[str, ...], float, float]  # configuration, gain, predicted loss MSE
 
 
 def _check(tau: float | None, gain_fraction: float | None) -> None:
@@ -118,6 +128,10 @@ def _options(group: GroupGains, base: str, sensitivity: dict[str, float]) -> lis
             loss_mse = math.fsum(alpha(f) * sensitivity[op] for op, f in lowered)
             options.append((configuration, gain, loss_mse))
     return options
+
+
+def _most_gain(options: Sequence[Sequence[Option]], budget: float) -> Choice:
+    return choose([[Candidate(g, d) for _, g, d in group] for group in options], budget)
 
 
 def _least_loss(options: Sequence[Sequence[Option]], wanted_gain: float) -> Choice:

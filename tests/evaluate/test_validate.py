@@ -1,0 +1,44 @@
+"""Validation arithmetic on losses made up by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.evaluate.validate import random_plans, validate
+
+SHIFTS = {"a": np.array([0.1, -0.1]), "b": np.array([0.0, 0.2]), "c": np.array([0.3, 0.3])}
+
+
+def measure(ops):
+    return np.array([2.0, 4.0]) + sum((SHIFTS[op] for op in ops), np.zeros(2))
+
+
+def test_by_hand():
+    predicted = {"a": 0.02, "b": 0.02, "c": 0.18}
+    found = validate(measure, predicted, ["a", "b"], 0.1, [("a",), ("b",), ("c",)])
+    assert found.loss_ms == 10.0
+    assert found.plan.predicted == pytest.approx(0.04)
+    assert found.plan.measured == pytest.approx((0.1**2 + 0.1**2) / 2)
+    assert found.nrmse == pytest.approx(math.sqrt(0.01 / 10))
+    assert [p.measured for p in found.points] == pytest.approx([0.01, 0.02, 0.09])
+    assert found.ratio == pytest.approx(0.22 / 0.12)
+    logs = np.log([[0.02, 0.02, 0.18], [0.01, 0.02, 0.09]])
+    assert found.log_correlation == pytest.approx(np.corrcoef(logs)[0, 1])
+
+
+def test_errors():
+    predicted = dict.fromkeys(SHIFTS, 1.0)
+    with pytest.raises(InputError, match="no held-out sample"):
+        validate(lambda _: np.array([]), predicted, [], 0.1, [])
+    with pytest.raises(NonFiniteError, match="NaN or infinite with 1 ops quantized, among them 'b'"):
+        validate(lambda ops: measure(ops) * (np.nan if "b" in ops else 1.0), predicted, ["b"], 0.1, [])
+
+
+def test_random_plans_are_repeatable_and_of_all_sizes():
+    ops = [f"op{i}" for i in range(10)]
+    plans = random_plans(ops, 200, seed=3)
+    assert plans == random_plans(ops, 200, seed=3) != random_plans(ops, 200, seed=4)
+    assert {len(plan) for plan in plans} == set(range(1, 11))
+    assert all(list(plan) == [op for op in ops if op in plan] for plan in plans)

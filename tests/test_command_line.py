@@ -1,0 +1,270 @@
+"""The commands on a small model: results, resume, and every mistake a user can make."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import transformers
+from typer.testing import CliRunner
+
+from inc_mp_plugin.cli import app
+
+SHIPPED = Path(__file__).parent.parent / "recipes" / "tiny-llama"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A small model of random weights with the shipped tokenizer, data and a recipe."""
+    folder = tmp_path_factory.mktemp("project")
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=1024,
+        max_position_embeddings=64,
+    )
+    transformers.set_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
+    transformers.AutoTokenizer.from_pretrained(SHIPPED).save_pretrained(folder / "model")
+    for name in ("calibration", "heldout"):
+        lines = (SHIPPED / f"{name}.jsonl").read_text().splitlines()[:8]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "recipe.yaml").write_text(
+        f"""
+model: {{name_or_path: {folder}/model, dtype: fp32}}
+calibration:
+  {{data: {folder}/calibration.jsonl, samples: 6, sequence_length: 32, batch_size: 2}}
+formats: [fp8_e4m3]
+tau: 0.00012
+targets: [cpu-qdq, optimum-habana]
+validation: {{data: {folder}/heldout.jsonl, samples: 4, random_plans: 5}}
+"""
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(project):
+    """A folder that tune wrote."""
+    result = call("tune", project / "recipe.yaml", "--out", project / "finished")
+    assert result.exit_code == 0, result.output
+    return project / "finished"
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def plan_of(folder):
+    """plan.json without the seconds the solver took."""
+    plan = read(folder, "plan.json")
+    del plan["solver"]["seconds"]
+    return plan
+
+
+def test_tune_writes_every_artefact(finished):
+    names = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
+    assert names == {
+        "recipe.json",
+        "graph.json",
+        "sensitivity.json",
+        "sensitivity.npz",
+        "gains.json",
+        "plan.json",
+        "validation.json",
+        "configs/cpu-qdq.json",
+        "configs/optimum-habana.json",
+    }
+    for name in ("graph", "sensitivity", "gains", "plan", "validation"):
+        assert read(finished, f"{name}.json")["schema"] == f"inc_mp_plugin/{name}/1"
+    plan = plan_of(finished)
+    assert plan["predicted"]["loss_mse"] <= plan["budget"]
+    assert set(plan["formats"]) == {op["name"] for op in read(finished, "graph.json")["ops"]}
+    assert plan["binds"]
+
+
+def test_a_second_call_reuses_and_shows_the_same(project, finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.glob("*.json") if p.name != "recipe.json"}
+    result = call("tune", project / "recipe.yaml", "--out", finished)
+    assert result.exit_code == 0
+    assert result.output.count("still valid, reused") == 5
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_stale_artefacts_are_made_again_and_said_so(project, finished, tmp_path):
+    folder = tmp_path / "run"
+    assert call("tune", project / "recipe.yaml", "--out", folder).exit_code == 0
+    result = call("tune", project / "recipe.yaml", "calibration.samples=4", "--out", folder)
+    assert "calibration.samples was 6, is 4" in result.output
+    assert read(folder, "sensitivity.json")["samples"] == 4
+    (folder / "graph.json").write_text("{")
+    result = call("tune", project / "recipe.yaml", "--out", folder)
+    assert "graph.json: made again" in result.output
+    assert "damaged" in result.output
+    assert plan_of(folder) == plan_of(finished)
+
+
+def test_solve_and_emit_and_validate(finished, project, tmp_path):
+    folder = tmp_path / "run"
+    call("tune", project / "recipe.yaml", "--out", folder)
+    result = call("solve", folder, "tau=0.00005")
+    assert result.exit_code == 0, result.output
+    assert "of the loss budget" in result.output
+    assert plan_of(folder)["tau"] == 0.00005
+    assert len(plan_of(folder)["formats"]) == len(plan_of(finished)["formats"])
+    assert plan_of(folder)["predicted"]["gain"] < plan_of(finished)["predicted"]["gain"]
+    before = read(folder, "configs/cpu-qdq.json")
+    assert call("emit", folder, "--target", "cpu-qdq").exit_code == 0
+    assert read(folder, "configs/cpu-qdq.json") != before
+    assert call("validate", folder).exit_code == 0
+    assert read(folder, "validation.json")["tau"] == 0.00005
+    result = call("solve", folder, "tau=5")
+    assert "does not bind: everything that gains anything fits, at an NRMSE of" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["tune", "nowhere.yaml"], 2, "nowhere.yaml does not exist"),
+        (["tune", "{recipe}", "tau=0"], 2, "tau is 0: input should be greater than 0"),
+        (["tune", "{recipe}", "tau=.nan"], 2, "finite"),
+        (["tune", "{recipe}", "taw=1", "formts=[x]"], 2, "did you mean 'tau'"),
+        (["tune", "{recipe}", "calibration.data=nowhere.jsonl"], 2, "nowhere.jsonl cannot be read"),
+        (["tune", "{recipe}", "calibration.samples=100"], 2, "holds 8 samples, 100 are asked for"),
+        (["tune", "{recipe}", "calibration.sequence_length=65"], 2, "context is 64 tokens"),
+        (["tune", "{recipe}", "model.name_or_path=nowhere/at/all"], 2, "cannot be loaded"),
+        (["tune", "{recipe}", "objective=theoretical_time"], 2, "not among the gains"),
+        (["tune", "{recipe}", "gain_fraction=0.9", "tau=1e-6"], 3, "least tau that allows it"),
+        (["solve", "nowhere"], 2, "is missing; run `inc-mp tune"),
+        (["solve", "{finished}", "samples=3"], 2, "for other keys run `inc-mp tune`"),
+        (["solve", "{finished}", "gain_fraction=0.9", "tau=1e-6"], 3, "least tau"),
+        (["emit", "{finished}", "--target", "vllm"], 2, "unknown target 'vllm'"),
+        (["validate", "nowhere"], 2, "is missing"),
+        (["check", "nowhere.json", "--modules", "x.json"], 2, "does not exist"),
+        (["check", "{config}"], 2, "give either --modules FILE.json or --model NAME"),
+        (["tune"], 2, "Missing argument"),
+    ],
+)
+def test_mistakes(project, finished, tmp_path, arguments, code, message):
+    names = {
+        "{recipe}": project / "recipe.yaml",
+        "{finished}": finished,
+        "{config}": finished / "configs" / "cpu-qdq.json",
+    }
+    given = [str(names.get(a, a)) for a in arguments]
+    if given[0] == "tune":
+        given += ["--out", str(tmp_path)]
+    result = call(*given)
+    assert result.exit_code == code, result.output
+    assert message in " ".join(result.output.replace("│", " ").split())
+    assert "Traceback" not in result.output
+    assert not [p for p in tmp_path.rglob(".*")]
+
+
+@pytest.mark.parametrize("name", ["sensitivity.json", "sensitivity.npz", "gains.json", "plan.json"])
+def test_solve_with_a_damaged_artefact(project, tmp_path, name):
+    folder = tmp_path / "run"
+    call("tune", project / "recipe.yaml", "validation=null", "--out", folder)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    result = call("solve", folder)
+    if name == "plan.json":  # solve writes it anew anyway
+        assert result.exit_code == 0
+    else:
+        assert result.exit_code == 2
+        assert f"{name} is damaged" in " ".join(result.output.split())
+
+
+def interrupt_after(monkeypatch, where, calls):
+    """Let a function raise Ctrl-C instead of doing what it does at this call."""
+    module, name = where.rsplit(".", 1)
+    original, seen = getattr(sys.modules[module], name), []
+
+    def interrupted(*args, **kwargs):
+        seen.append(1)
+        if len(seen) > calls:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(sys.modules[module], name, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("where", "partial", "said"),
+    [
+        (
+            "inc_mp_plugin.sensitivity.resume.sensitivity_rows",
+            "sensitivity.partial.npz",
+            "going on after 4 samples",
+        ),
+        ("inc_mp_plugin.validation._losses", "validation.partial.npz", "Validation"),
+    ],
+    ids=["sensitivity", "validation"],
+)
+def test_interrupt_and_resume(project, finished, tmp_path, monkeypatch, where, partial, said):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, where, calls=2)
+        result = call("tune", project / "recipe.yaml", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "Interrupted; the same command goes on where it stopped." in result.output
+    assert (tmp_path / partial).exists()
+    with monkeypatch.context() as patch:  # what is done is not done again
+        steps = {"sensitivity.partial.npz": 1, "validation.partial.npz": 5}
+        interrupt_after(patch, where, calls=steps[partial])
+        result = call("tune", project / "recipe.yaml", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert said in result.output
+    assert plan_of(tmp_path) == plan_of(finished)
+    for name in ("sensitivity.json", "validation.json"):
+        assert read(tmp_path, name) == read(finished, name)
+    assert not list(tmp_path.glob("*partial*"))
+
+
+def test_a_signal_at_any_time(project, finished, tmp_path):
+    command = [sys.executable, "-m", "inc_mp_plugin.cli", "tune", str(project / "recipe.yaml")]
+    process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "graph.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert errors.count("Interrupted") == 1
+    assert "Traceback" not in errors
+    for path in tmp_path.rglob("*.json"):
+        json.loads(path.read_text())
+    assert call("tune", project / "recipe.yaml", "--out", tmp_path).exit_code == 0
+    assert plan_of(tmp_path) == plan_of(finished)
+
+
+def test_check(finished, tmp_path):
+    modules = finished / "graph.json"
+    result = call("check", finished / "configs" / "optimum-habana.json", "--modules", modules)
+    assert result.exit_code == 0, result.output
+    count = sum(f != "fp32" for f in plan_of(finished)["formats"].values())
+    assert f"INC would quantize {count} of" in result.output
+    path = tmp_path / "hand.json"
+    path.write_text(json.dumps({"blocklist": {"names": ["lm_head", "layers.77"], "types": []}}))
+    result = call("check", path, "--modules", modules)
+    assert result.exit_code == 2
+    assert "'layers.77' matches no module" in result.output
+    path.write_text(json.dumps({"allowlist": {"names": ["qkv"], "types": []}}))
+    result = call("check", path, "--model", Path(read(finished, "recipe.json")["model"]["name_or_path"]))
+    assert result.exit_code == 2
+    assert "selects nothing" in result.output
+
+
+def test_all_lines_of_the_table_are_equally_long(finished):
+    lines = [line for line in call("solve", finished).output.splitlines() if line[:1] in "┏┃┡│└"]
+    tables = {len(line) for line in lines}
+    assert lines
+    assert len(tables) <= 2  # one width for layers, one for the head

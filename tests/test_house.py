@@ -1,0 +1,126 @@
+"""The architecture: imports go downwards, importing is inert, files stay small."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import inc_mp_plugin
+
+PACKAGE = Path(inc_mp_plugin.__file__).parent
+GROUND = {
+    "errors",
+    "formats",
+    "plan",
+    "store",
+    "artefacts",
+    "batches",
+    "losses",
+    "attention",
+    "progress",
+    "targets",
+}
+STAGES = {"graph", "sensitivity", "gain", "solver", "inc", "evaluate", "report"}
+ABOVE = {"recipe", "inputs", "subject", "stage", "validation", "pipeline", "run", "quiet", "cli"}
+# What stands on what, above the stages; inc/strategy is the one file of a stage that stands on them.
+MAY_USE = {
+    "recipe": {"targets"},
+    "inputs": set(),
+    "quiet": set(),
+    "stage": set(),
+    "subject": {"inputs", "recipe"},
+    "validation": {"subject"} | STAGES,
+    "pipeline": {"subject", "stage", "validation", "recipe"} | STAGES,
+    "run": {"pipeline", "stage", "subject", "recipe"} | STAGES,
+    "cli": {"run", "pipeline", "recipe", "quiet"} | STAGES,
+    "inc/strategy": {"pipeline", "subject", "inc"},
+}
+# Libraries that only certain places may load.
+HOMES = {
+    "highspy": {"solver/milp"},
+    "neural_compressor": {"inc"},
+    "yaml": {"recipe"},
+    "pydantic": {"recipe"},
+    "typer": {"cli"},
+    "rich": {"progress", "report", "cli"},
+    "transformers": {"attention", "inputs", "inc/check"},
+}
+FILES = sorted(p.relative_to(PACKAGE).with_suffix("").as_posix() for p in PACKAGE.rglob("*.py"))
+
+
+def imports(name):
+    """All modules that a file imports anywhere, those for type checkers aside."""
+    tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("name", [f for f in FILES if f != "__init__"])
+def test_imports_go_downwards(name):
+    own = name.split("/")[0]
+    assert own in GROUND | STAGES | ABOVE, f"{name} has no place in the house"
+    allowed = GROUND | {own} | MAY_USE.get(name, MAY_USE.get(own, set()))
+    used = {m.split(".")[1] for m in imports(name) if m.startswith("inc_mp_plugin.")}
+    assert used <= allowed
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_libraries_stay_in_their_places(library):
+    users = {f for f in FILES if any(m.split(".")[0] == library for m in imports(f))}
+    assert users, f"nothing uses {library}"
+    assert {f for f in users if f not in HOMES[library] and f.split("/")[0] not in HOMES[library]} == set()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_and_functions_stay_small(name):
+    text = (PACKAGE / f"{name}.py").read_text()
+    assert text.count("\n") <= 250
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            documented = len((ast.get_docstring(node) or "").splitlines())
+            assert node.end_lineno - node.lineno + 1 - documented <= 45, node.name
+
+
+def run(code, *flags):
+    return subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_importing_is_inert():
+    code = (
+        "import os, sys; before = dict(os.environ); import inc_mp_plugin; "
+        "heavy = {'torch', 'neural_compressor', 'transformers', 'numpy'} & set(sys.modules); "
+        "assert not heavy, heavy; assert before == dict(os.environ)"
+    )
+    result = run(code, "-Werror")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["solve", "--help"], ["solve", "nowhere"]])
+def test_the_command_line_loads_no_torch(arguments):
+    code = (
+        "import sys; from inc_mp_plugin.cli import app\n"
+        f"try:\n    app({arguments!r})\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'neural_compressor' not in sys.modules"
+    )
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_public_name_is_there():
+    for name in inc_mp_plugin.__all__:
+        assert getattr(inc_mp_plugin, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        inc_mp_plugin.nothing  # noqa: B018

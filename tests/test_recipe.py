@@ -1,0 +1,154 @@
+"""Recipes: strict, with every fault reported together."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.formats import FORMATS
+from inc_mp_plugin.gain.macs import PEAK_FLOPS
+from inc_mp_plugin.inputs import load_batches, read_texts
+from inc_mp_plugin.recipe import Dtype, Recipe, load_recipe, parse_recipe
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+
+
+def content(**changes):
+    return {
+        "model": {"name_or_path": "somewhere"},
+        "calibration": {"data": "data.jsonl"},
+        "tau": 0.01,
+        **changes,
+    }
+
+
+def test_shipped_recipes_are_valid():
+    assert RECIPES
+    for path in RECIPES:
+        load_recipe(path, [])
+
+
+def test_closed_sets_are_those_of_the_package():
+    assert set(get_args(Dtype)) <= FORMATS.keys()
+    assert set(get_args(Recipe.model_fields["device"].annotation)) == PEAK_FLOPS.keys()
+
+
+def test_all_faults_at_once_with_suggestions(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            content(
+                taw=0.1,
+                objective="speed",
+                model={"name_or_path": "x", "dtyp": "fp32"},
+                calibration={"data": "x", "samples": 0},
+            )
+        )
+    )
+    with pytest.raises(InputError) as error:
+        load_recipe(path, [])
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith(str(path)) for line in lines)
+    assert any("unknown key 'taw'; did you mean 'tau'?" in line for line in lines)
+    assert any("unknown key 'model.dtyp'; did you mean 'dtype'?" in line for line in lines)
+    assert any("objective is 'speed'" in line for line in lines)
+    assert any("calibration.samples is 0: input should be greater than 0" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tau": -1}, "tau is -1"),
+        ({"tau": float("nan")}, "finite"),
+        ({"tau": None}, "give tau"),
+        ({"gain_fraction": 2.0}, "gain_fraction is 2.0"),
+        ({"formats": ["fp8"]}, "unknown format 'fp8'"),
+        ({"formats": ["fp32"]}, "not coarser"),
+        ({"targets": ["tpu"]}, "unknown target 'tpu'"),
+        ({"validation": {"data": "data.jsonl"}}, "held-out samples must be others"),
+        ({"model": {}}, "'model.name_or_path' is missing"),
+    ],
+)
+def test_impossible_values(changes, message):
+    with pytest.raises(InputError, match=message):
+        parse_recipe(content(**changes), [], "recipe")
+
+
+def test_overrides():
+    recipe = parse_recipe(content(), ["calibration.samples=7", "tau=1e-3"], "recipe")
+    assert (recipe.calibration.samples, recipe.tau) == (7, 0.001)
+    dual = parse_recipe(content(), ["gain_fraction=0.5"], "recipe")
+    assert (dual.tau, dual.gain_fraction) == (None, 0.5)
+    both = parse_recipe(content(), ["gain_fraction=0.5", "tau=0.1"], "recipe")
+    assert (both.tau, both.gain_fraction) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize("override", ["tau", "=1", "tau.x=1", "tau=[", "calibration.sampels=3"])
+def test_malformed_overrides(override):
+    with pytest.raises(InputError):
+        parse_recipe(content(), [override], "recipe")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "cannot be read"), ("just text", "not a mapping"), (None, "does not exist")],
+)
+def test_unreadable_files(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_recipe(path, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "does not exist"),
+        ("", "holds 0 samples, 2 are asked for"),
+        ('{"text": "a"}\n', "holds 1 samples"),
+        ('{"text": "a"}\nnot json\n', "line 2: not JSON"),
+        ('{"text": "a"}\n{"txt": "b"}\n', 'line 2: not an object with a "text"'),
+    ],
+)
+def test_unreadable_data(tmp_path, text, message):
+    path = tmp_path / "data.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_texts(path, 2)
+
+
+SHIPPED = Path(__file__).parent.parent / "recipes" / "tiny-llama"
+
+
+def shipped_batches(**changes):
+    options = {"samples": 3, "sequence_length": 16, "batch_size": 2, "trust_remote_code": False}
+    data = changes.pop("data", SHIPPED / "calibration.jsonl")
+    return load_batches(str(SHIPPED), data, **{**options, **changes})
+
+
+def test_batches_are_cut_and_sized():
+    shapes = [tuple(batch["input_ids"].shape) for batch in shipped_batches()]
+    assert shapes == [(2, 16), (1, 16)]
+
+
+def test_short_samples_are_padded_and_marked(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "def f(x):"}\n{"text": "import os, sys, json, pathlib"}\n')
+    (batch,) = shipped_batches(data=path, samples=2)
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    assert lengths[0] < lengths[1] == batch["input_ids"].shape[1]
+    assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist())[::-1]
+
+
+def test_sequences_longer_than_the_context(tmp_path):
+    with pytest.raises(InputError, match="sequence_length is 4096, but the model's context is 256"):
+        shipped_batches(sequence_length=4096)
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": ""}\n')
+    with pytest.raises(InputError, match="line 1: its text has fewer than two tokens"):
+        shipped_batches(data=path, samples=1)

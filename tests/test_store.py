@@ -1,0 +1,130 @@
+"""Artefacts: whole or absent, damaged ones told, stale ones made again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from inc_mp_plugin import artefacts, store
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.plan import (
+    Gains,
+    Graph,
+    GroupGains,
+    Op,
+    Plan,
+    Point,
+    Sensitivity,
+    Unsupported,
+    Validation,
+)
+from inc_mp_plugin.stage import run_stage
+
+GRAPH = Graph(
+    (Op("a", "linear", 10, 4, 1, True), Op("b", "bgemm", 5, 0, 2)),
+    (("a",), ("b",)),
+    (Unsupported("c", "addmm", "why"),),
+    {"a": "Linear", "b": "Matmul"},
+)
+GROUP = GroupGains(("a",), (("bf16",), ("fp8_e4m3",)), (0.0, 1 / 3), (0.0, 0.1))
+GAINS = {"memory": Gains("memory", "byte", "exact", "bf16", (GROUP,))}
+PLAN = Plan(
+    "memory", "byte", "bf16", 0.1, 0.2, 0.15, 0.09, 3.0, 4.0, True, "proved optimal", 0.0, 0.01, {"a": "bf16"}
+)
+POINT = Point(("a",), 1e-6, 2e-6)
+VALIDATION = Validation(8, 2.0, 0.1, 0.05, POINT, (POINT, POINT), 0.99, 1.1)
+KINDS = {
+    "graph": (GRAPH, artefacts.graph_to_json, artefacts.graph_from_json),
+    "gains": (GAINS, artefacts.gains_to_json, artefacts.gains_from_json),
+    "plan": (PLAN, artefacts.plan_to_json, artefacts.plan_from_json),
+    "validation": (VALIDATION, artefacts.validation_to_json, artefacts.validation_from_json),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_is_read(kind, tmp_path):
+    value, encode, decode = KINDS[kind]
+    path = tmp_path / "folder" / f"{kind}.json"
+    store.write_json(path, {**encode(value), "schema": store.schema(kind)})
+    assert artefacts.load(path, kind, decode) == value
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing aside is left
+
+
+def test_sensitivity_arrays(tmp_path):
+    before = Sensitivity(("a", "b"), np.array([1.0, 2.0]), np.eye(2), np.ones((2, 2)))
+    path = tmp_path / "sensitivity.npz"
+    sha256 = store.write_arrays(path, artefacts.sensitivity_arrays(before))
+    with np.load(path, allow_pickle=False) as arrays:  # as the contract says
+        assert set(arrays) == {"loss", "input", "weight", "ops"}
+    after = artefacts.sensitivity_from_arrays(store.read_arrays(path, sha256))
+    assert after.ops == before.ops
+    assert after.total == before.total == {"a": 1.5, "b": 1.5}
+    content = artefacts.sensitivity_to_json(before, sha256)
+    assert content["ops"]["a"] == {"input": 0.5, "weight": 1.0, "total": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ('{"schema": "inc_mp_plugin/gains/1"}', "its schema is 'inc_mp_plugin/gains/1'"),
+        ('{"schema": "inc_mp_plugin/plan/1"}', "is damaged"),
+        ('{"schema": "inc_mp_plugin/plan/1", "tau": NaN}', "it holds NaN"),
+        ("[]", "its schema is None"),
+        (None, "is missing; run `inc-mp tune"),
+    ],
+)
+def test_damaged_files_are_told(tmp_path, text, message):
+    path = tmp_path / "plan.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        artefacts.load(path, "plan", artefacts.plan_from_json)
+
+
+def test_a_cut_array_file_is_told(tmp_path):
+    path = tmp_path / "a.npz"
+    sha256 = store.write_arrays(path, {"x": np.arange(1000)})
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(InputError, match="not what was written"):
+        store.read_arrays(path, sha256)
+    with pytest.raises(InputError, match="damaged"):
+        store.read_arrays(path)
+
+
+def test_numbers_that_are_not_finite_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stages_are_reused_and_made_again(tmp_path, capsys):
+    path, made = tmp_path / "x.json", []
+
+    def make():
+        made.append(1)
+        return len(made), {"value": len(made)}
+
+    def run(depends_on):
+        return run_stage(path, "x", depends_on, lambda content: content["value"], make)
+
+    assert run({"samples": 64}) == 1
+    assert run({"samples": 64}) == 1
+    assert "x.json: still valid, reused" in capsys.readouterr().err
+    assert run({"samples": 32}) == 2
+    assert "made again: samples was 64, is 32" in capsys.readouterr().err
+    path.write_text(path.read_text()[:-30])
+    assert run({"samples": 32}) == 3
+    assert "damaged" in capsys.readouterr().err
+    assert json.loads(path.read_text())["depends_on"] == {"samples": 32}
+
+
+def test_partial_results_count_only_under_their_key(tmp_path):
+    path = tmp_path / "partial.npz"
+    store.Partial(path, "one").save({"rows": np.arange(3)})
+    assert store.Partial(path, "one").load()["rows"].tolist() == [0, 1, 2]
+    assert store.Partial(path, "two").load() == {}
+    path.write_bytes(b"nonsense")
+    assert store.Partial(path, "one").load() == {}
+    store.Partial(path, "one").remove()
+    assert store.Partial(path, "one").load() == {}
