@@ -1,0 +1,30 @@
+"""Draw the plan of a run as a picture, as the README shows it.
+
+python docs/draw_plan.py runs/tiny-llama docs/plan.png
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from inc_mp_plugin.report.info import amount, plan_table
+from inc_mp_plugin.report.plots import plan_figure
+from inc_mp_plugin.run import Run
+
+
+def main(folder: str, picture: str) -> None:
+    """Draw."""
+    run = Run(Path(folder))
+    plan = run.plan
+    title = (
+        f"{len(plan.quantized)} of {len(plan.formats)} ops in low precision save "
+        f"{amount(plan.gain, plan.unit)} ({100 * plan.gain / plan.largest_gain:.0f} % of the largest gain); "
+        f"tau {plan.tau:g}"
+    )
+    table = plan_table(plan, run.gains[plan.objective], run.sensitivity)
+    plan_figure(table, title).savefig(picture, dpi=110, facecolor="white")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
