@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin import artefacts, store
+from inc_mp_plugin.emission import emit
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gain.macs import PEAK_FLOPS, mac_gains
 from inc_mp_plugin.gain.memory import memory_gains
@@ -192,17 +193,6 @@ def plan_stage(
         "version": metadata.version("inc-mp-plugin"),
     }
     return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)
-
-
-def emit(plan: Plan, graph: Graph, target: str, out: Path) -> Path:
-    """configs/<target>.json, made anew: refused unless INC would select exactly the plan."""
-    from inc_mp_plugin.inc.config import to_inc_config
-
-    path = out / "configs" / f"{target}.json"
-    path.unlink(missing_ok=True)  # never leave the file of another plan behind
-    store.write_json(path, to_inc_config(plan, target, graph.modules))
-    say(f"configs/{path.name}: INC selects exactly the {len(plan.quantized)} ops of the plan")
-    return path
 
 
 def validation_stage(

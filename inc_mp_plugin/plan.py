@@ -31,6 +31,10 @@ class Op:
     tied: bool = False
 
 
+# ATen names of the kernels that multiply all experts of a layer at once.
+FUSED_EXPERTS = frozenset({"_grouped_mm", "grouped_mm_fallback"})
+
+
 @dataclass(frozen=True, slots=True)
 class Unsupported:
     """A matrix product or convolution seen in the graph that cannot be quantized, with the reason."""
@@ -38,6 +42,11 @@ class Unsupported:
     name: str
     kind: str
     reason: str
+
+    @property
+    def fused_experts(self) -> bool:
+        """Whether these are experts in one fused kernel."""
+        return self.kind in FUSED_EXPERTS
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from inc_mp_plugin import artefacts, pipeline, store
+from inc_mp_plugin.emission import emit
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity, Validation
 from inc_mp_plugin.progress import say
@@ -127,4 +128,4 @@ def emit_again(folder: Path, target: str) -> Path:
         SelectionError: INC would select other ops than the plan's.
     """
     run = Run(folder)
-    return pipeline.emit(run.plan, run.graph, target, folder)
+    return emit(run.plan, run.graph, target, folder)

@@ -23,7 +23,18 @@ GROUND = {
     "targets",
 }
 STAGES = {"graph", "sensitivity", "gain", "solver", "inc", "evaluate", "report"}
-ABOVE = {"recipe", "inputs", "subject", "stage", "validation", "pipeline", "run", "quiet", "cli"}
+ABOVE = {
+    "recipe",
+    "inputs",
+    "subject",
+    "stage",
+    "emission",
+    "validation",
+    "pipeline",
+    "run",
+    "quiet",
+    "cli",
+}
 # What stands on what, above the stages; inc/strategy is the one file of a stage that stands on them.
 MAY_USE = {
     "recipe": {"targets"},
@@ -31,9 +42,10 @@ MAY_USE = {
     "quiet": set(),
     "stage": set(),
     "subject": {"inputs", "recipe"},
+    "emission": STAGES,
     "validation": {"subject"} | STAGES,
-    "pipeline": {"subject", "stage", "validation", "recipe"} | STAGES,
-    "run": {"pipeline", "stage", "subject", "recipe"} | STAGES,
+    "pipeline": {"subject", "stage", "emission", "validation", "recipe"} | STAGES,
+    "run": {"pipeline", "stage", "emission", "subject", "recipe"} | STAGES,
     "cli": {"run", "pipeline", "recipe", "quiet"} | STAGES,
     "inc/strategy": {"pipeline", "subject", "inc"},
 }

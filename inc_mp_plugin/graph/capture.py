@@ -20,7 +20,7 @@ from inc_mp_plugin.attention import exposed_bgemms
 from inc_mp_plugin.batches import arguments, batch_size, map_tensors
 from inc_mp_plugin.errors import CaptureError
 from inc_mp_plugin.graph.partition import partition
-from inc_mp_plugin.plan import Graph, Op, Unsupported
+from inc_mp_plugin.plan import FUSED_EXPERTS, Graph, Op, Unsupported
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -32,7 +32,7 @@ QUANTIZABLE = {"Linear": "linear", "FalconLinear": "linear", "Conv2d": "conv2d",
 _PRODUCTS = {"linear": 0, "matmul": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution"}
 _NO_TRACES = "do_not_emit_stack_traces"  # a setting that older versions of torch do not have
-_OTHER_PRODUCTS = {"scaled_dot_product_attention", "_grouped_mm", "grouped_mm_fallback", "einsum"}
+_OTHER_PRODUCTS = {"scaled_dot_product_attention", "einsum"} | FUSED_EXPERTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,9 @@ def _export(skeleton: nn.Module, inputs: Batch) -> list[Node]:
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         message = (
-            f"torch.export cannot trace {type(skeleton).__name__}: {first_line}. The forward pass "
-            "must not depend on the values of its inputs"
+            f"torch.export cannot trace {type(skeleton).__name__}: {first_line}. The forward pass must "
+            "not branch on values: replace Python loops over chosen experts by tensor operations "
+            "(in transformers, experts_implementation='batched_mm')"
         )
         raise CaptureError(message) from error
     return list(program.graph.nodes)
@@ -189,7 +190,7 @@ def _sort(products: list[_Product], skeleton: nn.Module, samples: int) -> tuple[
 def _reason(product: _Product) -> str:
     if product.kind == "scaled_dot_product_attention":
         return f"{product.module_class} runs a fused attention kernel: its products are not modules"
-    if product.kind in {"_grouped_mm", "grouped_mm_fallback"}:
+    if product.kind in FUSED_EXPERTS:
         return f"{product.module_class} runs a fused expert kernel: its weights are not modules"
     known = ", ".join(QUANTIZABLE)
     return f"INC swaps modules of class {known}; this product stands in a {product.module_class}"

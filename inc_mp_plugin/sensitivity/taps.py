@@ -145,8 +145,7 @@ class Taps:
     def _add_input(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
         for sample, (x, g) in enumerate(zip(self._rows(value), self._rows(gradient), strict=True)):
-            norm = torch.linalg.vector_norm(x.float() * g)
-            self.input[sample, tap.column] += norm.double() ** 2
+            self.input[sample, tap.column] += _squared_norm(x.float() * g)
 
     def _add_output(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
@@ -166,8 +165,7 @@ class Taps:
             _weight_gradient(tap, *first, buffer)
             for pair in others:
                 buffer += _weight_gradient(tap, *pair, torch.empty_like(weight))
-            norm = torch.linalg.vector_norm(buffer.float().mul_(weight))
-            self.weight[sample, tap.column] += norm.double() ** 2
+            self.weight[sample, tap.column] += _squared_norm(buffer.float().mul_(weight))
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """One row per sample; a single sample is one row, whatever its first axis counts."""
@@ -188,6 +186,14 @@ def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) ->
         padded, module.weight.shape, gradient, module.stride, 0, module.dilation, module.groups
     )
     return out.copy_(result)
+
+
+def _squared_norm(tensor: Tensor) -> Tensor:
+    if tensor.is_contiguous():  # else flattening would copy
+        flat = tensor.view(-1)
+        return torch.dot(flat, flat)
+    norm: Tensor = torch.linalg.vector_norm(tensor)
+    return norm.square()
 
 
 def _check_unchanged(tap: _Tap, value: Tensor, version: int) -> None:

@@ -18,4 +18,5 @@ OPTIMUM_HABANA = Target(
         "v_cache": "KVCache",
         "fused_scaled_dot_product_attention": "ModuleFusedSDPA",
     },
+    splits_experts=True,
 )

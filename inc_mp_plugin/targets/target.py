@@ -13,7 +13,8 @@ class Target:
     `device` names the table of INC's that decides what can be quantized ("cpu" or "hpu"); `settings`
     are the INC keys beside the lists; `undecided` are classes of that table that no plan decides,
     which stay in the base format; `added` are modules that the consumer gives to every module that
-    holds `matmul_qk`, with their classes: they are not in the captured model.
+    holds `matmul_qk`, with their classes: they are not in the captured model. `splits_experts` tells
+    that it holds experts as linear modules, where the captured model may have one fused parameter.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Target:
     settings: Mapping[str, str]
     undecided: tuple[str, ...]
     added: Mapping[str, str]
+    splits_experts: bool = False
 
     def modules(self, captured: Mapping[str, str]) -> dict[str, str]:
         """The consumer's modules, {name: class}, from those of the captured model."""
