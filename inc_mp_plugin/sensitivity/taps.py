@@ -70,6 +70,7 @@ class Taps:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.input = torch.zeros(size, len(graph.ops), dtype=torch.float64, device=device)
         self.weight = torch.zeros_like(self.input)
+        self._scratch = torch.empty(0, device=device)
         self._size = size
         self._inputs_only = inputs_only
         self._handles: list[RemovableHandle] = []
@@ -145,7 +146,7 @@ class Taps:
     def _add_input(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
         for sample, (x, g) in enumerate(zip(self._rows(value), self._rows(gradient), strict=True)):
-            self.input[sample, tap.column] += _squared_norm(x.float() * g)
+            self.input[sample, tap.column] += self._squared_norm(x, g)
 
     def _add_output(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
@@ -165,7 +166,15 @@ class Taps:
             _weight_gradient(tap, *first, buffer)
             for pair in others:
                 buffer += _weight_gradient(tap, *pair, torch.empty_like(weight))
-            self.weight[sample, tap.column] += _squared_norm(buffer.float().mul_(weight))
+            self.weight[sample, tap.column] += self._squared_norm(buffer, weight)
+
+    def _squared_norm(self, a: Tensor, b: Tensor) -> Tensor:
+        """||a * b||^2 in FP32, formed in memory that is used again: fresh memory costs more time."""
+        if self._scratch.numel() < a.numel():
+            self._scratch = torch.empty(a.numel(), dtype=torch.float32, device=a.device)
+        flat = self._scratch[: a.numel()]
+        torch.mul(a.float(), b.float(), out=flat.view(a.shape))
+        return torch.dot(flat, flat)
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """One row per sample; a single sample is one row, whatever its first axis counts."""
@@ -186,14 +195,6 @@ def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) ->
         padded, module.weight.shape, gradient, module.stride, 0, module.dilation, module.groups
     )
     return out.copy_(result)
-
-
-def _squared_norm(tensor: Tensor) -> Tensor:
-    if tensor.is_contiguous():  # else flattening would copy
-        flat = tensor.view(-1)
-        return torch.dot(flat, flat)
-    norm: Tensor = torch.linalg.vector_norm(tensor)
-    return norm.square()
 
 
 def _check_unchanged(tap: _Tap, value: Tensor, version: int) -> None:
