@@ -203,7 +203,7 @@ def interrupt_after(monkeypatch, where, calls):
     ("where", "partial", "said"),
     [
         (
-            "inc_mp_plugin.sensitivity.resume.sensitivity_rows",
+            "inc_mp_plugin.sensitivity.taylor._measure",
             "sensitivity.partial.npz",
             "going on after 4 samples",
         ),

@@ -7,7 +7,6 @@ both are used as they are. Importing this file registers.
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,8 +27,6 @@ from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.inc.settings import NAME, Settings, read, split
 from inc_mp_plugin.subject import base_format
-
-logger = logging.getLogger(__name__)
 
 _OBSERVED = "_ip_mse_observed"
 _LOW = {"E4M3": "fp8_e4m3", "E5M2": "fp8_e5m2"}

@@ -10,7 +10,7 @@ import numpy as np
 from inc_mp_plugin.batches import batch_size
 from inc_mp_plugin.plan import Graph, Sensitivity
 from inc_mp_plugin.progress import say, track
-from inc_mp_plugin.sensitivity.taylor import Rows, join, sensitivity_rows
+from inc_mp_plugin.sensitivity.taylor import Rows, concatenate, join, sensitivity_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,20 +40,21 @@ def measure_in_steps(
         rows = []
     else:
         say(f"sensitivity: going on after {samples} samples that were measured before")
-    for batch in track(batches[done:], "Sensitivity", done):
-        rows += sensitivity_rows(model, graph, [batch], loss_fn)
-        partial.save(_arrays(rows))
+    remaining = track(batches[done:], "Sensitivity", done)
+    for measured in sensitivity_rows(model, graph, remaining, loss_fn):
+        rows.append(measured)
+        partial.save(_arrays(concatenate(rows)))
     sensitivity = join(graph, rows)
     partial.remove()
     return sensitivity
 
 
-def _arrays(rows: list[Rows]) -> dict[str, object]:
+def _arrays(rows: Rows) -> dict[str, object]:
     return {
-        "loss": np.concatenate([part.loss for part in rows]),
-        "input": np.concatenate([part.input for part in rows]),
-        "weight": np.concatenate([part.weight for part in rows]),
-        "called": np.array(sorted(frozenset().union(*(part.called for part in rows)))),
+        "loss": rows.loss,
+        "input": rows.input,
+        "weight": rows.weight,
+        "called": np.array(sorted(rows.called)),
     }
 
 

@@ -79,14 +79,19 @@ def join(graph: Graph, rows: list[Rows]) -> Sensitivity:
     if not rows:
         message = "no calibration batch was given; at least one is needed"
         raise InputError(message)
-    called = frozenset().union(*(part.called for part in rows))
-    names = [op.name for op in graph.ops]
-    kept = [index for index, name in enumerate(names) if name in called]
-    return Sensitivity(
-        tuple(names[index] for index in kept),
+    whole = concatenate(rows)
+    kept = [index for index, op in enumerate(graph.ops) if op.name in whole.called]
+    names = tuple(graph.ops[index].name for index in kept)
+    return Sensitivity(names, whole.loss, whole.input[:, kept], whole.weight[:, kept])
+
+
+def concatenate(rows: list[Rows]) -> Rows:
+    """Rows of several batches as those of one."""
+    return Rows(
         np.concatenate([part.loss for part in rows]),
-        np.concatenate([part.input for part in rows])[:, kept],
-        np.concatenate([part.weight for part in rows])[:, kept],
+        np.concatenate([part.input for part in rows]),
+        np.concatenate([part.weight for part in rows]),
+        frozenset().union(*(part.called for part in rows)),
     )
 
 
@@ -96,7 +101,7 @@ def sensitivity_rows(
     batches: Iterable[Batch],
     loss_fn: LossFunction | None = None,
 ) -> Iterator[Rows]:
-    """Yield the rows of one batch after the other: `measure_sensitivity`, in steps.
+    """Yield the rows of each batch in turn: `measure_sensitivity`, in steps.
 
     The model is given back as it came between steps, too.
     """
@@ -106,21 +111,21 @@ def sensitivity_rows(
             if separable is None and batch_size(batch) > 1:
                 separable = _separable(model, graph, batch, loss_fn)
             rows = _rows(model, graph, batch, loss_fn, together=bool(separable))
-        yield from rows
+        yield rows
 
 
 def _rows(
     model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, *, together: bool
-) -> list[Rows]:
+) -> Rows:
     """Rows of a batch, all samples at once where they can be told apart, else one by one."""
     if together:
         try:
-            return [_measure(model, graph, batch, loss_fn)]
+            return _measure(model, graph, batch, loss_fn)
         except MixedSamplesError:
             # A tensor of this very batch mixes samples: tokens routed to an expert.
             pass
     singles = [samples(batch, i, i + 1) for i in range(batch_size(batch))]
-    return [_measure(model, graph, single, loss_fn) for single in singles]
+    return concatenate([_measure(model, graph, single, loss_fn) for single in singles])
 
 
 def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None) -> bool:
