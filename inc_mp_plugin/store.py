@@ -32,14 +32,22 @@ def fingerprint(parts: Mapping[str, Any]) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file aside and rename it: readers see the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file aside and rename it: readers see the old file or the new one, never a part.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_bytes(content)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            aside.write_bytes(content)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise InputError(message) from error
 
 
 def write_json(path: Path, content: Json) -> None:

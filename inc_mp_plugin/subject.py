@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.batches import map_tensors
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import FORMATS
 from inc_mp_plugin.inputs import file_fingerprint, load_batches, load_model, model_fingerprint
 
 if TYPE_CHECKING:
@@ -90,18 +90,20 @@ def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossF
 
 
 def base_format(model: nn.Module) -> str:
-    """The format that a model runs in: that of its floating-point parameters.
+    """The format that a model runs in: that of most of its floating-point parameters.
 
     Raises:
         InputError: it has none, or they are of a format that cannot be a base.
     """
-    names = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
-    formats = {_FORMAT_OF.get(name, name) for name in names}
-    if len(formats) != 1 or not formats <= FORMATS.keys():
-        given = ", ".join(sorted(names)) or "none"
-        message = f"the model's parameters are {given}; all must be of one of {', '.join(_FORMAT_OF)}"
+    elements = Counter[str]()
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            elements[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    name = max(elements, key=elements.__getitem__, default="none")
+    if name not in _FORMAT_OF:
+        message = f"the model's parameters are {name}; they must be one of {', '.join(_FORMAT_OF)}"
         raise InputError(message)
-    return formats.pop()
+    return _FORMAT_OF[name]
 
 
 def _hash(tensors: Iterable[Any]) -> str:

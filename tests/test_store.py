@@ -92,6 +92,12 @@ def test_a_cut_array_file_is_told(tmp_path):
         store.read_arrays(path)
 
 
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="x.json cannot be written"):
+        store.write_json(tmp_path / "file" / "x.json", {})
+
+
 def test_numbers_that_are_not_finite_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         store.write_json(tmp_path / "x.json", {"a": float("nan")})
