@@ -228,7 +228,7 @@ def validation_stage(
             graph,
             sensitivity,
             plan,
-            low=recipe.formats[0],
+            low=next((plan.formats[op] for op in plan.quantized), recipe.formats[0]),
             count=section.random_plans,
             seed=section.seed,
             partial=store.Partial(out / "validation.partial.npz", store.fingerprint(depends_on)),

@@ -114,9 +114,9 @@ def _export(skeleton: nn.Module, inputs: Batch) -> list[Node]:
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         message = (
-            f"torch.export cannot trace {type(skeleton).__name__}: {first_line}. The forward pass must "
-            "not branch on values: replace Python loops over chosen experts by tensor operations "
-            "(in transformers, experts_implementation='batched_mm')"
+            f"torch.export cannot trace {type(skeleton).__name__}: {first_line}. If its forward "
+            "pass branches on values, as a Python loop over chosen experts does, replace that by "
+            "tensor operations (in transformers, experts_implementation='batched_mm')"
         )
         raise CaptureError(message) from error
     return list(program.graph.nodes)

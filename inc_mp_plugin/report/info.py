@@ -79,13 +79,13 @@ def summary(plan: Plan) -> list[str]:
         f"{len(plan.quantized)} of {len(plan.formats)} ops run in {', '.join(low)}, "
         f"the others in {plan.base}.",
         f"Gain ({plan.objective}): {amount(plan.gain, plan.unit)}, {share:.1f} % of the largest there is.",
-        f"Predicted NRMSE of the loss: {plan.nrmse:.6f} "
+        f"Predicted NRMSE of the loss: {plan.nrmse:.4g} "
         f"(tau {plan.tau:.6g}; {plan.status}, gap {plan.gap:.1g}).",
     ]
     if not plan.binds:
         lines.append(
             f"tau {plan.tau:.6g} does not bind: everything that gains anything fits, "
-            f"at an NRMSE of {plan.nrmse:.6f}."
+            f"at an NRMSE of {plan.nrmse:.4g}."
         )
     return lines
 

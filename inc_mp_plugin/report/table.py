@@ -15,7 +15,9 @@ def print_plan(table: PlanTable, console: Console) -> None:
     layers = {layer: cells for layer, cells in table.rows.items() if layer}
     if layers:
         columns = [c for c in table.columns if any(c in cells for cells in layers.values())]
-        drawn = Table(title=f"Ops in {' or '.join(table.lower)}: {_LEGEND}", title_justify="left")
+        drawn = Table(
+            title=f"Ops in {' or '.join(table.lower) or 'a lower format'}: {_LEGEND}", title_justify="left"
+        )
         drawn.add_column("layer", justify="right")
         for column in columns:
             drawn.add_column(column, justify="right", no_wrap=True)
@@ -54,7 +56,7 @@ def print_validation(validation: Validation, console: Console) -> None:
     console.print(
         f"Random plans: correlation of the logarithms {validation.log_correlation:.3f}, "
         f"mean predicted / mean measured {validation.ratio:.2f}.\n"
-        f"The plan: measured NRMSE {validation.nrmse:.6f}, tau {validation.tau:.6g}"
+        f"The plan: measured NRMSE {validation.nrmse:.4g}, tau {validation.tau:.6g}"
         + (" (held)." if validation.nrmse <= validation.tau else " (exceeded)."),
         soft_wrap=True,
     )

@@ -107,7 +107,7 @@ def test_validation_is_shown():
     assert "the plan: 1" in text
     assert "3.00" in text
     assert "correlation of the logarithms 0.987, mean predicted / mean measured 0.83" in text
-    assert "measured NRMSE 0.050000, tau 0.1 (held)" in text
+    assert "measured NRMSE 0.05, tau 0.1 (held)" in text
 
 
 def test_figure_shows_every_op():
