@@ -45,9 +45,9 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
 
     Example:
         >>> unknown("format", "fp8_e4m4", ["bf16", "fp8_e4m3"])
-        "unknown format 'fp8_e4m4'; did you mean 'fp8_e4m3'? Known: bf16, fp8_e4m3"
+        "unknown format 'fp8_e4m4'; did you mean 'fp8_e4m3'? known: bf16, fp8_e4m3"
     """
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {given!r}; {hint}Known: {', '.join(names)}"
+    return f"unknown {what} {given!r}; {hint}known: {', '.join(names)}"

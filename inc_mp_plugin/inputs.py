@@ -101,10 +101,11 @@ def read_texts(path: Path, samples: int) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         message = f"data file {path} cannot be read: {error}"
         raise InputError(message) from error
-    if len(lines) < samples:
-        message = f"{path} holds {len(lines)} samples, {samples} are asked for; give more, or ask for fewer"
+    texts = [_text(path, number, line) for number, line in enumerate(lines[:samples], 1)]
+    if len(texts) < samples:
+        message = f"{path} holds {len(texts)} samples, {samples} are asked for; give more, or ask for fewer"
         raise InputError(message)
-    return [_text(path, number, line) for number, line in enumerate(lines[:samples], 1)]
+    return texts
 
 
 def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:

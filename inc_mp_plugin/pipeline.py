@@ -37,9 +37,7 @@ Json = dict[str, Any]
 
 def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     """Run every stage of a recipe in a folder; what is there and still valid is reused."""
-    store.write_json(
-        out / "recipe.json", {**recipe.model_dump(mode="json"), "schema": store.schema("recipe")}
-    )
+    store.write_artefact(out / "recipe.json", "recipe", recipe.model_dump(mode="json"))
     subject = subject_of(recipe)
     graph = graph_stage(subject, out)
     sensitivity = sensitivity_stage(subject, graph, out)

@@ -6,7 +6,14 @@ import logging
 import os
 import warnings
 
-_LOGGERS = ("neural_compressor", "torchao", "transformers", "accelerate", "torch.utils._pytree")
+_LOGGERS = (
+    "neural_compressor",
+    "torchao",
+    "transformers",
+    "huggingface_hub",
+    "accelerate",
+    "torch.utils._pytree",
+)
 
 
 def silence_third_parties() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import check_formats
-from inc_mp_plugin.targets import TARGETS
+from inc_mp_plugin.formats import check_formats, get_format
+from inc_mp_plugin.targets import get_target
 
 Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -64,13 +64,23 @@ class Recipe(_Section):
     targets: tuple[str, ...] = ("cpu-qdq",)
     validation: ValidationSection | None = None
 
+    @field_validator("formats")
+    @classmethod
+    def _formats_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            get_format(name)
+        return names
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            get_target(name)
+        return names
+
     @model_validator(mode="after")
-    def _names_are_known(self) -> Recipe:
+    def _sections_fit_together(self) -> Recipe:
         check_formats((self.model.dtype, *self.formats))
-        unknown = [target for target in self.targets if target not in TARGETS]
-        if unknown:
-            message = f"targets: unknown target {unknown[0]!r}; known: {', '.join(TARGETS)}"
-            raise ValueError(message)
         if self.tau is None and self.gain_fraction is None:
             message = "give tau (threshold of the normalized RMSE) or gain_fraction (wanted gain)"
             raise ValueError(message)
@@ -147,7 +157,9 @@ def _fault(error: Any) -> str:
     if error["type"] == "missing":
         return f"key {where!r} is missing"
     if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
+        return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
+    if error["type"] == "tuple_type":
+        return f"{where} is {error['input']!r}: it must be a list, such as [{error['input']}]"
     return f"{where} is {error['input']!r}: {error['msg'].lower()}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inc_mp_plugin import artefacts, pipeline, store
 from inc_mp_plugin.emission import emit
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity, Validation
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.recipe import Recipe, parse_recipe
@@ -74,12 +74,10 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
         InputError: an artefact is missing or damaged, or another key is overridden.
         InfeasibleError: no plan meets the constraint.
     """
-    for override in overrides:
-        if override.partition("=")[0] not in PLAN_KEYS:
-            message = (
-                f"{override!r}: solve changes {', '.join(PLAN_KEYS)} only; for other keys run `inc-mp tune`"
-            )
-            raise InputError(message)
+    given = [override.partition("=")[0] for override in overrides]
+    faults = [unknown("key of solve", key, PLAN_KEYS) for key in given if key not in PLAN_KEYS]
+    if faults:
+        raise InputError("\n".join([*faults, "for keys of other stages run `inc-mp tune`"]))
     run = Run(folder)
     recipe = run.recipe(overrides)
     before = _formats_before(run)

@@ -43,7 +43,7 @@ def run_stage(
             reason = f"damaged ({error})" if not isinstance(error, InputError) else str(error)
         say(f"{path.name}: made again: {reason}")
     value, content = make()
-    store.write_json(path, {**content, "schema": store.schema(kind), "depends_on": dict(depends_on)})
+    store.write_artefact(path, kind, {**content, "depends_on": dict(depends_on)})
     return value
 
 
@@ -65,4 +65,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         if any(isinstance(value, str) and len(value) == 64 for value in (old, new)):
             yield f"{key} has changed"  # two hashes tell a person nothing
         else:
-            yield f"{key} was {old}, is {new}"
+            yield f"{key} was {_shown(old)}, is {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else str(value)

@@ -121,20 +121,30 @@ class Partial:
         self.path.unlink(missing_ok=True)
 
 
+def write_artefact(path: Path, kind: str, content: Json) -> None:
+    """Write an artefact: with its schema, and a hash by which a later change is noticed."""
+    whole = {**content, "schema": schema(kind)}
+    write_json(path, {**whole, "sha256": fingerprint(whole)})
+
+
 def read_json(path: Path, kind: str) -> Json:
-    """Read an artefact and check its schema.
+    """Read an artefact; check its schema, and its hash if it has one.
 
     Raises:
-        InputError: it is missing, not JSON, of another schema, or holds a number that is not finite.
+        InputError: it is missing, not JSON, of another schema, changed since it was written, or holds
+            a number that is not finite.
     """
+    text = _read(path)
     try:
-        content = json.loads(_read(path), parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise InputError(_damaged(path, str(error))) from error
     given = content.get("schema") if isinstance(content, dict) else None
     if given != schema(kind):
         raise InputError(_damaged(path, f"its schema is {given!r}, not {schema(kind)!r}"))
     found: Json = content
+    if found.pop("sha256", None) not in (None, fingerprint(found)):
+        raise InputError(_damaged(path, "its content is not what was written"))
     return found
 
 

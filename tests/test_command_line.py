@@ -68,7 +68,7 @@ def read(folder, name):
 def plan_of(folder):
     """plan.json without the seconds the solver took."""
     plan = read(folder, "plan.json")
-    del plan["solver"]["seconds"]
+    del plan["solver"]["seconds"], plan["sha256"]
     return plan
 
 
@@ -143,10 +143,13 @@ def test_solve_and_emit_and_validate(finished, project, tmp_path):
         (["tune", "{recipe}", "calibration.samples=100"], 2, "holds 8 samples, 100 are asked for"),
         (["tune", "{recipe}", "calibration.sequence_length=65"], 2, "context is 64 tokens"),
         (["tune", "{recipe}", "model.name_or_path=nowhere/at/all"], 2, "cannot be loaded"),
+        (["tune", "{recipe}", "tau=.nan", "targets=[foo]", "formats=[fp9]"], 2, "unknown format 'fp9'"),
+        (["tune", "{recipe}", "targets=foo"], 2, "it must be a list, such as [foo]"),
+        (["solve", "{finished}", "taw=1", "x=2"], 2, "unknown key of solve 'taw'; did you mean 'tau'?"),
         (["tune", "{recipe}", "objective=theoretical_time"], 2, "not among the gains"),
         (["tune", "{recipe}", "gain_fraction=0.9", "tau=1e-6"], 3, "least tau that allows it"),
         (["solve", "nowhere"], 2, "is missing; run `inc-mp tune"),
-        (["solve", "{finished}", "samples=3"], 2, "for other keys run `inc-mp tune`"),
+        (["solve", "{finished}", "samples=3"], 2, "for keys of other stages run `inc-mp tune`"),
         (["solve", "{finished}", "gain_fraction=0.9", "tau=1e-6"], 3, "least tau"),
         (["emit", "{finished}", "--target", "vllm"], 2, "unknown target 'vllm'"),
         (["validate", "nowhere"], 2, "is missing"),
@@ -246,6 +249,15 @@ def test_a_signal_at_any_time(project, finished, tmp_path):
     assert plan_of(tmp_path) == plan_of(finished)
 
 
+def test_an_edited_plan_is_noticed(project, tmp_path):
+    call("tune", project / "recipe.yaml", "validation=null", "--out", tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_text(path.read_text().replace('"binds": true', '"binds": false'))
+    result = call("emit", tmp_path, "--target", "cpu-qdq")
+    assert result.exit_code == 2
+    assert "not what was written" in " ".join(result.output.split())
+
+
 def test_check(finished, tmp_path):
     modules = finished / "graph.json"
     result = call("check", finished / "configs" / "optimum-habana.json", "--modules", modules)
@@ -257,6 +269,13 @@ def test_check(finished, tmp_path):
     result = call("check", path, "--modules", modules)
     assert result.exit_code == 2
     assert "'layers.77' matches no module" in result.output
+    path.write_text(json.dumps({"alowlist": {"names": ["lm_head"], "types": []}, "method": "HOOKS"}))
+    result = call("check", path, "--modules", modules)
+    assert result.exit_code == 2
+    assert "INC ignores the key 'alowlist'; did you mean 'allowlist'?" in result.output
+    assert "INC ignores the key 'method'." in result.output
+    path.write_text(json.dumps({"blocklist": {"names": ["(", "*"], "types": []}}))
+    assert call("check", path, "--modules", modules).output.count("not a regular expression") == 2
     path.write_text(json.dumps({"allowlist": {"names": ["qkv"], "types": []}}))
     result = call("check", path, "--model", Path(read(finished, "recipe.json")["model"]["name_or_path"]))
     assert result.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.inc.selection import pattern_lists, quantizable, selected
+from inc_mp_plugin.inc.settings import inc_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,13 @@ def check_config(path: Path, modules: Mapping[str, str], device: str) -> Report:
             for kind in parts["types"]
             if name == "allowlist" and kind not in kinds
         ]
+    known = inc_keys()
+    for key in sorted(config.keys() - known):
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if near:
+            faults.append(f"INC ignores the key {key!r}; did you mean {near[0]!r}?")
+        else:
+            lines.append(f"INC ignores the key {key!r}.")
     if not chosen and lists["blocklist"]["names"] != [".*"]:
         faults.append("the file selects nothing: the model would run without FP8, and INC would not say so")
     return Report(tuple(lines), tuple(f"{path}: {fault}" for fault in faults))

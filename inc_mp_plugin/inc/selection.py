@@ -74,15 +74,20 @@ def pattern_lists(config: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
             message = f'{key} is {value!r}; it must be {{"names": [...], "types": [...]}}'
             raise InputError(message)
         lists[name].update({part: list(copy.deepcopy(value[part])) for part in value})
-    for name, parts in lists.items():
-        for pattern in parts["names"]:
-            _check_pattern(name, pattern)
+    faults = [
+        f"{name}.names holds {pattern!r}, which is not a regular expression: {fault}"
+        for name, parts in lists.items()
+        for pattern in parts["names"]
+        if (fault := _pattern_fault(pattern))
+    ]
+    if faults:
+        raise InputError("\n".join(faults))
     return lists
 
 
-def _check_pattern(name: str, pattern: Any) -> None:
+def _pattern_fault(pattern: Any) -> str:
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
-        message = f"{name}.names holds {pattern!r}, which is not a regular expression: {error}"
-        raise InputError(message) from error
+        return str(error)
+    return ""

@@ -16,6 +16,19 @@ from inc_mp_plugin.targets.cpu import CPU_QDQ
 
 NAME = "ip_mse"
 
+# Keys that INC reads from its JSON although FP8Config has no argument of that name.
+_OTHER_INC_KEYS = {
+    "whitelist",
+    "blacklist",
+    "recalc_scales",
+    "device_for_scales",
+    "ignore_modules_wo_measures",
+    "calibration_sample_interval",
+    "dynamic_quantization",
+    "row_parallel_linear_allreduce_quantization",
+    "seperate_measure_files",
+}
+
 # What INC's configuration objects carry beside the keys of its JSON.
 _INTERNAL = {"_json_file", "non_tunable_params", "params_list", "model_path", "ours"}
 
@@ -47,6 +60,13 @@ class Settings:
                 raise InputError(unknown("ip_mse key", key, cls.__slots__))
         knobs = {} if {"tau", "gain_fraction"} & given.keys() else {"tau": 0.01}
         return cls(**{**knobs, **given})
+
+
+def inc_keys() -> set[str]:
+    """Keys that INC knows; it takes any other without a word."""
+    from neural_compressor.torch.quantization.config import FP8Config
+
+    return {key for key in vars(FP8Config()) if key not in _INTERNAL} | _OTHER_INC_KEYS
 
 
 def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,13 +21,18 @@ from torch import nn
 from inc_mp_plugin import pipeline
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.gain.macs import PEAK_FLOPS
 from inc_mp_plugin.inc.backend import enable_on_cpu, forget_models, is_cpu, restore_modules
 from inc_mp_plugin.inc.observed import Observed
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import selected
-from inc_mp_plugin.inc.settings import NAME, Settings, read, split
+from inc_mp_plugin.inc.settings import NAME, Settings, inc_keys, read, split
+from inc_mp_plugin.progress import say
+from inc_mp_plugin.report.info import summary
+from inc_mp_plugin.solver.planner import check_knobs
 from inc_mp_plugin.subject import base_format
 
+_OBJECTIVES = ("memory", "theoretical_time")
 _OBSERVED = "_ip_mse_observed"
 _LOW = {"E4M3": "fp8_e4m3", "E5M2": "fp8_e5m2"}
 
@@ -50,8 +55,8 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
             InputError: a key that neither `Settings` nor INC's FP8Config knows.
         """
         ours, theirs = split(kwargs)
-        Settings.of(ours)
-        known = {key for key in vars(FP8Config()) if not key.startswith("_")} | _OTHER_INC_KEYS
+        _check(Settings.of(ours))
+        known = inc_keys()
         for key in theirs:
             if key not in known:
                 # INC ignores what it does not know: a misspelt tau would go unnoticed.
@@ -61,20 +66,6 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
 
     def save_temp_json_file(self) -> None:
         """Write nothing: INC would leave a temporary file behind."""
-
-
-# Keys that INC reads from its JSON although FP8Config has no argument of that name.
-_OTHER_INC_KEYS = {
-    "whitelist",
-    "blacklist",
-    "recalc_scales",
-    "device_for_scales",
-    "ignore_modules_wo_measures",
-    "calibration_sample_interval",
-    "dynamic_quantization",
-    "row_parallel_linear_allreduce_quantization",
-    "seperate_measure_files",
-}
 
 
 def register() -> None:
@@ -127,9 +118,18 @@ def fp8_entry(
     return converted
 
 
+def _check(settings: Settings) -> None:
+    check_knobs(settings.tau, settings.gain_fraction)
+    if settings.objective not in _OBJECTIVES:
+        raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
+    if settings.device not in PEAK_FLOPS:
+        raise InputError(unknown("device", settings.device, PEAK_FLOPS))
+
+
 def _prepare(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
     enable_on_cpu()
     settings, inc = read(config, base_format(model))
+    _check(settings)  # before calibration, which may take long
     if settings.objective != "memory":  # no bgemm gains memory, so attention may stay as it is
         expose_bgemms(model)
     forget_models()
@@ -162,6 +162,8 @@ def _convert(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Mo
         allowed=candidates,
         out=f"{inc['dump_stats_path']}_{NAME}",
     )
+    for line in summary(plan):
+        say(line)
     # Modules of which the plan says nothing (caches, softmax) stay as the user's own lists have them;
     # a module that INC could swap but calibration never ran would raise at its first call.
     decided = plan.formats.keys() | {n for n in candidates if modules[n] in _SWAPPED_IF_RUN}

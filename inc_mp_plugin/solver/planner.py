@@ -50,7 +50,7 @@ def solve(
         >>> plan.formats["a"], plan.gain, round(plan.nrmse, 4)
         ('fp8_e4m3', 8.0, 0.051)
     """
-    _check(tau, gain_fraction)
+    check_knobs(tau, gain_fraction)
     if sensitivity.loss_ms == 0:
         message = "the loss of every sample is 0, so a normalized RMSE has no meaning"
         raise InputError(message)
@@ -107,7 +107,12 @@ def _plan(
     )
 
 
-def _check(tau: float | None, gain_fraction: float | None) -> None:
+def check_knobs(tau: float | None, gain_fraction: float | None) -> None:
+    """Refuse thresholds that no plan could be made for.
+
+    Raises:
+        InputError: both are missing, or one is out of range.
+    """
     if tau is None and gain_fraction is None:
         message = "give tau (the threshold of the normalized RMSE) or gain_fraction (the wanted gain)"
         raise InputError(message)

@@ -191,6 +191,9 @@ def test_errors():
         mp.IPMSEConfig(tua=0.1)
     with pytest.raises(InputError, match="unknown ip_mse key 'taw'"):
         mp.IPMSEConfig(ip_mse={"taw": 0.1})
+    for wrong in ({"tau": float("nan")}, {"tau": -1}, {"objective": "speed"}, {"device": "tpu"}):
+        with pytest.raises(InputError):
+            mp.IPMSEConfig(**wrong)
     model = helpers.language_model("llama")
     with pytest.raises(InputError, match="needs run_fn"):
         quantize(model, mp.IPMSEConfig(tau=TAU))
