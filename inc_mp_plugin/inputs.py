@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.progress import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,6 +122,7 @@ def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:
             if path.suffix in {".json", ".safetensors", ".bin", ".py", ".model"}:
                 digest.update(f"{path.name} {file_fingerprint(path)}\n".encode())
         return digest.hexdigest()
+    say(f"{name_or_path!r} is not a folder here; asking the model hub ...")
     from transformers import AutoConfig
 
     try:

@@ -24,6 +24,7 @@ def silence_third_parties() -> None:
     os.environ.setdefault("LOGLEVEL", "ERROR")
     os.environ.setdefault("LOG_LEVEL_INC", "5")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
