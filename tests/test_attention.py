@@ -3,6 +3,7 @@
 import helpers
 import pytest
 import torch
+import transformers
 
 from inc_mp_plugin.attention import attention_modules, expose_bgemms, exposed_bgemms
 
@@ -73,8 +74,6 @@ def test_exposing_twice_changes_nothing_more():
 
 def test_attention_that_computes_something_else_is_left_alone():
     """GPT-OSS has attention sinks; T5 adds a position bias."""
-    import transformers
-
     config = transformers.GptOssConfig(
         hidden_size=64,
         intermediate_size=32,

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import inc_mp_plugin as mp
+from inc_mp_plugin.attention import expose_bgemms, exposed_bgemms
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inc.config import to_inc_config
 from inc_mp_plugin.inc.convert import Switch, apply, quantize
@@ -81,17 +82,13 @@ def test_switch_is_bit_equal_to_incs_own_convert():
     for _ in range(4):
         chosen = set(draw.sample(switch.ops, draw.randint(1, len(switch.ops))))
         fresh = copy.deepcopy(original)
-        mp_config = to_inc_config(with_ops(plan, chosen), "cpu-qdq", graph.modules)
-        from inc_mp_plugin.attention import expose_bgemms
-
+        config = to_inc_config(with_ops(plan, chosen), "cpu-qdq", graph.modules)
         expose_bgemms(fresh)
-        wanted = quantize(fresh, mp_config, batches())(**batches()[1]).logits
+        wanted = quantize(fresh, config, batches())(**batches()[1]).logits
         switch.select(chosen)
         assert patched(switch.model) == chosen
         assert torch.equal(switch.model(**batches()[1]).logits, wanted)
     switch.select(set())
-    from inc_mp_plugin.attention import exposed_bgemms
-
     with exposed_bgemms(original):
         assert torch.equal(switch.model(**batches()[1]).logits, original(**batches()[1]).logits)
     with pytest.raises(InputError, match="INC did not convert 'nowhere'"):
@@ -112,8 +109,7 @@ def test_products_are_quantized_as_by_hand():
         scale = torch.as_tensor(scale, dtype=torch.float32)
         return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
 
-    scales = [float(q.scale_inv) for q in (product.quant_input_0, product.quant_input_1)]
-    scales = [1 / s for s in scales]
+    scales = [1 / float(q.scale_inv) for q in (product.quant_input_0, product.quant_input_1)]
     found = product(a, b)
     wanted = rounded(a, scales[0]) @ rounded(b, scales[1])
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)

@@ -10,6 +10,7 @@ from torch import nn
 from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.losses import language_model_loss
+from inc_mp_plugin.plan import Graph, Op
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
 
 
@@ -138,8 +139,6 @@ def test_tokens_routed_to_experts_are_told_apart():
     batches = [torch.randn(2, 3, 6), torch.randn(3, 4, 6)]
     names = ["experts.0", "experts.1"]
     # The routing depends on values, so the graph is written by hand.
-    from inc_mp_plugin.plan import Graph, Op
-
     graph = Graph(
         tuple(Op(name, "linear", 1, 36, 1) for name in names),
         tuple((name,) for name in names),

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from inc_mp_plugin.errors import InfeasibleError
+from inc_mp_plugin.errors import InfeasibleError, SolverError
 from inc_mp_plugin.solver import milp
 from inc_mp_plugin.solver.core import TooManyStatesError
 from inc_mp_plugin.solver.milp import Candidate, Status, choose
@@ -97,8 +97,6 @@ def test_infeasible_names_the_least():
 
 
 def test_a_time_limit_gives_a_feasible_answer_or_an_error(monkeypatch):
-    from inc_mp_plugin.errors import SolverError
-
     monkeypatch.setattr(milp, "search", lambda *_: (_ for _ in ()).throw(TooManyStatesError))
     draw = random.Random(1)
     values = [2.0**i for i in range(4)]
