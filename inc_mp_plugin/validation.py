@@ -39,7 +39,8 @@ def validate_through_inc(
     """Measure the loss MSE of a plan and of random plans in the model that INC converted.
 
     Args:
-        subject: the model, loaded afresh because INC changes it; its batches give INC's scales.
+        subject: the model, which INC changes for good: this is the last stage that may use it; its
+            batches give INC's scales.
         heldout: samples that calibration has not seen.
         graph: from `capture`.
         sensitivity: from `measure_sensitivity`; its ops are those that random plans draw from.
@@ -53,7 +54,7 @@ def validate_through_inc(
         plan, formats={op.name: plan.base for op in graph.ops} | dict.fromkeys(sensitivity.ops, low)
     )
     config = to_inc_config(everything, "cpu-qdq", graph.modules)
-    switch = Switch(subject.load_model(), config, subject.batches)
+    switch = Switch(subject.model, config, subject.batches)
     others = random_plans(switch.ops, count, seed)
     measured = partial.load()
     bar = track([(), plan.quantized, *others], "Validation")

@@ -47,7 +47,7 @@ MAY_USE = {
     "pipeline": {"subject", "stage", "emission", "validation", "recipe"} | STAGES,
     "run": {"pipeline", "stage", "emission", "subject", "recipe"} | STAGES,
     "cli": {"run", "pipeline", "recipe", "quiet"} | STAGES,
-    "inc/strategy": {"pipeline", "subject", "inc", "gain", "report", "solver"},
+    "inc/strategy": {"pipeline", "subject"} | STAGES,
 }
 # Libraries that only certain places may load.
 HOMES = {

@@ -21,6 +21,21 @@ def test_formats_that_cannot_be_a_base(model):
         base_format(model)
 
 
+def test_loss_functions_are_told_apart():
+    """Reusing the sensitivities of another loss would give a wrong plan without a word."""
+
+    def scaled(by):
+        return lambda model, batch: helpers.squared_loss(model, batch) * by
+
+    def identify(loss_fn):
+        return subject_in_memory(nn.Linear(2, 2), [torch.ones(1, 2)], loss_fn).depends_on["loss_fn"]
+
+    assert identify(helpers.squared_loss) == identify(helpers.squared_loss)
+    twice, thrice = (lambda m, b: m(b).sum(1) * 2), (lambda m, b: m(b).sum(1) * 3)
+    known = [None, helpers.squared_loss, helpers.summed_loss, twice, thrice, scaled(2), scaled(3)]
+    assert len({identify(loss_fn) for loss_fn in known}) == len(known)
+
+
 def test_a_model_is_known_by_its_weights_and_its_data():
     def identify(seed=0, tokens=0):
         model = helpers.language_model("llama", seed)

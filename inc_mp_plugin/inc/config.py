@@ -12,7 +12,6 @@ from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.targets import get_target
 
 _FP8 = {"fp8_e4m3": "E4M3", "fp8_e5m2": "E5M2"}
-_HIGH_PRECISION = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 
 
 def to_inc_config(plan: Plan, target: str, modules: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def to_inc_config(plan: Plan, target: str, modules: Mapping[str, str] | None = N
         "mode": "QUANTIZE",
         "observer": "maxabs",
         "fp8_config": _FP8[low[0]] if low else "E4M3",
-        "hp_dtype": _HIGH_PRECISION[plan.base],
+        "hp_dtype": plan.base,
         "allowlist": {"types": [], "names": []},
         "blocklist": {
             "types": list(consumer.undecided),

@@ -15,7 +15,7 @@ from torch import nn
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.inc.backend import device_table, enable_on_cpu, forget_models
+from inc_mp_plugin.inc.backend import device_table, enable_on_cpu, forget_models, restore_modules
 from inc_mp_plugin.inc.config import to_inc_config
 from inc_mp_plugin.plan import Plan
 
@@ -44,11 +44,13 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     if not plan.quantized:
         return model
     model.eval()
-    expose_bgemms(model)
-    modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
-    unknown = [name for name in plan.quantized if name not in modules]
-    if unknown:
-        message = f"the plan's op {unknown[0]!r} is not a module of this model"
+    modules = _modules(model)
+    if not modules.keys() >= set(plan.quantized):
+        expose_bgemms(model)
+        modules = _modules(model)
+    missing = [name for name in plan.quantized if name not in modules]
+    if missing:
+        message = f"the plan's op {missing[0]!r} is not a module of this model"
         raise InputError(message)
     return quantize(model, to_inc_config(plan, "cpu-qdq", modules), batches)
 
@@ -57,7 +59,7 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
     """Run INC's prepare, the batches, and INC's convert; nothing is left on disk or in INC's globals.
 
     Raises:
-        InputError: no batch was given.
+        InputError: no batch was given; the model then has its own modules again.
     """
     from neural_compressor.torch.quantization import FP8Config, convert, prepare
 
@@ -69,9 +71,16 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
             paths[mode] = Path(folder, f"{mode.lower()}.json")
             paths[mode].write_text(json.dumps({**settings, "mode": mode}))
         forget_models()
+        attributes = set(vars(model))
         try:
             prepare(model, FP8Config.from_json_file(str(paths["MEASURE"])))
-            _calibrate(model, batches)
+            try:
+                _calibrate(model, batches)
+            except BaseException:
+                restore_modules(model)
+                for name in vars(model).keys() - attributes:  # what INC hung on the model
+                    delattr(model, name)
+                raise
             # The quantizer that prepare leaves behind still points at the MEASURE file.
             del model.quantizer
             model.quant_config = FP8Config.from_json_file(str(paths["QUANTIZE"]))
@@ -79,6 +88,10 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
         finally:
             forget_models()
     return converted
+
+
+def _modules(model: nn.Module) -> dict[str, str]:
+    return {name: type(module).__name__ for name, module in model.named_modules() if name}
 
 
 def _calibrate(model: nn.Module, batches: Iterable[Batch]) -> None:

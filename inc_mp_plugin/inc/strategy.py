@@ -22,6 +22,7 @@ from inc_mp_plugin import pipeline
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.gain.macs import PEAK_FLOPS
+from inc_mp_plugin.graph.capture import QUANTIZABLE
 from inc_mp_plugin.inc.backend import enable_on_cpu, forget_models, is_cpu, restore_modules
 from inc_mp_plugin.inc.observed import Observed
 from inc_mp_plugin.inc.patterns import compress
@@ -166,17 +167,14 @@ def _convert(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Mo
         say(line)
     # Modules of which the plan says nothing (caches, softmax) stay as the user's own lists have them;
     # a module that INC could swap but calibration never ran would raise at its first call.
-    decided = plan.formats.keys() | {n for n in candidates if modules[n] in _SWAPPED_IF_RUN}
-    blocked = [n for n in candidates if n in decided and n not in set(plan.quantized)]
+    wanted = set(plan.quantized)
+    blocked = [n for n in candidates if modules[n] in QUANTIZABLE and n not in wanted]
     inc["blocklist"]["names"] += compress(blocked)
     del model.quantizer  # INC's, which still points at the file of prepare
     try:
         return _run_inc(model, {**inc, "mode": "QUANTIZE"}, mapping, Mode.CONVERT)
     finally:
         forget_models()
-
-
-_SWAPPED_IF_RUN = {"Linear", "FalconLinear", "Conv2d", "Matmul"}
 
 
 def _run_inc(model: nn.Module, content: dict[str, Any], mapping: Mapping[Any, Any], mode: Mode) -> nn.Module:

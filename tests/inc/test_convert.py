@@ -64,6 +64,16 @@ def test_apply_of_nothing_and_apply_without_batches():
     helpers.assert_same_state(before, helpers.state(model))
     with pytest.raises(InputError, match="no calibration batch"):
         apply(model, plan, [])
+    assert patched(model) == set()
+    assert patched(apply(model, plan, batches())) == set(plan.quantized)
+
+
+def test_attention_is_left_alone_if_the_plan_does():
+    model, graph, plan = planned()
+    linear = {op.name for op in graph.ops if op.kind == "linear"}
+    apply(model, with_ops(plan, linear), batches())
+    assert patched(model) == linear
+    assert not hasattr(model.model.layers[0].self_attn, "matmul_qk")
 
 
 def test_apply_to_another_model():
