@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -140,5 +142,19 @@ def _show(folder: Path, *, validation: bool = True) -> None:
         print_validation(run.validation, console)
 
 
+def main() -> None:
+    """Run the command line as a process of its own."""
+    try:
+        app()
+    except SystemExit as error:
+        if error.code == 1:
+            # Python kills itself by SIGINT at its end if Ctrl-C ever left an exec(), even when it was
+            # handled; torch.export executes generated code, and the exit code is to be 1.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+        raise
+
+
 if __name__ == "__main__":
-    app()
+    main()
