@@ -13,6 +13,7 @@ from inc_mp_plugin import store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.plan import (
     Gains,
+    Gemm,
     Graph,
     GroupGains,
     Op,
@@ -34,22 +35,29 @@ def graph_to_json(graph: Graph) -> Json:
         "groups": [list(group) for group in graph.groups],
         "unsupported": [asdict(one) for one in graph.unsupported],
         "modules": dict(graph.modules),
+        "structures": list(graph.structures),
     }
 
 
 def graph_from_json(content: Json) -> Graph:
     """Inverse of `graph_to_json`."""
     graph = Graph(
-        tuple(Op(**op) for op in content["ops"]),
+        tuple(_op_from_json(op) for op in content["ops"]),
         tuple(tuple(group) for group in content["groups"]),
         tuple(Unsupported(**one) for one in content["unsupported"]),
         dict(content["modules"]),
+        tuple(content["structures"]),
     )
     grouped = [name for group in graph.groups for name in group]
     if sorted(grouped) != sorted(graph.by_name):
         message = "the groups do not hold every op once"
         raise ValueError(message)
     return graph
+
+
+def _op_from_json(content: Json) -> Op:
+    gemms = tuple(Gemm(*shape) for shape in content["gemms"])
+    return Op(**{**content, "gemms": gemms, "after": tuple(content["after"])})
 
 
 def sensitivity_to_json(sensitivity: Sensitivity, arrays_sha256: str) -> Json:
@@ -120,6 +128,8 @@ def gains_from_json(content: Json) -> dict[str, Gains]:
                     tuple(tuple(formats) for formats in group["configurations"]),
                     tuple(group["gain"]),
                     tuple(group["stderr"]),
+                    tuple(group["measured_on"]),
+                    group["note"],
                 )
                 for group in one["groups"]
             ),

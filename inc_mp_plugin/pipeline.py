@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin import artefacts, store
 from inc_mp_plugin.emission import emit
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.gain.macs import PEAK_FLOPS, mac_gains
+from inc_mp_plugin.gain.accelerators import ACCELERATORS
+from inc_mp_plugin.gain.macs import mac_gains
 from inc_mp_plugin.gain.memory import memory_gains
 from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity, Validation
 from inc_mp_plugin.progress import say
@@ -147,7 +148,7 @@ def gains_stage(graph: Graph, formats: tuple[str, ...], device: str, out: Path) 
 
     def make() -> tuple[dict[str, Gains], Json]:
         gains = {"memory": memory_gains(graph, formats)}
-        if set(formats) <= PEAK_FLOPS[device].keys():
+        if set(formats) <= ACCELERATORS[device].flops.keys():
             gains["theoretical_time"] = mac_gains(graph, formats, device)
         return gains, artefacts.gains_to_json(gains)
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.float64]
+
+
+class Gemm(NamedTuple):
+    """Shape of one matrix product: `batch` times (rows x inner) @ (inner x columns)."""
+
+    batch: int
+    rows: int
+    inner: int
+    columns: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return math.prod(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +36,8 @@ class Op:
     `kind` is "linear", "conv2d" (weight and input) or "bgemm" (batched matmul of two activations);
     `macs` counts multiply-accumulates per sample over all calls; `tied` tells that the weight tensor
     is also used elsewhere (a head tied to the embedding), so that a quantized copy comes on top.
+    `gemms` holds the shape of every call, of the whole batch; `after` names the ops of the same group
+    whose results it needs, with no other op in between.
     """
 
     name: str
@@ -29,6 +46,8 @@ class Op:
     weight_elements: int
     calls: int
     tied: bool = False
+    gemms: tuple[Gemm, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 # ATen names of the kernels that multiply all experts of a layer at once.
@@ -54,13 +73,15 @@ class Graph:
     """What a forward pass consists of: ops in execution order and their groups.
 
     `groups` are the sequential sub-graphs of the paper's section 2.3.1, each a tuple of op names.
-    `modules` maps every module name to its class name: INC selects by these two.
+    `modules` maps every module name to its class name: INC selects by these two. `structures` holds a
+    hash per group: where it is the same, ops, shapes and everything between the ops are the same.
     """
 
     ops: tuple[Op, ...]
     groups: tuple[tuple[str, ...], ...]
     unsupported: tuple[Unsupported, ...]
     modules: Mapping[str, str]
+    structures: tuple[str, ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, Op]:
@@ -113,12 +134,16 @@ class GroupGains:
     """What every configuration of one group gains against the base format.
 
     `configurations` holds one format per op of `ops`; the first is all base, with gain 0.
+    `measured_on` are the ops of the group that the gains were measured on, where that is another one
+    of the same structure; `note` says what is missing and why.
     """
 
     ops: tuple[str, ...]
     configurations: tuple[tuple[str, ...], ...]
     gain: tuple[float, ...]
     stderr: tuple[float, ...]
+    measured_on: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,17 +10,17 @@ import torch
 
 from inc_mp_plugin.evaluate.validate import random_plans, validate
 from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.inc.config import to_inc_config
-from inc_mp_plugin.inc.convert import Switch
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph, Plan, Sensitivity, Validation
 from inc_mp_plugin.progress import track
 from inc_mp_plugin.store import Partial, fingerprint
+from inc_mp_plugin.switching import switch_to_validate
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.plan import FloatArray
     from inc_mp_plugin.subject import Subject
+    from inc_mp_plugin.switch import Switch
 
 
 def validate_through_inc(
@@ -50,11 +49,7 @@ def validate_through_inc(
         seed: of their draw.
         partial: keeps the losses of plans already measured.
     """
-    everything = replace(
-        plan, formats={op.name: plan.base for op in graph.ops} | dict.fromkeys(sensitivity.ops, low)
-    )
-    config = to_inc_config(everything, "cpu-qdq", graph.modules)
-    switch = Switch(subject.model, config, subject.batches)
+    switch = switch_to_validate(subject.model, graph, sensitivity.ops, plan.base, low, subject.batches)
     others = random_plans(switch.ops, count, seed)
     measured = partial.load()
     bar = track([(), plan.quantized, *others], "Validation")
@@ -63,7 +58,7 @@ def validate_through_inc(
         next(bar)
         key = fingerprint({"ops": sorted(ops)})
         if key not in measured:
-            switch.select(ops)
+            switch.select(dict.fromkeys(ops, low))
             measured[key] = _losses(switch, heldout, subject)
             partial.save(measured)
         losses: FloatArray = measured[key]

@@ -8,7 +8,7 @@ import yaml
 
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.formats import FORMATS
-from inc_mp_plugin.gain.macs import PEAK_FLOPS
+from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.inputs import load_batches, read_texts
 from inc_mp_plugin.recipe import Dtype, Recipe, load_recipe, parse_recipe
 
@@ -32,7 +32,7 @@ def test_shipped_recipes_are_valid():
 
 def test_closed_sets_are_those_of_the_package():
     assert set(get_args(Dtype)) <= FORMATS.keys()
-    assert set(get_args(Recipe.model_fields["device"].annotation)) == PEAK_FLOPS.keys()
+    assert set(get_args(Recipe.model_fields["device"].annotation)) == ACCELERATORS.keys()
 
 
 def test_all_faults_at_once_with_suggestions(tmp_path):

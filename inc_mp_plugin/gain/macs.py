@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.formats import check_formats
+from inc_mp_plugin.gain.accelerators import peak
 from inc_mp_plugin.plan import Gains, Graph, GroupGains
-
-# Dense matrix peak in floating-point operations per second; a MAC is two of them.
-# gaudi2: 432 TFLOPS BF16, 865 FP8 (Hot Chips 2024 deck; arXiv 2503.09975).
-# gaudi3: 1835 TFLOPS in both (Gaudi 3 white paper): a MAC takes no less time in FP8 there.
-# h100: SXM, without sparsity: 989.4 BF16 and FP16, 1978.9 FP8, 66.9 FP32 (H100 data sheet).
-PEAK_FLOPS = {
-    "gaudi2": {"bf16": 432e12, "fp8_e4m3": 865e12, "fp8_e5m2": 865e12},
-    "gaudi3": {"bf16": 1835e12, "fp8_e4m3": 1835e12, "fp8_e5m2": 1835e12},
-    "h100": {
-        "fp32": 66.9e12,
-        "fp16": 989.4e12,
-        "bf16": 989.4e12,
-        "fp8_e4m3": 1978.9e12,
-        "fp8_e5m2": 1978.9e12,
-    },
-}
 
 
 def seconds_per_mac(device: str, format: str) -> float:
@@ -31,16 +15,7 @@ def seconds_per_mac(device: str, format: str) -> float:
     Raises:
         InputError: the device is unknown, or has no peak for the format.
     """
-    if device not in PEAK_FLOPS:
-        raise InputError(unknown("device", device, PEAK_FLOPS))
-    peaks = PEAK_FLOPS[device]
-    if format not in peaks:
-        message = (
-            f"no peak is known for {format} on {device}; known there: {', '.join(peaks)}. "
-            "The base format is the model's dtype"
-        )
-        raise InputError(message)
-    return 2.0 / peaks[format]
+    return 2.0 / peak(device, format)
 
 
 def mac_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3"), device: str = "gaudi2") -> Gains:
@@ -55,7 +30,7 @@ def mac_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3"), devic
     Args:
         graph: from `capture`; MACs are those of its example inputs, per sample.
         formats: the base format, then the lower ones.
-        device: a key of `PEAK_FLOPS`.
+        device: a key of `gain.accelerators.ACCELERATORS`.
 
     Returns:
         Gains in seconds, modelled.

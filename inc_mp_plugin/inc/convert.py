@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,18 @@ from torch import nn
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.inc.backend import device_table, enable_on_cpu, forget_models, restore_modules
+from inc_mp_plugin.inc.backend import (
+    device_table,
+    enable_on_cpu,
+    forget_models,
+    is_cpu,
+    restore_modules,
+)
 from inc_mp_plugin.inc.config import to_inc_config
+from inc_mp_plugin.inc.mixed_precision import lower_precision
 from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.switch import Switch, twin
+from inc_mp_plugin.targets.cpu import CPU_BF16
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -27,7 +35,8 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     """Quantize a model as planned: INC prepares, runs the batches, and converts, on this CPU.
 
     The model is changed in place: planned ops become INC's FP8 modules and lose their weights in the
-    base format. Attention products become modules first if the plan has any in FP8.
+    base format, or its half-precision wrappers, for which no batch has to be run. Attention products
+    become modules first if the plan lowers any.
 
     Args:
         model: the model of the plan, in evaluation mode afterwards.
@@ -52,6 +61,8 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     if missing:
         message = f"the plan's op {missing[0]!r} is not a module of this model"
         raise InputError(message)
+    if {plan.formats[op] for op in plan.quantized} <= set(CPU_BF16.formats):
+        return lower_precision(model, to_inc_config(plan, "cpu-bf16", modules))
     return quantize(model, to_inc_config(plan, "cpu-qdq", modules), batches)
 
 
@@ -105,51 +116,23 @@ def _calibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
         raise InputError(message)
 
 
-class Switch:
-    """A model that INC converted whole, whose ops can be switched between base format and FP8.
+def switchable(model: nn.Module, config: Mapping[str, Any], format: str, batches: Iterable[Batch]) -> Switch:
+    """Convert a model whole, and keep both modules of every op that INC quantized.
 
     Scales do not depend on what else is quantized, so every choice of ops gives the very values that
     INC's convert would give for it, without converting again. Base and FP8 weights are both kept.
+
+    Args:
+        model: converted in place.
+        config: from `to_inc_config`, of a plan that quantizes everything that may ever be.
+        format: the FP8 format of that plan.
+        batches: calibration batches.
     """
-
-    def __init__(self, model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batch]) -> None:
-        """Convert `model`, in place, with `config`; then every op it selects can be switched."""
-        expose_bgemms(model)
-        self.model = model.eval()
-        table = device_table("cpu")
-        self._base = {
-            name: _copy(module) for name, module in model.named_modules() if type(module).__name__ in table
-        }
-        quantize(model, config, batches)
-        self._low = {
-            name: module
-            for name in self._base
-            if (module := model.get_submodule(name)) and type(module).__name__.startswith("Patched")
-        }
-
-    @property
-    def ops(self) -> tuple[str, ...]:
-        """Names of the ops that can be switched."""
-        return tuple(self._low)
-
-    def select(self, quantized: Collection[str]) -> None:
-        """Run exactly these ops in FP8, all others in the base format.
-
-        Raises:
-            InputError: INC did not convert one of them.
-        """
-        missing = sorted(set(quantized) - self._low.keys())
-        if missing:
-            message = f"INC did not convert {missing[0]!r}; calibration never ran it"
-            raise InputError(message)
-        for name, low in self._low.items():
-            parent, _, child = name.rpartition(".")
-            module = low if name in quantized else self._base[name]
-            setattr(self.model.get_submodule(parent), child, module)
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    """Copy a module, sharing tensors but not the dict of them, which INC empties."""
-    twin = copy.copy(module)
-    twin._parameters = dict(module._parameters)
-    return twin
+    expose_bgemms(model)
+    model.eval()
+    table = device_table("cpu" if is_cpu() else "hpu")
+    base = {name: twin(m) for name, m in model.named_modules() if type(m).__name__ in table}
+    quantize(model, config, batches)
+    converted = {name: model.get_submodule(name) for name in base}
+    low = {name: m for name, m in converted.items() if type(m).__name__.startswith("Patched")}
+    return Switch(model, base, {format: low})

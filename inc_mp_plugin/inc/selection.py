@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.errors import InputError, SelectionError
 from inc_mp_plugin.inc.backend import device_table
 
 _ALIASES = {"whitelist": "allowlist", "blacklist": "blocklist"}
@@ -52,6 +52,29 @@ def quantizable(modules: Mapping[str, str], device: str, undecided: tuple[str, .
     """Names of the modules that INC could quantize, leaving out classes that no plan decides."""
     table = device_table(device)
     return [name for name, kind in modules.items() if kind in table and kind not in undecided]
+
+
+def compare_selection(wanted: set[str], picked: set[str], tree: Mapping[str, str], target: str) -> None:
+    """Refuse a file with which INC would not do exactly what was planned.
+
+    Raises:
+        SelectionError: what it would leave out, and what it would add.
+    """
+    missing, extra = sorted(wanted - picked), sorted(picked - wanted)
+    parts = []
+    if missing:
+        kinds = sorted({tree.get(name, "not in the model") for name in missing})
+        parts.append(f"INC would not quantize {_few(missing)} (class {', '.join(kinds)})")
+    if extra:
+        parts.append(f"INC would also quantize {_few(extra)}")
+    if parts:
+        message = f"no {target} file was made: {'; '.join(parts)}"
+        raise SelectionError(message)
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def pattern_lists(config: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:

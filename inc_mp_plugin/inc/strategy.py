@@ -21,7 +21,7 @@ from torch import nn
 from inc_mp_plugin import pipeline
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.errors import InputError, unknown
-from inc_mp_plugin.gain.macs import PEAK_FLOPS
+from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.graph.capture import QUANTIZABLE
 from inc_mp_plugin.inc.backend import enable_on_cpu, forget_models, is_cpu, restore_modules
 from inc_mp_plugin.inc.observed import Observed
@@ -123,8 +123,8 @@ def _check(settings: Settings) -> None:
     check_knobs(settings.tau, settings.gain_fraction)
     if settings.objective not in _OBJECTIVES:
         raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
-    if settings.device not in PEAK_FLOPS:
-        raise InputError(unknown("device", settings.device, PEAK_FLOPS))
+    if settings.device not in ACCELERATORS:
+        raise InputError(unknown("device", settings.device, ACCELERATORS))
 
 
 def _prepare(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:

@@ -1,13 +1,14 @@
-"""Consumers of INC FP8 JSON: what each can run, and how it must be told."""
+"""Consumers of INC configurations: what each can run, and how it must be told."""
 
 from __future__ import annotations
 
 from inc_mp_plugin.errors import InputError, unknown
-from inc_mp_plugin.targets.cpu import CPU_QDQ
-from inc_mp_plugin.targets.optimum_habana import OPTIMUM_HABANA
+from inc_mp_plugin.targets.cpu import CPU_BF16 as CPU_BF16
+from inc_mp_plugin.targets.cpu import CPU_QDQ as CPU_QDQ
+from inc_mp_plugin.targets.optimum_habana import OPTIMUM_HABANA as OPTIMUM_HABANA
 from inc_mp_plugin.targets.target import Target
 
-TARGETS = {target.name: target for target in (CPU_QDQ, OPTIMUM_HABANA)}
+TARGETS = {target.name: target for target in (CPU_BF16, CPU_QDQ, OPTIMUM_HABANA)}
 
 
 def get_target(name: str) -> Target:

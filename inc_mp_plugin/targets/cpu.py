@@ -1,4 +1,4 @@
-"""INC on a CPU: FP8 values, products in the base format (quantize-dequantize)."""
+"""INC on a CPU: FP8 values with products in the base format, or products in BF16."""
 
 from inc_mp_plugin.targets.target import Target
 
@@ -9,4 +9,15 @@ CPU_QDQ = Target(
     settings={"use_qdq": "True", "scale_method": "maxabs_arbitrary"},
     undecided=("EmbeddingBag",),
     added={},
+)
+
+# INC's mixed precision wraps linear layers and convolutions; a wrapper returns FP32, so that is the base.
+CPU_BF16 = Target(
+    name="cpu-bf16",
+    device="cpu",
+    settings={},
+    undecided=(),
+    added={},
+    formats=("bf16", "fp16"),
+    kinds=("linear", "conv2d"),
 )

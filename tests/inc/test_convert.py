@@ -16,7 +16,7 @@ import inc_mp_plugin as mp
 from inc_mp_plugin.attention import expose_bgemms, exposed_bgemms
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inc.config import to_inc_config
-from inc_mp_plugin.inc.convert import Switch, apply, quantize
+from inc_mp_plugin.inc.convert import apply, quantize, switchable
 
 
 def batches(count=2):
@@ -86,7 +86,7 @@ def test_apply_to_another_model():
 def test_switch_is_bit_equal_to_incs_own_convert():
     model, graph, plan = planned()
     original = copy.deepcopy(model)
-    switch = Switch(model, to_inc_config(plan, "cpu-qdq", graph.modules), batches())
+    switch = switchable(model, to_inc_config(plan, "cpu-qdq", graph.modules), "fp8_e4m3", batches())
     assert set(switch.ops) == set(graph.by_name)
     draw = random.Random(0)
     for _ in range(4):
@@ -95,14 +95,14 @@ def test_switch_is_bit_equal_to_incs_own_convert():
         config = to_inc_config(with_ops(plan, chosen), "cpu-qdq", graph.modules)
         expose_bgemms(fresh)
         wanted = quantize(fresh, config, batches())(**batches()[1]).logits
-        switch.select(chosen)
+        switch.select(dict.fromkeys(chosen, "fp8_e4m3"))
         assert patched(switch.model) == chosen
         assert torch.equal(switch.model(**batches()[1]).logits, wanted)
-    switch.select(set())
+    switch.select({})
     with exposed_bgemms(original):
         assert torch.equal(switch.model(**batches()[1]).logits, original(**batches()[1]).logits)
-    with pytest.raises(InputError, match="INC did not convert 'nowhere'"):
-        switch.select({"nowhere"})
+    with pytest.raises(InputError, match="'nowhere' was not converted to fp8_e4m3"):
+        switch.select({"nowhere": "fp8_e4m3"})
 
 
 @torch.no_grad()

@@ -1,0 +1,141 @@
+"""A device, a model and a request, ready to be run: warm-up, and pairs of base and configuration."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inc_mp_plugin.errors import InputError, NonFiniteError
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.gain.devices import Device
+    from inc_mp_plugin.plan import FloatArray
+
+Formats = Mapping[str, str]
+
+# What a configuration that cannot run raises: torch, INC and torchao use these three.
+FAILURES = (RuntimeError, ValueError, TypeError)
+LEAST_PAIRS = 3
+
+
+def _nothing() -> None:
+    """Prepare a pass that needs no preparation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass of a request: `times` is how often it counts; `prepare` comes before, untimed."""
+
+    name: str
+    times: int
+    run: Callable[[], object]
+    prepare: Callable[[], object] = _nothing
+
+
+@dataclass(frozen=True, slots=True)
+class TimingSettings:
+    """How long to measure.
+
+    Every pass of every configuration gets `repeats` pairs; then those get more, up to `most_repeats`,
+    whose standard error is above its part of `precision`, which is relative to the largest sum of
+    gains. `budget_s` ends that, and thins out the first pairs if need be. A warm-up ends when two calls
+    in a row agree with the one before within `stable`.
+    """
+
+    repeats: int = 15
+    most_repeats: int = 300
+    precision: float = 0.02
+    budget_s: float | None = None
+    stable: float = 0.03
+    most_warmups: int = 10
+
+
+class Bench:
+    """The device, the model and the request, ready to be run."""
+
+    def __init__(
+        self,
+        device: Device,
+        select: Callable[[Formats], None],
+        settings: TimingSettings,
+    ) -> None:
+        """Time on `device`; `select` puts these ops into these formats, all others into the base."""
+        self._device, self._select, self._settings = device, select, settings
+
+    def base_s(self, one: Pass) -> float:
+        """Warm a pass up in the base format; return its median time.
+
+        Raises:
+            InputError: it cannot run.
+        """
+        try:
+            self._select({})
+            self._warm_up(one, 3 * self._settings.most_warmups)
+            return float(np.median([self._run(one) for _ in range(LEAST_PAIRS)]))
+        except FAILURES as error:
+            message = (
+                f"the model cannot run in its base format on {self._device.description}: {one_line(error)}"
+            )
+            raise InputError(message) from error
+
+    def pairs(self, one: Pass, formats: Formats, count: int) -> FloatArray:
+        """Measure a pass in a configuration and in the base in turns.
+
+        Returns:
+            Seconds of shape (count, 3): the base (mean of both neighbours), the configuration, and the
+            first call of its warm-up, which compiles.
+        """
+        self._select(formats)
+        first = self._warm_up(one, self._settings.most_warmups)
+        rows = []
+        with _no_garbage_collection():
+            self._select({})
+            before = self._run(one)
+            for _ in range(count):
+                self._select(formats)
+                low = self._run(one)
+                self._select({})
+                after = self._run(one)
+                rows.append([(before + after) / 2, low, first])
+                before = after
+        return np.array(rows)
+
+    def _warm_up(self, one: Pass, most: int) -> float:
+        """Run until two calls agree with the one before; return the time of the first call."""
+        seconds = [self._run(one), self._run(one)]
+        agreeing = 0
+        while agreeing < 2 and len(seconds) < most:
+            seconds.append(self._run(one))
+            close = abs(seconds[-1] - seconds[-2]) <= self._settings.stable * seconds[-2]
+            agreeing = agreeing + 1 if close else 0
+        return seconds[0]
+
+    def _run(self, one: Pass) -> float:
+        one.prepare()
+        seconds = self._device.seconds(one.run)
+        if not math.isfinite(seconds):
+            message = f"{self._device.description} reports a time that is not a number: {seconds}"
+            raise NonFiniteError(message)
+        return seconds
+
+
+def one_line(error: Exception) -> str:
+    """The start of an error's text, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

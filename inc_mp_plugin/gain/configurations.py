@@ -1,0 +1,78 @@
+"""The configurations of a group that are worth a price: all of them, or a documented few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
+
+Configuration = tuple[str, ...]
+
+MOST = 64  # six free ops with one lower format
+
+
+def configurations(
+    group: Sequence[str],
+    formats: Mapping[str, Sequence[str]],
+    sensitivity: Mapping[str, float],
+) -> tuple[tuple[Configuration, ...], str]:
+    """List the configurations of a group, all base first.
+
+    Up to 64 of them (six ops that are free to choose between two formats) are listed in full. Of a
+    larger group these: all base; for each lower format, every op that may take it; each op alone; and
+    prefixes of the ops ordered by sensitivity, the least sensitive first, which are the sets that an
+    integer program would mostly choose.
+
+    Args:
+        group: its ops.
+        formats: the formats that each op may take, the base format first.
+        sensitivity: of each op; one that is missing counts as the most sensitive.
+
+    Returns:
+        The configurations, and a note that is empty if they are all there are.
+
+    Example:
+        >>> formats = {"q": ("bf16", "fp8_e4m3"), "qk": ("bf16",)}
+        >>> configurations(["q", "qk"], formats, {})
+        ((('bf16', 'bf16'), ('fp8_e4m3', 'bf16')), '')
+    """
+    choices = [formats[op] for op in group]
+    count = prod(len(choice) for choice in choices)
+    if count <= MOST:
+        return tuple(product(*choices)), ""
+    some = tuple(dict.fromkeys(_some(group, formats, sensitivity)))
+    free = sum(len(choice) > 1 for choice in choices)
+    return some, (
+        f"{free} ops are free, so of {count} configurations {len(some)} were priced: all base, all low, "
+        "each op alone, and prefixes by sensitivity"
+    )
+
+
+def _some(
+    group: Sequence[str],
+    formats: Mapping[str, Sequence[str]],
+    sensitivity: Mapping[str, float],
+) -> Iterator[Configuration]:
+    base = {op: formats[op][0] for op in group}
+    yield tuple(base.values())
+    for low in dict.fromkeys(format for op in group for format in formats[op][1:]):
+        able = [op for op in group if low in formats[op]]
+        yield tuple({**base, **dict.fromkeys(able, low)}.values())
+        for op in able:
+            yield tuple({**base, op: low}.values())
+        ordered = sorted(able, key=lambda op: sensitivity.get(op, float("inf")))
+        for size in range(2, len(ordered)):
+            yield tuple({**base, **dict.fromkeys(ordered[:size], low)}.values())
+
+
+def formats_of_ops(
+    kinds: Mapping[str, str], formats: Sequence[str], runnable: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Formats that each op may take: all of them where its kind can leave the base format.
+
+    Args:
+        kinds: kind of each op.
+        formats: the base format first.
+        runnable: kinds of ops that run in a lower format.
+    """
+    return {op: tuple(formats if kind in runnable else formats[:1]) for op, kind in kinds.items()}

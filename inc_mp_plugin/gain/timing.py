@@ -1,0 +1,195 @@
+"""Measuring the time that configurations save: in turns with the base format, until it is precise."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inc_mp_plugin.gain.bench import FAILURES, LEAST_PAIRS, Bench, Formats, Pass, TimingSettings, one_line
+from inc_mp_plugin.measurements import OVER_BUDGET, TimedConfiguration, Timing
+from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.store import fingerprint
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.gain.devices import Clock, Device
+    from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.store import Partial
+
+    Samples = dict[str, FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A configuration to measure, the group it belongs to, and how many groups its gain counts for."""
+
+    formats: Formats
+    group: int
+    shared_by: int = 1
+
+    @property
+    def key(self) -> str:
+        """Name of its samples in a partial file."""
+        return fingerprint(dict(self.formats))
+
+
+def measure(
+    device: Device,
+    select: Callable[[Formats], None],
+    passes: Sequence[Pass],
+    candidates: Sequence[Candidate],
+    settings: TimingSettings,
+    partial: Partial,
+    clock: Clock = time.monotonic,
+) -> Timing:
+    """Time configurations against the all-base model.
+
+    Pass by pass, base and configuration alternate, A B A B ... A, and each B is compared with the mean
+    of its two neighbours, so that a linear drift cancels::
+
+        gain = median_i [ (A_i + A_{i+1}) / 2 - B_i ]
+
+    The gain of a request is the sum over its passes of times x gain. The standard error of a median is 1.2533 sigma sqrt(4/3 / n) (neighbours share an A), with sigma from the median absolute
+    deviation, so that outliers move neither.
+
+    Args:
+        device: runs and times a call.
+        select: puts these ops into these formats and all others into the base format.
+        passes: of one request.
+        candidates: what to measure.
+        settings: how long.
+        partial: keeps the samples of finished measurements.
+        clock: for the time budget.
+
+    Raises:
+        InputError: the base itself cannot run.
+        NonFiniteError: the device reports a time that is not a number.
+    """
+    bench = Bench(device, select, settings)
+    base_s = {one.name: bench.base_s(one) for one in passes}
+    samples: Samples = partial.load()
+    tasks = [_Task(candidate, one) for candidate in candidates for one in passes]
+    known = sum(task.key in samples for task in tasks)
+    if known:
+        say(f"timing: going on after {known} of {len(tasks)} measurements that were made before")
+    failures: dict[str, str] = {}
+    deadline = math.inf if settings.budget_s is None else clock() + settings.budget_s
+    for number in count(1):
+        able = [task for task in tasks if task.candidate.key not in failures]
+        todo = dict.fromkeys((task for task in able if task.key not in samples), settings.repeats)
+        todo = todo or _imprecise(able, samples, settings)
+        if not todo or clock() > deadline:
+            break
+        bar = track(list(todo), f"Timing, round {number}")
+        for index, task in enumerate(bar):
+            share_s = (deadline - clock()) / (len(todo) - index)
+            pairs = min(todo[task], _affordable(share_s, base_s[task.one.name]))
+            if not pairs or task.candidate.key in failures:
+                continue
+            try:
+                measured = bench.pairs(task.one, task.candidate.formats, pairs)
+            except FAILURES as error:
+                failures[task.candidate.key] = one_line(error)
+                continue
+            before = [samples[task.key]] if task.key in samples else []
+            samples[task.key] = np.concatenate([*before, measured])
+            partial.save(samples)
+    select({})
+    timed = [_timed(c, passes, samples, failures.get(c.key, "")) for c in candidates]
+    names = {one.name: one.times for one in passes}
+    medians = tuple(_base_median(one, tasks, samples, base_s[one.name]) for one in passes)
+    return Timing(device.name, device.description, names, medians, tuple(timed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One pass of one configuration."""
+
+    candidate: Candidate
+    one: Pass
+
+    @property
+    def key(self) -> str:
+        return f"{self.one.name}-{self.candidate.key}"
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def gain_and_stderr(differences_s: FloatArray) -> tuple[float, float]:
+    """Median of differences between neighbours, and its standard error; see `measure`.
+
+    Example:
+        >>> gain_and_stderr(np.array([1.0, 1.0, 1.0, 9.0]))
+        (1.0, 0.0)
+    """
+    median = float(np.median(differences_s))
+    sigma = 1.4826 * float(np.median(np.abs(differences_s - median)))
+    return median, 1.2533 * sigma * math.sqrt(4 / 3 / len(differences_s))
+
+
+def _affordable(share_s: float, pass_s: float) -> float:
+    """Pairs that a share of the time budget allows; never fewer than the fewest while there is any."""
+    if share_s <= 0:
+        return 0
+    # About four calls go into warming up.
+    return max(LEAST_PAIRS, share_s / pass_s / 2 - 2)
+
+
+def _imprecise(tasks: Sequence[_Task], samples: Samples, settings: TimingSettings) -> dict[_Task, int]:
+    """Measurements whose standard error is above their part of the wanted one, and the pairs to add."""
+    stderr: dict[_Task, float] = {}
+    gains: dict[tuple[int, str], float] = {}
+    for task in tasks:
+        gain_s, stderr_s = gain_and_stderr(_differences(samples[task.key]))
+        weight = task.candidate.shared_by * task.one.times
+        stderr[task] = weight * stderr_s
+        group = (task.candidate.group, task.candidate.key)
+        gains[group] = gains.get(group, 0.0) + weight * gain_s
+    largest: dict[int, float] = {}
+    for (index, _), gain in gains.items():
+        largest[index] = max(largest.get(index, 0.0), abs(gain))
+    parts = len(largest) * len({task.one.name for task in tasks})
+    allowed = settings.precision * sum(largest.values()) / math.sqrt(max(parts, 1))
+    added = {}
+    for task in tasks:
+        made = len(samples[task.key])
+        if stderr[task] > allowed and made < settings.most_repeats:
+            wanted = made * (stderr[task] / allowed) ** 2 if allowed else math.inf
+            added[task] = int(max(min(wanted, settings.most_repeats) - made, LEAST_PAIRS))
+    return added
+
+
+def _differences(samples: FloatArray) -> FloatArray:
+    """Time of the base less that of the configuration, of each pair."""
+    difference: FloatArray = samples[:, 0] - samples[:, 1]
+    return difference
+
+
+def _base_median(one: Pass, tasks: Sequence[_Task], samples: Samples, start_s: float) -> float:
+    seen = [samples[t.key][:, 0] for t in tasks if t.one is one and t.key in samples]
+    return float(np.median(np.concatenate(seen))) if seen else start_s
+
+
+def _timed(
+    candidate: Candidate, passes: Sequence[Pass], samples: Samples, failure: str
+) -> TimedConfiguration:
+    keys = [_Task(candidate, one).key for one in passes]
+    if failure or not all(key in samples for key in keys):
+        return TimedConfiguration(candidate.formats, failure=failure or OVER_BUDGET)
+    estimates = [gain_and_stderr(_differences(samples[key])) for key in keys]
+    columns = [np.median(samples[key], axis=0) for key in keys]
+    return TimedConfiguration(
+        candidate.formats,
+        math.fsum(one.times * gain for one, (gain, _) in zip(passes, estimates, strict=True)),
+        math.hypot(*(one.times * error for one, (_, error) in zip(passes, estimates, strict=True))),
+        min(len(samples[key]) for key in keys),
+        tuple(float(base) for base, _, _ in columns),
+        tuple(float(low) for _, low, _ in columns),
+        max(math.fsum(float(samples[key][0, 2] - c[1]) for key, c in zip(keys, columns, strict=True)), 0.0),
+    )

@@ -1,0 +1,111 @@
+"""Export a model on the meta device: nodes of its forward pass, with shapes and no weights."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx import config as fx_config
+
+from inc_mp_plugin.batches import arguments
+from inc_mp_plugin.errors import CaptureError
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.batches import Batch
+
+_NO_TRACES = "do_not_emit_stack_traces"  # a setting that older versions of torch do not have
+
+
+def without_weights(model: nn.Module) -> nn.Module:
+    """Deep-copy a model with every tensor replaced by a meta tensor; shared ones stay shared."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for tensor in [*module._parameters.values(), *module._buffers.values()]:
+            if tensor is not None and id(tensor) not in memo:
+                meta = torch.empty_like(tensor, device="meta", requires_grad=False)
+                is_parameter = isinstance(tensor, nn.Parameter)
+                memo[id(tensor)] = nn.Parameter(meta, False) if is_parameter else meta
+        for value in vars(module).values():
+            if isinstance(value, Tensor):
+                memo[id(value)] = torch.empty_like(value, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def export(skeleton: nn.Module, inputs: Batch) -> list[Node]:
+    """Nodes of one forward pass of a model on the meta device.
+
+    Raises:
+        CaptureError: torch.export cannot trace the model.
+    """
+    args, kwargs = arguments(skeleton, inputs)
+    try:
+        with _without_waste():
+            program = torch.export.export(skeleton, args, kwargs, strict=False)
+    # Any error of the model's own code may surface here; it is kept as the cause.
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = (
+            f"torch.export cannot trace {type(skeleton).__name__}: {first_line}. If its forward "
+            "pass branches on values, as a Python loop over chosen experts does, replace that by "
+            "tensor operations (in transformers, experts_implementation='batched_mm')"
+        )
+        raise CaptureError(message) from error
+    return list(program.graph.nodes)
+
+
+def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_tokens: int) -> None:
+    """Make a language model's forward pass one decode step: so many tokens stand in its cache.
+
+    The cache is the one that the model itself makes of a prompt, so its shapes are right for every
+    kind of attention.
+
+    Raises:
+        CaptureError: the model makes no cache that its layers can be continued from.
+    """
+    ids = inputs["input_ids"]
+    prompt = torch.empty(ids.shape[0], cached_tokens, dtype=ids.dtype, device="meta")
+    try:
+        with torch.no_grad():
+            cache: Any = skeleton(input_ids=prompt, use_cache=True).past_key_values
+        layers = cache.layers
+    except (RuntimeError, TypeError, AttributeError) as error:
+        message = (
+            f"a decode step of {type(skeleton).__name__} cannot be captured: it makes no key-value cache "
+            f"on the meta device ({error}); set request.output_tokens to 0"
+        )
+        raise CaptureError(message) from error
+    forward = skeleton.forward
+
+    def step(input_ids: Tensor) -> Any:
+        fresh = copy.copy(cache)
+        fresh.layers = [copy.copy(layer) for layer in layers]
+        return forward(input_ids=input_ids, past_key_values=fresh, use_cache=True).logits
+
+    skeleton.forward = step
+
+
+@contextmanager
+def _without_waste() -> Iterator[None]:
+    """Leave out what export does for compilers: half of its time on a hundred layers.
+
+    That is stack traces of every node, Python code of every intermediate graph, and looking for
+    garbage among a million objects that are all alive.
+    """
+    from torch.fx._lazy_graph_module import _use_lazy_graph_module
+
+    traces, collecting = getattr(fx_config, _NO_TRACES, False), gc.isenabled()
+    gc.disable()
+    setattr(fx_config, _NO_TRACES, True)
+    try:
+        with _use_lazy_graph_module(True):
+            yield
+    finally:
+        setattr(fx_config, _NO_TRACES, traces)
+        if collecting:
+            gc.enable()

@@ -1,0 +1,60 @@
+"""Matrix products and convolutions in an exported graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from inc_mp_plugin.plan import FUSED_EXPERTS, Gemm
+
+# ATen products, and the operand whose last axis is summed over.
+_PRODUCTS = {"linear": 0, "matmul": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
+_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution"}
+OTHER_PRODUCTS = {"scaled_dot_product_attention", "einsum"} | FUSED_EXPERTS
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product or convolution met in the exported graph, and the module it stands in."""
+
+    node: Node
+    kind: str
+    module: str
+    module_class: str
+
+    @property
+    def gemm(self) -> Gemm:
+        """Shape of the product, of the whole batch; a convolution's is that of unfolded patches."""
+        shape = tuple(self.node.meta["val"].shape)
+        if self.kind in _CONVOLUTIONS:
+            channels, *window = self._shape(1)
+            shares = self._shape(0)[1] // window[0]
+            pixels = math.prod(shape) // channels
+            return Gemm(shares, pixels, math.prod(window), channels // shares)
+        operand = _PRODUCTS[self.kind]
+        inner, other = self._shape(operand)[-1], self._shape(operand + 1)
+        columns = shape[-1] if len(other) > 1 else 1
+        # Query heads that share a key head are rows of one product: the key is read once for them all.
+        batch = math.prod(other[:-2])
+        return Gemm(batch, math.prod(shape) // (batch * columns), inner, columns)
+
+    def _shape(self, argument: int) -> tuple[int, ...]:
+        value = self.node.args[argument]
+        return tuple(value.meta["val"].shape) if isinstance(value, Node) else ()
+
+
+def find_products(nodes: list[Node]) -> Iterator[Product]:
+    """Products of a graph that stand in some module, in execution order."""
+    known = _PRODUCTS.keys() | _CONVOLUTIONS | OTHER_PRODUCTS
+    for node in nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        kind = node.target._schema.name.split("::")[-1]
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        if kind in known and stack:
+            path, kind_of_module = stack[-1]
+            yield Product(node, kind, path.split("@")[0], str(kind_of_module).rsplit(".", 1)[-1])

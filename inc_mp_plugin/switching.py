@@ -1,0 +1,97 @@
+"""Which modules run an op in a lower format: INC's on a CPU and a Gaudi, torch's FP8 product on CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin import float8
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.inc.config import config_of
+from inc_mp_plugin.inc.convert import switchable
+from inc_mp_plugin.inc.mixed_precision import half_precision_switch
+from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.targets import CPU_BF16, CPU_QDQ, OPTIMUM_HABANA
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.switch import Switch
+
+
+def runnable_kinds(device: str, low: str) -> tuple[str, ...]:
+    """Kinds of ops that a device really runs in a lower format.
+
+    Raises:
+        InputError: it runs none, or only emulates them.
+    """
+    if low in CPU_BF16.formats and device in {"cpu", "cuda"}:
+        return CPU_BF16.kinds
+    if device == "cpu":
+        message = (
+            f"a CPU only emulates {low} (it casts values and multiplies in the base format), which takes "
+            "longer, not shorter, so its time is not measured; give formats: [bf16] on an FP32 model"
+        )
+        raise InputError(message)
+    if device == "cuda" and low == float8.FORMAT:
+        return float8.KINDS
+    if device == "hpu" and low in OPTIMUM_HABANA.formats:
+        return OPTIMUM_HABANA.kinds
+    message = f"{low} cannot be run on {device!r}"
+    raise InputError(message)
+
+
+def switch_to_time(
+    model: nn.Module,
+    graph: Graph,
+    ops: Collection[str],
+    base: str,
+    low: str,
+    device: str,
+    batches: Iterable[Batch],
+) -> Switch:
+    """Both modules of every op whose time in `low` can be measured on a device.
+
+    Args:
+        model: on the device; on a Gaudi, INC changes it for good.
+        graph: from `capture`.
+        ops: those that may leave the base format.
+        base: the base format.
+        low: the lower one.
+        device: "cpu", "cuda" or "hpu".
+        batches: calibration batches on the device, for scales.
+    """
+    kinds = runnable_kinds(device, low)
+    able = [op.name for op in graph.ops if op.name in ops and op.kind in kinds]
+    if low in CPU_BF16.formats:
+        return half_precision_switch(model, dict.fromkeys(able, low))
+    if device == "cuda":
+        return float8.float8_switch(model, able, batches)
+    return _through_inc(model, graph, able, base, low, OPTIMUM_HABANA.name, batches)
+
+
+def switch_to_validate(
+    model: nn.Module, graph: Graph, ops: Collection[str], base: str, low: str, batches: Iterable[Batch]
+) -> Switch:
+    """Both modules of every op, as INC gives them on this machine: emulated where it emulates.
+
+    Args: as in `switch_to_time`.
+    """
+    if low in CPU_BF16.formats:
+        return half_precision_switch(model, dict.fromkeys(ops, low))
+    return _through_inc(model, graph, ops, base, low, CPU_QDQ.name, batches)
+
+
+def _through_inc(
+    model: nn.Module,
+    graph: Graph,
+    ops: Collection[str],
+    base: str,
+    low: str,
+    target: str,
+    batches: Iterable[Batch],
+) -> Switch:
+    formats = {op.name: low if op.name in ops else base for op in graph.ops}
+    config = config_of(base, formats, target, graph.modules)
+    return switchable(model, config, low, batches)
