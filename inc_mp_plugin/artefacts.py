@@ -11,6 +11,13 @@ import numpy as np
 
 from inc_mp_plugin import store
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.measurements import (
+    TimedConfiguration,
+    TimedGroup,
+    TimedPlan,
+    TimeValidation,
+    Timing,
+)
 from inc_mp_plugin.plan import (
     Gains,
     Gemm,
@@ -177,6 +184,30 @@ def validation_from_json(content: Json) -> Validation:
         plan=point(content["plan"]),
         points=tuple(point(one) for one in content["points"]),
     )
+
+
+def timing_from_json(content: Json) -> Timing:
+    """Read timing.json, which is `asdict` of a `Timing`."""
+
+    def one(configuration: Json) -> TimedConfiguration:
+        lists = {key: tuple(configuration[key]) for key in ("pairs", "base_s", "low_s")}
+        return TimedConfiguration(**{**configuration, **lists})
+
+    return Timing(
+        content["device"],
+        content["description"],
+        content["passes"],
+        tuple(content["base_s"]),
+        tuple(one(configuration) for configuration in content["configurations"]),
+    )
+
+
+def time_validation_from_json(content: Json) -> TimeValidation:
+    """Read time_validation.json, which is `asdict` of a `TimeValidation`."""
+    plans = [TimedPlan(**{**one, "quantized": tuple(one["quantized"])}) for one in content["plans"]]
+    groups = [TimedGroup(**{**one, "quantized": tuple(one["quantized"])}) for one in content["groups"]]
+    same = {key: content[key] for key in ("device", "description", "price_s")}
+    return TimeValidation(**same, plans=tuple(plans), groups=tuple(groups))
 
 
 def load(path: Path, kind: str, decode: Callable[[Json], Value]) -> Value:

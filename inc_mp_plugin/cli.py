@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
 from inc_mp_plugin.errors import InputError, PluginError
 from inc_mp_plugin.progress import say
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.measurements import TimeValidation
 
 Arguments = ParamSpec("Arguments")
 
@@ -66,13 +69,17 @@ def tune(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Folder; runs/<recipe> if not given.")] = None,
+    every_group: Annotated[
+        bool, typer.Option("--every-group", help="Time groups of the same structure one by one.")
+    ] = False,
 ) -> None:
     """Run every stage of a recipe; a second call reuses what is done and still valid."""
     from inc_mp_plugin import pipeline
     from inc_mp_plugin.recipe import load_recipe
 
     folder = out or Path("runs") / recipe.stem
-    pipeline.tune_recipe(load_recipe(recipe, overrides or []), folder)
+    changes = [*(overrides or []), *(["timing.every_group=true"] if every_group else [])]
+    pipeline.tune_recipe(load_recipe(recipe, changes), folder)
     _show(folder)
     say(f"Everything is in {folder}.")
 
@@ -87,8 +94,25 @@ def solve(folder: Folder, overrides: Overrides = None) -> None:
 
 
 @command
-def validate(folder: Folder) -> None:
+def validate(
+    folder: Folder,
+    time: Annotated[
+        bool, typer.Option("--time", help="Measure time instead: plans against the sums of their groups.")
+    ] = False,
+    tau: Annotated[
+        list[float] | None,
+        typer.Option(help="With --time, a threshold to plan for; may be repeated."),
+    ] = None,
+) -> None:
     """Quantize through INC, and compare predicted with measured loss on held-out samples."""
+    if time:
+        from inc_mp_plugin.run import validate_time_again
+
+        _show_time(validate_time_again(folder, tau or []))
+        return
+    if tau:
+        message = "--tau goes with --time; the threshold of the plan itself is set by `inc-mp solve`"
+        raise InputError(message)
     from inc_mp_plugin.run import validate_again
 
     validate_again(folder)
@@ -140,6 +164,14 @@ def _show(folder: Path, *, validation: bool = True) -> None:
     print_plan(plan_table(run.plan, run.gains[run.plan.objective], run.sensitivity), console)
     if validation and run.validation is not None:
         print_validation(run.validation, console)
+
+
+def _show_time(validation: TimeValidation) -> None:
+    from rich.console import Console
+
+    from inc_mp_plugin.report.table import print_time_validation
+
+    print_time_validation(validation, Console(highlight=False))
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.progress import say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -36,8 +38,37 @@ def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.
     return model.eval()
 
 
+def random_model(
+    name_or_path: str, dtype: str, changes: Mapping[str, Any], *, trust_remote_code: bool
+) -> nn.Module:
+    """Make a causal language model with random weights, always the same, from a configuration alone.
+
+    Raises:
+        InputError: transformers cannot read the configuration, or has no such value to change.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(_cannot_load("configuration", name_or_path, error)) from error
+    for key, value in changes.items():
+        if not hasattr(config, key):
+            message = f"model.config.{key} is not a value of the configuration {name_or_path!r}"
+            raise InputError(message)
+        setattr(config, key, value)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: nn.Module = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, _DTYPES[dtype]), trust_remote_code=trust_remote_code
+        )
+    return model.eval()
+
+
 def load_batches(
     name_or_path: str,
+    tokenizer_name: str,
     data: Path,
     *,
     samples: int,
@@ -55,10 +86,10 @@ def load_batches(
 
     options = {"trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **options)
         config = AutoConfig.from_pretrained(name_or_path, **options)
     except (OSError, ValueError) as error:
-        raise InputError(_cannot_load("tokenizer", name_or_path, error)) from error
+        raise InputError(_cannot_load("tokenizer", tokenizer_name, error)) from error
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is not None and sequence_length > context:
         message = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,9 +15,8 @@ from inc_mp_plugin.formats import check_formats
 from inc_mp_plugin.gain.bench import FAILURES, TimingSettings, one_line
 from inc_mp_plugin.gain.configurations import formats_of_ops
 from inc_mp_plugin.gain.devices import get_device
-from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.gain.timing import Candidate, measure
-from inc_mp_plugin.plan import Gains, Graph
+from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.request import Request, batch_passes, request_passes
 from inc_mp_plugin.switching import runnable_kinds, switch_to_time
@@ -96,34 +95,6 @@ def stopwatch(
     runnable_kinds(device, lower[0])
     get_device(device)
     return Stopwatch(model, graph, work, (base, lower[0]), batches, device, settings)
-
-
-def measure_time_gains(
-    watch: Stopwatch,
-    ops: Collection[str],
-    sensitivity: Mapping[str, float],
-    partial: Partial,
-    *,
-    every_group: bool,
-) -> tuple[Gains, Timing]:
-    """Measure what every configuration of every group gains; see `empirical_gains`.
-
-    Args:
-        watch: from `stopwatch`.
-        ops: those that may leave the base format.
-        sensitivity: of each op; it decides which configurations of large groups are measured.
-        partial: keeps what was measured.
-        every_group: measure groups of the same structure one by one.
-    """
-    listed = courses(watch.graph, watch.formats_of(ops), sensitivity, every_group=every_group)
-    wanted = candidates(listed, watch.formats[0])
-    free = [course for course in listed if len(course.configurations) > 1]
-    say(f"{len(watch.graph.groups)} groups, {len(free)} of them different and free to choose")
-    timing = watch.measure(wanted, partial)
-    gains = empirical_gains(listed, timing, watch.graph, watch.formats[0])
-    for note in dict.fromkeys(group.note for group in gains.groups if group.note):
-        say(f"timing: {note}")
-    return gains, timing
 
 
 @contextmanager

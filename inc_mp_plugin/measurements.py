@@ -13,15 +13,15 @@ class TimedConfiguration:
     """One choice of formats, measured against the all-base model in turns.
 
     `formats` names the ops that leave the base format. `gain_s` is the price of the base less that of
-    the configuration, the median over `pairs`; `stderr_s` its standard error. `base_s` and `low_s` are
-    the medians of each pass of the request; `compile_s` is what the first call took beyond the median.
-    A `failure` is why there are no numbers: an error, or OVER_BUDGET.
+    the configuration, `stderr_s` its standard error. `pairs`, `base_s` and `low_s` are, of each pass of
+    the request, the pairs measured and their medians; `compile_s` is what the first call took beyond them. A
+    `failure` is why there are no numbers: an error, or OVER_BUDGET.
     """
 
     formats: Mapping[str, str]
     gain_s: float = 0.0
     stderr_s: float = 0.0
-    pairs: int = 0
+    pairs: tuple[int, ...] = ()
     base_s: tuple[float, ...] = ()
     low_s: tuple[float, ...] = ()
     compile_s: float = 0.0

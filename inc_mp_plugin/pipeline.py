@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin import artefacts, store
 from inc_mp_plugin.emission import emit
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.gain.accelerators import ACCELERATORS
-from inc_mp_plugin.gain.macs import mac_gains
-from inc_mp_plugin.gain.memory import memory_gains
+from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity, Validation
+from inc_mp_plugin.pricing import Clock, Prices, gains_stage, prices_of, runnable_ops
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.stage import run_stage
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.losses import LossFunction
     from inc_mp_plugin.recipe import Recipe
+    from inc_mp_plugin.request import Request
 
 Json = dict[str, Any]
 
@@ -42,7 +42,8 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     subject = subject_of(recipe)
     graph = graph_stage(subject, out)
     sensitivity = sensitivity_stage(subject, graph, out)
-    gains = gains_stage(graph, (subject.base, *recipe.formats), recipe.device, out)
+    sensitivity = sensitivity.of(runnable_ops(graph, recipe.targets))
+    gains = gains_stage(subject, graph, sensitivity, prices_of(recipe, sensitivity.ops), out)
     plan = plan_stage(
         sensitivity,
         gains,
@@ -67,6 +68,8 @@ def tune(
     objective: str = "memory",
     formats: Sequence[str] = ("fp8_e4m3",),
     device: str = "gaudi2",
+    request: Request | None = None,
+    clock: Clock | None = None,
     loss_fn: LossFunction | None = None,
     allowed: Collection[str] | None = None,
     out: str | Path,
@@ -78,9 +81,11 @@ def tune(
         batches: calibration batches, the first of which also serves to capture the graph.
         tau: threshold of the normalized RMSE of the loss (eq. 5).
         gain_fraction: instead, the wanted fraction of the largest gain, at the least loss.
-        objective: "memory" or "theoretical_time".
+        objective: "memory", "theoretical_time", "roofline" or "empirical_time".
         formats: formats below the base format.
-        device: where theoretical time counts.
+        device: where modelled time counts.
+        request: what time is priced for; the forward pass of the first batch is measured without it.
+        clock: where and how time is measured; on the CPU for "empirical_time" without it.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
         allowed: names of the ops that may leave the base format; all if None.
         out: folder of the artefacts; a second call reuses those that are still valid.
@@ -92,9 +97,16 @@ def tune(
     subject = subject_in_memory(model, batches, loss_fn)
     graph = graph_stage(subject, folder)
     sensitivity = sensitivity_stage(subject, graph, folder)
-    gains = gains_stage(graph, (subject.base, *formats), device, folder)
+    if allowed is not None:
+        sensitivity = sensitivity.of(allowed)
+    if objective == "empirical_time" and clock is None:
+        clock = Clock("cpu", TimingSettings())
+    prices = Prices(
+        (subject.base, *formats), sensitivity.ops, device, request, objective == "roofline", clock
+    )
+    gains = gains_stage(subject, graph, sensitivity, prices, folder)
     return plan_stage(
-        sensitivity if allowed is None else sensitivity.of(allowed),
+        sensitivity,
         gains,
         folder,
         objective=objective,
@@ -141,24 +153,6 @@ def sensitivity_stage(subject: Subject, graph: Graph, out: Path) -> Sensitivity:
         return sensitivity, artefacts.sensitivity_to_json(sensitivity, sha256)
 
     return run_stage(out / "sensitivity.json", "sensitivity", subject.depends_on, decode, make)
-
-
-def gains_stage(graph: Graph, formats: tuple[str, ...], device: str, out: Path) -> dict[str, Gains]:
-    """gains.json: every objective that needs no measurement and that the device has numbers for."""
-
-    def make() -> tuple[dict[str, Gains], Json]:
-        gains = {"memory": memory_gains(graph, formats)}
-        if set(formats) <= ACCELERATORS[device].flops.keys():
-            gains["theoretical_time"] = mac_gains(graph, formats, device)
-        return gains, artefacts.gains_to_json(gains)
-
-    depends_on = {
-        "graph": store.fingerprint(artefacts.graph_to_json(graph)),
-        "formats": list(formats),
-        "device": device,
-        "version": metadata.version("inc-mp-plugin"),
-    }
-    return run_stage(out / "gains.json", "gains", depends_on, artefacts.gains_from_json, make)
 
 
 def plan_stage(

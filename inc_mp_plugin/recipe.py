@@ -17,7 +17,7 @@ Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dtype = Literal["fp32", "bf16", "fp16"]
-Objective = Literal["memory", "theoretical_time"]
+Objective = Literal["memory", "theoretical_time", "roofline", "empirical_time"]
 
 
 class _Section(BaseModel):
@@ -25,11 +25,27 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """Which model, and the base format it runs in."""
+    """Which model, and the base format it runs in.
+
+    With random weights only a configuration is needed, in which `config` may change values, and
+    `tokenizer` may be another model's: enough to measure time, and nothing else.
+    """
 
     name_or_path: str
     dtype: Dtype = "bf16"
     trust_remote_code: bool = False
+    weights: Literal["trained", "random"] = "trained"
+    config: dict[str, Any] = {}
+    tokenizer: str | None = None
+
+    @model_validator(mode="after")
+    def _config_is_of_random_weights(self) -> ModelSection:
+        if self.config and self.weights == "trained":
+            message = (
+                "config changes a model's shape, which trained weights would not fit; add weights: random"
+            )
+            raise ValueError(message)
+        return self
 
 
 class CalibrationSection(_Section):
@@ -50,6 +66,25 @@ class ValidationSection(_Section):
     seed: int = 0
 
 
+class RequestSection(_Section):
+    """What time is priced for: TTFT + output_tokens x TPOT of so many prompts at once."""
+
+    prompt_tokens: Annotated[int, Field(gt=1)]
+    output_tokens: Annotated[int, Field(ge=0)] = 0
+    batch_size: Count = 1
+
+
+class TimingSection(_Section):
+    """Where and how long time is measured; see `gain.bench.TimingSettings`."""
+
+    device: Literal["cpu", "cuda", "hpu"] = "cpu"
+    repeats: Annotated[int, Field(ge=3)] = 15
+    most_repeats: Annotated[int, Field(ge=3)] = 300
+    precision: Threshold = 0.02
+    budget_s: Threshold | None = None
+    every_group: bool = False
+
+
 class Recipe(_Section):
     """Everything that `inc-mp tune` needs to know."""
 
@@ -57,11 +92,13 @@ class Recipe(_Section):
     calibration: CalibrationSection
     strategy: Literal["ip_mse"] = "ip_mse"
     objective: Objective = "memory"
-    device: Literal["gaudi2", "gaudi3", "h100"] = "gaudi2"
+    device: Literal["gaudi2", "gaudi3", "h100", "cpu"] = "gaudi2"
     formats: tuple[str, ...] = ("fp8_e4m3",)
     tau: Threshold | None = None
     gain_fraction: Fraction | None = None
     targets: tuple[str, ...] = ("cpu-qdq",)
+    request: RequestSection | None = None
+    timing: TimingSection | None = None
     validation: ValidationSection | None = None
 
     @field_validator("formats")
@@ -84,6 +121,16 @@ class Recipe(_Section):
         if self.tau is None and self.gain_fraction is None:
             message = "give tau (threshold of the normalized RMSE) or gain_fraction (wanted gain)"
             raise ValueError(message)
+        for target in map(get_target, self.targets):
+            if not set(self.formats) <= set(target.formats) or self.model.dtype != (
+                target.base or self.model.dtype
+            ):
+                message = (
+                    f"target {target.name} runs {', '.join(target.formats)} beside "
+                    f"{target.base or 'any base format'}, not {', '.join(self.formats)} beside "
+                    f"{self.model.dtype}; change formats, model.dtype or targets"
+                )
+                raise ValueError(message)
         if self.validation and self.validation.data.resolve() == self.calibration.data.resolve():
             message = "validation.data is calibration.data; held-out samples must be others"
             raise ValueError(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,19 @@ class Request:
     output_tokens: int = 0
     batch_size: int = 1
 
-    def prompt(self, vocabulary: int, device: str = "cpu") -> dict[str, Any]:
-        """Random tokens, the same ones every time; only the last one's logits are asked for."""
-        import torch
 
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, vocabulary, (self.batch_size, self.prompt_tokens), generator=generator)
-        return {"input_ids": ids.to(device), "logits_to_keep": 1}
+def prompt(model: nn.Module, request: Request, device: str = "cpu") -> dict[str, Any]:
+    """Random tokens, the same ones every time; only the last one's logits are asked for, if possible."""
+    import torch
+
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(0)
+    shape = (request.batch_size, request.prompt_tokens)
+    ids = torch.randint(0, config.get_text_config().vocab_size, shape, generator=generator)
+    batch: dict[str, Any] = {"input_ids": ids.to(device)}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        batch["logits_to_keep"] = 1
+    return batch
 
 
 def check_context(model: nn.Module, request: Request) -> None:
@@ -90,10 +97,7 @@ class _Served:
         config: Any = model.config
         self._model, self._config = model, config
         self._request, self._static = request, static_cache
-        vocabulary = config.get_text_config().vocab_size
-        self._prompt = request.prompt(vocabulary, device)
-        if not _takes(model, "logits_to_keep"):
-            del self._prompt["logits_to_keep"]
+        self._prompt = prompt(model, request, device)
         self._cache: Any = None
         self._token: Any = None
         self._left = 0
@@ -127,9 +131,3 @@ class _Served:
         self._token = output.logits[:, -1].argmax(-1)
         chosen: Tensor = self._token.cpu()
         return chosen
-
-
-def _takes(model: nn.Module, argument: str) -> bool:
-    import inspect
-
-    return argument in inspect.signature(model.forward).parameters

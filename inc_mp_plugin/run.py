@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 from inc_mp_plugin import artefacts, pipeline, store
 from inc_mp_plugin.emission import emit
 from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.measurements import TimeValidation
 from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity, Validation
+from inc_mp_plugin.pricing import prices_of, runnable_ops
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.recipe import Recipe, parse_recipe
+from inc_mp_plugin.solver.planner import check_knobs
 from inc_mp_plugin.stage import changes
-from inc_mp_plugin.subject import subject_of
+from inc_mp_plugin.subject import Subject, subject_of
 
 PLAN_KEYS = ("tau", "gain_fraction", "objective")
 
@@ -39,6 +43,11 @@ class Run:
         sha256 = artefacts.load(path, "sensitivity", lambda content: str(content["arrays_sha256"]))
         arrays = store.read_arrays(path.with_suffix(".npz"), sha256)
         return artefacts.sensitivity_from_arrays(arrays)
+
+    @cached_property
+    def able(self) -> Sensitivity:
+        """Sensitivities of the ops that every target of the recipe can run in a lower format."""
+        return self.sensitivity.of(runnable_ops(self.graph, self.recipe([]).targets))
 
     @cached_property
     def gains(self) -> dict[str, Gains]:
@@ -82,7 +91,7 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
     recipe = run.recipe(overrides)
     before = _formats_before(run)
     plan = pipeline.plan_stage(
-        run.sensitivity,
+        run.able,
         run.gains,
         folder,
         objective=recipe.objective,
@@ -108,14 +117,38 @@ def validate_again(folder: Path) -> Validation:
         InputError: an artefact is missing or damaged, or of another model or other data.
     """
     run = Run(folder)
+    recipe, subject = _same_subject(run)
+    return pipeline.validation_stage(recipe, subject, run.graph, run.able, run.plan, folder)
+
+
+def validate_time_again(folder: Path, taus: Sequence[float]) -> TimeValidation:
+    """time_validation.json: plans at these thresholds, or at half, once and twice the plan's.
+
+    Raises:
+        InputError: an artefact is missing or damaged, of another model or other data, or no time was
+            measured.
+    """
+    from inc_mp_plugin.time_validation import validate_time
+
+    for tau in taus:
+        check_knobs(tau, None)
+    run = Run(folder)
+    recipe, subject = _same_subject(run)
+    prices = prices_of(recipe, run.able.ops)
+    chosen = taus or [run.plan.tau / 2, run.plan.tau, run.plan.tau * 2]
+    return validate_time(subject, run.graph, run.able, run.gains, prices, chosen, folder)
+
+
+def _same_subject(run: Run) -> tuple[Recipe, Subject]:
+    """The recipe of a folder and what it names, which must still be what was measured."""
     recipe = run.recipe([])
     subject = subject_of(recipe)
-    stored = store.read_json(folder / "sensitivity.json", "sensitivity").get("depends_on", {})
+    stored = store.read_json(run.folder / "sensitivity.json", "sensitivity").get("depends_on", {})
     difference = changes(stored, subject.depends_on)
     if difference:
-        message = f"{folder} is of another state of things ({difference}); run `inc-mp tune` again"
+        message = f"{run.folder} is of another state of things ({difference}); run `inc-mp tune` again"
         raise InputError(message)
-    return pipeline.validation_stage(recipe, subject, run.graph, run.sensitivity, run.plan, folder)
+    return recipe, subject
 
 
 def emit_again(folder: Path, target: str) -> Path:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.batches import map_tensors
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.inputs import file_fingerprint, load_batches, load_model, model_fingerprint
+from inc_mp_plugin.inputs import (
+    file_fingerprint,
+    load_batches,
+    load_model,
+    model_fingerprint,
+    random_model,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,13 +65,14 @@ def subject_of(recipe: Recipe) -> Subject:
         depends_on={
             "model": model_fingerprint(model.name_or_path, trust_remote_code=model.trust_remote_code),
             "dtype": model.dtype,
+            "weights": model.weights,
+            "config": dict(model.config),
+            "tokenizer": model.tokenizer,
             **data_settings("calibration", data),
             "versions": versions(),
         },
         base=model.dtype,
-        load_model=lambda: load_model(
-            model.name_or_path, model.dtype, trust_remote_code=model.trust_remote_code
-        ),
+        load_model=lambda: _model(model),
         load_batches=lambda: _load(model, data, data.data, data.samples),
     )
 
@@ -147,9 +154,17 @@ def data_settings(name: str, section: CalibrationSection | ValidationSection) ->
     }
 
 
+def _model(section: ModelSection) -> nn.Module:
+    name, dtype, trusted = section.name_or_path, section.dtype, section.trust_remote_code
+    if section.weights == "random":
+        return random_model(name, dtype, section.config, trust_remote_code=trusted)
+    return load_model(name, dtype, trust_remote_code=trusted)
+
+
 def _load(model: ModelSection, calibration: CalibrationSection, data: Path, samples: int) -> Sequence[Batch]:
     return load_batches(
         model.name_or_path,
+        model.tokenizer or model.name_or_path,
         data,
         samples=samples,
         sequence_length=calibration.sequence_length,

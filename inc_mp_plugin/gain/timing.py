@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     Samples = dict[str, FloatArray]
 
 
+MANY = 1e9  # pairs, where time is no limit
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A configuration to measure, the group it belongs to, and how many groups its gain counts for."""
@@ -54,8 +57,9 @@ def measure(
 
         gain = median_i [ (A_i + A_{i+1}) / 2 - B_i ]
 
-    The gain of a request is the sum over its passes of times x gain. The standard error of a median is 1.2533 sigma sqrt(4/3 / n) (neighbours share an A), with sigma from the median absolute
-    deviation, so that outliers move neither.
+    The gain of a request is the sum over its passes of times x gain. The standard error of a median is
+    1.2533 sigma sqrt(4/3 / n) (neighbours share an A), with sigma from the median absolute deviation, so
+    that outliers move neither.
 
     Args:
         device: runs and times a call.
@@ -133,12 +137,12 @@ def gain_and_stderr(differences_s: FloatArray) -> tuple[float, float]:
     return median, 1.2533 * sigma * math.sqrt(4 / 3 / len(differences_s))
 
 
-def _affordable(share_s: float, pass_s: float) -> float:
+def _affordable(share_s: float, pass_s: float) -> int:
     """Pairs that a share of the time budget allows; never fewer than the fewest while there is any."""
     if share_s <= 0:
         return 0
     # About four calls go into warming up.
-    return max(LEAST_PAIRS, share_s / pass_s / 2 - 2)
+    return max(LEAST_PAIRS, int(min(share_s / pass_s, MANY) / 2 - 2))
 
 
 def _imprecise(tasks: Sequence[_Task], samples: Samples, settings: TimingSettings) -> dict[_Task, int]:
@@ -188,7 +192,7 @@ def _timed(
         candidate.formats,
         math.fsum(one.times * gain for one, (gain, _) in zip(passes, estimates, strict=True)),
         math.hypot(*(one.times * error for one, (_, error) in zip(passes, estimates, strict=True))),
-        min(len(samples[key]) for key in keys),
+        tuple(len(samples[key]) for key in keys),
         tuple(float(base) for base, _, _ in columns),
         tuple(float(low) for _, low, _ in columns),
         max(math.fsum(float(samples[key][0, 2] - c[1]) for key, c in zip(keys, columns, strict=True)), 0.0),

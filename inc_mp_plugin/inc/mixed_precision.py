@@ -13,7 +13,7 @@ from inc_mp_plugin.inc.selection import compare_selection
 from inc_mp_plugin.switch import Switch, put_module, twin
 from inc_mp_plugin.targets.cpu import CPU_BF16
 
-BASE = "fp32"
+BASE = str(CPU_BF16.base)
 
 
 def mixed_precision_config(

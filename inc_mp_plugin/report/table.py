@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from inc_mp_plugin.measurements import TimeValidation
 from inc_mp_plugin.plan import Validation
-from inc_mp_plugin.report.info import Cell, PlanTable
+from inc_mp_plugin.report.info import Cell, PlanTable, split_name
 
 
 def print_plan(table: PlanTable, console: Console) -> None:
@@ -60,6 +61,64 @@ def print_validation(validation: Validation, console: Console) -> None:
         + (" (held)." if validation.nrmse <= validation.tau else " (exceeded)."),
         soft_wrap=True,
     )
+
+
+def print_time_validation(validation: TimeValidation, console: Console) -> None:
+    """Print measured plans beside the sums of their groups, then groups beside the sums of their ops."""
+    drawn = Table(
+        title=f"Time saved by whole plans, of {milliseconds(validation.price_s)} ms on "
+        f"{validation.description}",
+        title_justify="left",
+    )
+    drawn.add_column("objective")
+    for column in ("tau", "ops", "predicted ms", "measured ms", "difference", "adds up"):
+        drawn.add_column(column, justify="right")
+    for plan in validation.plans:
+        share = f"{100 * plan.difference_s / plan.predicted_s:+.1f} %" if plan.predicted_s else "-"
+        drawn.add_row(
+            plan.objective,
+            f"{plan.tau:.4g}",
+            str(len(plan.quantized)),
+            _with_error(plan.predicted_s, plan.predicted_stderr_s),
+            _with_error(plan.measured_s, plan.measured_stderr_s),
+            share,
+            "yes" if plan.additive else "no",
+        )
+    _print(drawn, console)
+    if validation.groups:
+        drawn = Table(title="Time saved by groups, and by their ops measured alone", title_justify="left")
+        drawn.add_column("ops lowered")
+        for column in ("measured ms", "sum of ops ms", "million MACs"):
+            drawn.add_column(column, justify="right")
+        for group in validation.groups:
+            drawn.add_row(
+                ", ".join(split_name(op)[1] for op in group.quantized),
+                _with_error(group.measured_s, group.stderr_s),
+                milliseconds(group.sum_of_ops_s),
+                f"{group.macs / 1e6:.1f}",
+            )
+        _print(drawn, console)
+    held = sum(plan.additive for plan in validation.plans)
+    console.print(
+        f"{held} of {len(validation.plans)} plans save what their groups add up to, within 5 % or two "
+        "standard errors.",
+        soft_wrap=True,
+    )
+
+
+def milliseconds(seconds: float) -> str:
+    """Seconds as milliseconds, to three decimals at most.
+
+    Example:
+        >>> milliseconds(0.13421), milliseconds(-0.0000123)
+        ('134.2', '-0.012')
+    """
+    value = 1e3 * seconds
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _with_error(seconds: float, stderr_s: float) -> str:
+    return f"{milliseconds(seconds)} ± {milliseconds(stderr_s)}"
 
 
 _LEGEND = "% of the loss budget / % of the largest gain (· base)"

@@ -20,4 +20,5 @@ CPU_BF16 = Target(
     added={},
     formats=("bf16", "fp16"),
     kinds=("linear", "conv2d"),
+    base="fp32",
 )

@@ -15,7 +15,7 @@ class Target:
     which stay in the base format; `added` are modules that the consumer gives to every module that
     holds `matmul_qk`, with their classes: they are not in the captured model. `splits_experts` tells
     that it holds experts as linear modules, where the captured model may have one fused parameter.
-    Ops of `kinds` run in any of `formats`, all others in the base format.
+    Ops of `kinds` run in any of `formats`, all others in the base format, which is `base` if given.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Target:
     splits_experts: bool = False
     formats: tuple[str, ...] = ("fp8_e4m3", "fp8_e5m2")
     kinds: tuple[str, ...] = ("linear", "conv2d", "bgemm")
+    base: str | None = None
 
     def modules(self, captured: Mapping[str, str]) -> dict[str, str]:
         """The consumer's modules, {name: class}, from those of the captured model."""

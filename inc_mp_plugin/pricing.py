@@ -1,0 +1,196 @@
+"""gains.json and timing.json: every objective that can be priced for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin import artefacts, store
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.gain.accelerators import ACCELERATORS
+from inc_mp_plugin.gain.bench import TimingSettings
+from inc_mp_plugin.gain.macs import mac_gains
+from inc_mp_plugin.gain.memory import memory_gains
+from inc_mp_plugin.gain.roofline import Phase, roofline_gains
+from inc_mp_plugin.plan import Gains, Graph, Sensitivity
+from inc_mp_plugin.progress import say
+from inc_mp_plugin.recipe import TimingSection
+from inc_mp_plugin.request import Request, check_context, prompt
+from inc_mp_plugin.stage import run_stage
+from inc_mp_plugin.targets import get_target
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.measured_time import Stopwatch
+    from inc_mp_plugin.measurements import Timing
+    from inc_mp_plugin.recipe import Recipe
+    from inc_mp_plugin.subject import Subject
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where and how time is measured."""
+
+    device: str
+    settings: TimingSettings
+    every_group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What is to be priced: always memory; and time, modelled and measured, as far as it is asked for.
+
+    `formats` are the base format and the lower ones; `ops` those that may leave the base format;
+    `device` is the one that time is modelled for; `request` what time is priced for; `roofline` and
+    `clock` ask for those objectives.
+    """
+
+    formats: tuple[str, ...]
+    ops: tuple[str, ...]
+    device: str
+    request: Request | None = None
+    roofline: bool = False
+    clock: Clock | None = None
+
+
+def runnable_ops(graph: Graph, targets: Sequence[str]) -> list[str]:
+    """Names of the ops that every target can run in a lower format."""
+    kinds = [get_target(target).kinds for target in targets]
+    return [op.name for op in graph.ops if all(op.kind in able for able in kinds)]
+
+
+def prices_of(recipe: Recipe, ops: tuple[str, ...]) -> Prices:
+    """What a recipe asks to be priced."""
+    section = recipe.request
+    request = Request(recipe.calibration.sequence_length)
+    if section is not None:
+        request = Request(section.prompt_tokens, section.output_tokens, section.batch_size)
+    timing, clock = recipe.timing, None
+    if timing is None and recipe.objective == "empirical_time":
+        timing = TimingSection()
+    if timing is not None:
+        settings = timing.model_dump(exclude={"device", "every_group"})
+        clock = Clock(timing.device, TimingSettings(**settings), timing.every_group)
+    formats = (recipe.model.dtype, *recipe.formats)
+    return Prices(formats, ops, recipe.device, request, recipe.objective == "roofline", clock)
+
+
+def gains_stage(
+    subject: Subject, graph: Graph, sensitivity: Sensitivity, prices: Prices, out: Path
+) -> dict[str, Gains]:
+    """gains.json, and timing.json if time is measured.
+
+    Raises:
+        InputError: a price is asked for that cannot be had.
+    """
+    depends_on: Json = {
+        "graph": store.fingerprint(artefacts.graph_to_json(graph)),
+        "formats": list(prices.formats),
+        "device": prices.device,
+        "version": metadata.version("inc-mp-plugin"),
+    }
+    if prices.roofline:
+        depends_on["request"] = asdict(_request(prices))
+    measured: dict[str, Gains] = {}
+    if prices.clock is not None:
+        gains, timing = _measured(subject, graph, sensitivity, prices, prices.clock, out)
+        measured = {gains.objective: gains}
+        depends_on["timing"] = store.fingerprint(asdict(timing))
+
+    def make() -> tuple[dict[str, Gains], Json]:
+        gains = {"memory": memory_gains(graph, prices.formats)}
+        if set(prices.formats) <= ACCELERATORS[prices.device].flops.keys():
+            gains["theoretical_time"] = mac_gains(graph, prices.formats, prices.device)
+        if prices.roofline:
+            phases = _phases(subject, _request(prices))
+            gains["roofline"] = roofline_gains(phases, prices.formats, prices.device, sensitivity.total)
+        gains |= measured
+        return gains, artefacts.gains_to_json(gains)
+
+    return run_stage(out / "gains.json", "gains", depends_on, artefacts.gains_from_json, make)
+
+
+def stopwatch_of(subject: Subject, graph: Graph, prices: Prices, clock: Clock) -> Stopwatch:
+    """What measures a subject's time: its request, or the forward pass of its first batch.
+
+    Raises:
+        InputError: the device is missing, or does not run the format.
+    """
+    from inc_mp_plugin.measured_time import stopwatch
+
+    work = prices.request or subject.batches[0]
+    return stopwatch(
+        subject.model, graph, work, prices.formats, subject.batches, clock.device, clock.settings
+    )
+
+
+def timing_depends_on(subject: Subject, watch: Stopwatch, prices: Prices) -> Json:
+    """What measured times follow from, the machine included."""
+    from inc_mp_plugin.gain.devices import get_device
+
+    return {
+        **subject.depends_on,
+        "formats": list(prices.formats),
+        "request": asdict(prices.request) if prices.request else None,
+        "timing.device": get_device(watch.device).description,
+        **{f"timing.{key}": value for key, value in asdict(watch.settings).items()},
+    }
+
+
+def _measured(
+    subject: Subject,
+    graph: Graph,
+    sensitivity: Sensitivity,
+    prices: Prices,
+    clock: Clock,
+    out: Path,
+) -> tuple[Gains, Timing]:
+    from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
+
+    watch = stopwatch_of(subject, graph, prices, clock)
+    choices = watch.formats_of(prices.ops)
+    listed = courses(graph, choices, sensitivity.total, every_group=clock.every_group)
+    wanted = candidates(listed, prices.formats[0])
+    depends_on = {
+        **timing_depends_on(subject, watch, prices),
+        "configurations": store.fingerprint({"all": [dict(one.formats) for one in wanted]}),
+    }
+
+    def make() -> tuple[Timing, Json]:
+        partial = store.Partial(out / "timing.partial.npz", store.fingerprint(depends_on))
+        timing = watch.measure(wanted, partial)
+        return timing, asdict(timing)
+
+    timing = run_stage(out / "timing.json", "timing", depends_on, artefacts.timing_from_json, make)
+    (out / "timing.partial.npz").unlink(missing_ok=True)
+    gains = empirical_gains(listed, timing, graph, prices.formats[0])
+    for note in dict.fromkeys(group.note for group in gains.groups if group.note):
+        say(f"timing: {note}")
+    return gains, timing
+
+
+def _request(prices: Prices) -> Request:
+    if prices.request is None:
+        message = "objective roofline needs a request, such as request=Request(prompt_tokens=2048)"
+        raise InputError(message)
+    return prices.request
+
+
+def _phases(subject: Subject, request: Request) -> list[Phase]:
+    """Graphs of the request's passes."""
+    import torch
+
+    from inc_mp_plugin.graph.capture import capture
+
+    check_context(subject.model, request)
+    say("Capturing the passes of the request ...")
+    phases = [Phase(capture(subject.model, prompt(subject.model, request)))]
+    if request.output_tokens:
+        step = {"input_ids": torch.zeros(request.batch_size, 1, dtype=torch.long)}
+        cached = request.prompt_tokens + request.output_tokens // 2
+        phases.append(Phase(capture(subject.model, step, cached_tokens=cached), request.output_tokens))
+    return phases

@@ -1,0 +1,98 @@
+"""Measuring whole plans: does the sum of the gains of their groups hold?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin import artefacts, store
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.evaluate.additivity import predicted_gain, timed_groups
+from inc_mp_plugin.gain.timing import Candidate
+from inc_mp_plugin.measurements import TimedConfiguration, TimedPlan, TimeValidation
+from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity
+from inc_mp_plugin.pricing import Prices, stopwatch_of, timing_depends_on
+from inc_mp_plugin.progress import say
+from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.stage import run_stage
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.subject import Subject
+
+
+def validate_time(
+    subject: Subject,
+    graph: Graph,
+    sensitivity: Sensitivity,
+    gains: Mapping[str, Gains],
+    prices: Prices,
+    taus: Sequence[float],
+    out: Path,
+) -> TimeValidation:
+    """time_validation.json: the plans of every objective at every threshold, timed end to end.
+
+    Args:
+        subject: the model.
+        graph: from `capture`.
+        sensitivity: of the ops that may leave the base format.
+        gains: of every objective; those of "empirical_time" predict the times.
+        prices: as they were measured.
+        taus: thresholds.
+        out: folder of the artefacts.
+
+    Raises:
+        InputError: no time was measured in this folder.
+    """
+    if prices.clock is None or "empirical_time" not in gains:
+        message = (
+            f"{out} holds no measured time; run `inc-mp tune` with objective=empirical_time, or with a "
+            "timing section"
+        )
+        raise InputError(message)
+    plans = [solve(one, sensitivity, tau) for tau in taus for one in gains.values()]
+    watch = stopwatch_of(subject, graph, prices, prices.clock)
+    wanted = {plan.quantized: Candidate(_lowered(plan), index) for index, plan in enumerate(plans)}
+    wanted.pop((), None)  # nothing to measure: it is the base itself
+    depends_on = {
+        **timing_depends_on(subject, watch, prices),
+        "gains": store.fingerprint(artefacts.gains_to_json(gains)),
+        "taus": list(taus),
+        "plans": store.fingerprint({"all": [list(ops) for ops in wanted]}),
+    }
+
+    def make() -> tuple[TimeValidation, dict[str, object]]:
+        partial = store.Partial(out / "time_validation.partial.npz", store.fingerprint(depends_on))
+        timing = watch.measure(list(wanted.values()), partial)
+        timed = dict(zip(wanted, timing.configurations, strict=True))
+        compared = [_compare(plan, gains["empirical_time"], timed) for plan in plans]
+        validation = TimeValidation(
+            timing.device,
+            timing.description,
+            timing.price_s,
+            tuple(one for one in compared if one is not None),
+            timed_groups(gains["empirical_time"], graph),
+        )
+        partial.remove()
+        return validation, asdict(validation)
+
+    path = out / "time_validation.json"
+    decode = artefacts.time_validation_from_json
+    return run_stage(path, "time_validation", depends_on, decode, make)
+
+
+def _lowered(plan: Plan) -> dict[str, str]:
+    return {op: plan.formats[op] for op in plan.quantized}
+
+
+def _compare(
+    plan: Plan, measured: Gains, timed: Mapping[tuple[str, ...], TimedConfiguration]
+) -> TimedPlan | None:
+    predicted = predicted_gain(measured, plan.formats)
+    one = timed.get(plan.quantized, TimedConfiguration({}))
+    if predicted is None or one.failure:
+        why = one.failure or "a configuration of it was not measured on its own"
+        say(f"timing: the {plan.objective} plan at tau {plan.tau:.6g} is left out: {why}")
+        return None
+    return TimedPlan(plan.objective, plan.tau, plan.quantized, *predicted, one.gain_s, one.stderr_s)
