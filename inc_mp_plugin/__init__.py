@@ -13,31 +13,42 @@ if TYPE_CHECKING:
     from inc_mp_plugin.errors import InputError as InputError
     from inc_mp_plugin.errors import NonFiniteError as NonFiniteError
     from inc_mp_plugin.errors import PluginError as PluginError
+    from inc_mp_plugin.gain.bench import TimingSettings as TimingSettings
     from inc_mp_plugin.gain.macs import mac_gains as mac_gains
     from inc_mp_plugin.gain.memory import memory_gains as memory_gains
+    from inc_mp_plugin.gain.roofline import Phase as Phase
+    from inc_mp_plugin.gain.roofline import roofline_gains as roofline_gains
     from inc_mp_plugin.graph.capture import capture as capture
     from inc_mp_plugin.inc.config import to_inc_config as to_inc_config
     from inc_mp_plugin.inc.convert import apply as apply
     from inc_mp_plugin.inc.strategy import IPMSEConfig as IPMSEConfig
     from inc_mp_plugin.inc.strategy import register as register
+    from inc_mp_plugin.measured_time import time_gains as time_gains
     from inc_mp_plugin.pipeline import tune as tune
     from inc_mp_plugin.plan import Gains as Gains
     from inc_mp_plugin.plan import Graph as Graph
     from inc_mp_plugin.plan import Plan as Plan
     from inc_mp_plugin.plan import Sensitivity as Sensitivity
+    from inc_mp_plugin.pricing import Clock as Clock
+    from inc_mp_plugin.request import Request as Request
     from inc_mp_plugin.sensitivity.taylor import measure_sensitivity as measure_sensitivity
     from inc_mp_plugin.solver.planner import solve as solve
 
 _HOMES = {
     "errors": ("InfeasibleError", "InputError", "NonFiniteError", "PluginError"),
+    "gain.bench": ("TimingSettings",),
     "gain.macs": ("mac_gains",),
     "gain.memory": ("memory_gains",),
+    "gain.roofline": ("Phase", "roofline_gains"),
     "graph.capture": ("capture",),
     "inc.config": ("to_inc_config",),
     "inc.convert": ("apply",),
     "inc.strategy": ("IPMSEConfig", "register"),
+    "measured_time": ("time_gains",),
     "pipeline": ("tune",),
     "plan": ("Gains", "Graph", "Plan", "Sensitivity"),
+    "pricing": ("Clock",),
+    "request": ("Request",),
     "sensitivity.taylor": ("measure_sensitivity",),
     "solver.planner": ("solve",),
 }

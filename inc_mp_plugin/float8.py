@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.switch import Switch
+from inc_mp_plugin.targets.devices import CUDA_FP8
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
-
-FORMAT = "fp8_e4m3"
-KINDS = ("linear",)  # torch has no batched FP8 product, so attention products stay in the base format
 
 _FULL_SCALE = torch.finfo(torch.float8_e4m3fn).max
 # INC leaves room above the largest value that calibration saw: twice that of weights, four times of inputs.
@@ -88,7 +86,7 @@ def float8_switch(model: nn.Module, ops: Sequence[str], batches: Iterable[Batch]
             message = f"no calibration batch ran {op!r}, so it has no scale"
             raise InputError(message)
         low[op] = Float8Linear(module, largest[op])
-    return Switch(model, base, {FORMAT: low})
+    return Switch(model, base, {CUDA_FP8: low})
 
 
 def _largest_inputs(

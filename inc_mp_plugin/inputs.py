@@ -38,16 +38,13 @@ def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.
     return model.eval()
 
 
-def random_model(
-    name_or_path: str, dtype: str, changes: Mapping[str, Any], *, trust_remote_code: bool
-) -> nn.Module:
-    """Make a causal language model with random weights, always the same, from a configuration alone.
+def load_config(name_or_path: str, changes: Mapping[str, Any], *, trust_remote_code: bool) -> Any:
+    """Load the configuration of a model, with some values changed.
 
     Raises:
-        InputError: transformers cannot read the configuration, or has no such value to change.
+        InputError: transformers cannot read it, or it has no such value to change.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
@@ -58,6 +55,14 @@ def random_model(
             message = f"model.config.{key} is not a value of the configuration {name_or_path!r}"
             raise InputError(message)
         setattr(config, key, value)
+    return config
+
+
+def random_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Module:
+    """Make a causal language model with random weights, always the same, from a configuration alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: nn.Module = AutoModelForCausalLM.from_config(
@@ -67,7 +72,7 @@ def random_model(
 
 
 def load_batches(
-    name_or_path: str,
+    config: Any,
     tokenizer_name: str,
     data: Path,
     *,
@@ -80,25 +85,11 @@ def load_batches(
 
     Raises:
         InputError: the tokenizer or the file cannot be read, a line is not {"text": ...}, there are too
-            few samples, or the model's context is shorter than the sequence length.
+            few samples, the model's context is shorter than the sequence length, or it does not know
+            all tokens.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
-    options = {"trust_remote_code": trust_remote_code}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **options)
-        config = AutoConfig.from_pretrained(name_or_path, **options)
-    except (OSError, ValueError) as error:
-        raise InputError(_cannot_load("tokenizer", tokenizer_name, error)) from error
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and sequence_length > context:
-        message = (
-            f"calibration.sequence_length is {sequence_length}, but the model's context is "
-            f"{context} tokens; give at most that"
-        )
-        raise InputError(message)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    _check_context(config, sequence_length)
+    tokenizer = _load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
     texts = read_texts(data, samples)
     encoded = tokenizer(
         texts,
@@ -113,10 +104,39 @@ def load_batches(
     if short:
         message = f"{data}, line {short[0] + 1}: its text has fewer than two tokens"
         raise InputError(message)
+    known, largest = config.get_text_config().vocab_size, int(tensors["input_ids"].max())
+    if largest >= known:
+        message = (
+            f"the tokenizer {tokenizer_name!r} gives token {largest}, but the model knows {known} tokens; "
+            "give its own tokenizer"
+        )
+        raise InputError(message)
     return [
         {key: value[start : start + batch_size] for key, value in tensors.items()}
         for start in range(0, len(texts), batch_size)
     ]
+
+
+def _check_context(config: Any, sequence_length: int) -> None:
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and sequence_length > context:
+        message = (
+            f"calibration.sequence_length is {sequence_length}, but the model's context is "
+            f"{context} tokens; give at most that"
+        )
+        raise InputError(message)
+
+
+def _load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(_cannot_load("tokenizer", name, error)) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def read_texts(path: Path, samples: int) -> list[str]:
@@ -154,12 +174,7 @@ def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:
                 digest.update(f"{path.name} {file_fingerprint(path)}\n".encode())
         return digest.hexdigest()
     say(f"{name_or_path!r} is not a folder here; asking the model hub ...")
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise InputError(_cannot_load("model", name_or_path, error)) from error
+    config = load_config(name_or_path, {}, trust_remote_code=trust_remote_code)
     return f"{name_or_path}@{config._commit_hash}"
 
 

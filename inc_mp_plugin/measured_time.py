@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,18 +17,20 @@ from inc_mp_plugin.formats import check_formats
 from inc_mp_plugin.gain.bench import FAILURES, TimingSettings, one_line
 from inc_mp_plugin.gain.configurations import formats_of_ops
 from inc_mp_plugin.gain.devices import get_device
+from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.gain.timing import Candidate, measure
-from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.plan import Gains, Graph
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.request import Request, batch_passes, request_passes
-from inc_mp_plugin.switching import runnable_kinds, switch_to_time
+from inc_mp_plugin.store import Partial
+from inc_mp_plugin.switching import switch_to_time
+from inc_mp_plugin.targets.devices import runnable_kinds
 
 if TYPE_CHECKING:
     from torch import nn
 
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.measurements import Timing
-    from inc_mp_plugin.store import Partial
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,53 @@ def stopwatch(
     runnable_kinds(device, lower[0])
     get_device(device)
     return Stopwatch(model, graph, work, (base, lower[0]), batches, device, settings)
+
+
+def time_gains(
+    model: nn.Module,
+    graph: Graph,
+    work: Request | Batch,
+    *,
+    formats: Sequence[str] = ("bf16", "fp8_e4m3"),
+    device: str = "cpu",
+    batches: Sequence[Batch] = (),
+    ops: Collection[str] | None = None,
+    sensitivity: Mapping[str, float] | None = None,
+    every_group: bool = False,
+    settings: TimingSettings | None = None,
+) -> Gains:
+    """Measure what every configuration of every group saves (section 2.3.1).
+
+    The gain of a group's configuration is the time of the work with everything in the base format, less
+    that with this group in this configuration and all others in the base format. Groups of the same
+    structure are measured once.
+
+    Args:
+        model: in its base format; it leaves as it came (on a Gaudi, INC changes it for good).
+        graph: from `capture`.
+        work: a `Request`, priced TTFT + output_tokens x TPOT, or a batch whose forward pass is timed.
+        formats: the base format and one lower format that the device really runs.
+        device: "cpu", "cuda" or "hpu".
+        batches: calibration batches, from which FP8 scales are taken; BF16 needs none.
+        ops: those that may leave the base format; all if None.
+        sensitivity: of each op; it decides which configurations of large groups are measured.
+        every_group: measure groups of the same structure one by one.
+        settings: how long to measure.
+
+    Returns:
+        Gains in seconds, measured, with standard errors.
+
+    Raises:
+        InputError: the device is missing or only emulates the format, or the model does not fit.
+        NonFiniteError: the device reports a time that is not a number.
+    """
+    watch = stopwatch(model, graph, work, formats, batches, device, settings or TimingSettings())
+    choices = watch.formats_of(graph.by_name if ops is None else ops)
+    listed = courses(graph, choices, sensitivity or {}, every_group=every_group)
+    with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
+        partial = Partial(Path(folder, "timing.npz"), "")
+        timing = watch.measure(candidates(listed, watch.formats[0]), partial)
+    return empirical_gains(listed, timing, graph, watch.formats[0])
 
 
 @contextmanager

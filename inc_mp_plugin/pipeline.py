@@ -10,8 +10,9 @@ from inc_mp_plugin import artefacts, store
 from inc_mp_plugin.emission import emit
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gain.bench import TimingSettings
+from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity, Validation
-from inc_mp_plugin.pricing import Clock, Prices, gains_stage, prices_of, runnable_ops
+from inc_mp_plugin.pricing import Clock, Prices, clock_of, gains_stage, prices_of, runnable_ops
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.stage import run_stage
@@ -38,11 +39,14 @@ Json = dict[str, Any]
 
 def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     """Run every stage of a recipe in a folder; what is there and still valid is reused."""
+    clock = clock_of(recipe)
+    if clock is not None:
+        get_device(clock.device)  # rather missing now than after all the rest
     store.write_artefact(out / "recipe.json", "recipe", recipe.model_dump(mode="json"))
     subject = subject_of(recipe)
     graph = graph_stage(subject, out)
     sensitivity = sensitivity_stage(subject, graph, out)
-    sensitivity = sensitivity.of(runnable_ops(graph, recipe.targets))
+    sensitivity = sensitivity.of(runnable_ops(graph, recipe))
     gains = gains_stage(subject, graph, sensitivity, prices_of(recipe, sensitivity.ops), out)
     plan = plan_stage(
         sensitivity,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +20,7 @@ from inc_mp_plugin.recipe import TimingSection
 from inc_mp_plugin.request import Request, check_context, prompt
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.targets import get_target
+from inc_mp_plugin.targets.devices import runnable_kinds
 
 if TYPE_CHECKING:
     from inc_mp_plugin.measured_time import Stopwatch
@@ -57,10 +57,24 @@ class Prices:
     clock: Clock | None = None
 
 
-def runnable_ops(graph: Graph, targets: Sequence[str]) -> list[str]:
-    """Names of the ops that every target can run in a lower format."""
-    kinds = [get_target(target).kinds for target in targets]
+def runnable_ops(graph: Graph, recipe: Recipe) -> list[str]:
+    """Names of the ops that every target can run in a lower format, and the device that is timed too."""
+    kinds = [get_target(target).kinds for target in recipe.targets]
+    clock = clock_of(recipe)
+    if clock is not None:
+        kinds += [runnable_kinds(clock.device, format) for format in recipe.formats]
     return [op.name for op in graph.ops if all(op.kind in able for able in kinds)]
+
+
+def clock_of(recipe: Recipe) -> Clock | None:
+    """Where a recipe asks for time to be measured, if it does."""
+    timing = recipe.timing
+    if timing is None and recipe.objective == "empirical_time":
+        timing = TimingSection()
+    if timing is None:
+        return None
+    settings = timing.model_dump(exclude={"device", "every_group"})
+    return Clock(timing.device, TimingSettings(**settings), timing.every_group)
 
 
 def prices_of(recipe: Recipe, ops: tuple[str, ...]) -> Prices:
@@ -69,14 +83,8 @@ def prices_of(recipe: Recipe, ops: tuple[str, ...]) -> Prices:
     request = Request(recipe.calibration.sequence_length)
     if section is not None:
         request = Request(section.prompt_tokens, section.output_tokens, section.batch_size)
-    timing, clock = recipe.timing, None
-    if timing is None and recipe.objective == "empirical_time":
-        timing = TimingSection()
-    if timing is not None:
-        settings = timing.model_dump(exclude={"device", "every_group"})
-        clock = Clock(timing.device, TimingSettings(**settings), timing.every_group)
     formats = (recipe.model.dtype, *recipe.formats)
-    return Prices(formats, ops, recipe.device, request, recipe.objective == "roofline", clock)
+    return Prices(formats, ops, recipe.device, request, recipe.objective == "roofline", clock_of(recipe))
 
 
 def gains_stage(

@@ -47,7 +47,7 @@ class Run:
     @cached_property
     def able(self) -> Sensitivity:
         """Sensitivities of the ops that every target of the recipe can run in a lower format."""
-        return self.sensitivity.of(runnable_ops(self.graph, self.recipe([]).targets))
+        return self.sensitivity.of(runnable_ops(self.graph, self.recipe([])))
 
     @cached_property
     def gains(self) -> dict[str, Gains]:

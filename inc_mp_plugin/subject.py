@@ -17,6 +17,7 @@ from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inputs import (
     file_fingerprint,
     load_batches,
+    load_config,
     load_model,
     model_fingerprint,
     random_model,
@@ -157,13 +158,17 @@ def data_settings(name: str, section: CalibrationSection | ValidationSection) ->
 def _model(section: ModelSection) -> nn.Module:
     name, dtype, trusted = section.name_or_path, section.dtype, section.trust_remote_code
     if section.weights == "random":
-        return random_model(name, dtype, section.config, trust_remote_code=trusted)
+        return random_model(_config(section), dtype, trust_remote_code=trusted)
     return load_model(name, dtype, trust_remote_code=trusted)
+
+
+def _config(section: ModelSection) -> Any:
+    return load_config(section.name_or_path, section.config, trust_remote_code=section.trust_remote_code)
 
 
 def _load(model: ModelSection, calibration: CalibrationSection, data: Path, samples: int) -> Sequence[Batch]:
     return load_batches(
-        model.name_or_path,
+        _config(model),
         model.tokenizer or model.name_or_path,
         data,
         samples=samples,

@@ -5,41 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin import float8
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.float8 import float8_switch
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import switchable
 from inc_mp_plugin.inc.mixed_precision import half_precision_switch
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.targets import CPU_BF16, CPU_QDQ, OPTIMUM_HABANA
+from inc_mp_plugin.targets.devices import runnable_kinds
 
 if TYPE_CHECKING:
     from torch import nn
 
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.switch import Switch
-
-
-def runnable_kinds(device: str, low: str) -> tuple[str, ...]:
-    """Kinds of ops that a device really runs in a lower format.
-
-    Raises:
-        InputError: it runs none, or only emulates them.
-    """
-    if low in CPU_BF16.formats and device in {"cpu", "cuda"}:
-        return CPU_BF16.kinds
-    if device == "cpu":
-        message = (
-            f"a CPU only emulates {low} (it casts values and multiplies in the base format), which takes "
-            "longer, not shorter, so its time is not measured; give formats: [bf16] on an FP32 model"
-        )
-        raise InputError(message)
-    if device == "cuda" and low == float8.FORMAT:
-        return float8.KINDS
-    if device == "hpu" and low in OPTIMUM_HABANA.formats:
-        return OPTIMUM_HABANA.kinds
-    message = f"{low} cannot be run on {device!r}"
-    raise InputError(message)
 
 
 def switch_to_time(
@@ -67,7 +45,7 @@ def switch_to_time(
     if low in CPU_BF16.formats:
         return half_precision_switch(model, dict.fromkeys(able, low))
     if device == "cuda":
-        return float8.float8_switch(model, able, batches)
+        return float8_switch(model, able, batches)
     return _through_inc(model, graph, able, base, low, OPTIMUM_HABANA.name, batches)
 
 

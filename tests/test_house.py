@@ -21,6 +21,8 @@ GROUND = {
     "attention",
     "progress",
     "targets",
+    "measurements",
+    "switch",
 }
 STAGES = {"graph", "sensitivity", "gain", "solver", "inc", "evaluate", "report"}
 ABOVE = {
@@ -28,6 +30,12 @@ ABOVE = {
     "inputs",
     "subject",
     "stage",
+    "float8",
+    "request",
+    "switching",
+    "measured_time",
+    "pricing",
+    "time_validation",
     "emission",
     "validation",
     "pipeline",
@@ -43,9 +51,15 @@ MAY_USE = {
     "stage": set(),
     "subject": {"inputs", "recipe"},
     "emission": STAGES,
-    "validation": {"subject"} | STAGES,
-    "pipeline": {"subject", "stage", "emission", "validation", "recipe"} | STAGES,
-    "run": {"pipeline", "stage", "emission", "subject", "recipe"} | STAGES,
+    "float8": set(),
+    "request": {"gain"},
+    "switching": {"float8", "inc"},
+    "measured_time": {"request", "switching", "gain"},
+    "pricing": {"measured_time", "request", "recipe", "stage", "subject", "gain", "graph"},
+    "time_validation": {"pricing", "stage", "subject"} | STAGES,
+    "validation": {"subject", "switching"} | STAGES,
+    "pipeline": {"subject", "stage", "emission", "validation", "recipe", "pricing"} | STAGES,
+    "run": {"pipeline", "pricing", "time_validation", "stage", "emission", "subject", "recipe"} | STAGES,
     "cli": {"run", "pipeline", "recipe", "quiet"} | STAGES,
     "inc/strategy": {"pipeline", "subject"} | STAGES,
 }
@@ -57,7 +71,8 @@ HOMES = {
     "pydantic": {"recipe"},
     "typer": {"cli"},
     "rich": {"progress", "report", "cli"},
-    "transformers": {"attention", "inputs", "inc/check"},
+    "transformers": {"attention", "inputs", "inc/check", "request"},
+    "habana_frameworks": {"gain/devices"},
 }
 FILES = sorted(p.relative_to(PACKAGE).with_suffix("").as_posix() for p in PACKAGE.rglob("*.py"))
 

@@ -9,7 +9,7 @@ import yaml
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.formats import FORMATS
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
-from inc_mp_plugin.inputs import load_batches, read_texts
+from inc_mp_plugin.inputs import load_batches, load_config, read_texts
 from inc_mp_plugin.recipe import Dtype, Recipe, load_recipe, parse_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
@@ -128,7 +128,13 @@ SHIPPED = Path(__file__).parent.parent / "recipes" / "tiny-llama"
 def shipped_batches(**changes):
     options = {"samples": 3, "sequence_length": 16, "batch_size": 2, "trust_remote_code": False}
     data = changes.pop("data", SHIPPED / "calibration.jsonl")
-    return load_batches(str(SHIPPED), data, **{**options, **changes})
+    config = load_config(str(SHIPPED), changes.pop("config", {}), trust_remote_code=False)
+    return load_batches(config, str(SHIPPED), data, **{**options, **changes})
+
+
+def test_tokens_that_the_model_does_not_know():
+    with pytest.raises(InputError, match="gives token .*, but the model knows 20 tokens; give its own"):
+        shipped_batches(config={"vocab_size": 20})
 
 
 def test_batches_are_cut_and_sized():

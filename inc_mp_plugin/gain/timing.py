@@ -165,7 +165,9 @@ def _imprecise(tasks: Sequence[_Task], samples: Samples, settings: TimingSetting
         made = len(samples[task.key])
         if stderr[task] > allowed and made < settings.most_repeats:
             wanted = made * (stderr[task] / allowed) ** 2 if allowed else math.inf
-            added[task] = int(max(min(wanted, settings.most_repeats) - made, LEAST_PAIRS))
+            # At most as many again: several visits average what the machine does between them.
+            more = min(wanted - made, settings.most_repeats - made, made)
+            added[task] = int(max(more, LEAST_PAIRS))
     return added
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -87,3 +87,9 @@ def restore_modules(model: nn.Module) -> None:
     if with_patched_module(model):
         finish_measurements(model)
         restore_patched_module(model)
+
+
+def take_attributes_back(model: nn.Module, before: Collection[str]) -> None:
+    """Delete what INC hung on a model beyond the attributes it had."""
+    for name in vars(model).keys() - set(before):
+        delattr(model, name)

@@ -20,6 +20,7 @@ from inc_mp_plugin.inc.backend import (
     forget_models,
     is_cpu,
     restore_modules,
+    take_attributes_back,
 )
 from inc_mp_plugin.inc.config import to_inc_config
 from inc_mp_plugin.inc.mixed_precision import lower_precision
@@ -89,8 +90,7 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
                 _calibrate(model, batches)
             except BaseException:
                 restore_modules(model)
-                for name in vars(model).keys() - attributes:  # what INC hung on the model
-                    delattr(model, name)
+                take_attributes_back(model, attributes)
                 raise
             # The quantizer that prepare leaves behind still points at the MEASURE file.
             del model.quantizer

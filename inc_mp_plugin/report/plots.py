@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from inc_mp_plugin.measurements import TimeValidation
 from inc_mp_plugin.report.info import Cell, PlanTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    Values = tuple[list[float], list[float] | None]
 
 # Blue and grey differ in lightness too, so that they are told apart without seeing colours.
 _LOW, _BASE = "#1f5fa8", "#e3e6ea"
@@ -39,6 +42,33 @@ def plan_figure(table: PlanTable, title: str) -> Figure:
     legend = f"blue: {' or '.join(table.lower)}, and its share of the loss budget in %; grey: base format"
     axes.set_xlabel(legend)
     return figure
+
+
+def time_figure(validation: TimeValidation) -> Figure:
+    """Draw whether time adds up: plans over their groups, and groups over their ops and their MACs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    plans, groups = [plan for plan in validation.plans if plan.quantized], validation.groups
+    predicted = ([1e3 * p.predicted_s for p in plans], [2e3 * p.predicted_stderr_s for p in plans])
+    measured = ([1e3 * p.measured_s for p in plans], [2e3 * p.measured_stderr_s for p in plans])
+    _scatter(left, predicted, measured, "whole plans: sum of their groups, ms")
+    times = ([1e3 * g.measured_s for g in groups], [2e3 * g.stderr_s for g in groups])
+    alone = ([1e3 * g.sum_of_ops_s for g in groups], None)
+    _scatter(middle, alone, times, "one group: sum of its ops alone, ms")
+    right.errorbar([g.macs / 1e6 for g in groups], times[0], times[1], fmt="o", color=_LOW, capsize=2)
+    right.set_xlabel("one group: million MACs per sample")
+    left.set_ylabel("time saved, measured, ms")
+    figure.suptitle(f"{validation.description}; bars: two standard errors; line: measured = sum", fontsize=9)
+    return figure
+
+
+def _scatter(axes: Axes, x: Values, y: Values, label: str) -> None:
+    axes.errorbar(x[0], y[0], y[1], x[1], fmt="o", color=_LOW, capsize=2)
+    ends = [min([*x[0], *y[0], 0.0]), max([*x[0], *y[0], 0.0])]
+    axes.plot(ends, ends, color="#888888", linewidth=1)
+    axes.set_xlabel(label)
 
 
 def _draw_cell(axes: Axes, x: int, y: int, cell: Cell, *, low: bool) -> None:

@@ -82,7 +82,7 @@ def print_time_validation(validation: TimeValidation, console: Console) -> None:
             _with_error(plan.predicted_s, plan.predicted_stderr_s),
             _with_error(plan.measured_s, plan.measured_stderr_s),
             share,
-            "yes" if plan.additive else "no",
+            ("yes" if plan.additive else "no") if plan.quantized else "-",
         )
     _print(drawn, console)
     if validation.groups:
@@ -98,9 +98,10 @@ def print_time_validation(validation: TimeValidation, console: Console) -> None:
                 f"{group.macs / 1e6:.1f}",
             )
         _print(drawn, console)
-    held = sum(plan.additive for plan in validation.plans)
+    measured = [plan for plan in validation.plans if plan.quantized]
+    held = sum(plan.additive for plan in measured)
     console.print(
-        f"{held} of {len(validation.plans)} plans save what their groups add up to, within 5 % or two "
+        f"{held} of {len(measured)} plans save what their groups add up to, within 5 % or two "
         "standard errors.",
         soft_wrap=True,
     )

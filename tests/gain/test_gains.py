@@ -3,6 +3,7 @@
 import pytest
 
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.formats import FORMATS
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.macs import mac_gains, seconds_per_mac
 from inc_mp_plugin.gain.memory import memory_gains
@@ -54,7 +55,8 @@ def test_gaudi3_gains_no_time():
 
 @pytest.mark.parametrize("device", ACCELERATORS)
 def test_no_format_is_slower_than_a_finer_one(device):
-    times = [seconds_per_mac(device, f) for f in ("bf16", "fp8_e4m3", "fp8_e5m2")]
+    times = [seconds_per_mac(device, f) for f in FORMATS if f in ACCELERATORS[device].flops]
+    assert len(times) > 1
     assert times == sorted(times, reverse=True)
 
 

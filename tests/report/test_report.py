@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from inc_mp_plugin.measurements import TimedGroup, TimedPlan, TimeValidation
 from inc_mp_plugin.plan import Gains, GroupGains, Plan, Point, Sensitivity, Validation
 from inc_mp_plugin.report.info import Cell, amount, plan_table, split_name
-from inc_mp_plugin.report.plots import plan_figure
-from inc_mp_plugin.report.table import print_plan, print_validation
+from inc_mp_plugin.report.plots import plan_figure, time_figure
+from inc_mp_plugin.report.table import print_plan, print_time_validation, print_validation
 
 OPS = ("m.layers.0.up", "m.layers.0.down", "m.layers.1.up", "head")
 FORMATS = dict(zip(OPS, ("fp8_e4m3", "fp8_e4m3", "bf16", "fp8_e4m3"), strict=True))
@@ -115,3 +116,35 @@ def test_figure_shows_every_op():
     assert len(axes.patches) == len(OPS)
     assert [text.get_text() for text in axes.texts] == ["10.0", "20.0", "40.0"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["layer 0", "layer 1", "head"]
+
+
+TIMES = TimeValidation(
+    "cpu",
+    "a CPU",
+    0.25,
+    (
+        TimedPlan("memory", 0.1, ("a", "b"), 0.100, 0.002, 0.104, 0.001),
+        TimedPlan("memory", 0.2, ("a", "b", "c"), 0.100, 0.002, 0.120, 0.001),
+        TimedPlan("empirical_time", 0.1, (), 0.0, 0.0, 0.0, 0.0),
+    ),
+    (TimedGroup(("m.layers.0.q", "m.layers.0.k"), 0.030, 0.001, 0.045, 2_500_000),),
+)
+
+
+def test_time_is_printed_with_errors_and_a_verdict():
+    out = io.StringIO()
+    print_time_validation(TIMES, Console(file=out, width=200))
+    lines = [" ".join(line.replace("│", " ").split()) for line in out.getvalue().splitlines()]
+    assert "Time saved by whole plans, of 250.0 ms on a CPU" in lines
+    assert "memory 0.1 2 100.0 ± 2.000 104.0 ± 1.000 +4.0 % yes" in lines
+    assert "memory 0.2 3 100.0 ± 2.000 120.0 ± 1.000 +20.0 % no" in lines
+    assert "empirical_time 0.1 0 0.000 ± 0.000 0.000 ± 0.000 - -" in lines
+    assert "q, k 30.0 ± 1.000 45.0 2.5" in lines
+    assert "1 of 2 plans save what their groups add up to, within 5 % or two standard errors." in lines
+
+
+def test_the_time_figure_shows_every_point():
+    left, middle, right = time_figure(TIMES).axes
+    assert left.containers[0].lines[0].get_xydata().tolist() == [[100.0, 104.0], [100.0, 120.0]]
+    assert middle.containers[0].lines[0].get_xydata().tolist() == [[45.0, 30.0]]
+    assert right.containers[0].lines[0].get_xydata().tolist() == [[2.5, 30.0]]
