@@ -150,6 +150,7 @@ def plan_to_json(plan: Plan) -> Json:
     return {
         "objective": plan.objective,
         "unit": plan.unit,
+        "source": plan.source,
         "base": plan.base,
         "tau": plan.tau,
         "budget": plan.budget,
@@ -163,7 +164,7 @@ def plan_to_json(plan: Plan) -> Json:
 
 def plan_from_json(content: Json) -> Plan:
     """Inverse of `plan_to_json`."""
-    same = ("objective", "unit", "base", "tau", "budget", "largest_gain", "binds", "formats")
+    same = ("objective", "unit", "source", "base", "tau", "budget", "largest_gain", "binds", "formats")
     return Plan(**{key: content[key] for key in same}, **content["predicted"], **content["solver"])
 
 

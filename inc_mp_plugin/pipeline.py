@@ -171,8 +171,9 @@ def plan_stage(
     """plan.json."""
     if objective not in gains:
         message = (
-            f"objective {objective!r} is not among the gains of this folder: {', '.join(gains)}; "
-            "theoretical_time needs a base format that the recipe's device has a peak for"
+            f"objective {objective!r} is not among the gains of this folder: {', '.join(gains)}. Run "
+            f"`inc-mp tune` with objective={objective}; modelled time needs a device with a peak for "
+            "every format"
         )
         raise InputError(message)
 

@@ -166,13 +166,14 @@ class Gains:
 class Plan:
     """One format per op, what that is predicted to cost and to gain, and how it was found.
 
-    `budget` is tau^2 E[g^2] (eq. 5); `nrmse` is sqrt(loss_mse / E[g^2]), predicted, and thus at most
-    `tau`. `binds` tells whether the threshold kept any gain from being taken; when it is False the
-    plan already has the largest gain there is.
+    `unit` and `source` are those of the gains; `budget` is tau^2 E[g^2] (eq. 5); `nrmse` is
+    sqrt(loss_mse / E[g^2]), predicted, and thus at most `tau`. `binds` tells whether the threshold kept
+    any gain from being taken; when it is False the plan already has the largest gain there is.
     """
 
     objective: str
     unit: str
+    source: str
     base: str
     tau: float
     budget: float

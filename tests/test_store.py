@@ -1,12 +1,20 @@
 """Artefacts: whole or absent, damaged ones told, stale ones made again."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from inc_mp_plugin import artefacts, store
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.measurements import (
+    TimedConfiguration,
+    TimedGroup,
+    TimedPlan,
+    TimeValidation,
+    Timing,
+)
 from inc_mp_plugin.plan import (
     Gains,
     Graph,
@@ -29,14 +37,41 @@ GRAPH = Graph(
 GROUP = GroupGains(("a",), (("bf16",), ("fp8_e4m3",)), (0.0, 1 / 3), (0.0, 0.1))
 GAINS = {"memory": Gains("memory", "byte", "exact", "bf16", (GROUP,))}
 PLAN = Plan(
-    "memory", "byte", "bf16", 0.1, 0.2, 0.15, 0.09, 3.0, 4.0, True, "proved optimal", 0.0, 0.01, {"a": "bf16"}
+    "memory",
+    "byte",
+    "exact",
+    "bf16",
+    0.1,
+    0.2,
+    0.15,
+    0.09,
+    3.0,
+    4.0,
+    True,
+    "proved optimal",
+    0.0,
+    0.01,
+    {"a": "bf16"},
 )
 POINT = Point(("a",), 1e-6, 2e-6)
 VALIDATION = Validation(8, 2.0, 0.1, 0.05, POINT, (POINT, POINT), 0.99, 1.1)
+TIMED = TimedConfiguration({"a": "bf16"}, 0.2, 0.01, (15, 30), (1.0, 0.1), (0.9, 0.09), 0.3)
+TIMING = Timing(
+    "cpu", "a CPU", {"ttft": 1, "tpot": 64}, (1.0, 0.1), (TIMED, TimedConfiguration({"b": "bf16"}))
+)
+TIME_VALIDATION = TimeValidation(
+    "cpu",
+    "a CPU",
+    7.4,
+    (TimedPlan("memory", 0.1, ("a",), 0.2, 0.01, 0.21, 0.02),),
+    (TimedGroup(("a", "b"), 0.3, 0.01, 0.4, 1000),),
+)
 KINDS = {
     "graph": (GRAPH, artefacts.graph_to_json, artefacts.graph_from_json),
     "gains": (GAINS, artefacts.gains_to_json, artefacts.gains_from_json),
     "plan": (PLAN, artefacts.plan_to_json, artefacts.plan_from_json),
+    "timing": (TIMING, asdict, artefacts.timing_from_json),
+    "time_validation": (TIME_VALIDATION, asdict, artefacts.time_validation_from_json),
     "validation": (VALIDATION, artefacts.validation_to_json, artefacts.validation_from_json),
 }
 

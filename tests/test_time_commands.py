@@ -69,10 +69,11 @@ def test_a_second_call_measures_nothing(project, finished):
 
 
 def test_another_objective_and_threshold_without_the_model(finished, tmp_path):
-    for objective in ("memory", "theoretical_time", "empirical_time"):
+    sources = {"memory": "exact", "theoretical_time": "modelled", "empirical_time": "measured"}
+    for objective, source in sources.items():
         result = call("solve", finished, f"objective={objective}", "tau=0.0005")
         assert result.exit_code == 0, result.output
-        assert f"Gain ({objective})" in result.output
+        assert f"Gain ({objective}, {source})" in result.output
 
 
 def test_every_group_is_measured_on_its_own(project, tmp_path):
@@ -120,7 +121,7 @@ def test_modelled_time_needs_no_measurement(project, tmp_path):
     gains = read(tmp_path, "gains.json")["objectives"]
     assert gains["roofline"]["source"] == "modelled"
     assert "empirical_time" not in gains
-    assert "modelled" in result.output
+    assert "Gain (roofline, modelled)" in result.output
 
 
 def test_a_killed_run_goes_on_where_it_stopped(project, tmp_path):

@@ -78,7 +78,8 @@ def summary(plan: Plan) -> list[str]:
     lines = [
         f"{len(plan.quantized)} of {len(plan.formats)} ops run in {', '.join(low)}, "
         f"the others in {plan.base}.",
-        f"Gain ({plan.objective}): {amount(plan.gain, plan.unit)}, {share:.1f} % of the largest there is.",
+        f"Gain ({plan.objective}, {plan.source}): {amount(plan.gain, plan.unit)}, "
+        f"{share:.1f} % of the largest there is.",
         f"Predicted NRMSE of the loss: {plan.nrmse:.4g} "
         f"(tau {plan.tau:.6g}; {plan.status}, gap {plan.gap:.1g}).",
     ]

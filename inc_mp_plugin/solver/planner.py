@@ -88,6 +88,7 @@ def _plan(
     return Plan(
         objective=gains.objective,
         unit=gains.unit,
+        source=gains.source,
         base=gains.base,
         tau=nrmse if tau is None else tau,
         budget=loss_mse if tau is None else tau**2 * loss_ms,

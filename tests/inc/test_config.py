@@ -29,7 +29,9 @@ MODULES = {**OPS, "model": "LlamaModel", "model.norm": "LlamaRMSNorm", "never_ru
 def plan_of(quantized, low="fp8_e4m3", base="bf16"):
     formats = {name: low if name in quantized else base for name in OPS}
     blank = dict.fromkeys(("tau", "budget", "loss_mse", "nrmse", "gain", "largest_gain"), 0.0)
-    return Plan("memory", "byte", base, **blank, binds=True, status="", gap=0.0, seconds=0.0, formats=formats)
+    return Plan(
+        "memory", "byte", "exact", base, **blank, binds=True, status="", gap=0.0, seconds=0.0, formats=formats
+    )
 
 
 names = st.lists(

@@ -31,6 +31,7 @@ def plan(**changes):
     values = {
         "objective": "memory",
         "unit": "byte",
+        "source": "exact",
         "base": "bf16",
         "tau": 0.1,
         "budget": 1 / 768 * 10,
