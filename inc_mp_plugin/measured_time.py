@@ -13,9 +13,8 @@ import torch
 
 from inc_mp_plugin.batches import map_tensors
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import check_formats
 from inc_mp_plugin.gain.bench import FAILURES, TimingSettings, one_line
-from inc_mp_plugin.gain.configurations import formats_of_ops
+from inc_mp_plugin.gain.configurations import free_formats
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.gain.timing import Candidate, measure
@@ -24,7 +23,7 @@ from inc_mp_plugin.progress import say
 from inc_mp_plugin.request import Request, batch_passes, request_passes
 from inc_mp_plugin.store import Partial
 from inc_mp_plugin.switching import switch_to_time
-from inc_mp_plugin.targets.devices import runnable_kinds
+from inc_mp_plugin.targets.devices import runnable_kinds, timed_formats
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,11 +48,6 @@ class Stopwatch:
     device: str = "cpu"
     settings: TimingSettings = field(default_factory=TimingSettings)
 
-    def formats_of(self, ops: Collection[str]) -> dict[str, tuple[str, ...]]:
-        """Formats that each op can really run in; ops that are not given stay in the base format."""
-        kinds = {op.name: op.kind if op.name in ops else "" for op in self.graph.ops}
-        return formats_of_ops(kinds, self.formats, runnable_kinds(self.device, self.formats[1]))
-
     def measure(self, wanted: Sequence[Candidate], partial: Partial) -> Timing:
         """Time configurations; the model leaves as it came (on a Gaudi, INC changes it for good)."""
         device = get_device(self.device)
@@ -61,7 +55,11 @@ class Stopwatch:
         ops = {op for candidate in wanted for op in candidate.formats}
         with _moved(self.model, self.device), torch.inference_mode():
             moved = [map_tensors(batch, lambda t: t.to(self.device)) for batch in self.batches]
-            switch = switch_to_time(self.model, self.graph, ops, base, low, self.device, moved)
+            try:
+                switch = switch_to_time(self.model, self.graph, ops, base, low, self.device, moved)
+            except FAILURES as error:
+                message = f"the model cannot be converted to {low} on {self.device!r}: {one_line(error)}"
+                raise InputError(message) from error
             if isinstance(self.work, Request):
                 static = device.static_shapes
                 passes = request_passes(self.model, self.work, static_cache=static, device=self.device)
@@ -89,16 +87,9 @@ def stopwatch(
     Raises:
         InputError: formats that are not one base and one lower format, or that the device has not.
     """
-    base, *lower = check_formats(formats)
-    if len(lower) > 1:
-        message = (
-            f"formats {lower}: time is measured for one lower format at a time, because INC runs one per "
-            "model; give a single one"
-        )
-        raise InputError(message)
-    runnable_kinds(device, lower[0])
+    pair = timed_formats(formats, device)
     get_device(device)
-    return Stopwatch(model, graph, work, (base, lower[0]), batches, device, settings)
+    return Stopwatch(model, graph, work, pair, batches, device, settings)
 
 
 def time_gains(
@@ -140,7 +131,8 @@ def time_gains(
         NonFiniteError: the device reports a time that is not a number.
     """
     watch = stopwatch(model, graph, work, formats, batches, device, settings or TimingSettings())
-    choices = watch.formats_of(graph.by_name if ops is None else ops)
+    kinds = runnable_kinds(device, watch.formats[1])
+    choices = free_formats(graph, graph.by_name if ops is None else ops, watch.formats, kinds)
     listed = courses(graph, choices, sensitivity or {}, every_group=every_group)
     with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
         partial = Partial(Path(folder, "timing.npz"), "")

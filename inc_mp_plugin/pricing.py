@@ -11,6 +11,9 @@ from inc_mp_plugin import artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.bench import TimingSettings
+from inc_mp_plugin.gain.configurations import free_formats
+from inc_mp_plugin.gain.devices import get_device
+from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.gain.macs import mac_gains
 from inc_mp_plugin.gain.memory import memory_gains
 from inc_mp_plugin.gain.roofline import Phase, roofline_gains
@@ -20,7 +23,7 @@ from inc_mp_plugin.recipe import TimingSection
 from inc_mp_plugin.request import Request, check_context, prompt
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.targets import get_target
-from inc_mp_plugin.targets.devices import runnable_kinds
+from inc_mp_plugin.targets.devices import runnable_kinds, timed_formats
 
 if TYPE_CHECKING:
     from inc_mp_plugin.measured_time import Stopwatch
@@ -136,16 +139,18 @@ def stopwatch_of(subject: Subject, graph: Graph, prices: Prices, clock: Clock) -
     )
 
 
-def timing_depends_on(subject: Subject, watch: Stopwatch, prices: Prices) -> Json:
-    """What measured times follow from, the machine included."""
-    from inc_mp_plugin.gain.devices import get_device
+def timing_depends_on(subject: Subject, prices: Prices, clock: Clock) -> Json:
+    """What measured times follow from, the machine included.
 
+    Raises:
+        InputError: the device is missing.
+    """
     return {
         **subject.depends_on,
         "formats": list(prices.formats),
         "request": asdict(prices.request) if prices.request else None,
-        "timing.device": get_device(watch.device).description,
-        **{f"timing.{key}": value for key, value in asdict(watch.settings).items()},
+        "timing.device": get_device(clock.device).description,
+        **{f"timing.{key}": value for key, value in asdict(clock.settings).items()},
     }
 
 
@@ -157,25 +162,23 @@ def _measured(
     clock: Clock,
     out: Path,
 ) -> tuple[Gains, Timing]:
-    from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
-
-    watch = stopwatch_of(subject, graph, prices, clock)
-    choices = watch.formats_of(prices.ops)
+    base, low = timed_formats(prices.formats, clock.device)
+    choices = free_formats(graph, prices.ops, (base, low), runnable_kinds(clock.device, low))
     listed = courses(graph, choices, sensitivity.total, every_group=clock.every_group)
-    wanted = candidates(listed, prices.formats[0])
+    wanted = candidates(listed, base)
     depends_on = {
-        **timing_depends_on(subject, watch, prices),
+        **timing_depends_on(subject, prices, clock),
         "configurations": store.fingerprint({"all": [dict(one.formats) for one in wanted]}),
     }
 
     def make() -> tuple[Timing, Json]:
         partial = store.Partial(out / "timing.partial.npz", store.fingerprint(depends_on))
-        timing = watch.measure(wanted, partial)
+        timing = stopwatch_of(subject, graph, prices, clock).measure(wanted, partial)
         return timing, asdict(timing)
 
     timing = run_stage(out / "timing.json", "timing", depends_on, artefacts.timing_from_json, make)
     (out / "timing.partial.npz").unlink(missing_ok=True)
-    gains = empirical_gains(listed, timing, graph, prices.formats[0])
+    gains = empirical_gains(listed, timing, graph, base)
     for note in dict.fromkeys(group.note for group in gains.groups if group.note):
         say(f"timing: {note}")
     return gains, timing

@@ -11,7 +11,7 @@ from inc_mp_plugin import artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.evaluate.additivity import predicted_gain, timed_groups
 from inc_mp_plugin.gain.timing import Candidate
-from inc_mp_plugin.measurements import TimedConfiguration, TimedPlan, TimeValidation
+from inc_mp_plugin.measurements import TimedConfiguration, TimedPlan, TimeValidation, Timing
 from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity
 from inc_mp_plugin.pricing import Prices, stopwatch_of, timing_depends_on
 from inc_mp_plugin.progress import say
@@ -52,11 +52,11 @@ def validate_time(
         )
         raise InputError(message)
     plans = [solve(one, sensitivity, tau) for tau in taus for one in gains.values()]
-    watch = stopwatch_of(subject, graph, prices, prices.clock)
-    wanted = {plan.quantized: Candidate(_lowered(plan), index) for index, plan in enumerate(plans)}
+    clock = prices.clock
+    wanted = {plan.quantized: Candidate(_lowered(plan), 0, total=index) for index, plan in enumerate(plans)}
     wanted.pop((), None)  # nothing to measure: it is the base itself
     depends_on = {
-        **timing_depends_on(subject, watch, prices),
+        **timing_depends_on(subject, prices, clock),
         "gains": store.fingerprint(artefacts.gains_to_json(gains)),
         "taus": list(taus),
         "plans": store.fingerprint({"all": [list(ops) for ops in wanted]}),
@@ -64,16 +64,10 @@ def validate_time(
 
     def make() -> tuple[TimeValidation, dict[str, object]]:
         partial = store.Partial(out / "time_validation.partial.npz", store.fingerprint(depends_on))
+        watch = stopwatch_of(subject, graph, prices, clock)
         timing = watch.measure(list(wanted.values()), partial)
         timed = dict(zip(wanted, timing.configurations, strict=True))
-        compared = [_compare(plan, gains["empirical_time"], timed) for plan in plans]
-        validation = TimeValidation(
-            timing.device,
-            timing.description,
-            timing.price_s,
-            tuple(one for one in compared if one is not None),
-            timed_groups(gains["empirical_time"], graph),
-        )
+        validation = _compare_all(plans, gains["empirical_time"], timing, timed, graph)
         partial.remove()
         return validation, asdict(validation)
 
@@ -84,6 +78,23 @@ def validate_time(
 
 def _lowered(plan: Plan) -> dict[str, str]:
     return {op: plan.formats[op] for op in plan.quantized}
+
+
+def _compare_all(
+    plans: Sequence[Plan],
+    measured: Gains,
+    timing: Timing,
+    timed: Mapping[tuple[str, ...], TimedConfiguration],
+    graph: Graph,
+) -> TimeValidation:
+    compared = [_compare(plan, measured, timed) for plan in plans]
+    return TimeValidation(
+        timing.device,
+        timing.description,
+        timing.price_s,
+        tuple(one for one in compared if one is not None),
+        timed_groups(measured, graph),
+    )
 
 
 def _compare(

@@ -98,6 +98,41 @@ def test_what_is_refused_before_anything_is_measured():
         measured(model.bfloat16(), formats=("bf16", "fp8_e4m3"), device="hpu")
 
 
+def test_a_model_that_does_not_fit_is_one_line_and_comes_back(monkeypatch):
+    model = helpers.language_model("llama")
+    graph = mp.capture(model, BATCH)
+    before, places = helpers.state(model), []
+    plain = model.to
+
+    def to(device):
+        places.append(str(device))
+        if len(places) == 1:
+            message = "CUDA out of memory.\nTried to allocate"
+            raise torch.OutOfMemoryError(message)
+        return plain(device)
+
+    monkeypatch.setattr(model, "to", to)
+    with pytest.raises(
+        InputError, match="cannot be put on 'cpu': OutOfMemoryError: CUDA out of memory. Tried"
+    ):
+        mp.time_gains(model, graph, BATCH, formats=("fp32", "bf16"), settings=QUICK)
+    monkeypatch.undo()
+    assert places == ["cpu", "cpu"]
+    helpers.assert_same_state(before, helpers.state(model))
+
+
+def test_a_model_that_cannot_be_converted_is_one_line(monkeypatch):
+    def fails(*arguments):
+        message = "no such kernel"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("inc_mp_plugin.measured_time.switch_to_time", fails)
+    with pytest.raises(
+        InputError, match="cannot be converted to bf16 on 'cpu': RuntimeError: no such kernel"
+    ):
+        measured(helpers.language_model("llama"))
+
+
 def test_a_price_is_the_sum_of_its_passes():
     timing = Timing("cpu", "a CPU", {"ttft": 1, "tpot": 10}, (0.5, 0.1), ())
     assert timing.price_s == 1.5

@@ -43,9 +43,9 @@ class TimingSettings:
     """How long to measure.
 
     Every pass of every configuration gets `repeats` pairs; then those get more, up to `most_repeats`,
-    whose standard error is above its part of `precision`, which is relative to the largest sum of
-    gains. `budget_s` ends that, and thins out the first pairs if need be. A warm-up ends when two calls
-    in a row agree with the one before within `stable`.
+    whose standard error is above its part of `precision`, which is relative to the largest sum of the
+    gains that are measured (of a whole plan: to its own). `budget_s` ends that, and thins out the first
+    pairs if need be. A warm-up ends when two calls in a row agree with the one before within `stable`.
     """
 
     repeats: int = 15

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
+
+from inc_mp_plugin.plan import Graph
 
 Configuration = tuple[str, ...]
 
@@ -65,14 +67,16 @@ def _some(
             yield tuple({**base, **dict.fromkeys(ordered[:size], low)}.values())
 
 
-def formats_of_ops(
-    kinds: Mapping[str, str], formats: Sequence[str], runnable: Sequence[str]
+def free_formats(
+    graph: Graph, ops: Collection[str], formats: Sequence[str], kinds: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Formats that each op may take: all of them where its kind can leave the base format.
+    """Formats that each op of a graph may take: the base format alone where it is not free.
 
     Args:
-        kinds: kind of each op.
+        graph: from `capture`.
+        ops: those that may leave the base format.
         formats: the base format first.
-        runnable: kinds of ops that run in a lower format.
+        kinds: kinds of ops that can run in a lower format.
     """
-    return {op: tuple(formats if kind in runnable else formats[:1]) for op, kind in kinds.items()}
+    able = {op.name for op in graph.ops if op.name in ops and op.kind in kinds}
+    return {op.name: tuple(formats if op.name in able else formats[:1]) for op in graph.ops}

@@ -29,16 +29,24 @@ MANY = 1e9  # pairs, where time is no limit
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A configuration to measure, the group it belongs to, and how many groups its gain counts for."""
+    """A configuration to measure, the group it belongs to, and how many groups its gain counts for.
+
+    `total` tells which sum of gains it is part of, to which its precision is relative.
+    """
 
     formats: Formats
     group: int
     shared_by: int = 1
+    total: int = 0
 
     @property
     def key(self) -> str:
         """Name of its samples in a partial file."""
         return fingerprint(dict(self.formats))
+
+    def __hash__(self) -> int:
+        """Hash by what is measured."""
+        return hash(self.key)
 
 
 def measure(
@@ -148,25 +156,29 @@ def _affordable(share_s: float, pass_s: float) -> int:
 def _imprecise(tasks: Sequence[_Task], samples: Samples, settings: TimingSettings) -> dict[_Task, int]:
     """Measurements whose standard error is above their part of the wanted one, and the pairs to add."""
     stderr: dict[_Task, float] = {}
-    gains: dict[tuple[int, str], float] = {}
+    gains: dict[Candidate, float] = {}
     for task in tasks:
         gain_s, stderr_s = gain_and_stderr(_differences(samples[task.key]))
         weight = task.candidate.shared_by * task.one.times
         stderr[task] = weight * stderr_s
-        group = (task.candidate.group, task.candidate.key)
-        gains[group] = gains.get(group, 0.0) + weight * gain_s
-    largest: dict[int, float] = {}
-    for (index, _), gain in gains.items():
-        largest[index] = max(largest.get(index, 0.0), abs(gain))
-    parts = len(largest) * len({task.one.name for task in tasks})
-    allowed = settings.precision * sum(largest.values()) / math.sqrt(max(parts, 1))
+        gains[task.candidate] = gains.get(task.candidate, 0.0) + weight * gain_s
+    largest: dict[int, dict[int, float]] = {}
+    for one, gain in gains.items():
+        groups = largest.setdefault(one.total, {})
+        groups[one.group] = max(groups.get(one.group, 0.0), abs(gain))
+    passes = len({task.one.name for task in tasks})
+    part = {
+        total: settings.precision * sum(groups.values()) / math.sqrt(len(groups) * passes)
+        for total, groups in largest.items()
+    }
     added = {}
     for task in tasks:
-        made = len(samples[task.key])
+        made, allowed = len(samples[task.key]), part[task.candidate.total]
         if stderr[task] > allowed and made < settings.most_repeats:
             wanted = made * (stderr[task] / allowed) ** 2 if allowed else math.inf
-            # At most as many again: several visits average what the machine does between them.
-            more = min(wanted - made, settings.most_repeats - made, made)
+            # Not all at once: several visits average what the machine does between them.
+            visit = max(settings.repeats, made // 2)
+            more = min(wanted - made, settings.most_repeats - made, visit)
             added[task] = int(max(more, LEAST_PAIRS))
     return added
 

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.formats import check_formats
 from inc_mp_plugin.targets.cpu import CPU_BF16
 from inc_mp_plugin.targets.optimum_habana import OPTIMUM_HABANA
 
 CUDA_FP8 = "fp8_e4m3"
+
+
+def timed_formats(formats: Sequence[str], device: str) -> tuple[str, str]:
+    """Base and lower format of a measurement of time.
+
+    Raises:
+        InputError: not one base and one lower format, or the device does not run the lower one.
+    """
+    base, *lower = check_formats(formats)
+    if len(lower) > 1:
+        message = (
+            f"formats {lower}: time is measured for one lower format at a time, because INC runs one per "
+            "model; give a single one"
+        )
+        raise InputError(message)
+    runnable_kinds(device, lower[0])
+    return base, lower[0]
 
 
 def runnable_kinds(device: str, low: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from inc_mp_plugin.evaluate.additivity import predicted_gain, timed_groups
-from inc_mp_plugin.gain.configurations import configurations, formats_of_ops
+from inc_mp_plugin.gain.configurations import configurations, free_formats
 from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.measurements import OVER_BUDGET, TimedConfiguration, TimedPlan, Timing
 from inc_mp_plugin.plan import Graph, Op
@@ -60,8 +60,10 @@ def test_large_groups_have_the_documented_configurations():
 
 def test_ops_that_are_not_free_do_not_count():
     ops = [f"op{i}" for i in range(9)]
-    kinds = {op: "linear" if i < 3 else "bgemm" for i, op in enumerate(ops)}
-    listed, note = configurations(ops, formats_of_ops(kinds, BOTH, ("linear",)), {})
+    graph = Graph(
+        tuple(Op(op, "linear" if i < 4 else "bgemm", 1, 1, 1) for i, op in enumerate(ops)), (), (), {}
+    )
+    listed, note = configurations(ops, free_formats(graph, ops[1:], BOTH, ("linear",)), {})
     assert (len(listed), note) == (8, "")
 
 

@@ -121,6 +121,14 @@ def test_shared_measurements_have_to_be_more_precise(tmp_path):
     assert shared.pairs[0] > 4 * own.pairs[0]
 
 
+def test_whole_plans_are_each_precise_on_their_own(tmp_path):
+    machine = Machine({"a": 0.9, "b": 0.05}, noise=0.005)
+    plans = [Candidate({"a": BF16}, 0, total=0), Candidate({"b": BF16}, 0, total=1)]
+    large, small = timed(machine, plans, tmp_path, most_repeats=4000, precision=0.02).configurations
+    assert large.pairs == (15,)
+    assert small.stderr_s <= 0.02 * 0.05 * 1.1
+
+
 def test_compiling_is_kept_apart(tmp_path):
     machine = Machine({"a": 0.25}, compiles=30.0)
     found = timed(machine, [one("a")], tmp_path).configurations[0]
