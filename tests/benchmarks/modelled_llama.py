@@ -1,0 +1,47 @@
+"""Modelled time of Llama-3.1-8B in BF16, and what FP8 saves, on Gaudi 2 and Gaudi 3; from its configuration alone.
+
+python tests/benchmarks/modelled_llama.py
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+import transformers
+
+import inc_mp_plugin as mp
+from inc_mp_plugin.gain.accelerators import ACCELERATORS
+from inc_mp_plugin.gain.roofline import gemm_s
+
+CONFIG = Path(__file__).parents[2] / "recipes" / "llama-3.1-8b"
+BATCH, PROMPT, CACHED = 8, 2048, 2176
+
+
+def main() -> None:
+    """Print the times."""
+    config = transformers.AutoConfig.from_pretrained(CONFIG)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    prompt = {"input_ids": torch.zeros(BATCH, PROMPT, dtype=torch.long), "logits_to_keep": 1}
+    step = {"input_ids": torch.zeros(BATCH, 1, dtype=torch.long)}
+    graphs = {
+        f"prompt, {BATCH} x {PROMPT} tokens": mp.capture(model, prompt),
+        f"decode step, {CACHED} tokens cached": mp.capture(model, step, cached_tokens=CACHED),
+    }
+    for title, graph in graphs.items():
+        for device in ("gaudi2", "gaudi3"):
+            peaks = ACCELERATORS[device]
+            base = math.fsum(gemm_s(g, "bf16", "bf16", peaks) for op in graph.ops for g in op.gemms)
+            groups = mp.roofline_gains(graph, device=device).groups
+            everything = math.fsum(group.gain[-1] for group in groups)
+            best = math.fsum(max(group.gain) for group in groups)
+            print(
+                f"{title}, {device}: {1e3 * base:7.1f} ms in BF16; all FP8 saves {1e3 * everything:6.1f} ms "
+                f"({100 * everything / base:.0f} %), the best choice {1e3 * best:6.1f} ms ({100 * best / base:.0f} %)"
+            )
+
+
+if __name__ == "__main__":
+    main()
