@@ -1,4 +1,4 @@
-"""Modelled time of Llama-3.1-8B in BF16, and what FP8 saves, on Gaudi 2 and Gaudi 3; from its configuration alone.
+"""Modelled time of Llama-3.1-8B in BF16, and what FP8 saves, on Gaudi 2 and 3; from its configuration.
 
 python tests/benchmarks/modelled_llama.py
 """
@@ -37,9 +37,10 @@ def main() -> None:
             groups = mp.roofline_gains(graph, device=device).groups
             everything = math.fsum(group.gain[-1] for group in groups)
             best = math.fsum(max(group.gain) for group in groups)
+            saved = [f"{1e3 * s:6.1f} ms ({100 * s / base:.0f} %)" for s in (everything, best)]
             print(
-                f"{title}, {device}: {1e3 * base:7.1f} ms in BF16; all FP8 saves {1e3 * everything:6.1f} ms "
-                f"({100 * everything / base:.0f} %), the best choice {1e3 * best:6.1f} ms ({100 * best / base:.0f} %)"
+                f"{title}, {device}: {1e3 * base:7.1f} ms in BF16; all FP8 saves {saved[0]}, "
+                f"the best choice {saved[1]}"
             )
 
 
