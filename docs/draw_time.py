@@ -8,15 +8,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from inc_mp_plugin import artefacts
-from inc_mp_plugin.report.plots import time_figure
+from inc_mp_plugin import artefacts, result_artefacts
+from inc_mp_plugin.report.plots import charts_figure
+from inc_mp_plugin.report.time_section import time_charts
 
 
 def main(folder: str, picture: str) -> None:
     """Draw."""
     path = Path(folder, "time_validation.json")
-    validation = artefacts.load(path, "time_validation", artefacts.time_validation_from_json)
-    time_figure(validation).savefig(picture, dpi=110, facecolor="white")
+    validation = artefacts.load(path, "time_validation", result_artefacts.time_validation_from_json)
+    title = f"{validation.description}; bars: two standard errors; line: measured = sum"
+    charts_figure(time_charts(validation), title).savefig(picture, dpi=110, facecolor="white")
 
 
 if __name__ == "__main__":

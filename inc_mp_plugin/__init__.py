@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.gain.memory import memory_gains as memory_gains
     from inc_mp_plugin.gain.roofline import Phase as Phase
     from inc_mp_plugin.gain.roofline import roofline_gains as roofline_gains
+    from inc_mp_plugin.gains import Gains as Gains
     from inc_mp_plugin.graph.capture import capture as capture
     from inc_mp_plugin.inc.config import to_inc_config as to_inc_config
     from inc_mp_plugin.inc.convert import apply as apply
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
     from inc_mp_plugin.inc.strategy import register as register
     from inc_mp_plugin.measured_time import time_gains as time_gains
     from inc_mp_plugin.pipeline import tune as tune
-    from inc_mp_plugin.plan import Gains as Gains
     from inc_mp_plugin.plan import Graph as Graph
     from inc_mp_plugin.plan import Plan as Plan
     from inc_mp_plugin.plan import Sensitivity as Sensitivity
     from inc_mp_plugin.pricing import Clock as Clock
     from inc_mp_plugin.request import Request as Request
+    from inc_mp_plugin.sensitivity.scales import Scales as Scales
     from inc_mp_plugin.sensitivity.taylor import measure_sensitivity as measure_sensitivity
+    from inc_mp_plugin.solver.baselines import baseline as baseline
+    from inc_mp_plugin.solver.frontier import frontier as frontier
     from inc_mp_plugin.solver.planner import solve as solve
+    from inc_mp_plugin.stages import Noise as Noise
 
 _HOMES = {
     "errors": ("InfeasibleError", "InputError", "NonFiniteError", "PluginError"),
@@ -40,17 +44,22 @@ _HOMES = {
     "gain.macs": ("mac_gains",),
     "gain.memory": ("memory_gains",),
     "gain.roofline": ("Phase", "roofline_gains"),
+    "gains": ("Gains",),
     "graph.capture": ("capture",),
     "inc.config": ("to_inc_config",),
     "inc.convert": ("apply",),
     "inc.strategy": ("IPMSEConfig", "register"),
     "measured_time": ("time_gains",),
     "pipeline": ("tune",),
-    "plan": ("Gains", "Graph", "Plan", "Sensitivity"),
+    "plan": ("Graph", "Plan", "Sensitivity"),
     "pricing": ("Clock",),
     "request": ("Request",),
+    "sensitivity.scales": ("Scales",),
     "sensitivity.taylor": ("measure_sensitivity",),
+    "solver.baselines": ("baseline",),
+    "solver.frontier": ("frontier",),
     "solver.planner": ("solve",),
+    "stages": ("Noise",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,25 +11,10 @@ import numpy as np
 
 from inc_mp_plugin import store
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.measurements import (
-    TimedConfiguration,
-    TimedGroup,
-    TimedPlan,
-    TimeValidation,
-    Timing,
-)
-from inc_mp_plugin.plan import (
-    Gains,
-    Gemm,
-    Graph,
-    GroupGains,
-    Op,
-    Plan,
-    Point,
-    Sensitivity,
-    Unsupported,
-    Validation,
-)
+from inc_mp_plugin.gains import Gains, GroupGains
+from inc_mp_plugin.plan import NO_DRIFT, Drift, Gemm, Graph, Interval, Op, Plan, Sensitivity, Unsupported
+
+_ROUNDING = "rounding_"  # before the format, in the names of arrays
 
 Json = dict[str, Any]
 Value = TypeVar("Value")
@@ -72,6 +57,7 @@ def sensitivity_to_json(sensitivity: Sensitivity, arrays_sha256: str) -> Json:
     means = (sensitivity.input.mean(axis=0), sensitivity.weight.mean(axis=0))
     return {
         "samples": sensitivity.samples,
+        "measured_rounding": sorted(sensitivity.rounding),
         "loss_ms": sensitivity.loss_ms,
         "ops": {
             name: {"input": float(x), "weight": float(w), "total": sensitivity.total[name]}
@@ -82,12 +68,16 @@ def sensitivity_to_json(sensitivity: Sensitivity, arrays_sha256: str) -> Json:
 
 
 def sensitivity_arrays(sensitivity: Sensitivity) -> dict[str, Any]:
-    """sensitivity.npz."""
+    """sensitivity.npz; what was measured of the rounding only where it was."""
+    rounding = {f"{_ROUNDING}{format}": rows for format, rows in sensitivity.rounding.items()}
+    drift = {"drift": np.array(sensitivity.measured_drift)} if rounding else {}
     return {
         "loss": sensitivity.loss,
         "input": sensitivity.input,
         "weight": sensitivity.weight,
         "ops": np.array(sensitivity.ops),
+        **rounding,
+        **drift,
     }
 
 
@@ -98,9 +88,12 @@ def sensitivity_from_arrays(arrays: Mapping[str, Any]) -> Sensitivity:
         arrays["loss"],
         arrays["input"],
         arrays["weight"],
+        {key.removeprefix(_ROUNDING): rows for key, rows in arrays.items() if key.startswith(_ROUNDING)},
+        measured_drift=Drift(*map(float, arrays.get("drift", NO_DRIFT))),
     )
     shape = (len(sensitivity.loss), len(sensitivity.ops))
-    if sensitivity.input.shape != shape or sensitivity.weight.shape != shape:
+    rows = (sensitivity.input, sensitivity.weight, *sensitivity.rounding.values())
+    if any(one.shape != shape for one in rows):
         message = "the arrays do not fit together"
         raise ValueError(message)
     return sensitivity
@@ -148,13 +141,22 @@ def gains_from_json(content: Json) -> dict[str, Gains]:
 def plan_to_json(plan: Plan) -> Json:
     """plan.json."""
     return {
+        "strategy": plan.strategy,
         "objective": plan.objective,
         "unit": plan.unit,
         "source": plan.source,
         "base": plan.base,
+        "noise": plan.noise,
         "tau": plan.tau,
+        "correction": plan.correction,
         "budget": plan.budget,
-        "predicted": {"loss_mse": plan.loss_mse, "nrmse": plan.nrmse, "gain": plan.gain},
+        "confidence": plan.confidence,
+        "predicted": {
+            "loss_mse": plan.loss_mse,
+            "interval": list(plan.interval),
+            "nrmse": plan.nrmse,
+            "gain": plan.gain,
+        },
         "largest_gain": plan.largest_gain,
         "binds": plan.binds,
         "solver": {"status": plan.status, "gap": plan.gap, "seconds": plan.seconds},
@@ -164,51 +166,10 @@ def plan_to_json(plan: Plan) -> Json:
 
 def plan_from_json(content: Json) -> Plan:
     """Inverse of `plan_to_json`."""
-    same = ("objective", "unit", "source", "base", "tau", "budget", "largest_gain", "binds", "formats")
-    return Plan(**{key: content[key] for key in same}, **content["predicted"], **content["solver"])
-
-
-def validation_to_json(validation: Validation) -> Json:
-    """validation.json."""
-    return asdict(validation)
-
-
-def validation_from_json(content: Json) -> Validation:
-    """Inverse of `validation_to_json`."""
-
-    def point(one: Json) -> Point:
-        return Point(tuple(one["quantized"]), one["predicted"], one["measured"])
-
-    same = ("samples", "loss_ms", "tau", "nrmse", "log_correlation", "ratio")
-    return Validation(
-        **{key: content[key] for key in same},
-        plan=point(content["plan"]),
-        points=tuple(point(one) for one in content["points"]),
-    )
-
-
-def timing_from_json(content: Json) -> Timing:
-    """Read timing.json, which is `asdict` of a `Timing`."""
-
-    def one(configuration: Json) -> TimedConfiguration:
-        lists = {key: tuple(configuration[key]) for key in ("pairs", "base_s", "low_s")}
-        return TimedConfiguration(**{**configuration, **lists})
-
-    return Timing(
-        content["device"],
-        content["description"],
-        content["passes"],
-        tuple(content["base_s"]),
-        tuple(one(configuration) for configuration in content["configurations"]),
-    )
-
-
-def time_validation_from_json(content: Json) -> TimeValidation:
-    """Read time_validation.json, which is `asdict` of a `TimeValidation`."""
-    plans = [TimedPlan(**{**one, "quantized": tuple(one["quantized"])}) for one in content["plans"]]
-    groups = [TimedGroup(**{**one, "quantized": tuple(one["quantized"])}) for one in content["groups"]]
-    same = {key: content[key] for key in ("device", "description", "price_s")}
-    return TimeValidation(**same, plans=tuple(plans), groups=tuple(groups))
+    grouped = {**content["predicted"], **content["solver"]}
+    grouped["interval"] = Interval(*grouped["interval"])
+    names = {field.name for field in fields(Plan)} - grouped.keys()
+    return Plan(**{name: content[name] for name in names}, **grouped)
 
 
 def load(path: Path, kind: str, decode: Callable[[Json], Value]) -> Value:

@@ -7,15 +7,12 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import Annotated, ParamSpec
 
 import typer
 
 from inc_mp_plugin.errors import InputError, PluginError
 from inc_mp_plugin.progress import say
-
-if TYPE_CHECKING:
-    from inc_mp_plugin.measurements import TimeValidation
 
 Arguments = ParamSpec("Arguments")
 
@@ -76,21 +73,37 @@ def tune(
     """Run every stage of a recipe; a second call reuses what is done and still valid."""
     from inc_mp_plugin import pipeline
     from inc_mp_plugin.recipe import load_recipe
+    from inc_mp_plugin.shown import show_plan
 
     folder = out or Path("runs") / recipe.stem
     changes = [*(overrides or []), *(["timing.every_group=true"] if every_group else [])]
     pipeline.tune_recipe(load_recipe(recipe, changes), folder)
-    _show(folder)
+    show_plan(folder)
     say(f"Everything is in {folder}.")
 
 
 @command
 def solve(folder: Folder, overrides: Overrides = None) -> None:
-    """Write plan.json anew, for another tau, gain_fraction or objective; the model is not needed."""
-    from inc_mp_plugin.run import solve_again
+    """Write plan.json anew, for another tau, objective or strategy; the model is not needed."""
+    from inc_mp_plugin.again import solve_again
+    from inc_mp_plugin.shown import show_plan
 
     solve_again(folder, overrides or [])
-    _show(folder, validation=False)
+    show_plan(folder, validation=False)
+
+
+@command
+def frontier(
+    folder: Folder,
+    points: Annotated[int, typer.Option(min=2, help="Points of the exact curve, both ends included.")] = 20,
+    draws: Annotated[int, typer.Option(min=0, help="Draws of the random baseline.")] = 10,
+) -> None:
+    """Show gain against loss for every objective: the exact curve, with the baselines beside it."""
+    from inc_mp_plugin.again import frontier_again
+    from inc_mp_plugin.shown import show_frontiers
+
+    show_frontiers(frontier_again(folder, points, draws).values())
+    say(f"Every point is in {folder / 'frontier.json'}.")
 
 
 @command
@@ -105,18 +118,54 @@ def validate(
     ] = None,
 ) -> None:
     """Quantize through INC, and compare predicted with measured loss on held-out samples."""
-    if time:
-        from inc_mp_plugin.run import validate_time_again
+    from inc_mp_plugin.again import validate_again, validate_time_again
+    from inc_mp_plugin.shown import show_plan, show_time
 
-        _show_time(validate_time_again(folder, tau or []))
+    if time:
+        show_time(validate_time_again(folder, tau or []))
         return
     if tau:
         message = "--tau goes with --time; the threshold of the plan itself is set by `inc-mp solve`"
         raise InputError(message)
-    from inc_mp_plugin.run import validate_again
-
     validate_again(folder)
-    _show(folder)
+    show_plan(folder)
+
+
+@command
+def experiment(
+    folder: Folder,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="choices, prediction, curve or accuracy.")],
+    objective: Annotated[str | None, typer.Option(help="Whose gain; the plan's if not given.")] = None,
+    draws: Annotated[int, typer.Option(help="Random draws, and seeds of perturbed scales.")] = 10,
+    task: Annotated[
+        list[str] | None, typer.Option(help="For accuracy: a task of lm-eval; may be repeated.")
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="For accuracy: a folder with tasks of your own.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="For accuracy: documents per task.")] = None,
+) -> None:
+    """Do one of the paper's experiments: plans of every strategy, compared and measured.
+
+    choices: what each lowers (figure 2). prediction: predicted against measured loss (figure 3).
+    curve: measured loss at equal gain (figure 4). accuracy: task scores (figures 5, 7 to 9, table 1).
+    """
+    from inc_mp_plugin.experiments import Settings, Tasks, run_experiment
+    from inc_mp_plugin.run import Run
+    from inc_mp_plugin.shown import show_experiment
+
+    tasks = Tasks(tuple(task or []), include_path, limit)
+    settings = Settings(objective or Run(folder).plan.objective, draws, tasks)
+    show_experiment(run_experiment(folder, name, settings))
+    say(f"`inc-mp report {folder}` draws it.")
+
+
+@command
+def report(folder: Folder) -> None:
+    """Write report.html, one file without network, and figures/ as PNG and SVG."""
+    from inc_mp_plugin.reporting import write_report
+
+    say(f"{write_report(folder)} is written; open it in a browser.")
 
 
 @command
@@ -125,7 +174,7 @@ def emit(
     target: Annotated[str, typer.Option(help="Consumer of the file, such as optimum-habana.")],
 ) -> None:
     """Write the INC JSON of a target; refused unless INC would select exactly the plan."""
-    from inc_mp_plugin.run import emit_again
+    from inc_mp_plugin.again import emit_again
 
     emit_again(folder, target)
 
@@ -150,28 +199,6 @@ def check(
         typer.echo(line)
     if report.faults:
         raise InputError("\n".join(report.faults))
-
-
-def _show(folder: Path, *, validation: bool = True) -> None:
-    from rich.console import Console
-
-    from inc_mp_plugin.report.info import plan_table
-    from inc_mp_plugin.report.table import print_plan, print_validation
-    from inc_mp_plugin.run import Run
-
-    console = Console(highlight=False)
-    run = Run(folder)
-    print_plan(plan_table(run.plan, run.gains[run.plan.objective], run.sensitivity), console)
-    if validation and run.validation is not None:
-        print_validation(run.validation, console)
-
-
-def _show_time(validation: TimeValidation) -> None:
-    from rich.console import Console
-
-    from inc_mp_plugin.report.table import print_time_validation
-
-    print_time_validation(validation, Console(highlight=False))
 
 
 def main() -> None:

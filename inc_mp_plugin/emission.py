@@ -11,7 +11,7 @@ from inc_mp_plugin.progress import say
 from inc_mp_plugin.targets import get_target
 
 
-def emit(plan: Plan, graph: Graph, target: str, out: Path) -> Path:
+def emit(plan: Plan, graph: Graph, target: str, out: Path, scale_method: str | None = None) -> Path:
     """configs/<target>.json, made anew: refused unless INC would select exactly the plan.
 
     Raises:
@@ -29,6 +29,6 @@ def emit(plan: Plan, graph: Graph, target: str, out: Path) -> Path:
         raise SelectionError(message)
     path = out / "configs" / f"{target}.json"
     path.unlink(missing_ok=True)  # never leave the file of another plan behind
-    store.write_json(path, to_inc_config(plan, target, graph.modules))
+    store.write_json(path, to_inc_config(plan, target, graph.modules, scale_method))
     say(f"configs/{path.name}: INC selects exactly the {len(plan.quantized)} ops of the plan")
     return path

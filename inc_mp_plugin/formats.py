@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,14 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def alpha(name: str) -> float:
+# Models of the rounding noise: the paper's, one with log-uniform mantissas, and the measured error.
+NOISES = ("uniform", "log_uniform", "measured")
+
+# E[1/x^2] of a mantissa x in [1, 2) with density 1 / (x ln 2).
+_LOG_UNIFORM = 3.0 / (8.0 * math.log(2.0))
+
+
+def alpha(name: str, noise: str = "uniform") -> float:
     """Variance of the rounding noise of a format, relative to the square of the value.
 
     Writing z with m mantissa bits adds q = z 2^(-m) U with U uniform on [-1/2, 1/2] (eq. 16, 17),
@@ -48,14 +56,21 @@ def alpha(name: str) -> float:
 
         alpha = 2^(-2m) / 12                                        (eq. 18)
 
+    A value with mantissa x in [1, 2) has steps of 2^(-m) / x relative to itself, so eq. 18 is exact at
+    x = 1 and too large elsewhere. With `noise="log_uniform"` the average over mantissas whose logarithm
+    is uniform is taken: alpha E[1/x^2], E[1/x^2] = 3 / (8 ln 2) = 0.541.
+
     Raises:
         InputError: there is no format of that name.
 
     Example:
         >>> alpha("fp8_e4m3") == 2**-6 / 12
         True
+        >>> round(alpha("fp8_e4m3", "log_uniform") / alpha("fp8_e4m3"), 3)
+        0.541
     """
-    return float(2.0 ** (-2 * get_format(name).mantissa_bits) / 12.0)
+    factor = _LOG_UNIFORM if noise == "log_uniform" else 1.0
+    return factor * float(2.0 ** (-2 * get_format(name).mantissa_bits) / 12.0)
 
 
 def check_formats(names: Sequence[str]) -> tuple[str, ...]:

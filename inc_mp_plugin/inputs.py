@@ -89,7 +89,7 @@ def load_batches(
             all tokens.
     """
     _check_context(config, sequence_length)
-    tokenizer = _load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
     texts = read_texts(data, samples)
     encoded = tokenizer(
         texts,
@@ -127,7 +127,12 @@ def _check_context(config: Any, sequence_length: int) -> None:
         raise InputError(message)
 
 
-def _load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
+def load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
+    """Load a tokenizer; without a padding token it pads with the one that ends a text.
+
+    Raises:
+        InputError: transformers cannot load it.
+    """
     from transformers import AutoTokenizer
 
     try:

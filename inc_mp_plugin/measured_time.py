@@ -18,7 +18,8 @@ from inc_mp_plugin.gain.configurations import free_formats
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.gain.timing import Candidate, measure
-from inc_mp_plugin.plan import Gains, Graph
+from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.request import Request, batch_passes, request_passes
 from inc_mp_plugin.store import Partial

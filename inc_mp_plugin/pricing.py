@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inc_mp_plugin import artefacts, store
+from inc_mp_plugin import artefacts, result_artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.bench import TimingSettings
@@ -17,10 +17,11 @@ from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.gain.macs import mac_gains
 from inc_mp_plugin.gain.memory import memory_gains
 from inc_mp_plugin.gain.roofline import Phase, roofline_gains
-from inc_mp_plugin.plan import Gains, Graph, Sensitivity
+from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.plan import Graph, Sensitivity
 from inc_mp_plugin.progress import say
-from inc_mp_plugin.recipe import TimingSection
 from inc_mp_plugin.request import Request, check_context, prompt
+from inc_mp_plugin.sections import TimingSection
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.devices import runnable_kinds, timed_formats
@@ -176,7 +177,7 @@ def _measured(
         timing = stopwatch_of(subject, graph, prices, clock).measure(wanted, partial)
         return timing, asdict(timing)
 
-    timing = run_stage(out / "timing.json", "timing", depends_on, artefacts.timing_from_json, make)
+    timing = run_stage(out / "timing.json", "timing", depends_on, result_artefacts.timing_from_json, make)
     (out / "timing.partial.npz").unlink(missing_ok=True)
     gains = empirical_gains(listed, timing, graph, base)
     for note in dict.fromkeys(group.note for group in gains.groups if group.note):

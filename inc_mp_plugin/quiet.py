@@ -12,12 +12,14 @@ _LOGGERS = (
     "transformers",
     "huggingface_hub",
     "accelerate",
+    "datasets",
+    "lm_eval",
     "torch.utils._pytree",
 )
 
 
 def silence_third_parties() -> None:
-    """Let INC, torch, torchao and transformers report errors only.
+    """Let INC, torch, torchao, transformers and lm-eval report errors only.
 
     INC reads its log levels from the environment when it is imported, so this comes before.
     """
@@ -26,6 +28,7 @@ def silence_third_parties() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore")
     for name in _LOGGERS:

@@ -7,95 +7,41 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.formats import check_formats, get_format
+from inc_mp_plugin.sections import (
+    CalibrationSection,
+    ModelSection,
+    RequestSection,
+    Section,
+    Threshold,
+    TimingSection,
+    ValidationSection,
+)
 from inc_mp_plugin.targets import get_target
 
-Count = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Dtype = Literal["fp32", "bf16", "fp16"]
 Objective = Literal["memory", "theoretical_time", "roofline", "empirical_time"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSection(_Section):
-    """Which model, and the base format it runs in.
-
-    With random weights only a configuration is needed, in which `config` may change values, and
-    `tokenizer` may be another model's: enough to measure time, and nothing else.
-    """
-
-    name_or_path: str
-    dtype: Dtype = "bf16"
-    trust_remote_code: bool = False
-    weights: Literal["trained", "random"] = "trained"
-    config: dict[str, Any] = {}
-    tokenizer: str | None = None
-
-    @model_validator(mode="after")
-    def _config_is_of_random_weights(self) -> ModelSection:
-        if self.config and self.weights == "trained":
-            message = (
-                "config changes a model's shape, which trained weights would not fit; add weights: random"
-            )
-            raise ValueError(message)
-        return self
-
-
-class CalibrationSection(_Section):
-    """Samples for sensitivities and for INC's scales: JSON lines with a "text" each."""
-
-    data: Path
-    samples: Count = 64
-    sequence_length: Annotated[int, Field(gt=1)] = 512
-    batch_size: Count = 8
-
-
-class ValidationSection(_Section):
-    """Held-out samples, never those of the calibration, and how many random plans to compare."""
-
-    data: Path
-    samples: Count = 64
-    random_plans: Annotated[int, Field(ge=3)] = 20
-    seed: int = 0
-
-
-class RequestSection(_Section):
-    """What time is priced for: TTFT + output_tokens x TPOT of so many prompts at once."""
-
-    prompt_tokens: Annotated[int, Field(gt=1)]
-    output_tokens: Annotated[int, Field(ge=0)] = 0
-    batch_size: Count = 1
-
-
-class TimingSection(_Section):
-    """Where and how long time is measured; see `gain.bench.TimingSettings`."""
-
-    device: Literal["cpu", "cuda", "hpu"] = "cpu"
-    repeats: Annotated[int, Field(ge=3)] = 15
-    most_repeats: Annotated[int, Field(ge=3)] = 300
-    precision: Threshold = 0.02
-    budget_s: Threshold | None = None
-    every_group: bool = False
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """Everything that `inc-mp tune` needs to know."""
 
     model: ModelSection
     calibration: CalibrationSection
-    strategy: Literal["ip_mse"] = "ip_mse"
+    strategy: Literal["ip_mse", "random", "prefix", "uniform"] = "ip_mse"
+    seed: int = 0
     objective: Objective = "memory"
     device: Literal["gaudi2", "gaudi3", "h100", "cpu"] = "gaudi2"
     formats: tuple[str, ...] = ("fp8_e4m3",)
     tau: Threshold | None = None
     gain_fraction: Fraction | None = None
+    noise: Literal["uniform", "log_uniform", "measured"] = "uniform"
+    scale_method: str | None = None
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    verify: bool = False
     targets: tuple[str, ...] = ("cpu-qdq",)
     request: RequestSection | None = None
     timing: TimingSection | None = None
@@ -118,23 +64,50 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Recipe:
         check_formats((self.model.dtype, *self.formats))
+        for fault in (self._threshold_fault(), self._target_fault(), self._heldout_fault()):
+            if fault:
+                raise ValueError(fault)
+        return self
+
+    def _threshold_fault(self) -> str:
         if self.tau is None and self.gain_fraction is None:
-            message = "give tau (threshold of the normalized RMSE) or gain_fraction (wanted gain)"
-            raise ValueError(message)
+            return "give tau (threshold of the normalized RMSE) or gain_fraction (wanted gain)"
+        if self.tau is None and self.strategy != "ip_mse":
+            return f"strategy {self.strategy} is held to a threshold: give tau, not gain_fraction"
+        if self.confidence and (self.verify or self.strategy != "ip_mse"):
+            return (
+                "confidence makes ip_mse keep to the budget at its upper end; it goes neither with another "
+                "strategy nor with verify, which measures what confidence estimates"
+            )
+        return ""
+
+    def _target_fault(self) -> str:
         for target in map(get_target, self.targets):
             if not set(self.formats) <= set(target.formats) or self.model.dtype != (
                 target.base or self.model.dtype
             ):
-                message = (
+                return (
                     f"target {target.name} runs {', '.join(target.formats)} beside "
                     f"{target.base or 'any base format'}, not {', '.join(self.formats)} beside "
                     f"{self.model.dtype}; change formats, model.dtype or targets"
                 )
-                raise ValueError(message)
+            if self.scale_method and self.scale_method not in target.scale_methods:
+                return unknown(
+                    f"scale_method of target {target.name}", self.scale_method, target.scale_methods
+                )
+        if self.noise == "measured" and not (self.targets and get_target(self.targets[0]).scale_methods):
+            return "noise: measured rounds as the first of targets does in FP8; give an FP8 target first"
+        return ""
+
+    def _heldout_fault(self) -> str:
         if self.validation and self.validation.data.resolve() == self.calibration.data.resolve():
-            message = "validation.data is calibration.data; held-out samples must be others"
-            raise ValueError(message)
-        return self
+            return "validation.data is calibration.data; held-out samples must be others"
+        if self.verify and (self.validation is None or self.tau is None or self.strategy != "ip_mse"):
+            return (
+                "verify measures ip_mse plans on held-out samples until tau holds; it needs tau, and "
+                "validation: {data: HELDOUT.jsonl}"
+            )
+        return ""
 
 
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:

@@ -21,6 +21,7 @@ from inc_mp_plugin.inputs import (
     load_model,
     model_fingerprint,
     random_model,
+    read_texts,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.losses import LossFunction
-    from inc_mp_plugin.recipe import CalibrationSection, ModelSection, Recipe, ValidationSection
+    from inc_mp_plugin.recipe import Recipe
+    from inc_mp_plugin.sections import CalibrationSection, ModelSection, ValidationSection
 
 Json = dict[str, Any]
 
@@ -142,7 +144,20 @@ def _hash(tensors: Iterable[Any]) -> str:
 
 
 def heldout_batches(recipe: Recipe, section: ValidationSection) -> Sequence[Batch]:
-    """The held-out batches of a recipe, cut as the calibration's are."""
+    """The held-out batches of a recipe, cut as the calibration's are.
+
+    Raises:
+        InputError: a text is among the calibration samples, too.
+    """
+    calibration = recipe.calibration
+    known = set(read_texts(calibration.data, calibration.samples))
+    for number, text in enumerate(read_texts(section.data, section.samples), 1):
+        if text in known:
+            message = (
+                f"{section.data}, sample {number}: this text is a calibration sample of "
+                f"{calibration.data}; held-out samples must be others"
+            )
+            raise InputError(message)
     return _load(recipe.model, recipe.calibration, section.data, section.samples)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
@@ -25,6 +25,12 @@ class Switch:
     def ops(self) -> tuple[str, ...]:
         """Names of the ops that can be switched."""
         return tuple(self._base)
+
+    def pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+        """Every op with its module in the base format and each one in a lower format."""
+        for modules in self._low.values():
+            for op, low in modules.items():
+                yield op, self._base[op], low
 
     def select(self, formats: Mapping[str, str]) -> None:
         """Run these ops in these formats, all others in the base format.

@@ -50,15 +50,21 @@ def switch_to_time(
 
 
 def switch_to_validate(
-    model: nn.Module, graph: Graph, ops: Collection[str], base: str, low: str, batches: Iterable[Batch]
+    model: nn.Module,
+    graph: Graph,
+    ops: Collection[str],
+    base: str,
+    low: str,
+    batches: Iterable[Batch],
+    scale_method: str | None = None,
 ) -> Switch:
     """Both modules of every op, as INC gives them on this machine: emulated where it emulates.
 
-    Args: as in `switch_to_time`.
+    Args: as in `switch_to_time`; and how INC chooses its scales, if not by the default of "cpu-qdq".
     """
     if low in CPU_BF16.formats:
         return half_precision_switch(model, dict.fromkeys(ops, low))
-    return _through_inc(model, graph, ops, base, low, CPU_QDQ.name, batches)
+    return _through_inc(model, graph, ops, base, low, CPU_QDQ.name, batches, scale_method)
 
 
 def _through_inc(
@@ -69,7 +75,8 @@ def _through_inc(
     low: str,
     target: str,
     batches: Iterable[Batch],
+    scale_method: str | None = None,
 ) -> Switch:
     formats = {op.name: low if op.name in ops else base for op in graph.ops}
-    config = config_of(base, formats, target, graph.modules)
+    config = config_of(base, formats, target, graph.modules, scale_method)
     return switchable(model, config, low, batches)

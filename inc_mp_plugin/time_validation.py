@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin import artefacts, store
+from inc_mp_plugin import artefacts, result_artefacts, store
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.evaluate.additivity import predicted_gain, timed_groups
+from inc_mp_plugin.evaluate.additivity import timed_groups
 from inc_mp_plugin.gain.timing import Candidate
+from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.measurements import TimedConfiguration, TimedPlan, TimeValidation, Timing
-from inc_mp_plugin.plan import Gains, Graph, Plan, Sensitivity
+from inc_mp_plugin.plan import Graph, Plan, Sensitivity
 from inc_mp_plugin.pricing import Prices, stopwatch_of, timing_depends_on
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.solver.planner import solve
@@ -53,7 +54,7 @@ def validate_time(
         raise InputError(message)
     plans = [solve(one, sensitivity, tau) for tau in taus for one in gains.values()]
     clock = prices.clock
-    wanted = {plan.quantized: Candidate(_lowered(plan), 0, total=index) for index, plan in enumerate(plans)}
+    wanted = {plan.quantized: Candidate(plan.lowered, 0, total=index) for index, plan in enumerate(plans)}
     wanted.pop((), None)  # nothing to measure: it is the base itself
     depends_on = {
         **timing_depends_on(subject, prices, clock),
@@ -72,12 +73,8 @@ def validate_time(
         return validation, asdict(validation)
 
     path = out / "time_validation.json"
-    decode = artefacts.time_validation_from_json
+    decode = result_artefacts.time_validation_from_json
     return run_stage(path, "time_validation", depends_on, decode, make)
-
-
-def _lowered(plan: Plan) -> dict[str, str]:
-    return {op: plan.formats[op] for op in plan.quantized}
 
 
 def _compare_all(
@@ -100,7 +97,7 @@ def _compare_all(
 def _compare(
     plan: Plan, measured: Gains, timed: Mapping[tuple[str, ...], TimedConfiguration]
 ) -> TimedPlan | None:
-    predicted = predicted_gain(measured, plan.formats)
+    predicted = measured.total(plan.formats)
     one = timed.get(plan.quantized, TimedConfiguration({}))
     if predicted is None or one.failure:
         why = one.failure or "a configuration of it was not measured on its own"

@@ -1,77 +1,93 @@
-"""Validation through INC: one conversion of everything, then a switch for every plan to be measured."""
+"""Predicted against measured, through INC: validation.json, and the closed loop of verification.json."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
+from inc_mp_plugin import result_artefacts, store
+from inc_mp_plugin.evaluate.closed_loop import close_loop
 from inc_mp_plugin.evaluate.validate import random_plans, validate
-from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.plan import Graph, Plan, Sensitivity, Validation
-from inc_mp_plugin.progress import track
-from inc_mp_plugin.store import Partial, fingerprint
-from inc_mp_plugin.switching import switch_to_validate
+from inc_mp_plugin.plan import Interval, Plan, Sensitivity
+from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.results import Validation, Verification
+from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
+from inc_mp_plugin.stage import run_stage
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.measured_loss import LossMeter
     from inc_mp_plugin.plan import FloatArray
-    from inc_mp_plugin.subject import Subject
-    from inc_mp_plugin.switch import Switch
+
+Json = dict[str, Any]
 
 
-def validate_through_inc(
-    subject: Subject,
-    heldout: Sequence[Batch],
-    graph: Graph,
-    sensitivity: Sensitivity,
-    plan: Plan,
-    *,
-    low: str,
-    count: int,
-    seed: int,
-    partial: Partial,
-) -> Validation:
-    """Measure the loss MSE of a plan and of random plans in the model that INC converted.
+def validation_stage(meter: LossMeter, sensitivity: Sensitivity, plan: Plan, out: Path) -> Validation:
+    """validation.json: the loss MSE of a plan and of random plans in the model that INC converted.
 
     Args:
-        subject: the model, which INC changes for good: this is the last stage that may use it; its
-            batches give INC's scales.
-        heldout: samples that calibration has not seen.
-        graph: from `capture`.
-        sensitivity: from `measure_sensitivity`; its ops are those that random plans draw from.
-        plan: from `solve`.
-        low: the format of random plans.
-        count: number of random plans.
-        seed: of their draw.
-        partial: keeps the losses of plans already measured.
+        meter: measures losses; its section says how many random plans, and their seed.
+        sensitivity: its ops are those that random plans draw from.
+        plan: to be measured.
+        out: folder of the artefacts.
     """
-    switch = switch_to_validate(subject.model, graph, sensitivity.ops, plan.base, low, subject.batches)
-    others = random_plans(switch.ops, count, seed)
-    measured = partial.load()
-    bar = track([(), plan.quantized, *others], "Validation")
+    meter.check(plan)
+    section = meter.section
+    depends_on = {
+        **meter.depends_on,
+        "random_plans": section.random_plans,
+        "seed": section.seed,
+        "noise": [store.fingerprint(sensitivity.loss_mse(meter.format)), *sensitivity.drift],
+        "plan": store.fingerprint(dict(plan.formats)),
+        "tau": plan.tau,
+    }
 
-    def measure_loss(ops: Collection[str]) -> FloatArray:
-        next(bar)
-        key = fingerprint({"ops": sorted(ops)})
-        if key not in measured:
-            switch.select(dict.fromkeys(ops, low))
-            measured[key] = _losses(switch, heldout, subject)
-            partial.save(measured)
-        losses: FloatArray = measured[key]
-        return losses
+    def predict(ops: Collection[str]) -> tuple[float, Interval]:
+        samples = sample_losses_mse(sensitivity, dict.fromkeys(ops, meter.format), plan.base)
+        interval = loss_interval(samples, plan.confidence, sensitivity.drift)
+        return sensitivity.with_drift(float(samples.mean())), interval
 
-    predicted = {op: alpha(low) * s for op, s in sensitivity.total.items()}
-    validation = validate(measure_loss, predicted, plan.quantized, plan.tau, others)
-    bar.close()
-    partial.remove()
-    return validation
+    def make() -> tuple[Validation, Json]:
+        others = random_plans(sensitivity.ops, section.random_plans, section.seed)
+        bar = track([(), plan.quantized, *others], "Validation")
+
+        def measure(ops: Collection[str]) -> FloatArray:
+            next(bar)
+            return meter.losses(ops)
+
+        found = validate(measure, predict, plan.quantized, plan.tau, others)
+        bar.close()
+        return found, result_artefacts.validation_to_json(found)
+
+    path, decode = out / "validation.json", result_artefacts.validation_from_json
+    return run_stage(path, "validation", depends_on, decode, make)
 
 
-@torch.no_grad()
-def _losses(switch: Switch, heldout: Sequence[Batch], subject: Subject) -> FloatArray:
-    parts = [sample_losses(switch.model, batch, subject.loss_fn) for batch in heldout]
-    return np.asarray(torch.cat(parts).double().cpu().numpy())
+def verification_stage(
+    meter: LossMeter, plan_at: Callable[[float], Plan], depends_on: Json, out: Path
+) -> Verification:
+    """verification.json: the closed loop over plans for corrected budgets.
+
+    Args:
+        meter: measures losses.
+        plan_at: solves with this correction of the budget.
+        depends_on: what the plans follow from.
+        out: folder of the artefacts.
+    """
+
+    def make() -> tuple[Verification, Json]:
+        def measure(plan: Plan) -> float:
+            nrmse = meter.nrmse(plan)
+            say(
+                f"verify: {len(plan.quantized)} ops, NRMSE {plan.nrmse:.4g} predicted, {nrmse:.4g} measured"
+                f" (tau {plan.tau:.6g})"
+            )
+            return nrmse
+
+        found = close_loop(plan_at, measure, plan_at(1.0).tau, meter.section.samples)
+        return found, asdict(found)
+
+    path = out / "verification.json"
+    decode = result_artefacts.verification_from_json
+    return run_stage(path, "verification", {**meter.depends_on, **depends_on}, decode, make)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import transformers
 from torch import nn
 
 from inc_mp_plugin.attention import Matmul
+
+SHIPPED = Path(__file__).parent.parent / "recipes" / "tiny-llama"
 
 VOCABULARY = 96
 _SIZES = {
@@ -159,3 +163,34 @@ def assert_same_state(before: dict, after: dict) -> None:
 def summed_loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     """Sum of the output, per sample."""
     return model(batch).flatten(1).sum(dim=1)
+
+
+def small_project(folder: Path) -> Path:
+    """A small model of random weights with the shipped tokenizer, data and a recipe, in a folder."""
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=1024,
+        max_position_embeddings=64,
+    )
+    transformers.set_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
+    transformers.AutoTokenizer.from_pretrained(SHIPPED).save_pretrained(folder / "model")
+    for name in ("calibration", "heldout"):
+        lines = (SHIPPED / f"{name}.jsonl").read_text().splitlines()[:8]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "recipe.yaml").write_text(
+        f"""
+model: {{name_or_path: {folder}/model, dtype: fp32}}
+calibration:
+  {{data: {folder}/calibration.jsonl, samples: 6, sequence_length: 32, batch_size: 2}}
+formats: [fp8_e4m3]
+tau: 0.00012
+targets: [cpu-qdq, optimum-habana]
+validation: {{data: {folder}/heldout.jsonl, samples: 4, random_plans: 5}}
+"""
+    )
+    return folder

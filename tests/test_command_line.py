@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import helpers
 import pytest
-import transformers
 from typer.testing import CliRunner
 
 from inc_mp_plugin.cli import app
@@ -19,34 +19,7 @@ SHIPPED = Path(__file__).parent.parent / "recipes" / "tiny-llama"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A small model of random weights with the shipped tokenizer, data and a recipe."""
-    folder = tmp_path_factory.mktemp("project")
-    config = transformers.LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=1024,
-        max_position_embeddings=64,
-    )
-    transformers.set_seed(0)
-    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
-    transformers.AutoTokenizer.from_pretrained(SHIPPED).save_pretrained(folder / "model")
-    for name in ("calibration", "heldout"):
-        lines = (SHIPPED / f"{name}.jsonl").read_text().splitlines()[:8]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines))
-    (folder / "recipe.yaml").write_text(
-        f"""
-model: {{name_or_path: {folder}/model, dtype: fp32}}
-calibration:
-  {{data: {folder}/calibration.jsonl, samples: 6, sequence_length: 32, batch_size: 2}}
-formats: [fp8_e4m3]
-tau: 0.00012
-targets: [cpu-qdq, optimum-habana]
-validation: {{data: {folder}/heldout.jsonl, samples: 4, random_plans: 5}}
-"""
-    )
-    return folder
+    return helpers.small_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +55,7 @@ def test_tune_writes_every_artefact(finished):
         "gains.json",
         "plan.json",
         "validation.json",
+        "measured_losses.npz",
         "configs/cpu-qdq.json",
         "configs/optimum-habana.json",
     }
@@ -210,19 +184,19 @@ def interrupt_after(monkeypatch, where, calls):
             "sensitivity.partial.npz",
             "going on after 4 samples",
         ),
-        ("inc_mp_plugin.validation._losses", "validation.partial.npz", "Validation"),
+        ("inc_mp_plugin.measured_loss.sample_losses", "measured_losses.npz", "Validation"),
     ],
     ids=["sensitivity", "validation"],
 )
 def test_interrupt_and_resume(project, finished, tmp_path, monkeypatch, where, partial, said):
     with monkeypatch.context() as patch:
-        interrupt_after(patch, where, calls=2)
+        interrupt_after(patch, where, calls={"measured_losses.npz": 4}.get(partial, 2))
         result = call("tune", project / "recipe.yaml", "--out", tmp_path)
     assert result.exit_code == 1
     assert "Interrupted; the same command goes on where it stopped." in result.output
     assert (tmp_path / partial).exists()
     with monkeypatch.context() as patch:  # what is done is not done again
-        steps = {"sensitivity.partial.npz": 1, "validation.partial.npz": 5}
+        steps = {"sensitivity.partial.npz": 1, "measured_losses.npz": 2 * 5}
         interrupt_after(patch, where, calls=steps[partial])
         result = call("tune", project / "recipe.yaml", "--out", tmp_path)
     assert result.exit_code == 0, result.output

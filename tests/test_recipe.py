@@ -10,9 +10,10 @@ from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.formats import FORMATS
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.inputs import load_batches, load_config, read_texts
-from inc_mp_plugin.recipe import Dtype, Recipe, load_recipe, parse_recipe
+from inc_mp_plugin.recipe import Recipe, load_recipe, parse_recipe
+from inc_mp_plugin.sections import Dtype
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
 
 def content(**changes):
@@ -69,6 +70,29 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
         ({"formats": ["fp32"]}, "not coarser"),
         ({"targets": ["tpu"]}, "unknown target 'tpu'"),
         ({"validation": {"data": "data.jsonl"}}, "held-out samples must be others"),
+        ({"strategy": "prefixes"}, "strategy is 'prefixes'"),
+        ({"strategy": "random", "tau": None, "gain_fraction": 0.5}, "held to a threshold: give tau"),
+        ({"strategy": "prefix", "confidence": 0.9}, "it goes neither with another strategy nor with verify"),
+        ({"confidence": 95}, "confidence is 95"),
+        ({"noise": "loud"}, "noise is 'loud'"),
+        ({"scale_method": "maxabs"}, "unknown scale_method of target cpu-qdq 'maxabs'; did you mean"),
+        ({"scale_method": "maxabs_hw"}, "unknown scale_method of target cpu-qdq 'maxabs_hw'"),
+        ({"targets": ["optimum-habana"], "scale_method": "maxabs_hv"}, "did you mean 'maxabs_hw'"),
+        ({"noise": "measured", "targets": []}, "give an FP8 target first"),
+        (
+            {
+                "noise": "measured",
+                "targets": ["cpu-bf16"],
+                "formats": ["bf16"],
+                "model": {"name_or_path": "somewhere", "dtype": "fp32"},
+            },
+            "give an FP8 target first",
+        ),
+        ({"verify": True}, "it needs tau, and validation"),
+        (
+            {"verify": True, "confidence": 0.9, "validation": {"data": "heldout.jsonl"}},
+            "verify, which measures what confidence estimates",
+        ),
         ({"model": {}}, "'model.name_or_path' is missing"),
     ],
 )

@@ -1,13 +1,14 @@
 """Artefacts: whole or absent, damaged ones told, stale ones made again."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from inc_mp_plugin import artefacts, store
+from inc_mp_plugin import artefacts, result_artefacts, store
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.measurements import (
     TimedConfiguration,
     TimedGroup,
@@ -15,17 +16,8 @@ from inc_mp_plugin.measurements import (
     TimeValidation,
     Timing,
 )
-from inc_mp_plugin.plan import (
-    Gains,
-    Graph,
-    GroupGains,
-    Op,
-    Plan,
-    Point,
-    Sensitivity,
-    Unsupported,
-    Validation,
-)
+from inc_mp_plugin.plan import Drift, Graph, Interval, Op, Plan, Sensitivity, Unsupported
+from inc_mp_plugin.results import Curve, Frontier, Point, Round, Validation, Verification
 from inc_mp_plugin.stage import run_stage
 
 GRAPH = Graph(
@@ -37,14 +29,19 @@ GRAPH = Graph(
 GROUP = GroupGains(("a",), (("bf16",), ("fp8_e4m3",)), (0.0, 1 / 3), (0.0, 0.1))
 GAINS = {"memory": Gains("memory", "byte", "exact", "bf16", (GROUP,))}
 PLAN = Plan(
+    "ip_mse",
     "memory",
     "byte",
     "exact",
     "bf16",
+    "uniform",
     0.1,
+    1.0,
     0.2,
     0.15,
     0.09,
+    Interval(0.1, 0.2),
+    0.95,
     3.0,
     4.0,
     True,
@@ -53,7 +50,10 @@ PLAN = Plan(
     0.01,
     {"a": "bf16"},
 )
-POINT = Point(("a",), 1e-6, 2e-6)
+POINT = Point(("a",), 1e-6, Interval(0.5e-6, 3e-6), 2e-6)
+CURVE = Curve("ip_mse", 0, (0, 1), (0.0, 3.0), (0.0, 1e-6), (0.0, 0.5e-6), (0.0, 2e-6))
+FRONTIERS = {"memory": Frontier("memory", "byte", "exact", 2.0, 4.0, (CURVE, CURVE), 1)}
+VERIFICATION = Verification(0.1, 8, (Round(1.0, 0.1, 0.12, 3.0, 4), Round(0.7, 0.09, 0.09, 2.0, 3)), 1)
 VALIDATION = Validation(8, 2.0, 0.1, 0.05, POINT, (POINT, POINT), 0.99, 1.1)
 TIMED = TimedConfiguration({"a": "bf16"}, 0.2, 0.01, (15, 30), (1.0, 0.1), (0.9, 0.09), 0.3)
 TIMING = Timing(
@@ -70,9 +70,11 @@ KINDS = {
     "graph": (GRAPH, artefacts.graph_to_json, artefacts.graph_from_json),
     "gains": (GAINS, artefacts.gains_to_json, artefacts.gains_from_json),
     "plan": (PLAN, artefacts.plan_to_json, artefacts.plan_from_json),
-    "timing": (TIMING, asdict, artefacts.timing_from_json),
-    "time_validation": (TIME_VALIDATION, asdict, artefacts.time_validation_from_json),
-    "validation": (VALIDATION, artefacts.validation_to_json, artefacts.validation_from_json),
+    "timing": (TIMING, asdict, result_artefacts.timing_from_json),
+    "time_validation": (TIME_VALIDATION, asdict, result_artefacts.time_validation_from_json),
+    "verification": (VERIFICATION, asdict, result_artefacts.verification_from_json),
+    "frontier": (FRONTIERS, result_artefacts.frontiers_to_json, result_artefacts.frontiers_from_json),
+    "validation": (VALIDATION, result_artefacts.validation_to_json, result_artefacts.validation_from_json),
 }
 
 
@@ -94,6 +96,10 @@ def test_sensitivity_arrays(tmp_path):
     after = artefacts.sensitivity_from_arrays(store.read_arrays(path, sha256))
     assert after.ops == before.ops
     assert after.total == before.total == {"a": 1.5, "b": 1.5}
+    measured = replace(before, rounding={"fp8_e4m3": np.eye(2)}, measured_drift=Drift(70.0, 9.0))
+    again = artefacts.sensitivity_from_arrays(artefacts.sensitivity_arrays(measured))
+    assert again.rounding["fp8_e4m3"].tolist() == np.eye(2).tolist()
+    assert again.measured_drift == Drift(70.0, 9.0)
     content = artefacts.sensitivity_to_json(before, sha256)
     assert content["ops"]["a"] == {"input": 0.5, "weight": 1.0, "total": 1.5}
 

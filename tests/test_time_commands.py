@@ -93,7 +93,7 @@ def test_plans_are_timed_at_several_thresholds(finished):
         for tau in (0.0002, 0.01)
     }
     assert "plans save what their groups add up to" in result.output
-    assert "sum of ops ms" in result.output
+    assert "sum of ops, ms" in result.output
     again = call("validate", finished, "--time", "--tau", "0.0002", "--tau", "0.01")
     assert "time_validation.json: still valid, reused" in again.output
 

@@ -3,43 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
+from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.measurements import TimedGroup
-from inc_mp_plugin.plan import Gains, Graph, GroupGains
-
-
-def predicted_gain(gains: Gains, formats: Mapping[str, str]) -> tuple[float, float] | None:
-    """Add the gains of a plan's groups up (eq. 7), with the standard error of the sum.
-
-    Groups that share one measurement share its error too, so their errors add up as they are; those of
-    different measurements add up in squares.
-
-    Args:
-        gains: measured.
-        formats: of every op; an op that is missing is in the base format.
-
-    Returns:
-        Gain and standard error; None if a configuration of the plan was not measured.
-
-    Example:
-        >>> twice = ((("bf16",), ("fp8_e4m3",)), (0.0, 3.0), (0.0, 0.5))
-        >>> groups = (GroupGains(("a",), *twice), GroupGains(("b",), *twice, ("a",)))
-        >>> gains = Gains("empirical_time", "s", "measured", "bf16", groups)
-        >>> predicted_gain(gains, {"a": "fp8_e4m3", "b": "fp8_e4m3"})
-        (6.0, 1.0)
-    """
-    total: list[float] = []
-    errors: dict[tuple[tuple[str, ...], tuple[str, ...]], float] = {}
-    for group in gains.groups:
-        chosen = tuple(formats.get(op, gains.base) for op in group.ops)
-        if chosen not in group.configurations:
-            return None
-        place = group.configurations.index(chosen)
-        total.append(group.gain[place])
-        measured = (group.measured_on or group.ops, chosen)
-        errors[measured] = errors.get(measured, 0.0) + group.stderr[place]
-    return math.fsum(total), math.hypot(*errors.values())
+from inc_mp_plugin.plan import Graph
 
 
 def timed_groups(gains: Gains, graph: Graph) -> tuple[TimedGroup, ...]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from inc_mp_plugin.errors import InputError, NonFiniteError
-from inc_mp_plugin.plan import Point, Validation
+from inc_mp_plugin.results import Point, Validation
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.plan import FloatArray, Interval
 
     MeasureLoss = Callable[[Collection[str]], FloatArray]
 
@@ -35,7 +35,7 @@ def random_plans(ops: Sequence[str], count: int, seed: int) -> list[tuple[str, .
 
 def validate(
     measure_loss: MeasureLoss,
-    predicted: Mapping[str, float],
+    predict: Callable[[Collection[str]], tuple[float, Interval]],
     plan: Collection[str],
     tau: float,
     others: Iterable[Collection[str]],
@@ -47,7 +47,7 @@ def validate(
 
     Args:
         measure_loss: runs the model with these ops quantized; returns the loss of each sample.
-        predicted: of each op, its predicted loss MSE alpha s; it adds up (eq. 25).
+        predict: the predicted loss MSE of these ops (eq. 25), and its interval.
         plan: the ops that the plan quantizes.
         tau: the plan's threshold.
         others: sets of ops to compare with, none empty.
@@ -68,8 +68,7 @@ def validate(
                 f"the loss is NaN or infinite with {len(ops)} ops quantized, among them {next(iter(ops))!r}"
             )
             raise NonFiniteError(message)
-        measured = float(((losses - base) ** 2).mean())
-        return Point(tuple(ops), math.fsum(predicted[op] for op in ops), measured)
+        return Point(tuple(ops), *predict(ops), float(((losses - base) ** 2).mean()))
 
     measured_plan = point(plan)
     points = tuple(point(ops) for ops in others)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from inc_mp_plugin.gain.configurations import Configuration, configurations
 from inc_mp_plugin.gain.timing import Candidate
+from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.measurements import OVER_BUDGET, TimedConfiguration, Timing
-from inc_mp_plugin.plan import Gains, Graph, GroupGains
+from inc_mp_plugin.plan import Graph
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from inc_mp_plugin.formats import check_formats
 from inc_mp_plugin.gain.accelerators import peak
-from inc_mp_plugin.plan import Gains, Graph, GroupGains
+from inc_mp_plugin.gains import Gains, GroupGains
+from inc_mp_plugin.plan import Graph
 
 
 def seconds_per_mac(device: str, format: str) -> float:

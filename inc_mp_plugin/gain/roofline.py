@@ -10,7 +10,8 @@ from inc_mp_plugin.formats import check_formats, get_format
 from inc_mp_plugin.gain.accelerators import ACCELERATORS, Accelerator, peak
 from inc_mp_plugin.gain.configurations import Configuration, configurations
 from inc_mp_plugin.gain.schedule import Task, makespan
-from inc_mp_plugin.plan import Gains, Gemm, Graph, GroupGains, Op
+from inc_mp_plugin.gains import Gains, GroupGains
+from inc_mp_plugin.plan import Gemm, Graph, Op
 
 
 @dataclass(frozen=True, slots=True)

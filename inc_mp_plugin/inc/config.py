@@ -10,13 +10,15 @@ from inc_mp_plugin.inc.mixed_precision import mixed_precision_config
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection, quantizable, selected
 from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.targets import get_target
+from inc_mp_plugin.targets import check_scale_method, get_target
 from inc_mp_plugin.targets.cpu import CPU_BF16
 
 _FP8 = {"fp8_e4m3": "E4M3", "fp8_e5m2": "E5M2"}
 
 
-def to_inc_config(plan: Plan, target: str, modules: Mapping[str, str] | None = None) -> dict[str, Any]:
+def to_inc_config(
+    plan: Plan, target: str, modules: Mapping[str, str] | None = None, scale_method: str | None = None
+) -> dict[str, Any]:
     """Write a plan as an INC configuration that selects exactly the planned ops.
 
     Args:
@@ -25,6 +27,7 @@ def to_inc_config(plan: Plan, target: str, modules: Mapping[str, str] | None = N
         modules: all modules of the model, {name: class}, from `Graph.modules`; what INC could
             quantize among them and the plan does not mention stays in the base format. Without it,
             only the plan's own ops are known and INC's selection is not checked.
+        scale_method: how INC chooses its scales; the target's default if None.
 
     Returns:
         Keys of INC's only: for `FP8Config.from_json_file`, or of "cpu-bf16" for `quantize` itself.
@@ -33,11 +36,15 @@ def to_inc_config(plan: Plan, target: str, modules: Mapping[str, str] | None = N
         InputError: an unknown target, or formats that it cannot run beside the base format.
         SelectionError: INC would quantize other modules than the plan's.
     """
-    return config_of(plan.base, plan.formats, target, modules)
+    return config_of(plan.base, plan.formats, target, modules, scale_method)
 
 
 def config_of(
-    base: str, formats: Mapping[str, str], target: str, modules: Mapping[str, str] | None = None
+    base: str,
+    formats: Mapping[str, str],
+    target: str,
+    modules: Mapping[str, str] | None = None,
+    scale_method: str | None = None,
 ) -> dict[str, Any]:
     """Write formats of ops as an INC configuration; see `to_inc_config`.
 
@@ -46,6 +53,7 @@ def config_of(
         formats: of every op that is decided, those in the base format included.
         target: as in `to_inc_config`.
         modules: as in `to_inc_config`.
+        scale_method: as in `to_inc_config`.
     """
     consumer = get_target(target)
     lowered = {op: format for op, format in formats.items() if format != base}
@@ -76,6 +84,7 @@ def config_of(
             "names": compress(blocked) if wanted else [".*"],
         },
         "dump_stats_path": "./hqt_output/measure",
+        "scale_method": check_scale_method(consumer, scale_method),
         **consumer.settings,
     }
     if tree is not None:

@@ -38,7 +38,9 @@ class Settings:
     """The keys of ours: a threshold `tau` or a `gain_fraction`, and what the plan is made for.
 
     `samples` bounds how many calibration samples are kept for the gradients; `device` is where
-    `theoretical_time` counts; `loss_fn(model, batch)` returns one loss per sample.
+    `theoretical_time` counts; `loss_fn(model, batch)` returns one loss per sample. `noise` says how
+    rounding is priced ("measured" under the configuration's own scale method), `confidence` that the
+    budget is to hold at the upper end of that interval.
     """
 
     tau: float | None = None
@@ -47,6 +49,8 @@ class Settings:
     device: str = "gaudi2"
     samples: int = 64
     loss_fn: Callable[..., Any] | None = None
+    noise: str = "uniform"
+    confidence: float | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
@@ -113,5 +117,5 @@ def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
         if str(inc.get("use_qdq", False)).lower() != "true":
             inc["use_qdq"] = "True"
         if str(inc.get("scale_method", "maxabs_hw")).lower() == "maxabs_hw":
-            inc["scale_method"] = CPU_QDQ.settings["scale_method"]
+            inc["scale_method"] = CPU_QDQ.scale_methods[0]
     return Settings.of(ours), inc

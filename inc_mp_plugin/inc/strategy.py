@@ -21,6 +21,7 @@ from torch import nn
 from inc_mp_plugin import pipeline
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.formats import NOISES
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.graph.capture import QUANTIZABLE
 from inc_mp_plugin.inc.backend import enable_on_cpu, forget_models, is_cpu, restore_modules
@@ -30,8 +31,12 @@ from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.inc.settings import NAME, Settings, inc_keys, read, split
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.report.info import summary
+from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.solver.planner import check_knobs
+from inc_mp_plugin.solver.uncertainty import check_confidence
+from inc_mp_plugin.stages import Noise
 from inc_mp_plugin.subject import base_format
+from inc_mp_plugin.targets import OPTIMUM_HABANA
 
 _OBJECTIVES = ("memory", "theoretical_time")
 _OBSERVED = "_ip_mse_observed"
@@ -125,12 +130,17 @@ def _check(settings: Settings) -> None:
         raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
     if settings.device not in ACCELERATORS:
         raise InputError(unknown("device", settings.device, ACCELERATORS))
+    if settings.noise not in NOISES:
+        raise InputError(unknown("noise", settings.noise, NOISES))
+    if settings.confidence is not None:
+        check_confidence(settings.confidence)
 
 
 def _prepare(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
     enable_on_cpu()
     settings, inc = read(config, base_format(model))
     _check(settings)  # before calibration, which may take long
+    _noise(settings, inc)
     if settings.objective != "memory":  # no bgemm gains memory, so attention may stay as it is
         expose_bgemms(model)
     forget_models()
@@ -157,7 +167,9 @@ def _convert(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Mo
         tau=settings.tau,
         gain_fraction=settings.gain_fraction,
         objective=settings.objective,
-        formats=(_LOW[inc.get("fp8_config", "E4M3")],),
+        confidence=settings.confidence,
+        noise=_noise(settings, inc),
+        formats=(_format(inc),),
         device=settings.device,
         loss_fn=settings.loss_fn,
         allowed=candidates,
@@ -175,6 +187,18 @@ def _convert(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Mo
         return _run_inc(model, {**inc, "mode": "QUANTIZE"}, mapping, Mode.CONVERT)
     finally:
         forget_models()
+
+
+def _format(inc: Mapping[str, Any]) -> str:
+    return _LOW[inc.get("fp8_config", "E4M3")]
+
+
+def _noise(settings: Settings, inc: Mapping[str, Any]) -> Noise:
+    """How rounding is priced; on a Gaudi, measured noise takes the scales of the settings' device."""
+    if settings.noise != "measured":
+        return Noise(settings.noise)
+    method = str(inc.get("scale_method", OPTIMUM_HABANA.scale_methods[0])).lower()
+    return Noise("measured", Scales(method, "cpu" if is_cpu() else settings.device), (_format(inc),))
 
 
 def _run_inc(model: nn.Module, content: dict[str, Any], mapping: Mapping[Any, Any], mode: Mode) -> nn.Module:

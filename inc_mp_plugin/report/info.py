@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.plan import Gains, Plan, Sensitivity
+from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.plan import Plan, Sensitivity
+from inc_mp_plugin.results import Frontier
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +40,15 @@ def plan_table(plan: Plan, gains: Gains, sensitivity: Sensitivity) -> PlanTable:
 
     The gain of a group is shared equally among its lowered ops; groups of one op need no sharing.
     """
-    shares = _gain_shares(plan, gains)
+    shares, capacity = _gain_shares(plan, gains), sensitivity.without_drift(plan.budget)
+    loss_mse = {format: sensitivity.loss_mse(format) for format in set(plan.lowered.values())}
     rows: dict[str, dict[str, Cell]] = {}
-    for op in (name for group in gains.groups for name in group.ops):
+    for op, (layer, column) in places([name for group in gains.groups for name in group.ops]).items():
         format = plan.formats[op]
-        layer, column = split_name(op)
-        loss = alpha(format) * sensitivity.total[op] if format != plan.base else 0.0
+        loss = loss_mse[format][op] if format != plan.base else 0.0
         cell = Cell(
             format,
-            100.0 * loss / plan.budget if plan.budget else 0.0,
+            100.0 * loss / capacity if capacity else 0.0,
             100.0 * shares.get(op, 0.0) / plan.largest_gain if plan.largest_gain else 0.0,
         )
         rows.setdefault(layer, {})[column] = cell
@@ -71,6 +74,22 @@ def split_name(op: str) -> tuple[str, str]:
     return match[1], ".".join([*numbered, inner[-1]])
 
 
+def places(ops: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Layer and column of each op; where short names of columns would coincide, long ones.
+
+    Example:
+        >>> places(["h.0.attn.q", "h.0.cross.q", "h.0.mlp"])["h.0.cross.q"]
+        ('0', 'h.*.cross.q')
+    """
+    found = {op: split_name(op) for op in ops}
+    taken = Counter(found.values())
+    shared = {column for (_, column), count in taken.items() if count > 1}
+    return {
+        op: (layer, re.sub(r"\d+", "*", op, count=1) if column in shared else column)
+        for op, (layer, column) in found.items()
+    }
+
+
 def summary(plan: Plan) -> list[str]:
     """What the plan does, in a few sentences."""
     low = sorted({plan.formats[op] for op in plan.quantized}) or ["a lower format"]
@@ -80,15 +99,28 @@ def summary(plan: Plan) -> list[str]:
         f"the others in {plan.base}.",
         f"Gain ({plan.objective}, {plan.source}): {amount(plan.gain, plan.unit)}, "
         f"{share:.1f} % of the largest there is.",
-        f"Predicted NRMSE of the loss: {plan.nrmse:.4g} "
-        f"(tau {plan.tau:.6g}; {plan.status}, gap {plan.gap:.1g}).",
+        f"Predicted NRMSE of the loss: {plan.nrmse:.4g} (tau {plan.tau:.6g}; {_status(plan)}); "
+        f"{100 * plan.confidence:g} % of fresh sample sets lie between "
+        f"{nrmse_of(plan, plan.interval.low):.4g} and {nrmse_of(plan, plan.interval.high):.4g}.",
     ]
+    if plan.correction != 1.0:
+        lines.append(f"The budget is {plan.correction:.4g} times that of tau, so that tau holds.")
     if not plan.binds:
         lines.append(
             f"tau {plan.tau:.6g} does not bind: everything that gains anything fits, "
             f"at an NRMSE of {plan.nrmse:.4g}."
         )
     return lines
+
+
+def _status(plan: Plan) -> str:
+    gap = "" if plan.gap is None else f", gap {plan.gap:.1g}"
+    return f"{plan.strategy}: {plan.status}{gap}"
+
+
+def nrmse_of(plan: Plan, loss_mse: float) -> float:
+    """Normalized RMSE of another loss MSE of the same samples as a plan's."""
+    return plan.nrmse * math.sqrt(loss_mse / plan.loss_mse) if plan.loss_mse else 0.0
 
 
 def amount(value: float, unit: str) -> str:
@@ -106,6 +138,17 @@ def amount(value: float, unit: str) -> str:
     return f"{value / factor:.3g} {name}"
 
 
+def milliseconds(seconds: float) -> str:
+    """Seconds as milliseconds, to three decimals at most.
+
+    Example:
+        >>> milliseconds(0.13421), milliseconds(-0.0000123)
+        ('134.2', '-0.012')
+    """
+    value = 1e3 * seconds
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
 def _gain_shares(plan: Plan, gains: Gains) -> dict[str, float]:
     shares = {}
     for group in gains.groups:
@@ -114,3 +157,65 @@ def _gain_shares(plan: Plan, gains: Gains) -> dict[str, float]:
         lowered = [op for op in group.ops if plan.formats[op] != plan.base]
         shares.update({op: gain / len(lowered) for op in lowered})
     return shares
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierRow:
+    """One point of the exact curve, and what the baselines pay for at least as much gain.
+
+    Losses are normalized RMSEs; `random` is the root of the draws' mean loss MSE. None where a baseline
+    never gains as much. `tau` gives this plan to `inc-mp solve`.
+    """
+
+    gain: float
+    gain_percent: float
+    ops: int
+    nrmse: float
+    low: float
+    high: float
+    tau: str
+    prefix: float | None
+    random: float | None
+    knee: bool
+
+
+def frontier_rows(one: Frontier) -> list[FrontierRow]:
+    """A frontier as a table, one row per point of its exact curve."""
+    exact = one.curves[0]
+    rows = []
+    for k, (gain, loss_mse) in enumerate(zip(exact.gain, exact.loss_mse, strict=True)):
+        rows.append(
+            FrontierRow(
+                gain,
+                100.0 * gain / one.largest_gain,
+                exact.ops[k],
+                one.nrmse(loss_mse),
+                one.nrmse(exact.low[k]),
+                one.nrmse(exact.high[k]),
+                rounded_up(one.nrmse(loss_mse)),
+                _mean_nrmse(one, "prefix", gain),
+                _mean_nrmse(one, "random", gain),
+                k == one.knee,
+            )
+        )
+    return rows
+
+
+def rounded_up(value: float) -> str:
+    """A number that is not below this one, with five digits.
+
+    Example:
+        >>> rounded_up(0.0012345678), rounded_up(0.0)
+        ('0.0012346', '0')
+    """
+    if value == 0:
+        return "0"
+    step = 10.0 ** (math.floor(math.log10(value)) - 4)
+    return f"{math.ceil(value / step) * step:.5g}"
+
+
+def _mean_nrmse(one: Frontier, strategy: str, gain: float) -> float | None:
+    """NRMSE of the mean loss MSE of a strategy's draws for this gain; None if one never gets there."""
+    losses = [curve.least_loss(gain) for curve in one.curves if curve.strategy == strategy]
+    known = [loss for loss in losses if loss is not None]
+    return one.nrmse(math.fsum(known) / len(known)) if known and len(known) == len(losses) else None

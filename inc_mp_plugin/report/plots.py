@@ -1,33 +1,183 @@
-"""Figures. Each takes a value of `info` and only draws; matplotlib is the extra `report`."""
+"""Figures. Each takes a value of `page` and only draws; matplotlib is the extra `report`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from inc_mp_plugin.measurements import TimeValidation
+from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.report.info import Cell, PlanTable
+from inc_mp_plugin.report.page import Bars, Chart, Figure, PlanMap, Series, Strips
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure as Drawing
 
-    Values = tuple[list[float], list[float] | None]
+# Of text, axes and lines, and of what is behind them; `svg.inline` puts a page's own in their place.
+INK, PAPER = "#1b1e23", "#ffffff"
+_WIDTH = 4.6  # inches, so that 10 points are still legible on 360 pixels
 
-# Blue and grey differ in lightness too, so that they are told apart without seeing colours.
-_LOW, _BASE = "#1f5fa8", "#e3e6ea"
+# Okabe and Ito's colours, those that stand out on white; never without a marker or dashes. Written as
+# matplotlib writes them, so that `svg.inline` finds them.
+COLORS = {"blue": "#0072b2", "vermilion": "#d55e00", "purple": "#cc79a7", "green": "#009e73"}
+_BLUE, _VERMILION, _PURPLE, _GREEN = COLORS.values()
+_LINE = {"linestyle": "-", "marker": "o", "markersize": 4.5, "linewidth": 1.6}
+STYLES: dict[str, dict[str, Any]] = {
+    "ip_mse": {**_LINE, "color": _BLUE, "zorder": 4},
+    "prefix": {**_LINE, "color": _VERMILION, "linestyle": "--", "marker": "s"},
+    "random": {**_LINE, "color": _PURPLE, "linestyle": ":", "marker": "^"},
+    "uniform": {"color": _GREEN, "linestyle": "none", "marker": "D", "markersize": 6},
+    "prefix_curve": {"color": _VERMILION, "linestyle": "--", "linewidth": 1.4},
+    "random_curve": {"color": _PURPLE, "linestyle": ":", "linewidth": 0.8},
+    "predicted": {**_LINE, "color": _BLUE},
+    "measured": {**_LINE, "color": _VERMILION, "linestyle": "--", "marker": "s"},
+    "point": {"color": _BLUE, "linestyle": "none", "marker": "o", "markersize": 4.5},
+    "plan": {"color": _GREEN, "linestyle": "none", "marker": "*", "markersize": 13, "zorder": 6},
+    "knee": {"color": INK, "linestyle": "none", "marker": "d", "markersize": 8, "zorder": 5},
+    "reference": {"color": INK, "linestyle": "-", "linewidth": 0.8, "alpha": 0.6},
+    "limit": {"color": INK, "linestyle": "-.", "linewidth": 1.2},
+}
+_OTHER = {**_LINE, "color": INK, "linestyle": "-.", "marker": "v"}
+
+_SETTINGS = {
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "svg.fonttype": "none",
+    "legend.frameon": False,
+    "errorbar.capsize": 2,
+    "text.parse_math": False,  # a $ in a name is a $
+}
 
 
-def plan_figure(table: PlanTable, title: str) -> Figure:
+def render(figure: Figure) -> tuple[bytes, bytes]:
+    """A figure as PNG and as SVG, both on white.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    with _settings(figure.name):
+        drawn = draw(figure)
+        png = _saved(drawn, facecolor=PAPER, format="png", dpi=160)
+        drawn.set_layout_engine("none")  # it has laid everything out
+        return png, _saved(drawn, facecolor=PAPER, format="svg", metadata={"Date": None})
+
+
+def draw(figure: Figure) -> Drawing:
+    """Draw any figure."""
+    if isinstance(figure, PlanMap):
+        return plan_figure(figure.table, "")
+    if isinstance(figure, Bars):
+        return _bars_figure(figure)
+    return _strips_figure(figure) if isinstance(figure, Strips) else charts_figure([figure])
+
+
+def charts_figure(charts: Sequence[Chart], title: str = "") -> Drawing:
+    """Draw charts side by side."""
+    with _settings(charts[0].name):
+        drawn = _new_figure((_WIDTH if len(charts) == 1 else 3.5 * len(charts), 3.7))
+        for axes, chart in zip(drawn.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
+            _draw_chart(axes, chart)
+        handles, labels = drawn.axes[0].get_legend_handles_labels()
+        if labels:
+            drawn.legend(
+                handles, labels, loc="outside upper left", ncols=3, columnspacing=1.0, handlelength=1.8
+            )
+        if title:
+            drawn.suptitle(title, fontsize=9)
+    return drawn
+
+
+def _draw_chart(axes: Axes, chart: Chart) -> None:
+    for series in chart.series:
+        _draw_series(axes, series)
+    if chart.logarithmic_x:
+        axes.set_xscale("log")
+        _label_decades(axes.xaxis)
+    if chart.logarithmic_y:
+        axes.set_yscale("log")
+        _label_decades(axes.yaxis)
+    axes.set(xlabel=chart.x_label, ylabel=chart.y_label)
+    axes.grid(visible=True)
+
+
+def _label_decades(axis: Axis) -> None:
+    """Label a logarithmic axis in plain text, between the decades too if it has few."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
+
+
+def _draw_series(axes: Axes, series: Series) -> None:
+    style = STYLES.get(series.style, _OTHER)
+    if series.band:
+        axes.fill_between(series.x, series.low, series.high, color=style["color"], alpha=0.18, linewidth=0)
+    axes.errorbar(
+        series.x,
+        series.y,
+        None if series.band else _ends(series.y, series.low, series.high),
+        _ends(series.x, series.x_low, series.x_high),
+        label=series.label or None,
+        elinewidth=0.9,
+        **style,
+    )
+
+
+def _ends(middle: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[list[float]] | None:
+    """Lengths of error bars, as matplotlib wants them: none is negative."""
+    if not low:
+        return None
+    below = [max(0.0, m - end) for m, end in zip(middle, low, strict=True)]
+    return [below, [max(0.0, end - m) for m, end in zip(middle, high, strict=True)]]
+
+
+def _bars_figure(bars: Bars) -> Drawing:
+    drawn = _new_figure((_WIDTH, 0.8 + 0.27 * len(bars.rows)))
+    axes = drawn.add_subplot()
+    places = range(len(bars.rows))
+    shown = axes.barh(places, [value for _, value, _ in bars.rows], height=0.72, color=_BLUE)
+    axes.bar_label(shown, [text for _, _, text in bars.rows], padding=3)
+    axes.set_yticks(places, [label for label, _, _ in bars.rows])
+    axes.set(xlabel=bars.x_label, ylim=(len(bars.rows) - 0.4, -0.6))
+    axes.margins(x=0.12)
+    axes.tick_params(axis="y", length=0)
+    return drawn
+
+
+def _strips_figure(strips: Strips) -> Drawing:
+    drawn = _new_figure((_WIDTH, 0.8 + 0.32 * len(strips.rows)))
+    axes = drawn.add_subplot()
+    for place, (_, runs) in enumerate(strips.rows):
+        axes.broken_barh([(0, strips.length)], (place - 0.08, 0.16), facecolor=INK, alpha=0.3)
+        axes.broken_barh(list(runs), (place - 0.36, 0.72), facecolor=_BLUE)
+    axes.set_yticks(range(len(strips.rows)), [label for label, _ in strips.rows])
+    ticks = strips.ticks[:: max(1, -(-len(strips.ticks) // 12))]
+    axes.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
+    axes.set(xlabel=strips.x_label, xlim=(0, strips.length), ylim=(len(strips.rows) - 0.4, -0.6))
+    axes.tick_params(axis="y", length=0)
+    return drawn
+
+
+def plan_figure(table: PlanTable, title: str) -> Drawing:
     """Draw a plan as a map: layers down, ops across; in low-precision cells their loss shares."""
-    from matplotlib.figure import Figure
-
     layers = [layer for layer in table.rows if layer]
     columns = [c for c in table.columns if any(c in table.rows[layer] for layer in layers)]
     rows = {f"layer {layer}": [table.rows[layer].get(c) for c in columns] for layer in layers}
     # An op outside of layers has a row of its own, and fills its first place.
     rows |= {name: [cell] for name, cell in table.rows.get("", {}).items()}
-    size = (1.6 + 0.95 * len(columns), 1.5 + 0.36 * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _new_figure((1.6 + 0.95 * max(len(columns), 4), 1.5 + 0.36 * len(rows)))
     axes = figure.add_subplot()
     for y, cells in enumerate(rows.values()):
         for x, cell in enumerate(cells):
@@ -39,42 +189,49 @@ def plan_figure(table: PlanTable, title: str) -> Figure:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(title, loc="left", fontsize=10)
-    legend = f"blue: {' or '.join(table.lower)}, and its share of the loss budget in %; grey: base format"
-    axes.set_xlabel(legend)
+    lower = " or ".join(table.lower) or "lower format"
+    axes.set_xlabel(f"blue: {lower}, and its share of the loss budget in %; grey: base format")
     return figure
-
-
-def time_figure(validation: TimeValidation) -> Figure:
-    """Draw whether time adds up: plans over their groups, and groups over their ops and their MACs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    plans, groups = [plan for plan in validation.plans if plan.quantized], validation.groups
-    predicted = ([1e3 * p.predicted_s for p in plans], [2e3 * p.predicted_stderr_s for p in plans])
-    measured = ([1e3 * p.measured_s for p in plans], [2e3 * p.measured_stderr_s for p in plans])
-    _scatter(left, predicted, measured, "whole plans: sum of their groups, ms")
-    times = ([1e3 * g.measured_s for g in groups], [2e3 * g.stderr_s for g in groups])
-    alone = ([1e3 * g.sum_of_ops_s for g in groups], None)
-    _scatter(middle, alone, times, "one group: sum of its ops alone, ms")
-    right.errorbar([g.macs / 1e6 for g in groups], times[0], times[1], fmt="o", color=_LOW, capsize=2)
-    right.set_xlabel("one group: million MACs per sample")
-    left.set_ylabel("time saved, measured, ms")
-    figure.suptitle(f"{validation.description}; bars: two standard errors; line: measured = sum", fontsize=9)
-    return figure
-
-
-def _scatter(axes: Axes, x: Values, y: Values, label: str) -> None:
-    axes.errorbar(x[0], y[0], y[1], x[1], fmt="o", color=_LOW, capsize=2)
-    ends = [min([*x[0], *y[0], 0.0]), max([*x[0], *y[0], 0.0])]
-    axes.plot(ends, ends, color="#888888", linewidth=1)
-    axes.set_xlabel(label)
 
 
 def _draw_cell(axes: Axes, x: int, y: int, cell: Cell, *, low: bool) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=_LOW if low else _BASE, edgecolor="white"))
+    # Blue and grey differ in lightness too, so that they are told apart without seeing colours.
+    color = "#1f5fa8" if low else "#e3e6ea"
+    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white"))
     if low:
         text = f"{cell.loss_percent:.1f}"
         axes.text(x + 0.5, y + 0.5, text, color="white", ha="center", va="center", fontsize=9)
+
+
+def _new_figure(size: tuple[float, float]) -> Drawing:
+    _check_matplotlib()
+    from matplotlib.figure import Figure as Drawing
+
+    return Drawing(figsize=size, layout="constrained")
+
+
+def _check_matplotlib() -> None:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ModuleNotFoundError:
+        message = 'figures need matplotlib: pip install "inc_mp_plugin[report]"'
+        raise InputError(message) from None
+
+
+@contextlib.contextmanager
+def _settings(name: str) -> Iterator[None]:
+    """Our look, and ids that follow from the figure's name."""
+    _check_matplotlib()
+    import matplotlib
+
+    changed: dict[str, Any] = {**_SETTINGS, "svg.hashsalt": name}
+    with matplotlib.rc_context(changed):  # type: ignore[arg-type]
+        yield
+
+
+def _saved(drawn: Drawing, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, **options)
+    return buffer.getvalue()

@@ -10,6 +10,8 @@ import numpy as np
 from inc_mp_plugin.batches import batch_size
 from inc_mp_plugin.plan import Graph, Sensitivity
 from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.sensitivity.drift import with_drift
+from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.taylor import Rows, concatenate, join, sensitivity_rows
 
 if TYPE_CHECKING:
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
 
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.sensitivity.scales import Scales
     from inc_mp_plugin.store import Partial
+
+_ROUNDING = "rounding "  # begins the names of these arrays; the format follows
 
 
 def measure_in_steps(
@@ -26,13 +31,19 @@ def measure_in_steps(
     batches: Sequence[Batch],
     loss_fn: LossFunction | None,
     partial: Partial,
+    *,
+    scales: Scales | None = None,
+    formats: Sequence[str] = (),
 ) -> Sensitivity:
     """Do what `measure_sensitivity` does, saving the rows after every batch.
+
+    After an interrupt the passes for the maxabs of the ops' inputs and for the drift, which take no
+    gradients, are made again.
 
     Raises:
         InputError, NonFiniteError: as `measure_sensitivity`.
     """
-    rows = _restore(partial.load())
+    rows = _restore(partial.load(), formats)
     samples = sum(len(part.loss) for part in rows)
     sizes = np.cumsum([0, *(batch_size(batch) for batch in batches)]).tolist()
     done = sizes.index(samples) if samples in sizes else 0
@@ -40,11 +51,16 @@ def measure_in_steps(
         rows = []
     else:
         say(f"sensitivity: going on after {samples} samples that were measured before")
+    seen = track(batches, "Maxabs of inputs") if scales is not None else ()
+    rounding = observe_rounding(model, graph, seen, loss_fn, scales, formats)
     remaining = track(batches[done:], "Sensitivity", done)
-    for measured in sensitivity_rows(model, graph, remaining, loss_fn):
+    for measured in sensitivity_rows(model, graph, remaining, loss_fn, rounding):
         rows.append(measured)
         partial.save(_arrays(concatenate(rows)))
     sensitivity = join(graph, rows)
+    if rounding is not None:
+        everything = track(batches, "Everything rounded")
+        sensitivity = with_drift(model, graph, everything, loss_fn, rounding, sensitivity)
     partial.remove()
     return sensitivity
 
@@ -55,11 +71,15 @@ def _arrays(rows: Rows) -> dict[str, object]:
         "input": rows.input,
         "weight": rows.weight,
         "called": np.array(sorted(rows.called)),
+        **{f"{_ROUNDING}{format}": part for format, part in rows.rounding.items()},
     }
 
 
-def _restore(arrays: dict[str, np.ndarray]) -> list[Rows]:
-    if not arrays:
+def _restore(arrays: dict[str, np.ndarray], formats: Sequence[str]) -> list[Rows]:
+    rounding = {
+        name.removeprefix(_ROUNDING): part for name, part in arrays.items() if name.startswith(_ROUNDING)
+    }
+    if not arrays or set(rounding) != set(formats):
         return []
     called = frozenset(str(name) for name in arrays["called"])
-    return [Rows(arrays["loss"], arrays["input"], arrays["weight"], called)]
+    return [Rows(arrays["loss"], arrays["input"], arrays["weight"], called, rounding)]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from torch.utils.hooks import RemovableHandle
 from inc_mp_plugin.attention import exposed_bgemms
 from inc_mp_plugin.errors import InputError, PluginError
 from inc_mp_plugin.plan import Graph
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.sensitivity.rounding import Rounding
 
 
 class MixedSamplesError(Exception):
@@ -62,20 +66,31 @@ class Taps:
     output gives, with its input, the weight gradient of each sample; calls of one op are added before
     squaring, for one weight has one rounding error.
 
-    `input` and `weight` have shape (samples, ops), in float64.
+    `input` and `weight` have shape (samples, ops), in float64; so has `rounding[format]`, which holds
+    ||q * dg/dz||^2 of inputs and weight together with the true rounding error q.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, size: int, *, inputs_only: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        size: int,
+        rounding: Rounding | None = None,
+        *,
+        inputs_only: bool = False,
+    ) -> None:
         """Prepare for one batch of `size` samples; nothing is hooked yet."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.input = torch.zeros(size, len(graph.ops), dtype=torch.float64, device=device)
         self.weight = torch.zeros_like(self.input)
+        self.rounding = {f: torch.zeros_like(self.input) for f in rounding.formats} if rounding else {}
+        self._errors = rounding
         self._scratch = torch.empty(0, device=device)
         self._size = size
         self._inputs_only = inputs_only
         self._handles: list[RemovableHandle] = []
         self._taps = [
-            _Tap(op.name, op.kind, _module(model, op.name), column) for column, op in enumerate(graph.ops)
+            _Tap(op.name, op.kind, module_of(model, op.name), column) for column, op in enumerate(graph.ops)
         ]
 
     @property
@@ -113,15 +128,15 @@ class Taps:
     def _before(self, tap: _Tap, module: nn.Module, args: Any, kwargs: Any) -> Any:
         del module
         tap.calls += 1
-        return pytree.tree_map_only(Tensor, partial(self._branch, tap), (args, kwargs))
+        return pytree.tree_map_only(Tensor, partial(self._branch, tap, count()), (args, kwargs))
 
-    def _branch(self, tap: _Tap, tensor: Tensor) -> Tensor:
+    def _branch(self, tap: _Tap, indices: Iterator[int], tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
         self._check_rows(tensor)
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
         # The hook keeps a detached twin: a tensor kept by its own hook would never be freed.
-        add_input = partial(self._add_input, tap, tensor.detach(), tensor._version)
+        add_input = partial(self._add_input, tap, next(indices), tensor.detach(), tensor._version)
         branch.register_hook(add_input)  # type: ignore[no-untyped-call]
         return branch
 
@@ -143,10 +158,16 @@ class Taps:
         if self._size > 1 and (tensor.dim() == 0 or tensor.shape[0] != self._size):
             raise MixedSamplesError
 
-    def _add_input(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
+    def _add_input(self, tap: _Tap, index: int, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
+        self._add(self.input, tap, value, gradient)
+        if self._errors is not None:
+            for format, rows in self.rounding.items():
+                self._add(rows, tap, self._errors.of_input(tap.name, index, value, format), gradient)
+
+    def _add(self, rows: Tensor, tap: _Tap, value: Tensor, gradient: Tensor) -> None:
         for sample, (x, g) in enumerate(zip(self._rows(value), self._rows(gradient), strict=True)):
-            self.input[sample, tap.column] += self._squared_norm(x, g)
+            rows[sample, tap.column] += self._squared_norm(x, g)
 
     def _add_output(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
@@ -161,12 +182,16 @@ class Taps:
         tap.pairs.clear()
         weight = tap.module.weight.detach()
         buffer = torch.empty_like(weight)
+        parts = [(self.weight, weight)]
+        if self._errors is not None:
+            parts += [(rows, self._errors.of_weight(weight, f)) for f, rows in self.rounding.items()]
         for sample in range(self._size):
             first, *others = [(x[sample], g[sample]) for x, g in pairs]
             _weight_gradient(tap, *first, buffer)
             for pair in others:
                 buffer += _weight_gradient(tap, *pair, torch.empty_like(weight))
-            self.weight[sample, tap.column] += self._squared_norm(buffer, weight)
+            for rows, factor in parts:
+                rows[sample, tap.column] += self._squared_norm(buffer, factor)
 
     def _squared_norm(self, a: Tensor, b: Tensor) -> Tensor:
         """||a * b||^2 in FP32, formed in memory that is used again: fresh memory costs more time."""
@@ -206,7 +231,12 @@ def _check_unchanged(tap: _Tap, value: Tensor, version: int) -> None:
         raise PluginError(message)
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
+def module_of(model: nn.Module, name: str) -> nn.Module:
+    """The module of an op.
+
+    Raises:
+        InputError: the model has none of that name.
+    """
     try:
         return model.get_submodule(name)
     except AttributeError as error:

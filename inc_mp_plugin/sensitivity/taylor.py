@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +14,16 @@ from inc_mp_plugin.batches import batch_size, samples
 from inc_mp_plugin.errors import InputError, NonFiniteError
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph, Sensitivity
+from inc_mp_plugin.sensitivity.drift import with_drift
+from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, as_measured
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.losses import LossFunction
     from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.sensitivity.rounding import Rounding
+    from inc_mp_plugin.sensitivity.scales import Scales
 
 # Gradients of FP16 models underflow below 6e-8; they are computed scaled up by this power of two.
 _SCALE = {torch.float16: 2.0**12}
@@ -27,12 +31,13 @@ _SCALE = {torch.float16: 2.0**12}
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Sensitivities of the samples of one batch: `input` and `weight` have shape (samples, ops)."""
+    """Sensitivities of the samples of one batch: all but `loss` have shape (samples, ops)."""
 
     loss: FloatArray
     input: FloatArray
     weight: FloatArray
     called: frozenset[str]  # ops that ran in this batch
+    rounding: Mapping[str, FloatArray] = field(default_factory=dict)  # by format
 
 
 def measure_sensitivity(
@@ -40,6 +45,9 @@ def measure_sensitivity(
     graph: Graph,
     batches: Iterable[Batch],
     loss_fn: LossFunction | None = None,
+    *,
+    scales: Scales | None = None,
+    formats: Sequence[str] = (),
 ) -> Sensitivity:
     """Measure the sensitivity of every op of a graph, sample by sample.
 
@@ -53,21 +61,39 @@ def measure_sensitivity(
     that of this op alone: tensors shared with other ops are told apart, and the weight's part is
     formed per sample, squared, summed and dropped. The result does not depend on the batch size.
 
+    With scales, beyond the paper: instead of the noise alpha z^2 expected in a format, the error q that
+    INC's rounding of z really makes, under scales from the maxabs over all batches (one more forward
+    pass)::
+
+        d_i = || q_i * dg_i/dz_i ||^2,  q = dequantize(quantize(z)) - z
+
+    and how far the mean loss drifts with everything rounded (`sensitivity.drift`, one more forward pass).
+
     Args:
         model: runs in evaluation mode and in its own precision; it leaves as it came.
         graph: from `capture`.
         batches: tensors, tuples or dicts whose first axis counts samples.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
+        scales: how INC scales to FP8; without, no rounding error is measured.
+        formats: FP8 formats whose rounding error is measured under these scales.
 
     Returns:
-        Loss and sensitivities per sample; ops that no batch ran are left out.
+        Loss and sensitivities per sample, and d_i per format; ops that no batch ran are left out. With
+        scales its noise is "measured".
 
     Raises:
-        InputError: no batch, or a loss that is not one number per sample or has no gradient.
+        InputError: no batch, a loss that is not one number per sample or has no gradient, or formats
+            that are not FP8 or come without scales.
         NonFiniteError: a NaN or an infinity; the text names the op.
     """
-    rows = list(sensitivity_rows(model, graph, batches, loss_fn))
-    return join(graph, rows)
+    if scales is not None:
+        batches = list(batches)  # run twice
+    rounding = observe_rounding(model, graph, batches, loss_fn, scales, formats)
+    sensitivity = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, rounding)))
+    if rounding is None:
+        return sensitivity
+    measured = with_drift(model, graph, batches, loss_fn, rounding, sensitivity)
+    return replace(measured, noise="measured")
 
 
 def join(graph: Graph, rows: list[Rows]) -> Sensitivity:
@@ -82,7 +108,8 @@ def join(graph: Graph, rows: list[Rows]) -> Sensitivity:
     whole = concatenate(rows)
     kept = [index for index, op in enumerate(graph.ops) if op.name in whole.called]
     names = tuple(graph.ops[index].name for index in kept)
-    return Sensitivity(names, whole.loss, whole.input[:, kept], whole.weight[:, kept])
+    rounding = {format: part[:, kept] for format, part in whole.rounding.items()}
+    return Sensitivity(names, whole.loss, whole.input[:, kept], whole.weight[:, kept], rounding)
 
 
 def concatenate(rows: list[Rows]) -> Rows:
@@ -92,6 +119,7 @@ def concatenate(rows: list[Rows]) -> Rows:
         np.concatenate([part.input for part in rows]),
         np.concatenate([part.weight for part in rows]),
         frozenset().union(*(part.called for part in rows)),
+        {format: np.concatenate([part.rounding[format] for part in rows]) for format in rows[0].rounding},
     )
 
 
@@ -100,6 +128,7 @@ def sensitivity_rows(
     graph: Graph,
     batches: Iterable[Batch],
     loss_fn: LossFunction | None = None,
+    rounding: Rounding | None = None,
 ) -> Iterator[Rows]:
     """Yield the rows of each batch in turn: `measure_sensitivity`, in steps.
 
@@ -110,22 +139,28 @@ def sensitivity_rows(
         with as_measured(model):
             if separable is None and batch_size(batch) > 1:
                 separable = _separable(model, graph, batch, loss_fn)
-            rows = _rows(model, graph, batch, loss_fn, together=bool(separable))
+            rows = _rows(model, graph, batch, loss_fn, rounding, together=bool(separable))
         yield rows
 
 
 def _rows(
-    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, *, together: bool
+    model: nn.Module,
+    graph: Graph,
+    batch: Batch,
+    loss_fn: LossFunction | None,
+    rounding: Rounding | None,
+    *,
+    together: bool,
 ) -> Rows:
     """Rows of a batch, all samples at once where they can be told apart, else one by one."""
     if together:
         try:
-            return _measure(model, graph, batch, loss_fn)
+            return _measure(model, graph, batch, loss_fn, rounding)
         except MixedSamplesError:
             # A tensor of this very batch mixes samples: tokens routed to an expert.
             pass
     singles = [samples(batch, i, i + 1) for i in range(batch_size(batch))]
-    return concatenate([_measure(model, graph, single, loss_fn) for single in singles])
+    return concatenate([_measure(model, graph, single, loss_fn, rounding) for single in singles])
 
 
 def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None) -> bool:
@@ -143,8 +178,10 @@ def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFuncti
     return not bool(taps.input[1].any())
 
 
-def _measure(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None) -> Rows:
-    with Taps(model, graph, batch_size(batch)) as taps:
+def _measure(
+    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, rounding: Rounding | None
+) -> Rows:
+    with Taps(model, graph, batch_size(batch), rounding) as taps:
         losses = _losses(model, batch, loss_fn)
         scale = _SCALE.get(next((p.dtype for p in model.parameters()), torch.float32), 1.0)
         torch.autograd.backward(losses, torch.full_like(losses, scale))
@@ -154,8 +191,10 @@ def _measure(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction
             taps.input.cpu().numpy() / scale**2,
             taps.weight.cpu().numpy() / scale**2,
             taps.called,
+            {format: part.cpu().numpy() / scale**2 for format, part in taps.rounding.items()},
         )
-    if not all(np.isfinite(part).all() for part in (rows.loss, rows.input, rows.weight)):
+    parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values())
+    if not all(np.isfinite(part).all() for part in parts):
         raise NonFiniteError(_where_not_finite(model, graph, batch, loss_fn, rows))
     return rows
 
@@ -201,4 +240,8 @@ def _where_not_finite(
     broken = ~np.isfinite(rows.input + rows.weight).all(axis=0)
     if broken.any():  # backward runs from the last op to the first
         return f"NaN or infinity in the gradient of op {graph.ops[int(np.flatnonzero(broken)[-1])].name!r}"
+    for format, part in rows.rounding.items():
+        broken = ~np.isfinite(part).all(axis=0)
+        if broken.any():
+            return f"op {graph.ops[int(np.argmax(broken))].name!r} overflows when rounded to {format}"
     return "the loss of a sample is NaN or infinite although every op's output is finite"

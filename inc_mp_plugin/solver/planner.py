@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from inc_mp_plugin.errors import InfeasibleError, InputError
-from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.plan import Gains, GroupGains, Plan, Sensitivity
+from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.plan import Plan, Sensitivity
 from inc_mp_plugin.solver.milp import Candidate, Choice, choose
+from inc_mp_plugin.solver.options import Origin, Program, make_plan, program
+from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
+
+IP_MSE = "ip_mse"
+_HALVINGS = 12  # of the correction: to 1/4096 of the budget
 
 
 def solve(
@@ -17,16 +21,24 @@ def solve(
     tau: float | None = None,
     *,
     gain_fraction: float | None = None,
+    confidence: float | None = None,
+    correction: float = 1.0,
 ) -> Plan:
     """Choose a configuration for every group.
 
     With `tau`: the largest gain whose predicted loss MSE is within the budget (eq. 5)::
 
-        max sum_j c_j(p)    s.t.    sum_j d_j(p) <= tau^2 E[g^2]
-        d_j(p) = sum over the group's ops of alpha_format s          (eq. 22 to 25)
+        max sum_j c_j(p)    s.t.    sum_j d_j(p) <= correction tau^2 E[g^2]
+        d_j(p) = sum over the group's ops of d(op, format)           (eq. 22 to 25)
+
+    Where the noise was measured, the loss MSE of a plan is its sum of d with the drift of the mean loss
+    (see `Sensitivity`), which grows with that sum alone: the same program, with a smaller capacity.
 
     With `gain_fraction`: the least predicted loss MSE that still gains this fraction of the largest
     gain there is; with both, the latter, refused if it is not within tau.
+
+    With `confidence` the upper end of the loss MSE's interval must be within tau^2 E[g^2], not only its
+    mean; the correction is then the largest found by bisection at which it is.
 
     An op in its base format adds no loss. An op without a sensitivity (calibration never ran it) stays
     in its base format.
@@ -36,13 +48,16 @@ def solve(
         sensitivity: from `measure_sensitivity`.
         tau: threshold of the normalized RMSE of the loss, above 0.
         gain_fraction: above 0, at most 1.
+        confidence: between 0 and 1.
+        correction: of the budget, above 0: measured losses may ask for another than 1.
 
     Raises:
-        InputError: tau or gain_fraction is missing or out of range.
+        InputError: tau, gain_fraction or confidence is missing or out of range.
         InfeasibleError: no plan meets the constraint; the text names the least that can be met.
 
     Example:
         >>> import numpy as np
+        >>> from inc_mp_plugin.gains import GroupGains
         >>> one = GroupGains(("a",), (("bf16",), ("fp8_e4m3",)), (0.0, 8.0), (0.0, 0.0))
         >>> gains = Gains("memory", "byte", "exact", "bf16", (one,))
         >>> seen = Sensitivity(("a",), np.ones(1), np.ones((1, 1)), np.ones((1, 1)))
@@ -51,61 +66,37 @@ def solve(
         ('fp8_e4m3', 8.0, 0.051)
     """
     check_knobs(tau, gain_fraction)
-    if sensitivity.loss_ms == 0:
-        message = "the loss of every sample is 0, so a normalized RMSE has no meaning"
-        raise InputError(message)
-    options = [_options(group, gains.base, sensitivity.total) for group in gains.groups]
-    largest = math.fsum(max(gain for _, gain, _ in group) for group in options)
-    if gain_fraction is None:
-        choice = _most_gain(options, float(tau or 0.0) ** 2 * sensitivity.loss_ms)
-    else:
-        choice = _least_loss(options, gain_fraction * largest)
-    picked = [group[p] for group, p in zip(options, choice.picks, strict=True)]
-    nrmse = math.sqrt(math.fsum(d for _, _, d in picked) / sensitivity.loss_ms)
-    if tau is not None and gain_fraction is not None and nrmse > tau:
-        message = (
-            f"no plan gains {gain_fraction:.3g} of the largest gain within tau {tau:.6g}; "
-            f"the least tau that allows it is {nrmse:.6g}"
-        )
-        raise InfeasibleError(message)
-    return _plan(gains, picked, choice, tau, sensitivity.loss_ms, largest)
+    if confidence is not None:
+        check_confidence(confidence)
+    one = program(gains, sensitivity)
+    level = DEFAULT_CONFIDENCE if confidence is None else confidence
+    if gain_fraction is not None:
+        plan = _solve_dual(one, gain_fraction, tau, level)
+        _check_dual(plan, gain_fraction, tau, confidence, sensitivity.loss_ms)
+        return plan
+    wanted = float(tau or 0.0)
+    plan = solve_primal(one, wanted, correction, level)
+    if confidence is not None and plan.interval.high > wanted**2 * sensitivity.loss_ms:
+        return _within_interval(one, wanted, level)
+    return plan
 
 
-Option = tuple[tuple[str, ...], float, float]  # configuration, gain, predicted loss MSE
-
-
-def _plan(
-    gains: Gains,
-    picked: Sequence[Option],
-    choice: Choice,
-    tau: float | None,
-    loss_ms: float,
-    largest: float,
+def solve_primal(
+    one: Program, tau: float, correction: float = 1.0, level: float = DEFAULT_CONFIDENCE
 ) -> Plan:
-    loss_mse = math.fsum(d for _, _, d in picked)
-    gain = math.fsum(g for _, g, _ in picked)
-    nrmse = math.sqrt(loss_mse / loss_ms)
-    return Plan(
-        objective=gains.objective,
-        unit=gains.unit,
-        source=gains.source,
-        base=gains.base,
-        tau=nrmse if tau is None else tau,
-        budget=loss_mse if tau is None else tau**2 * loss_ms,
-        loss_mse=loss_mse,
-        nrmse=nrmse,
-        gain=gain,
-        largest_gain=largest,
-        binds=gain < largest,
-        status=choice.status.value,
-        gap=choice.gap,
-        seconds=choice.seconds,
-        formats={
-            op: format
-            for group, (configuration, _, _) in zip(gains.groups, picked, strict=True)
-            for op, format in zip(group.ops, configuration, strict=True)
-        },
-    )
+    """The largest gain within correction tau^2 E[g^2]."""
+    budget = correction * tau**2 * one.sensitivity.loss_ms
+    capacity = one.sensitivity.without_drift(budget)
+    choice = choose([[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups], capacity)
+    return _plan(one, choice, tau, correction, level)
+
+
+def least_loss(one: Program, gain: float) -> Choice:
+    """The choice of least loss MSE that gains this much.
+
+    The same knapsack with the roles changed: the value is the loss saved, the cost the gain lost.
+    """
+    return choose([[Candidate(-o.loss_mse, -o.gain) for o in group] for group in one.groups], -gain)
 
 
 def check_knobs(tau: float | None, gain_fraction: float | None) -> None:
@@ -125,22 +116,43 @@ def check_knobs(tau: float | None, gain_fraction: float | None) -> None:
         raise InputError(message)
 
 
-def _options(group: GroupGains, base: str, sensitivity: dict[str, float]) -> list[Option]:
-    """Configurations whose loss can be predicted, with gain and loss MSE."""
-    options = []
-    for configuration, gain in zip(group.configurations, group.gain, strict=True):
-        lowered = [(op, f) for op, f in zip(group.ops, configuration, strict=True) if f != base]
-        if all(op in sensitivity for op, _ in lowered):
-            loss_mse = math.fsum(alpha(f) * sensitivity[op] for op, f in lowered)
-            options.append((configuration, gain, loss_mse))
-    return options
+def _solve_dual(one: Program, gain_fraction: float, tau: float | None, level: float) -> Plan:
+    return _plan(one, least_loss(one, gain_fraction * one.largest), tau, 1.0, level)
 
 
-def _most_gain(options: Sequence[Sequence[Option]], budget: float) -> Choice:
-    return choose([[Candidate(g, d) for _, g, d in group] for group in options], budget)
+def _check_dual(
+    plan: Plan, gain_fraction: float, tau: float | None, confidence: float | None, loss_ms: float
+) -> None:
+    reached = plan.loss_mse if confidence is None else plan.interval.high
+    if tau is not None and reached > tau**2 * loss_ms:
+        what = "" if confidence is None else f" at a confidence of {confidence:g}"
+        message = (
+            f"no plan gains {gain_fraction:.3g} of the largest gain within tau {tau:.6g}{what}; "
+            f"the least tau that allows it is {math.sqrt(reached / loss_ms):.6g}"
+        )
+        raise InfeasibleError(message)
 
 
-def _least_loss(options: Sequence[Sequence[Option]], wanted_gain: float) -> Choice:
-    # The same knapsack with the roles changed: the value is the loss saved, the cost the gain lost.
-    candidates = [[Candidate(-d, -g) for _, g, d in group] for group in options]
-    return choose(candidates, -wanted_gain)
+def _within_interval(one: Program, tau: float, level: float) -> Plan:
+    """The plan of largest gain found whose interval ends within the budget.
+
+    The upper end is nearly the same multiple of the mean for every plan, so bisection serves.
+    """
+    budget = tau**2 * one.sensitivity.loss_ms
+    low, high, best = 0.0, 1.0, solve_primal(one, tau, 0.0, level)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        plan = solve_primal(one, tau, middle, level)
+        if plan.interval.high > budget:
+            high = middle
+        else:
+            low, best = middle, max(best, plan, key=lambda p: p.gain)
+    return best
+
+
+def _plan(one: Program, choice: Choice, tau: float | None, correction: float, level: float) -> Plan:
+    picked = [group[pick] for group, pick in zip(one.groups, choice.picks, strict=True)]
+    origin = Origin(IP_MSE, tau, choice.status.value, choice.gap, choice.seconds, correction, level)
+    gain = math.fsum(option.gain for option in picked)
+    first_order = math.fsum(option.loss_mse for option in picked)
+    return make_plan(one, one.formats(choice.picks), gain, first_order, origin)

@@ -20,3 +20,16 @@ def get_target(name: str) -> Target:
     if name not in TARGETS:
         raise InputError(unknown("target", name, TARGETS))
     return TARGETS[name]
+
+
+def check_scale_method(target: Target, name: str | None) -> str:
+    """The scale method of a target: the one of this name, or its default.
+
+    Raises:
+        InputError: the target does not run it.
+    """
+    if name is None:
+        return target.scale_methods[0]
+    if name not in target.scale_methods:
+        raise InputError(unknown(f"scale_method of target {target.name}", name, target.scale_methods))
+    return name

@@ -6,9 +6,10 @@ from inc_mp_plugin.targets.target import Target
 CPU_QDQ = Target(
     name="cpu-qdq",
     device="cpu",
-    settings={"use_qdq": "True", "scale_method": "maxabs_arbitrary"},
+    settings={"use_qdq": "True"},
     undecided=("EmbeddingBag",),
     added={},
+    scale_methods=("maxabs_arbitrary", "maxabs_pow2", "act_maxabs_pow2_weights_pcs_maxabs_pow2"),
 )
 
 # INC's mixed precision wraps linear layers and convolutions; a wrapper returns FP32, so that is the base.

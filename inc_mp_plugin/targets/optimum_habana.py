@@ -5,7 +5,7 @@ from inc_mp_plugin.targets.target import Target
 OPTIMUM_HABANA = Target(
     name="optimum-habana",
     device="hpu",
-    settings={"scale_method": "maxabs_hw"},
+    settings={},
     undecided=(
         "KVCache",
         "ModuleFusedSDPA",
@@ -19,4 +19,11 @@ OPTIMUM_HABANA = Target(
         "fused_scaled_dot_product_attention": "ModuleFusedSDPA",
     },
     splits_experts=True,
+    scale_methods=(
+        "maxabs_hw",
+        "maxabs_pow2",
+        "maxabs_arbitrary",
+        "act_maxabs_hw_weights_pcs_maxabs_pow2",
+        "act_maxabs_pow2_weights_pcs_maxabs_pow2",
+    ),
 )

@@ -16,6 +16,7 @@ class Target:
     holds `matmul_qk`, with their classes: they are not in the captured model. `splits_experts` tells
     that it holds experts as linear modules, where the captured model may have one fused parameter.
     Ops of `kinds` run in any of `formats`, all others in the base format, which is `base` if given.
+    `scale_methods` are those of INC's that it runs, the default first.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Target:
     formats: tuple[str, ...] = ("fp8_e4m3", "fp8_e5m2")
     kinds: tuple[str, ...] = ("linear", "conv2d", "bgemm")
     base: str | None = None
+    scale_methods: tuple[str, ...] = ()
 
     def modules(self, captured: Mapping[str, str]) -> dict[str, str]:
         """The consumer's modules, {name: class}, from those of the captured model."""

@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 import platform
+import random
 import sysconfig
 import time
 from pathlib import Path
@@ -70,7 +71,10 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 def write_samples(
     texts: list[str], path: Path, count: int, tokenizer: PreTrainedTokenizerFast
 ) -> list[list[int]]:
-    """Cut samples of at least CONTEXT tokens, evenly over the files; write them, return the tokens."""
+    """Cut samples of at least CONTEXT tokens, evenly over the files; write them, return the tokens.
+
+    They are written in random order: whoever takes the first few takes them from all files.
+    """
     samples = []
     for text in texts:
         for start in range(0, len(text) - SAMPLE_CHARACTERS, SAMPLE_CHARACTERS):
@@ -78,6 +82,7 @@ def write_samples(
             if len(tokenizer(sample).input_ids) >= CONTEXT:
                 samples.append(sample)
     chosen = [samples[i * len(samples) // count] for i in range(count)]
+    random.Random(0).shuffle(chosen)
     path.write_text("".join(json.dumps({"text": s}) + "\n" for s in chosen), encoding="utf-8")
     return [tokenizer(s).input_ids[:CONTEXT] for s in chosen]
 

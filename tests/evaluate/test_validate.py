@@ -7,6 +7,7 @@ import pytest
 
 from inc_mp_plugin.errors import InputError, NonFiniteError
 from inc_mp_plugin.evaluate.validate import random_plans, validate
+from inc_mp_plugin.plan import Interval
 
 SHIFTS = {"a": np.array([0.1, -0.1]), "b": np.array([0.0, 0.2]), "c": np.array([0.3, 0.3])}
 
@@ -15,8 +16,16 @@ def measure(ops):
     return np.array([2.0, 4.0]) + sum((SHIFTS[op] for op in ops), np.zeros(2))
 
 
+def predict(of_op):
+    def whole(ops):
+        total = sum(of_op[op] for op in ops)
+        return total, Interval(0.9 * total, 1.1 * total)
+
+    return whole
+
+
 def test_by_hand():
-    predicted = {"a": 0.02, "b": 0.02, "c": 0.18}
+    predicted = predict({"a": 0.02, "b": 0.02, "c": 0.18})
     found = validate(measure, predicted, ["a", "b"], 0.1, [("a",), ("b",), ("c",)])
     assert found.loss_ms == 10.0
     assert found.plan.predicted == pytest.approx(0.04)
@@ -24,12 +33,14 @@ def test_by_hand():
     assert found.nrmse == pytest.approx(math.sqrt(0.01 / 10))
     assert [p.measured for p in found.points] == pytest.approx([0.01, 0.02, 0.09])
     assert found.ratio == pytest.approx(0.22 / 0.12)
+    assert [p.covered for p in found.points] == [False, True, False]
+    assert found.covered == 1
     logs = np.log([[0.02, 0.02, 0.18], [0.01, 0.02, 0.09]])
     assert found.log_correlation == pytest.approx(np.corrcoef(logs)[0, 1])
 
 
 def test_errors():
-    predicted = dict.fromkeys(SHIFTS, 1.0)
+    predicted = predict(dict.fromkeys(SHIFTS, 1.0))
     with pytest.raises(InputError, match="no held-out sample"):
         validate(lambda _: np.array([]), predicted, [], 0.1, [])
     with pytest.raises(NonFiniteError, match="NaN or infinite with 1 ops quantized, among them 'b'"):

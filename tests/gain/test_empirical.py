@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from inc_mp_plugin.evaluate.additivity import predicted_gain, timed_groups
+from inc_mp_plugin.evaluate.additivity import timed_groups
 from inc_mp_plugin.gain.configurations import configurations, free_formats
 from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.measurements import OVER_BUDGET, TimedConfiguration, TimedPlan, Timing
@@ -123,12 +123,8 @@ def test_configurations_over_budget_are_left_out():
     assert group.gain == (0.0, 1.0, 3.0)
     assert group.note == f"1 configurations were not measured: {OVER_BUDGET}"
     low = dict.fromkeys(("q0", "k0"), "fp8_e4m3")
-    assert (
-        predicted_gain(
-            empirical_gains(listed, timing(candidates(listed, "bf16"), change), GRAPH, "bf16"), low
-        )
-        is None
-    )
+    gains = empirical_gains(listed, timing(candidates(listed, "bf16"), change), GRAPH, "bf16")
+    assert gains.total(low) is None
 
 
 def test_sums_and_their_errors_by_hand():
@@ -136,10 +132,10 @@ def test_sums_and_their_errors_by_hand():
     gains = empirical_gains(listed, timing(candidates(listed, "bf16")), GRAPH, "bf16")
     low = dict.fromkeys(("q0", "k0", "q1", "k1", "head"), "fp8_e4m3")
     # Two attention groups of one measurement: 0.5 + 0.5; the head's own: 0.5.
-    assert predicted_gain(gains, low) == (3.0 + 3.0 + 7.0, pytest.approx((1.0**2 + 0.5**2) ** 0.5))
+    assert gains.total(low) == (3.0 + 3.0 + 7.0, pytest.approx((1.0**2 + 0.5**2) ** 0.5))
     # The same op lowered in one layer and another one in the other: two measurements.
     mixed = {"q0": "fp8_e4m3", "k1": "fp8_e4m3"}
-    assert predicted_gain(gains, mixed) == (4.0, pytest.approx(0.5 * 2**0.5))
+    assert gains.total(mixed) == (4.0, pytest.approx(0.5 * 2**0.5))
 
 
 def test_groups_beside_the_sum_of_their_ops():

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -28,10 +28,8 @@ MODULES = {**OPS, "model": "LlamaModel", "model.norm": "LlamaRMSNorm", "never_ru
 
 def plan_of(quantized, low="fp8_e4m3", base="bf16"):
     formats = {name: low if name in quantized else base for name in OPS}
-    blank = dict.fromkeys(("tau", "budget", "loss_mse", "nrmse", "gain", "largest_gain"), 0.0)
-    return Plan(
-        "memory", "byte", "exact", base, **blank, binds=True, status="", gap=0.0, seconds=0.0, formats=formats
-    )
+    names = {field.name for field in fields(Plan)}
+    return Plan(**{**dict.fromkeys(names, 0.0), "base": base, "formats": formats})
 
 
 names = st.lists(

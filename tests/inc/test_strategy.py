@@ -133,6 +133,20 @@ def test_gain_fraction():
     assert patched(quantize(model, config, run_fn=keyword)) == wanted
 
 
+@pytest.mark.parametrize("method", ["maxabs_arbitrary", "maxabs_pow2"])
+def test_measured_noise_takes_the_scales_of_the_configuration(method):
+    model = helpers.language_model("llama")
+    batches = [{"input_ids": ids} for ids in INPUTS]
+    graph = mp.capture(model, batches[0])
+    seen = mp.measure_sensitivity(
+        model, graph, batches, scales=mp.Scales(method, "cpu"), formats=("fp8_e4m3",)
+    )
+    plan = mp.solve(mp.memory_gains(graph, ("fp32", "fp8_e4m3")), seen, tau=TAU, confidence=0.9)
+    assert plan.binds
+    config = mp.IPMSEConfig(tau=TAU, noise="measured", confidence=0.9, scale_method=method)
+    assert patched(quantize(model, config, run_fn=keyword)) == set(plan.quantized)
+
+
 def test_the_users_lists_are_respected():
     blocklist = {"names": ["mlp"], "types": []}
     config = mp.IPMSEConfig(tau=1.0, blocklist=copy.deepcopy(blocklist))
@@ -191,7 +205,15 @@ def test_errors():
         mp.IPMSEConfig(tua=0.1)
     with pytest.raises(InputError, match="unknown ip_mse key 'taw'"):
         mp.IPMSEConfig(ip_mse={"taw": 0.1})
-    for wrong in ({"tau": float("nan")}, {"tau": -1}, {"objective": "speed"}, {"device": "tpu"}):
+    wrong_ones = (
+        {"tau": float("nan")},
+        {"tau": -1},
+        {"objective": "speed"},
+        {"device": "tpu"},
+        {"noise": "loud"},
+        {"confidence": 95},
+    )
+    for wrong in wrong_ones:
         with pytest.raises(InputError):
             mp.IPMSEConfig(**wrong)
     model = helpers.language_model("llama")

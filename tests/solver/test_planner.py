@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.plan import Gains, GroupGains, Sensitivity
+from inc_mp_plugin.gains import Gains, GroupGains
+from inc_mp_plugin.plan import Drift, Sensitivity
 from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
 
 LOW = ("fp8_e4m3", "fp8_e5m2")
 
@@ -122,3 +124,54 @@ def test_gain_never_falls_with_tau_and_the_budget_always_holds(numbers, taus):
     plans = [solve(gains, seen, tau) for tau in sorted(taus)]
     assert all(plan.loss_mse <= plan.budget for plan in plans)
     assert all(a.gain <= b.gain * (1 + 1e-9) + 1e-9 for a, b in itertools.pairwise(plans))
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.05, 0.1, 0.3])
+def test_drift_tightens_the_program_and_keeps_it_exact(tau):
+    """Against all plans, with loss MSE d + (drift d)^2."""
+    rows = np.array([[1.0, 5.0, 2.0]])
+    rounding = {f: alpha(f) * rows for f in LOW}
+    seen = Sensitivity(
+        ("op0", "op1", "op2"), np.array([2.0]), rows, 0 * rows, rounding, "measured", Drift(30.0, 0.0)
+    )
+    plan = solve(GAINS, seen, tau)
+    drifting = [(gain, loss + (30.0 * loss) ** 2) for gain, loss in every_plan()]
+    assert plan.gain == max(gain for gain, loss in drifting if loss <= tau**2 * 4.0)
+    assert plan.loss_mse in [pytest.approx(loss) for _, loss in drifting]
+    assert plan.loss_mse <= plan.budget
+    assert plan.gain <= solve(GAINS, SEEN, tau).gain
+
+
+@pytest.mark.parametrize("tau", [0.03, 0.05, 0.08])
+def test_confidence_keeps_the_upper_end_within_the_budget(tau):
+    draw = np.random.default_rng(0)
+    count = 40
+    gains = gains_of([(g, g) for g in draw.integers(1, 30, count).astype(float).tolist()])
+    rows = draw.lognormal(0.0, 1.0, (16, count)) / 4
+    seen = Sensitivity(tuple(f"op{i}" for i in range(count)), np.full(16, 2.0), rows, 0 * rows)
+    sure, plain = solve(gains, seen, tau, confidence=0.9), solve(gains, seen, tau)
+    assert sure.interval.high <= tau**2 * 4.0 < plain.interval.high
+    assert sure.loss_mse <= sure.budget < plain.budget == tau**2 * 4.0
+    assert sure.confidence == 0.9
+    # No other correction of the budget does better.
+    for correction in np.linspace(0.01, 1.0, 60):
+        other = solve(gains, seen, tau, correction=correction, confidence=None)
+        high = loss_interval(sample_losses_mse(seen, other.formats, "bf16"), 0.9).high
+        assert high > tau**2 * 4.0 or other.gain <= sure.gain + 1.0
+
+
+def test_confidence_that_nothing_strains_changes_nothing():
+    assert solve(GAINS, SEEN, 5.0, confidence=0.95).formats == solve(GAINS, SEEN, 5.0).formats
+
+
+def test_confidence_and_a_wanted_gain():
+    with pytest.raises(InfeasibleError, match="within tau 0.06 at a confidence of 0.95; the least tau"):
+        solve(GAINS, SEEN, 0.06, gain_fraction=0.97, confidence=0.95)
+    with pytest.raises(InputError, match="confidence is 95; it must lie between 0 and 1"):
+        solve(GAINS, SEEN, 0.06, confidence=95)
+
+
+def test_correction_scales_the_budget():
+    plan = solve(GAINS, SEEN, 0.04, correction=2.0)
+    assert (plan.tau, plan.budget) == (0.04, 2.0 * 0.04**2 * 4.0)
+    assert plan.gain == solve(GAINS, SEEN, 0.04 * 2.0**0.5).gain

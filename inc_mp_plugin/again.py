@@ -1,0 +1,122 @@
+"""Single stages done again in a folder that `inc-mp tune` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from inc_mp_plugin import result_artefacts, store
+from inc_mp_plugin.emission import emit
+from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.measurements import TimeValidation
+from inc_mp_plugin.pipeline import goal_of
+from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.pricing import prices_of
+from inc_mp_plugin.progress import say
+from inc_mp_plugin.results import Frontier, Validation
+from inc_mp_plugin.run import Run
+from inc_mp_plugin.solver.frontier import frontier
+from inc_mp_plugin.solver.planner import check_knobs
+from inc_mp_plugin.stage import run_stage
+from inc_mp_plugin.stages import plan_stage
+from inc_mp_plugin.validation import validation_stage
+
+PLAN_KEYS = ("tau", "gain_fraction", "objective", "strategy", "seed", "noise", "confidence")
+
+
+def solve_again(folder: Path, overrides: list[str]) -> Plan:
+    """plan.json for another tau, objective, strategy ..., from the stored artefacts.
+
+    Raises:
+        InputError: an artefact is missing or damaged, or another key is overridden.
+        InfeasibleError: no plan meets the constraint.
+    """
+    given = [override.partition("=")[0] for override in overrides]
+    faults = [unknown("key of solve", key, PLAN_KEYS) for key in given if key not in PLAN_KEYS]
+    if faults:
+        raise InputError("\n".join([*faults, "for keys of other stages run `inc-mp tune`"]))
+    stored = Run(folder).recipe
+    # Without the model nothing can be measured, so a plan that is solved for again is a predicted one.
+    run = Run(folder, (*overrides, "verify=false"))
+    before = _formats_before(run)
+    goal = goal_of(run.recipe)
+    plan = plan_stage(run.able, run.gains, goal, folder)
+    if before and before != plan.formats:
+        say("The plan has changed: run `inc-mp emit` and `inc-mp validate` for it.")
+    if stored.verify:
+        say("This plan is predicted; `inc-mp tune` with the same keys measures and corrects it.")
+    return plan
+
+
+def _formats_before(run: Run) -> object:
+    try:
+        return Run(run.folder).plan.formats
+    except InputError:  # none yet, or a damaged one: it is about to be written
+        return None
+
+
+def validate_again(folder: Path) -> Validation:
+    """validation.json of the plan in a folder.
+
+    Raises:
+        InputError: an artefact is missing or damaged, or of another model or other data.
+    """
+    run = Run(folder)
+    return validation_stage(run.meter, run.priced, run.plan, folder)
+
+
+def validate_time_again(folder: Path, taus: Sequence[float]) -> TimeValidation:
+    """time_validation.json: plans at these thresholds, or at half, once and twice the plan's.
+
+    Raises:
+        InputError: an artefact is missing or damaged, of another model or other data, or no time was
+            measured.
+    """
+    from inc_mp_plugin.time_validation import validate_time
+
+    for tau in taus:
+        check_knobs(tau, None)
+    run = Run(folder)
+    subject = run.subject
+    prices = prices_of(run.recipe, run.able.ops)
+    chosen = taus or [run.plan.tau / 2, run.plan.tau, run.plan.tau * 2]
+    return validate_time(subject, run.graph, run.able, run.gains, prices, chosen, folder)
+
+
+def emit_again(folder: Path, target: str) -> Path:
+    """configs/<target>.json of the plan in a folder.
+
+    Raises:
+        InputError: an unknown target, or an artefact that is missing or damaged.
+        SelectionError: INC would select other ops than the plan's.
+    """
+    run = Run(folder)
+    return emit(run.plan, run.graph, target, folder, run.recipe.scale_method)
+
+
+def frontier_again(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
+    """frontier.json: gain against loss for every objective that has gains.
+
+    Raises:
+        InputError: an artefact is missing or damaged, or there are too few points.
+    """
+    run = Run(folder)
+
+    def make() -> tuple[dict[str, Frontier], store.Json]:
+        able = run.able
+        found = {
+            name: frontier(gains, able, points=points, draws=draws)
+            for name, gains in run.gains.items()
+            if gains.largest > 0
+        }
+        return found, result_artefacts.frontiers_to_json(found)
+
+    depends_on = {
+        "sensitivity": store.read_json(folder / "sensitivity.json", "sensitivity")["arrays_sha256"],
+        "gains": store.fingerprint(store.read_json(folder / "gains.json", "gains")),
+        "noise": run.recipe.noise,
+        "points": points,
+        "draws": draws,
+    }
+    path = folder / "frontier.json"
+    return run_stage(path, "frontier", depends_on, result_artefacts.frontiers_from_json, make)

@@ -1,0 +1,211 @@
+"""Accuracy on tasks, through EleutherAI's lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.errors import InputError, NonFiniteError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# What the paper reports of its four tasks; of any other task, every metric it has.
+METRICS = {
+    "lambada_openai": ("acc", "perplexity"),
+    "hellaswag": ("acc_norm",),
+    "winogrande": ("acc",),
+    "piqa": ("acc",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Tasks with their documents, ready to be run any number of times."""
+
+    names: tuple[str, ...]
+    loaded: Mapping[str, Any]
+
+
+def load_tasks(names: Sequence[str], *, include_path: Path | None = None) -> Tasks:
+    """Load tasks and their documents, once for several models.
+
+    Args:
+        names: of tasks, groups or tags of lm-eval, or of tasks of the folder.
+        include_path: a folder with task files (YAML) of one's own. lm-eval's own 14,000, which take
+            seconds to list, are searched only for names that are not there.
+
+    Raises:
+        InputError: lm-eval is not installed, a name is unknown, the folder is not there, or a task's
+            documents cannot be had.
+    """
+    try:
+        from lm_eval.tasks import TaskManager
+    except ModuleNotFoundError as error:
+        message = f'tasks need lm-eval ({error}): pip install "inc_mp_plugin[eval]"'
+        raise InputError(message) from None
+    if not names:
+        message = "no task was given"
+        raise InputError(message)
+    if include_path is not None and not include_path.is_dir():
+        message = f"include_path: there is no folder {include_path}"
+        raise InputError(message)
+    folder = None if include_path is None else str(include_path.resolve())
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    if not set(names) <= set(manager.all_tasks):
+        manager = TaskManager(include_path=folder)
+    for name in names:
+        if name not in manager.all_tasks:
+            near = difflib.get_close_matches(name, manager.all_tasks, n=4) or list(METRICS)
+            message = f"lm-eval has no task {name!r}; near: {', '.join(near)}; all: lm-eval ls tasks"
+            raise InputError(message)
+    return Tasks(tuple(names), _load(manager, names))
+
+
+def evaluate_tasks(
+    model: nn.Module,
+    tokenizer: Any,
+    tasks: Sequence[str] | Tasks,
+    *,
+    include_path: Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    max_length: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Run a model on tasks; it leaves as it came.
+
+    Args:
+        model: a causal language model of transformers, on any device, converted by INC or not.
+        tokenizer: its tokenizer.
+        tasks: names, or what `load_tasks` has loaded.
+        include_path: as in `load_tasks`, for names.
+        limit: the first so many documents of each task; all of them if not given.
+        batch_size: changes speed and memory, and results by rounding only.
+        max_length: tokens that the model takes; read from its configuration if not given. Longer
+            documents lose their beginning.
+
+    Returns:
+        {task: {metric: value}} of every task, and of every group with metrics of its own.
+
+    Raises:
+        InputError: as `load_tasks`; or the model or the tokenizer is not one of transformers.
+        NonFiniteError: the model gave NaN, or a metric is not finite.
+    """
+    loaded = tasks if isinstance(tasks, Tasks) else load_tasks(tasks, include_path=include_path)
+    from lm_eval import evaluate
+
+    with _left_as_it_came(model):
+        harness = _harness(model, tokenizer, batch_size, max_length)
+        try:
+            # Not simple_evaluate: it seeds all generators, and lists this machine's packages each time.
+            found = evaluate(
+                lm=harness, task_dict=loaded.loaded, limit=limit, bootstrap_iters=0, log_samples=False
+            )
+        except OverflowError:
+            message = f"a perplexity of {', '.join(loaded.names)} is beyond all numbers"
+            raise NonFiniteError(message) from None
+    _check_answers(loaded)
+    metrics = {name: _metrics(name, row) for name, row in found["results"].items()}
+    return {name: values for name, values in metrics.items() if values}
+
+
+def _load(manager: Any, names: Sequence[str]) -> Mapping[str, Any]:
+    """Load each task by itself, so that an error can name it; then all together."""
+    parts = []
+    for name in names:
+        try:
+            parts.append(manager.load([name]))
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            message = (
+                f"the documents of task {name!r} cannot be had ({reason}); load it once where there is a "
+                "network, or give tasks of your own by include_path"
+            )
+            raise InputError(message) from None
+    together = {
+        key: {k: v for part in parts for k, v in part[key].items()}
+        for key in ("tasks", "groups", "group_map")
+    }
+    for task in together["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=1234)  # lm-eval's own
+    return together
+
+
+def _harness(model: Any, tokenizer: Any, batch_size: int, max_length: int | None) -> Any:
+    """lm-eval's wrapper of a model."""
+    from lm_eval.models.huggingface import HFLM
+
+    if not (hasattr(model, "config") and hasattr(model, "device") and hasattr(tokenizer, "eos_token_id")):
+        message = (
+            "tasks need a model and a tokenizer of transformers, "
+            f"not a {type(model).__name__} and a {type(tokenizer).__name__}"
+        )
+        raise InputError(message)
+    harness = HFLM(
+        pretrained=model,
+        backend="causal",
+        tokenizer=copy.deepcopy(tokenizer),  # HFLM may give it a padding token
+        batch_size=batch_size,
+        max_length=max_length,
+        softmax_dtype="float32",  # not the model's: sums of BF16 logarithms would hide small changes
+    )
+    for name in ("loglikelihood", "loglikelihood_rolling", "_loglikelihood_tokens", "generate_until"):
+        setattr(harness, name, _without_bar(getattr(harness, name)))
+    return harness
+
+
+def _without_bar(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of HFLM without its progress bar, which neither TQDM_DISABLE nor evaluate() can stop."""
+
+    @functools.wraps(function)
+    def quiet(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **{**kwargs, "disable_tqdm": True})
+
+    return quiet
+
+
+@contextmanager
+def _left_as_it_came(model: Any) -> Iterator[None]:
+    """Put training flags back; keep HFLM from tying weights, which would undo a converted tied head."""
+    training = {module: module.training for module in model.modules()}
+    model.__dict__["tie_weights"] = lambda: None
+    try:
+        yield
+    finally:
+        del model.__dict__["tie_weights"]
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _check_answers(tasks: Tasks) -> None:
+    """Refuse NaN among the model's answers: an accuracy would count it as a wrong one, and say no more."""
+    for name, task in tasks.loaded["tasks"].items():
+        for instance in task.instances:
+            for answer in instance.resps:
+                value = answer[0] if isinstance(answer, tuple) else answer
+                if isinstance(value, float) and math.isnan(value):
+                    message = f"the model gives NaN on document {instance.doc_id} of task {name!r}"
+                    raise NonFiniteError(message)
+
+
+def _metrics(name: str, row: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a row of lm-eval's results, whose keys are "metric,filter"."""
+    metrics: dict[str, float] = {}
+    for key, value in row.items():
+        metric, _, filter = key.partition(",")
+        if not filter or metric.endswith("_stderr") or metric not in METRICS.get(name, (metric,)):
+            continue
+        if not math.isfinite(value):
+            message = f"{metric} of task {name!r} is {value}"
+            raise NonFiniteError(message)
+        metrics[metric if filter == "none" else key] = float(value)
+    return metrics

@@ -1,0 +1,172 @@
+"""The paper's experiments on a folder that `inc-mp tune` wrote: which plans, and how each is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inc_mp_plugin import result_artefacts
+from inc_mp_plugin.accuracy import Examiner
+from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.progress import track
+from inc_mp_plugin.results import Experiment, Trial
+from inc_mp_plugin.run import Run
+from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
+from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.stage import run_stage
+from inc_mp_plugin.stages import Goal, check_objective, plan_depends_on
+
+# Fractions of the largest gain at which strategies are compared, and of everything's NRMSE.
+GAIN_LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
+NRMSE_LEVELS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+ACCURACY_LEVELS = (0.3, 0.6, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """What accuracy is measured on; see `evaluate.tasks`."""
+
+    names: tuple[str, ...]
+    include_path: Path | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of an experiment: the objective, how many draws, and the tasks of `accuracy`."""
+
+    objective: str
+    draws: int = 10
+    tasks: Tasks = Tasks(())
+
+
+def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
+    """experiments/<name>-<objective>.json.
+
+    `choices`: what each strategy lowers at the recipe's tau (figure 2). `prediction`: predicted against
+    measured loss MSE at several thresholds (figure 3). `curve`: measured loss MSE at equal gain (figure
+    4). `accuracy`: task scores at several thresholds, over seeds that perturb the scales before
+    quantization (figures 5, 7 to 9 and table 1).
+
+    Raises:
+        InputError: an unknown name or objective, or an artefact is missing, damaged or outdated.
+    """
+    if name not in _EXPERIMENTS:
+        raise InputError(unknown("experiment", name, _EXPERIMENTS))
+    if settings.draws < 1:
+        message = f"draws is {settings.draws}; give at least 1"
+        raise InputError(message)
+    run = Run(folder)
+    check_objective(run.gains, settings.objective)
+    gains = run.gains[settings.objective]
+    if gains.largest <= 0:
+        message = f"no configuration gains anything for {settings.objective}, so there is nothing to compare"
+        raise InputError(message)
+    depends_on = {
+        **plan_depends_on(run.able, {settings.objective: gains}, Goal(settings.objective, run.recipe.tau)),
+        **(run.meter.depends_on if name != "choices" else {}),
+        "draws": settings.draws,
+        **(_task_settings(settings.tasks) if name == "accuracy" else {}),
+    }
+
+    def make() -> tuple[Experiment, dict[str, Any]]:
+        found = _EXPERIMENTS[name](run, gains, settings)
+        return found, asdict(found)
+
+    path = folder / "experiments" / f"{name}-{settings.objective}.json"
+    return run_stage(path, "experiment", depends_on, result_artefacts.experiment_from_json, make)
+
+
+def _choices(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    tau = run.recipe.tau or run.plan.tau
+    plans = [_trial(solve(gains, run.able, tau), 0, tau)]
+    for strategy in BASELINES:
+        for seed in range(3 if strategy == RANDOM else 1):
+            plans.append(_trial(baseline(gains, run.able, strategy, tau, seed=seed), seed, tau))
+    return _experiment(run, gains, "choices", plans)
+
+
+def _prediction(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    everything = baseline(gains, run.able, UNIFORM, 1.0)
+    plans = [(solve(gains, run.able, level * everything.nrmse), level) for level in NRMSE_LEVELS]
+    trials = [_trial(plan, 0, level) for plan, level in [*plans, (everything, 1.0)]]
+    return _measured(run, gains, "prediction", trials)
+
+
+def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    trials = []
+    for level in GAIN_LEVELS:
+        trials.append(_trial(solve(gains, run.able, gain_fraction=level), 0, level))
+        for strategy, seed in _baseline_draws(settings.draws):
+            wanted = level * gains.largest
+            trials.append(_trial(baseline_gaining(gains, run.able, strategy, wanted, seed=seed), seed, level))
+    everything = _trial(baseline(gains, run.able, UNIFORM, 1.0), 0, 1.0)
+    return _measured(run, gains, "curve", [*trials, everything])
+
+
+def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    everything = baseline(gains, run.able, UNIFORM, 1.0)
+    trials = []
+    for level in ACCURACY_LEVELS:
+        tau = level * everything.nrmse
+        for seed in range(settings.draws):
+            trials.append(_trial(solve(gains, run.able, tau), seed, level))
+            for strategy in (PREFIX, RANDOM):
+                trials.append(_trial(baseline(gains, run.able, strategy, tau, seed=seed), seed, level))
+    trials += [_trial(everything, seed, 1.0) for seed in range(settings.draws)]
+    tasks = settings.tasks
+    examiner = Examiner(run.recipe, run.meter, tasks.names, tasks.include_path, tasks.limit, run.folder)
+    found = _experiment(run, gains, "accuracy", [])
+    scored = [replace(t, scores=examiner.scores(t.quantized, t.seed)) for t in track(trials, "Accuracy")]
+    return replace(found, trials=tuple(scored), base_scores=examiner.scores((), None))
+
+
+_EXPERIMENTS: dict[str, Callable[[Run, Gains, Settings], Experiment]] = {
+    "choices": _choices,
+    "prediction": _prediction,
+    "curve": _curve,
+    "accuracy": _accuracy,
+}
+NAMES = tuple(_EXPERIMENTS)
+
+
+def _baseline_draws(draws: int) -> Iterator[tuple[str, int]]:
+    yield PREFIX, 0
+    yield from ((RANDOM, seed) for seed in range(draws))
+
+
+def _trial(plan: Plan, seed: int, level: float) -> Trial:
+    return Trial(plan.strategy, seed, level, plan.gain, plan.quantized, plan.loss_mse, plan.interval)
+
+
+def _measured(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
+    """Measure the loss MSE of every trial through INC; equal plans are measured once."""
+    measured = [
+        replace(trial, measured=run.meter.loss_mse(trial.quantized)) for trial in track(trials, "Measuring")
+    ]
+    return _experiment(run, gains, name, measured)
+
+
+def _experiment(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
+    on_heldout = name != "choices"
+    losses = run.meter.losses(()) if on_heldout else run.able.loss
+    return Experiment(
+        name,
+        gains.objective,
+        gains.unit,
+        gains.source,
+        gains.largest,
+        len(losses),
+        float((losses**2).mean()),
+        run.able.ops,
+        tuple(trials),
+    )
+
+
+def _task_settings(tasks: Tasks) -> dict[str, Any]:
+    folder = None if tasks.include_path is None else str(tasks.include_path)
+    return {"tasks": list(tasks.names), "include_path": folder, "limit": tasks.limit}

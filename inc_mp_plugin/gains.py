@@ -1,0 +1,71 @@
+"""What configurations of groups gain: values of one objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGains:
+    """What every configuration of one group gains against the base format.
+
+    `configurations` holds one format per op of `ops`; the first is all base, with gain 0.
+    `measured_on` are the ops of the group that the gains were measured on, where that is another one
+    of the same structure; `note` says what is missing and why.
+    """
+
+    ops: tuple[str, ...]
+    configurations: tuple[tuple[str, ...], ...]
+    gain: tuple[float, ...]
+    stderr: tuple[float, ...]
+    measured_on: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """The gains of one objective: `unit` is "s" or "byte", `source` measured, modelled or exact."""
+
+    objective: str
+    unit: str
+    source: str
+    base: str
+    groups: tuple[GroupGains, ...]
+
+    @property
+    def largest(self) -> float:
+        """The largest total gain of any plan, whatever its loss."""
+        return sum(max(group.gain) for group in self.groups)
+
+    def total(self, formats: Mapping[str, str]) -> tuple[float, float] | None:
+        """Add the gains of the groups up (eq. 7), with the standard error of the sum.
+
+        Groups that share one measurement share its error too, so their errors add up as they are; those
+        of different measurements add up in squares.
+
+        Args:
+            formats: of every op; an op that is missing is in the base format.
+
+        Returns:
+            Gain and standard error; None if a configuration among them has no gain here.
+
+        Example:
+            >>> twice = ((("bf16",), ("fp8_e4m3",)), (0.0, 3.0), (0.0, 0.5))
+            >>> groups = (GroupGains(("a",), *twice), GroupGains(("b",), *twice, ("a",)))
+            >>> gains = Gains("empirical_time", "s", "measured", "bf16", groups)
+            >>> gains.total({"a": "fp8_e4m3", "b": "fp8_e4m3"})
+            (6.0, 1.0)
+        """
+        gain: list[float] = []
+        errors: dict[tuple[tuple[str, ...], tuple[str, ...]], float] = {}
+        for group in self.groups:
+            chosen = tuple(formats.get(op, self.base) for op in group.ops)
+            if chosen not in group.configurations:
+                return None
+            place = group.configurations.index(chosen)
+            gain.append(group.gain[place])
+            measured = (group.measured_on or group.ops, chosen)
+            errors[measured] = errors.get(measured, 0.0) + group.stderr[place]
+        return math.fsum(gain), math.hypot(*errors.values())

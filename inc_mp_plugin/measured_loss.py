@@ -1,0 +1,129 @@
+"""The loss of held-out samples in the model as INC converts it, for any choice of ops."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.losses import sample_losses
+from inc_mp_plugin.plan import Graph, Plan, Sensitivity
+from inc_mp_plugin.progress import say
+from inc_mp_plugin.store import Partial, fingerprint
+from inc_mp_plugin.subject import data_settings, heldout_batches
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.recipe import Recipe
+    from inc_mp_plugin.sections import ValidationSection
+    from inc_mp_plugin.subject import Subject
+    from inc_mp_plugin.switch import Switch
+
+
+class LossMeter:
+    """Measures losses, each choice of ops once: what was measured is kept beside the artefacts.
+
+    INC converts the model once, when the first loss is not known yet, and for good; afterwards ops are
+    switched. One lower format is measured: the first of the recipe.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        section: ValidationSection,
+        subject: Subject,
+        graph: Graph,
+        sensitivity: Sensitivity,
+        out: Path,
+    ) -> None:
+        """Prepare; nothing is loaded or converted yet.
+
+        Args:
+            recipe: names the held-out samples.
+            section: its validation section.
+            subject: the model; its batches give INC's scales.
+            graph: from `capture`.
+            sensitivity: its ops are those that may leave the base format.
+            out: folder of the artefacts.
+        """
+        self.format = recipe.formats[0]
+        self.depends_on = {
+            **subject.depends_on,
+            **data_settings("validation", section),
+            "format": self.format,
+            "scale_method": recipe.scale_method,
+            "ops": fingerprint({"ops": list(sensitivity.ops)}),
+        }
+        self.subject = subject
+        self.section = section
+        self._recipe = recipe
+        self._graph, self._ops = graph, sensitivity.ops
+        self._kept = Partial(out / "measured_losses.npz", fingerprint(self.depends_on))
+        self._known = self._kept.load()
+
+    @cached_property
+    def heldout(self) -> Sequence[Batch]:
+        """The held-out batches."""
+        return heldout_batches(self._recipe, self.section)
+
+    @cached_property
+    def switch(self) -> Switch:
+        """The model, converted by INC, with both modules of every op."""
+        from inc_mp_plugin.switching import switch_to_validate
+
+        say("Quantizing with INC, to measure what was predicted ...")
+        subject = self.subject
+        return switch_to_validate(
+            subject.model,
+            self._graph,
+            self._ops,
+            subject.base,
+            self.format,
+            subject.batches,
+            self._recipe.scale_method,
+        )
+
+    def losses(self, ops: Collection[str]) -> FloatArray:
+        """Loss of each held-out sample with these ops in the lower format, shape (samples,)."""
+        key = fingerprint({"ops": sorted(ops)})
+        if key not in self._known:
+            self.switch.select(dict.fromkeys(ops, self.format))
+            self._known[key] = self._run()
+            self._kept.save(self._known)
+        losses: FloatArray = self._known[key]
+        return losses
+
+    def loss_mse(self, ops: Collection[str]) -> float:
+        """Measured loss MSE: mean_i (g^_i - g_i)^2 over the held-out samples (eq. 4)."""
+        return float(((self.losses(ops) - self.losses(())) ** 2).mean())
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that lowers ops to another format than the one that is measured.
+
+        Raises:
+            InputError: it does.
+        """
+        others = set(plan.lowered.values()) - {self.format}
+        if others:
+            message = (
+                f"the plan lowers ops to {', '.join(sorted(others))}, but the first of formats, "
+                f"{self.format}, is what is measured: INC runs one per model; give a single format"
+            )
+            raise InputError(message)
+
+    def nrmse(self, plan: Plan) -> float:
+        """Measured normalized RMSE of the loss with a plan."""
+        self.check(plan)
+        return float((self.loss_mse(plan.quantized) / (self.losses(()) ** 2).mean()) ** 0.5)
+
+    def _run(self) -> FloatArray:
+        import torch
+
+        with torch.no_grad():
+            parts = [sample_losses(self.switch.model, one, self.subject.loss_fn) for one in self.heldout]
+        return np.asarray(torch.cat(parts).double().cpu().numpy())

@@ -1,0 +1,46 @@
+"""What a report is made from: the values of a folder's artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.measurements import TimeValidation
+from inc_mp_plugin.plan import Graph, Plan, Sensitivity
+from inc_mp_plugin.results import Experiment, Frontier, Stability, Validation, Verification
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The artefacts of a folder; None where one is missing.
+
+    `able` are the ops that every target can run in a lower format. `recipe` is the recipe as JSON,
+    `depends_on` what each artefact followed from, by its file's stem, and `outdated` says why an
+    artefact that is there is of another plan or another state of things.
+    """
+
+    folder: str
+    recipe: Json
+    graph: Graph
+    sensitivity: Sensitivity
+    able: tuple[str, ...]
+    gains: Mapping[str, Gains]
+    plan: Plan
+    stability: Stability
+    frontiers: Mapping[str, Frontier] | None = None
+    validation: Validation | None = None
+    time: TimeValidation | None = None
+    verification: Verification | None = None
+    experiments: tuple[Experiment, ...] = ()
+    depends_on: Mapping[str, Json] = field(default_factory=dict)
+    outdated: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """The model's name, or the last folder of its path."""
+        name = str(self.recipe.get("model", {}).get("name_or_path", "a model"))
+        return name.rstrip("/").rsplit("/", 1)[-1]

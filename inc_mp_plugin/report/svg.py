@@ -1,0 +1,35 @@
+"""SVG as matplotlib writes it, made fit to stand inside a page."""
+
+from __future__ import annotations
+
+import html
+import re
+
+from inc_mp_plugin.report.plots import COLORS, INK, PAPER
+
+
+def inline(svg: str, name: str, label: str) -> str:
+    """The `<svg>` element for a page: in the page's ink and font, with ids of its own, without addresses.
+
+    Args:
+        svg: as `plots.render` returns it.
+        name: unique on the page; it starts every id.
+        label: what the picture shows, for those who do not see it.
+    """
+    body = svg[svg.index("<svg") : svg.rindex("</svg>") + len("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
+    inner = body[body.index(">") + 1 :]
+    inner = (
+        inner.replace(INK, "currentColor")
+        .replace(f"fill: {PAPER}", "fill: none")
+        .replace("xlink:href=", "href=")
+    )
+    for color, value in COLORS.items():
+        inner = inner.replace(value, f"var(--{color})")
+    inner = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", inner)
+    inner = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", inner)
+    inner = re.sub(r"\s+", " ", inner)
+    box = re.search(r'viewBox="([^"]*)"', body)
+    assert box is not None  # matplotlib always writes one
+    return f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(label)}">{inner}'

@@ -1,0 +1,167 @@
+"""The true rounding error q of an op's inputs and weight, under the scales that INC would use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.losses import sample_losses
+from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.sensitivity.scales import Scale, Scales
+from inc_mp_plugin.sensitivity.taps import as_measured, module_of
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.losses import LossFunction
+
+    MaxAbs = dict[tuple[str, int], Tensor]
+
+_DTYPE = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+
+
+def quantize_dequantize(value: Tensor, scale: Scale, format: str, full_scale: float) -> Tensor:
+    """Round to FP8 and back, bit for bit as INC does on a CPU.
+
+    In FP32: divide by the scale, clamp to the full scale, cast, multiply by the scale; then return to
+    the dtype of the value.
+
+    Args:
+        value: of any shape.
+        scale: broadcasts to it.
+        format: an FP8 format.
+        full_scale: its largest value on the device.
+    """
+    low = (value.float() / scale.divisor).clamp(-full_scale, full_scale).to(_DTYPE[format])
+    return (low.float() * scale.factor).to(value.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """Rounding errors q of a model's ops, one tensor at a time.
+
+    `maxabs` holds, by op and index of the input, the largest magnitude over the calibration batches.
+    """
+
+    scales: Scales
+    formats: tuple[str, ...]
+    maxabs: Mapping[tuple[str, int], Tensor]
+
+    def of_input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+        """Error q of input `index` of an op (0 and 1 of a bgemm), in FP32 and the value's shape."""
+        return self.input(op, index, value, format).float() - value.float()
+
+    def of_weight(self, weight: Tensor, format: str) -> Tensor:
+        """Error q of a weight, in FP32 and its shape."""
+        return self.weight(weight, format).float() - weight.float()
+
+    def input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+        """Input `index` of an op, rounded.
+
+        Raises:
+            PluginError: the calibration batches never gave the op this input.
+        """
+        if (op, index) not in self.maxabs:
+            message = (
+                f"input {index} of op {op!r} was not seen when the maxabs was taken, but it is now; "
+                "the model's forward must not depend on whether gradients are on"
+            )
+            raise PluginError(message)
+        scale = self.scales.of_input(self.maxabs[op, index], format)
+        return quantize_dequantize(value, scale, format, self.scales.full_scale(format))
+
+    def weight(self, weight: Tensor, format: str) -> Tensor:
+        """A weight, rounded."""
+        scale = self.scales.of_weight(weight, format)
+        return quantize_dequantize(weight, scale, format, self.scales.full_scale(format))
+
+
+def observe_rounding(
+    model: nn.Module,
+    graph: Graph,
+    batches: Iterable[Batch],
+    loss_fn: LossFunction | None,
+    scales: Scales | None,
+    formats: Sequence[str],
+) -> Rounding | None:
+    """Run the batches once without gradients for the maxabs of every op's inputs.
+
+    Args:
+        model: runs in evaluation mode and in its own precision; it leaves as it came.
+        graph: from `capture`.
+        batches: all calibration batches.
+        loss_fn: as in `measure_sensitivity`.
+        scales: None if rounding errors are not wanted.
+        formats: FP8 formats whose rounding errors are wanted.
+
+    Returns:
+        What the taps ask for rounding errors; None without scales.
+
+    Raises:
+        InputError: scales without formats or the other way round, or a format that is not FP8.
+        NonFiniteError: a NaN or an infinity in an input or a weight; the text names the op.
+    """
+    if (scales is None) != (not formats):
+        message = (
+            f"scales {scales} with formats {list(formats)}: the rounding error is measured of FP8 formats "
+            "under scales; give both or neither"
+        )
+        raise InputError(message)
+    if scales is None:
+        return None
+    for format in formats:
+        scales.full_scale(format)  # refuses what is not FP8
+    return Rounding(scales, tuple(formats), _observe(model, graph, batches, loss_fn))
+
+
+def floating_inputs(args: Any, kwargs: Any) -> list[Tensor]:
+    """The inputs of a call that are rounded, in the order in which their index counts."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _observe(
+    model: nn.Module, graph: Graph, batches: Iterable[Batch], loss_fn: LossFunction | None
+) -> MaxAbs:
+    maxabs: MaxAbs = {}
+
+    def look(op: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        del module
+        for index, value in enumerate(floating_inputs(args, kwargs)):
+            if value.numel():  # an expert may get no token
+                largest = value.detach().abs().max()
+                before = maxabs.get((op, index), largest)
+                maxabs[op, index] = torch.maximum(before, largest)
+
+    with as_measured(model), torch.no_grad():
+        modules = {op.name: module_of(model, op.name) for op in graph.ops}
+        handles = [
+            module.register_forward_pre_hook(partial(look, name), with_kwargs=True)
+            for name, module in modules.items()
+        ]
+        try:
+            for batch in batches:
+                sample_losses(model, batch, loss_fn)
+        finally:
+            for handle in handles:
+                handle.remove()
+        _check_finite(modules, maxabs)
+    return maxabs
+
+
+def _check_finite(modules: Mapping[str, nn.Module], maxabs: MaxAbs) -> None:
+    """Name the op where the first NaN or infinity appears: a scale would spread it silently."""
+    for op, module in modules.items():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and not weight.abs().max().isfinite():
+            message = f"NaN or infinity in the weight of op {op!r}"
+            raise NonFiniteError(message)
+        if not all(largest.isfinite() for (name, _), largest in maxabs.items() if name == op):
+            message = f"NaN or infinity in the input of op {op!r}"
+            raise NonFiniteError(message)

@@ -1,0 +1,165 @@
+"""INC's scale methods: what a tensor is divided by before it is cast to FP8. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from inc_mp_plugin.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Largest finite value of a format; Gaudi 2 has an E4M3 of its own.
+_FULL_SCALE = {"fp8_e4m3": 448.0, "fp8_e5m2": 57344.0}
+_FULL_SCALE_GAUDI2 = {**_FULL_SCALE, "fp8_e4m3": 240.0}
+
+# Scales that the hardware applies for nothing: smallest, largest, and the step of their exponents.
+_HARDWARE = {"gaudi2": (2.0**-8, 2.0**4, 4), "gaudi3": (2.0**-55, 2.0**7, 1)}
+
+DEVICES = ("cpu", *_HARDWARE)
+
+# INC's floor of the scale of an output channel: the smallest normal number of BF16.
+_CHANNEL_FLOOR = 2.0**-126
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleMethod:
+    """How INC chooses scales, under the name that its `scale_method` has.
+
+    `activation` and `weight` say how maxabs / (full scale x backoff) is rounded: "none"; up to a power
+    of two, "pow2"; up to a scale of the hardware, "hw". Two more take no maxabs at all: "unit" is 1,
+    "hw_single" the largest scale of the hardware.
+    """
+
+    name: str
+    activation: str
+    weight: str
+    per_channel_weight: bool = False
+    activation_backoff: float = 0.25
+    weight_backoff: float = 0.5
+
+    @property
+    def hardware(self) -> bool:
+        """Whether it asks for the hardware's own scales."""
+        return self.activation.startswith("hw") or self.weight.startswith("hw")
+
+
+SCALE_METHODS = {
+    method.name: method
+    for method in (
+        ScaleMethod("maxabs_arbitrary", "none", "none"),
+        ScaleMethod("maxabs_pow2", "pow2", "pow2"),
+        ScaleMethod("maxabs_hw", "hw", "hw"),
+        ScaleMethod("act_maxabs_pow2_weights_pcs_maxabs_pow2", "pow2", "pow2", per_channel_weight=True),
+        ScaleMethod("act_maxabs_hw_weights_pcs_maxabs_pow2", "hw", "pow2", per_channel_weight=True),
+        ScaleMethod("unit_scale", "unit", "unit"),
+        ScaleMethod("hw_aligned_single_scale", "hw_single", "hw_single"),
+    )
+}
+
+
+class Scale(NamedTuple):
+    """What a tensor is divided by before the cast to FP8, and multiplied by after it; both in FP32.
+
+    INC keeps the inverse of a scale and inverts it once more, so that the two may differ in the last
+    bits. They have no dimension, or the weight's number of dimensions with one entry per output channel.
+    """
+
+    divisor: Tensor
+    factor: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """A scale method on a device: "cpu" (INC's quantize-dequantize), "gaudi2" or "gaudi3".
+
+    Raises:
+        InputError: an unknown method or device, or hardware scales on a device that has none.
+
+    Example:
+        >>> Scales("maxabs_hw", "gaudi2").full_scale("fp8_e4m3")
+        240.0
+    """
+
+    method: str
+    device: str
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        if self.method not in SCALE_METHODS:
+            raise InputError(unknown("scale method", self.method, SCALE_METHODS))
+        if self.device not in DEVICES:
+            raise InputError(unknown("device for scales", self.device, DEVICES))
+        if SCALE_METHODS[self.method].hardware and self.device not in _HARDWARE:
+            software = sorted(name for name, method in SCALE_METHODS.items() if not method.hardware)
+            message = (
+                f"scale method {self.method!r} takes the scales of Gaudi hardware, which device "
+                f"{self.device!r} has not; give device {' or '.join(_HARDWARE)}, or one of the methods "
+                f"{', '.join(software)}"
+            )
+            raise InputError(message)
+
+    def full_scale(self, format: str) -> float:
+        """Largest finite value of an FP8 format on the device.
+
+        Raises:
+            InputError: not an FP8 format.
+        """
+        table = _FULL_SCALE_GAUDI2 if self.device == "gaudi2" else _FULL_SCALE
+        if format not in table:
+            raise InputError(unknown("FP8 format", format, table))
+        return table[format]
+
+    def of_input(self, maxabs: Tensor, format: str) -> Scale:
+        """Scale of an activation.
+
+        Args:
+            maxabs: of all its elements over the calibration batches, without dimension, in the
+                model's own dtype, in which INC computes the scale.
+            format: an FP8 format.
+        """
+        method = SCALE_METHODS[self.method]
+        unrounded = maxabs / (self.full_scale(format) * method.activation_backoff)
+        scale = _not_zero(self._rounded(unrounded, method.activation))
+        # INC inverts twice in the tensor's dtype, and dequantizes activations with the outcome, too.
+        twice = _inverse_of(scale.reciprocal(), scale)
+        return Scale(twice, twice)
+
+    def of_weight(self, weight: Tensor, format: str) -> Scale:
+        """Scale of a weight, or of each of its output channels (its first axis)."""
+        method = SCALE_METHODS[self.method]
+        limit = self.full_scale(format) * method.weight_backoff
+        if not method.per_channel_weight:
+            scale = self._rounded(weight.abs().max() / limit, method.weight)
+        else:
+            unrounded = (weight.abs().flatten(1).amax(dim=1) / limit).clamp(min=_CHANNEL_FLOOR)
+            scale = self._rounded(unrounded, method.weight).view(-1, *[1] * (weight.dim() - 1))
+        scale = _not_zero(scale)
+        # INC makes the inverse a Python float here, before it inverts it again.
+        return Scale(_inverse_of(scale.reciprocal().double(), scale), scale.float())
+
+    def _rounded(self, scale: Tensor, rounding: str) -> Tensor:
+        """INC's operations in INC's order: in BF16, another order would round differently."""
+        if rounding == "none":
+            return scale
+        if rounding == "unit":
+            return scale.new_ones(())
+        if rounding == "hw_single":
+            return scale.new_full((), _HARDWARE[self.device][1])
+        power = scale.log2().ceil().exp2()
+        if rounding == "pow2":
+            return power
+        smallest, largest, step = _HARDWARE[self.device]
+        aligned: Tensor = 2.0 ** ((power.log2() / step).ceil() * step)
+        return aligned.clamp(smallest, largest)
+
+
+def _not_zero(scale: Tensor) -> Tensor:
+    """A scale of 1 for zeros, which are exact under any scale; INC would divide 0 by 0."""
+    return scale.masked_fill(scale == 0, 1.0)
+
+
+def _inverse_of(inverse: Tensor, scale: Tensor) -> Tensor:
+    """1 / inverse in FP32; the scale itself where its inverse overflows, and INC would divide by 0."""
+    return inverse.reciprocal().float().where(inverse.isfinite(), scale.float())

@@ -1,0 +1,56 @@
+"""What the commands show in a terminal when they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from inc_mp_plugin.report.info import frontier_rows, plan_table
+from inc_mp_plugin.report.table import (
+    print_frontier,
+    print_plan,
+    print_time_validation,
+    print_validation,
+)
+from inc_mp_plugin.run import Run
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.measurements import TimeValidation
+    from inc_mp_plugin.results import Experiment, Frontier
+
+
+def show_plan(folder: Path, *, validation: bool = True) -> None:
+    """The plan of a folder and, if it was measured, its validation."""
+    run = Run(folder)
+    print_plan(plan_table(run.plan, run.gains[run.plan.objective], run.priced), _console())
+    if validation and run.validation is not None:
+        print_validation(run.validation, run.plan.confidence, _console())
+
+
+def show_time(validation: TimeValidation) -> None:
+    """Measured times beside the sums of their groups."""
+    print_time_validation(validation, _console())
+
+
+def show_frontiers(frontiers: Iterable[Frontier]) -> None:
+    """Gain against loss, a table per objective."""
+    for one in frontiers:
+        print_frontier(one, frontier_rows(one), _console())
+
+
+def show_experiment(experiment: Experiment) -> None:
+    """The tables of an experiment."""
+    from inc_mp_plugin.report.experiment_sections import experiment_blocks
+    from inc_mp_plugin.report.page import Table
+    from inc_mp_plugin.report.table import print_table
+
+    for block in experiment_blocks(experiment):
+        if isinstance(block, Table):
+            print_table(block, _console())
+
+
+def _console() -> Console:
+    return Console(highlight=False)

@@ -1,0 +1,149 @@
+"""What a plan is compared with (section 3.1): ops in random order, in graph order, and all of them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.plan import Plan, Sensitivity
+from inc_mp_plugin.results import Curve
+from inc_mp_plugin.solver.options import Origin, Program, make_plan, program
+from inc_mp_plugin.solver.planner import check_knobs
+from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval
+
+RANDOM, PREFIX, UNIFORM = "random", "prefix", "uniform"
+BASELINES = (RANDOM, PREFIX, UNIFORM)
+
+
+def baseline(gains: Gains, sensitivity: Sensitivity, strategy: str, tau: float, *, seed: int = 0) -> Plan:
+    """The plan of a baseline: ops are lowered one after the other while the budget allows.
+
+    `random` takes them in an order drawn from `seed`, `prefix` in graph order; both stop before the
+    first op that would lift the predicted loss MSE above tau^2 E[g^2]. `uniform` lowers all ops,
+    whatever the threshold, and its own loss is then its budget. All take the first lower format.
+
+    Raises:
+        InputError: an unknown strategy, a tau out of range, or a configuration without a gain.
+    """
+    check_knobs(tau, None)
+    if strategy not in BASELINES:
+        raise InputError(unknown("baseline", strategy, BASELINES))
+    one = program(gains, sensitivity)
+    listed = order(one, strategy, seed)
+    if strategy != UNIFORM:
+        loss_mse = sensitivity.loss_mse(lower_format(gains))
+        budget = sensitivity.without_drift(tau**2 * sensitivity.loss_ms)
+        fits = [math.fsum(loss_mse[op] for op in listed[: k + 1]) <= budget for k in range(len(listed))]
+        listed = listed[: (fits + [False]).index(False)]
+    return _lowering(one, strategy, seed, listed, None if strategy == UNIFORM else tau)
+
+
+def baseline_gaining(
+    gains: Gains, sensitivity: Sensitivity, strategy: str, gain: float, *, seed: int = 0
+) -> Plan:
+    """The first plan of a baseline, op after op, that gains this much; see `baseline`.
+
+    Raises:
+        InputError: none does.
+    """
+    one = program(gains, sensitivity)
+    curve = baseline_curve(one, strategy, seed)
+    enough = [ops for ops, reached in zip(curve.ops, curve.gain, strict=True) if reached >= gain]
+    if not enough:
+        message = f"the {strategy} baseline never gains {gain:.6g}; its most is {max(curve.gain):.6g}"
+        raise InputError(message)
+    return _lowering(one, strategy, seed, order(one, strategy, seed)[: enough[0]], None)
+
+
+def _lowering(one: Program, strategy: str, seed: int, listed: Sequence[str], tau: float | None) -> Plan:
+    """The plan that lowers these ops; without a tau its own loss is its budget."""
+    gains, format = one.gains, lower_format(one.gains)
+    loss_mse = one.sensitivity.loss_mse(format)
+    formats = {op: gains.base for group in gains.groups for op in group.ops}
+    formats.update(dict.fromkeys(listed, format))
+    total = gains.total(formats)
+    if total is None:
+        message = (
+            f"the {strategy} plan lowers ops together whose gain was not measured "
+            f"({gains.objective}); take another tau, seed or objective"
+        )
+        raise InputError(message)
+    status = f"not optimised: ops in random order, seed {seed}" if strategy == RANDOM else "not optimised"
+    origin = Origin(strategy, tau, status, None, 0.0)
+    return make_plan(one, formats, total[0], math.fsum(loss_mse[op] for op in listed), origin)
+
+
+def lower_format(gains: Gains) -> str:
+    """The first format below the base that any configuration has.
+
+    Raises:
+        InputError: there is none.
+    """
+    for group in gains.groups:
+        for configuration in group.configurations:
+            for format in configuration:
+                if format != gains.base:
+                    return format
+    message = f"no op can leave {gains.base}, so there is nothing to choose"
+    raise InputError(message)
+
+
+def order(one: Program, strategy: str, seed: int) -> list[str]:
+    """Ops that can leave the base format: in graph order, or shuffled for `random`."""
+    format = lower_format(one.gains)
+    ops = [
+        op
+        for group, options in zip(one.gains.groups, one.groups, strict=True)
+        for place, op in enumerate(group.ops)
+        if any(option.configuration[place] == format for option in options)
+    ]
+    if strategy == RANDOM:
+        random.Random(seed).shuffle(ops)
+    return ops
+
+
+def baseline_curve(one: Program, strategy: str, seed: int, level: float = DEFAULT_CONFIDENCE) -> Curve:
+    """Gain and loss after every op that a baseline lowers, from none to all.
+
+    Steps whose gain is not known (a combination that was not measured) are left out.
+    """
+    format = lower_format(one.gains)
+    listed = order(one, strategy, seed)
+    columns = [one.sensitivity.ops.index(op) for op in listed]
+    rows = one.sensitivity.sample_loss_mse(format)[:, columns].cumsum(axis=1)
+    rows = np.concatenate([np.zeros((len(rows), 1)), rows], axis=1)
+    interval = loss_interval(rows, level, one.sensitivity.drift)
+    gains = _gains_step_by_step(one.gains, listed, format)
+    kept = [k for k, gain in enumerate(gains) if gain is not None]
+    return Curve(
+        strategy,
+        seed,
+        tuple(kept),
+        tuple(gain for gain in gains if gain is not None),
+        tuple(one.sensitivity.with_drift(d) for d in rows.mean(axis=0)[kept].tolist()),
+        tuple(np.asarray(interval.low)[kept].tolist()),
+        tuple(np.asarray(interval.high)[kept].tolist()),
+    )
+
+
+def _gains_step_by_step(gains: Gains, listed: Sequence[str], format: str) -> list[float | None]:
+    """Total gain after each op; only the gain of its own group changes."""
+    group_of = {op: j for j, group in enumerate(gains.groups) for op in group.ops}
+    chosen = [[gains.base] * len(group.ops) for group in gains.groups]
+    known: list[float | None] = [0.0] * len(gains.groups)
+    steps: list[float | None] = [0.0]
+    for op in listed:
+        j = group_of[op]
+        group = gains.groups[j]
+        chosen[j][group.ops.index(op)] = format
+        one = tuple(chosen[j])
+        found = one in group.configurations
+        known[j] = group.gain[group.configurations.index(one)] if found else None
+        numbers = [gain for gain in known if gain is not None]
+        steps.append(math.fsum(numbers) if len(numbers) == len(known) else None)
+    return steps

@@ -1,0 +1,112 @@
+"""The configurations that a program chooses from, priced, and the plan that a choice makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.plan import Plan, Sensitivity
+from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
+
+
+class Option(NamedTuple):
+    """One configuration of a group: what it gains, and the loss MSE it is predicted to cost."""
+
+    configuration: tuple[str, ...]
+    gain: float
+    loss_mse: float
+
+
+@dataclass(frozen=True)
+class Program:
+    """The options of every group for one objective."""
+
+    gains: Gains
+    sensitivity: Sensitivity
+    groups: tuple[tuple[Option, ...], ...]
+
+    @property
+    def largest(self) -> float:
+        """The largest gain of any choice."""
+        return math.fsum(max(option.gain for option in group) for group in self.groups)
+
+    def formats(self, picks: Sequence[int]) -> dict[str, str]:
+        """Formats of all ops for one pick per group."""
+        return {
+            op: format
+            for group, options, pick in zip(self.gains.groups, self.groups, picks, strict=True)
+            for op, format in zip(group.ops, options[pick].configuration, strict=True)
+        }
+
+
+def program(gains: Gains, sensitivity: Sensitivity) -> Program:
+    """Price every configuration: d_j(p) = sum over the group's ops of d(op, format) (eq. 22 to 25).
+
+    Configurations that lower an op without a sensitivity (calibration never ran it) are left out.
+
+    Raises:
+        InputError: the loss of every sample is 0, or a format's rounding error was not measured.
+    """
+    if sensitivity.loss_ms == 0:
+        message = "the loss of every sample is 0, so a normalized RMSE has no meaning"
+        raise InputError(message)
+    lower = {format for group in gains.groups for one in group.configurations for format in one}
+    loss_mse = {format: sensitivity.loss_mse(format) for format in lower - {gains.base}}
+    groups = []
+    for group in gains.groups:
+        options = []
+        for configuration, gain in zip(group.configurations, group.gain, strict=True):
+            lowered = [(op, f) for op, f in zip(group.ops, configuration, strict=True) if f != gains.base]
+            if all(op in loss_mse[format] for op, format in lowered):
+                cost = math.fsum(loss_mse[format][op] for op, format in lowered)
+                options.append(Option(configuration, gain, cost))
+        groups.append(tuple(options))
+    return Program(gains, sensitivity, tuple(groups))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who made a plan, for which threshold, and what the solver said."""
+
+    strategy: str
+    tau: float | None
+    status: str
+    gap: float | None
+    seconds: float
+    correction: float = 1.0
+    confidence: float = DEFAULT_CONFIDENCE
+
+
+def make_plan(
+    one: Program, formats: Mapping[str, str], gain: float, first_order: float, origin: Origin
+) -> Plan:
+    """A plan of these formats, whose ops' d add up to `first_order`; without a tau that is its budget."""
+    loss_ms, loss_mse = one.sensitivity.loss_ms, one.sensitivity.with_drift(first_order)
+    nrmse = math.sqrt(loss_mse / loss_ms)
+    samples = sample_losses_mse(one.sensitivity, formats, one.gains.base)
+    return Plan(
+        strategy=origin.strategy,
+        objective=one.gains.objective,
+        unit=one.gains.unit,
+        source=one.gains.source,
+        base=one.gains.base,
+        noise=one.sensitivity.noise,
+        tau=nrmse if origin.tau is None else origin.tau,
+        correction=origin.correction,
+        budget=loss_mse if origin.tau is None else origin.correction * origin.tau**2 * loss_ms,
+        loss_mse=loss_mse,
+        nrmse=nrmse,
+        interval=loss_interval(samples, origin.confidence, one.sensitivity.drift),
+        confidence=origin.confidence,
+        gain=gain,
+        largest_gain=one.largest,
+        binds=gain < one.largest,
+        status=origin.status,
+        gap=origin.gap,
+        seconds=origin.seconds,
+        formats=formats,
+    )

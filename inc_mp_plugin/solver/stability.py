@@ -1,0 +1,27 @@
+"""Whether more samples would change the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from inc_mp_plugin.plan import Plan, Sensitivity
+from inc_mp_plugin.results import Stability
+from inc_mp_plugin.solver.uncertainty import resampled
+
+
+def stability(
+    plan: Plan, sensitivity: Sensitivity, solve_for: Callable[[Sensitivity], Plan], draws: int = 20
+) -> Stability:
+    """Plan again from samples drawn with replacement, as a bootstrap does, and compare.
+
+    Args:
+        plan: made from `sensitivity`.
+        sensitivity: per sample.
+        solve_for: makes a plan as `plan` was made, from other samples.
+        draws: how many times.
+    """
+    others = [solve_for(resampled(sensitivity, seed)) for seed in range(draws)]
+    counts = {op: sum(one.formats[op] != format for one in others) for op, format in plan.formats.items()}
+    changed = {op: count / draws for op, count in counts.items() if count}
+    gains = [one.gain for one in others]
+    return Stability(draws, changed, plan.gain, min(gains), max(gains))

@@ -1,0 +1,181 @@
+"""Graph, sensitivities and plan: made in a folder, or reused while they are valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin import artefacts, store
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.plan import Graph, Plan, Sensitivity
+from inc_mp_plugin.progress import say
+from inc_mp_plugin.sensitivity.scales import Scales
+from inc_mp_plugin.solver.baselines import baseline
+from inc_mp_plugin.solver.planner import IP_MSE, solve
+from inc_mp_plugin.stage import run_stage
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.subject import Subject
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How rounding is priced: the model of the noise and, if it is measured, scales and formats."""
+
+    model: str = "uniform"
+    scales: Scales | None = None
+    formats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a plan is wanted for; see `solver.planner.solve` and `solver.baselines.baseline`."""
+
+    objective: str
+    tau: float | None = None
+    gain_fraction: float | None = None
+    strategy: str = IP_MSE
+    seed: int = 0
+    confidence: float | None = None
+
+
+def graph_stage(subject: Subject, out: Path) -> Graph:
+    """graph.json."""
+
+    def make() -> tuple[Graph, Json]:
+        from inc_mp_plugin.graph.capture import capture
+
+        if not subject.batches:
+            message = "no calibration batch was given; at least one is needed"
+            raise InputError(message)
+        say("Capturing the graph ...")
+        graph = capture(subject.model, subject.batches[0])
+        say(f"{len(graph.ops)} ops in {len(graph.groups)} groups")
+        return graph, artefacts.graph_to_json(graph)
+
+    return run_stage(out / "graph.json", "graph", subject.depends_on, artefacts.graph_from_json, make)
+
+
+def sensitivity_stage(subject: Subject, graph: Graph, noise: Noise, out: Path) -> Sensitivity:
+    """sensitivity.json and sensitivity.npz; an interrupted run goes on where it stopped.
+
+    What was measured with rounding errors serves models of the noise without them, too.
+    """
+    path, arrays = out / "sensitivity.json", out / "sensitivity.npz"
+    depends_on = {**subject.depends_on, **_noise_settings(noise, path)}
+
+    def decode(content: Json) -> Sensitivity:
+        return artefacts.sensitivity_from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
+
+    def make() -> tuple[Sensitivity, Json]:
+        from inc_mp_plugin.sensitivity.resume import measure_in_steps
+
+        sensitivity = measure_in_steps(
+            subject.model,
+            graph,
+            subject.batches,
+            subject.loss_fn,
+            store.Partial(out / "sensitivity.partial.npz", store.fingerprint(depends_on)),
+            scales=noise.scales,
+            formats=noise.formats if noise.scales else (),
+        )
+        sha256 = store.write_arrays(arrays, artefacts.sensitivity_arrays(sensitivity))
+        return sensitivity, artefacts.sensitivity_to_json(sensitivity, sha256)
+
+    return replace(run_stage(path, "sensitivity", depends_on, decode, make), noise=noise.model)
+
+
+def without_noise(depends_on: Mapping[str, Any]) -> Json:
+    """What sensitivities depend on, the settings of measured noise aside."""
+    return {key: value for key, value in depends_on.items() if not key.startswith("noise.")}
+
+
+def _noise_settings(noise: Noise, path: Path) -> Json:
+    if noise.scales is not None:
+        return {
+            "noise.method": noise.scales.method,
+            "noise.device": noise.scales.device,
+            "noise.formats": list(noise.formats),
+        }
+    try:
+        stored = store.read_json(path, "sensitivity").get("depends_on", {})
+    except InputError:  # none yet, or a damaged one: it is about to be written
+        return {}
+    return {key: value for key, value in stored.items() if key.startswith("noise.")}
+
+
+def solve_goal(gains: Gains, sensitivity: Sensitivity, goal: Goal, correction: float = 1.0) -> Plan:
+    """The plan for a goal, by its strategy."""
+    if goal.strategy != IP_MSE:
+        if goal.tau is None:
+            message = f"strategy {goal.strategy} is held to a threshold: give tau, not gain_fraction"
+            raise InputError(message)
+        return baseline(gains, sensitivity, goal.strategy, goal.tau, seed=goal.seed)
+    return solve(
+        gains,
+        sensitivity,
+        goal.tau,
+        gain_fraction=goal.gain_fraction,
+        confidence=goal.confidence,
+        correction=correction,
+    )
+
+
+def plan_depends_on(sensitivity: Sensitivity, gains: Mapping[str, Gains], goal: Goal) -> Json:
+    """What a plan follows from."""
+    rows = store.fingerprint({"loss": sensitivity.loss.tolist(), "rows": _rows(sensitivity)})
+    return {
+        **asdict(goal),
+        "sensitivity": rows,
+        "noise": sensitivity.noise,
+        "gains": store.fingerprint(artefacts.gains_to_json(gains)),
+        "version": metadata.version("inc-mp-plugin"),
+    }
+
+
+def _rows(sensitivity: Sensitivity) -> Json:
+    rows = {"input": sensitivity.input, "weight": sensitivity.weight, **sensitivity.rounding}
+    return {name: one.sum(axis=0).tolist() for name, one in rows.items()}
+
+
+def plan_stage(
+    sensitivity: Sensitivity,
+    gains: dict[str, Gains],
+    goal: Goal,
+    out: Path,
+    correction: float = 1.0,
+) -> Plan:
+    """plan.json.
+
+    Raises:
+        InputError: the objective has no gains here.
+    """
+    check_objective(gains, goal.objective)
+
+    def make() -> tuple[Plan, Json]:
+        plan = solve_goal(gains[goal.objective], sensitivity, goal, correction)
+        return plan, artefacts.plan_to_json(plan)
+
+    depends_on = {**plan_depends_on(sensitivity, gains, goal), "correction": correction}
+    return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)
+
+
+def check_objective(gains: Mapping[str, Gains], objective: str) -> None:
+    """Refuse an objective that has no gains.
+
+    Raises:
+        InputError: it has none.
+    """
+    if objective not in gains:
+        message = (
+            f"objective {objective!r} is not among the gains of this folder: {', '.join(gains)}. Run "
+            f"`inc-mp tune` with objective={objective}; modelled time needs a device with a peak for "
+            "every format"
+        )
+        raise InputError(message)

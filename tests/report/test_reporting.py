@@ -1,0 +1,131 @@
+"""A folder becomes a report: what is there is shown, what is of another state of things is not."""
+
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+from report_case import CURVE, FRONTIER, OPS, TIMES, VALIDATION, VERIFICATION, gains, graph, sensitivity
+
+from inc_mp_plugin import artefacts, result_artefacts, store
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.recipe import parse_recipe
+from inc_mp_plugin.reporting import find, write_report
+from inc_mp_plugin.results import Point
+from inc_mp_plugin.stages import Goal, plan_depends_on, plan_stage
+
+RECIPE = {
+    "model": {"name_or_path": "org/tiny"},
+    "calibration": {"data": "calibration.jsonl"},
+    "tau": 0.1,
+}
+
+
+def write(folder, stem, kind, content, depends_on):
+    store.write_artefact(folder / f"{stem}.json", kind, {**content, "depends_on": depends_on})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    recipe = parse_recipe(dict(RECIPE), [], "recipe")
+    store.write_artefact(tmp_path / "recipe.json", "recipe", recipe.model_dump(mode="json"))
+    write(tmp_path, "graph", "graph", artefacts.graph_to_json(graph()), {})
+    seen = sensitivity()
+    sha256 = store.write_arrays(tmp_path / "sensitivity.npz", artefacts.sensitivity_arrays(seen))
+    content = artefacts.sensitivity_to_json(seen, sha256)
+    write(tmp_path, "sensitivity", "sensitivity", content, {"versions": {"torch": "2.13"}})
+    write(tmp_path, "gains", "gains", artefacts.gains_to_json({"memory": gains()}), {})
+    plan_stage(seen, {"memory": gains()}, Goal("memory", 0.1), tmp_path)
+    return tmp_path
+
+
+def add_everything(folder):
+    made = plan_depends_on(sensitivity(), {"memory": gains()}, Goal("memory", 0.1))
+    files = {
+        "sensitivity": store.read_json(folder / "sensitivity.json", "sensitivity")["arrays_sha256"],
+        "gains": store.fingerprint(store.read_json(folder / "gains.json", "gains")),
+        "noise": "uniform",
+    }
+    write(folder, "frontier", "frontier", result_artefacts.frontiers_to_json({"memory": FRONTIER}), files)
+    lowered = find(folder).plan.quantized
+    validation = replace(VALIDATION, plan=Point(lowered, 3e-6, VALIDATION.plan.interval, 1.5e-6))
+    write(folder, "validation", "validation", asdict(validation), {})
+    write(folder, "verification", "verification", asdict(VERIFICATION), made)
+    write(folder, "time_validation", "time_validation", asdict(TIMES), {"gains": made["gains"]})
+    write(folder, "experiments/curve-memory", "experiment", asdict(CURVE), made)
+
+
+def test_what_is_not_there_is_none(folder):
+    found = find(folder)
+    assert (found.frontiers, found.validation, found.time, found.verification) == (None,) * 4
+    assert (found.experiments, found.outdated) == ((), {})
+    assert (found.able, found.model) == (OPS, "tiny")
+    assert found.stability.draws == 20
+    assert found.depends_on["sensitivity"] == {"versions": {"torch": "2.13"}}
+
+
+def test_everything_is_found(folder):
+    add_everything(folder)
+    found = find(folder)
+    assert found.frontiers == {"memory": FRONTIER}
+    assert found.time == TIMES
+    assert found.verification == VERIFICATION
+    assert found.experiments == (CURVE,)
+    assert found.validation is not None
+    assert found.outdated == {}
+
+
+def test_what_is_of_another_plan_or_state_is_not_shown(folder):
+    add_everything(folder)
+    plan_stage(sensitivity(), {"memory": gains()}, Goal("memory", 0.05), folder)
+    found = find(folder)
+    assert found.validation is None
+    assert found.verification is None
+    assert found.experiments == (CURVE,)  # of the same gains and sensitivities
+    assert found.outdated == {
+        "validation": "validation.json is of another plan",
+        "verification": "verification.json is of another state of things (tau)",
+    }
+
+
+def test_everything_else_is_of_the_same_gains_as_the_plan(folder):
+    add_everything(folder)
+    cheaper = replace(gains().groups[-1], gain=(0.0, 1e6))
+    other = {"memory": replace(gains(), groups=(*gains().groups[:-1], cheaper))}
+    write(folder, "gains", "gains", artefacts.gains_to_json(other), {})
+    with pytest.raises(
+        InputError, match=r"plan.json is of another state of things \(gains\); run `inc-mp sol"
+    ):
+        find(folder)
+    plan_stage(sensitivity(), other, Goal("memory", 0.1), folder)
+    wanted = {"frontier", "time_validation", "verification", "experiments/curve-memory"}
+    assert find(folder).outdated.keys() == wanted
+
+
+def test_a_plan_for_a_gain_is_planned_again_for_that_gain(folder):
+    goal = Goal("memory", 0.9, gain_fraction=0.5)
+    plan = plan_stage(sensitivity(), {"memory": gains()}, goal, folder)
+    assert find(folder).stability.gain == plan.gain == find(folder).stability.gain_low
+
+
+def test_the_report_is_written_and_the_same_twice_without_torch(folder):
+    add_everything(folder)
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    first = {one: one.read_bytes() for one in [path, *sorted((folder / "figures").iterdir())]}
+    names = {one.name for one in first}
+    figures = ("plan", "budget-kinds", "budget-ops", "frontier-memory", "validation", "closed-loop")
+    figures += ("time-plans", "time-groups", "time-macs", "curve-memory")
+    assert names == {"report.html", *(f"{name}.{end}" for name in figures for end in ("png", "svg"))}
+    code = (
+        "import sys; from pathlib import Path; from inc_mp_plugin.reporting import write_report; "
+        "write_report(Path(sys.argv[1])); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {one: one.read_bytes() for one in first} == first
+
+
+def test_a_folder_without_a_plan(tmp_path):
+    with pytest.raises(InputError, match="missing; run `inc-mp tune"):
+        write_report(tmp_path)

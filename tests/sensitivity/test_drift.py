@@ -1,0 +1,99 @@
+"""The drift of the mean loss: losses as INC's converted model gives them, and the second-order theory."""
+
+import math
+
+import helpers
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from inc_mp_plugin.errors import NonFiniteError
+from inc_mp_plugin.graph.capture import capture
+from inc_mp_plugin.inc.config import config_of
+from inc_mp_plugin.inc.convert import switchable
+from inc_mp_plugin.losses import sample_losses
+from inc_mp_plugin.plan import Graph, Op
+from inc_mp_plugin.sensitivity.drift import rounded_losses
+from inc_mp_plugin.sensitivity.rounding import observe_rounding
+from inc_mp_plugin.sensitivity.scales import Scales
+from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
+
+E4M3 = "fp8_e4m3"
+SCALES = Scales("maxabs_arbitrary", "cpu")
+
+
+def text():
+    ids = helpers.tokens(6)
+    return [{"input_ids": ids[:4]}, {"input_ids": ids[4:]}]
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3", "opt"])
+def test_everything_rounded_is_what_inc_converts(name):
+    """Loss for loss: our pass with hooks against INC's own modules, attention products included."""
+    model = helpers.language_model(name)
+    graph = capture(model, text()[0])
+    before = helpers.state(model)
+    rounding = observe_rounding(model, graph, text(), None, SCALES, (E4M3,))
+    ours = rounded_losses(model, graph, text(), None, rounding, E4M3)
+    helpers.assert_same_state(before, helpers.state(model))
+    formats = {op.name: E4M3 for op in graph.ops}
+    switch = switchable(model, config_of("fp32", formats, "cpu-qdq", graph.modules), E4M3, text())
+    switch.select(formats)
+    with torch.no_grad():
+        theirs = torch.cat([sample_losses(model, batch, None) for batch in text()])
+    assert ours.tolist() == theirs.double().tolist()
+
+
+def test_drift_by_hand():
+    model = helpers.language_model("llama")
+    graph = capture(model, text()[0])
+    found = measure_sensitivity(model, graph, text(), scales=SCALES, formats=(E4M3,))
+    rounding = observe_rounding(model, graph, text(), None, SCALES, (E4M3,))
+    change = rounded_losses(model, graph, text(), None, rounding, E4M3) - found.loss
+    first_order = sum(found.loss_mse(E4M3).values())
+    assert found.noise == "measured"
+    assert found.drift.value == pytest.approx(change.mean() / first_order)
+    assert found.drift.stderr == pytest.approx(np.std(change, ddof=1) / math.sqrt(6) / first_order)
+
+
+def test_a_quadratic_loss_drifts_as_its_hessian_says():
+    """G = h ||W x||^2 / 2 at x near 0 gradient: q^T H q / 2 is all there is, and its mean is known."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64, bias=False))
+    target = torch.randn(256, 64)
+
+    def loss(model, batch):
+        """Zero and flat at the unrounded model: only the second order moves it."""
+        rows = model(batch)
+        return 50.0 * (rows - batch @ start.T).square().sum(dim=1) + rows.mean(dim=1) + 10.0
+
+    start = model[0].weight.detach().clone()
+    graph = Graph((Op("0", "linear", 1, 4096, 1),), (("0",),), (), {})
+    found = measure_sensitivity(model, graph, [target], loss, scales=SCALES, formats=(E4M3,))
+    rounding = observe_rounding(model, graph, [target], loss, SCALES, (E4M3,))
+    weight_error = rounding.of_weight(start, E4M3)
+    input_error = rounding.of_input("0", 0, target, E4M3)
+    moved = (target + input_error) @ (start + weight_error).T - target @ start.T
+    second_order = 50.0 * moved.square().sum(dim=1).mean().item()
+    first_order = sum(found.loss_mse(E4M3).values())
+    assert found.drift.value * first_order == pytest.approx(second_order + moved.mean().item(), rel=1e-4)
+    measured = (rounded_losses(model, graph, [target], loss, rounding, E4M3) - found.loss) ** 2
+    assert found.with_drift(first_order) == pytest.approx(measured.mean(), rel=0.2)
+    assert first_order < 0.01 * measured.mean()  # the first order alone would miss nearly all of it
+
+
+def test_a_loss_that_breaks_when_rounded():
+    model = helpers.language_model("llama")
+    graph = capture(model, text()[0])
+    weight = model.lm_head.weight
+
+    def loss(model, batch):
+        changed = not torch.equal(model.lm_head.weight, weight)
+        losses = sample_losses(model, batch, None)
+        return losses / 0.0 if changed else losses
+
+    before = helpers.state(model)
+    with pytest.raises(NonFiniteError, match="NaN or infinite when every op runs in fp8_e4m3"):
+        measure_sensitivity(model, graph, text(), loss, scales=SCALES, formats=(E4M3,))
+    helpers.assert_same_state(before, helpers.state(model))

@@ -1,0 +1,402 @@
+"""Rounding errors: bit for bit as INC's modules on the CPU, and their sensitivities as naive autograd's."""
+
+import copy
+import math
+from functools import partial
+
+import helpers
+import numpy as np
+import pytest
+import torch
+from naive import one_sample
+from torch import nn
+
+from inc_mp_plugin.attention import Matmul, expose_bgemms
+from inc_mp_plugin.batches import batch_size, samples
+from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.graph.capture import capture
+from inc_mp_plugin.inc.config import config_of
+from inc_mp_plugin.inc.convert import quantize
+from inc_mp_plugin.losses import language_model_loss
+from inc_mp_plugin.plan import Graph, Op
+from inc_mp_plugin.sensitivity.resume import measure_in_steps
+from inc_mp_plugin.sensitivity.rounding import observe_rounding
+from inc_mp_plugin.sensitivity.scales import Scales
+from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
+from inc_mp_plugin.store import Partial
+
+PCS = "act_maxabs_pow2_weights_pcs_maxabs_pow2"
+POW2 = Scales("maxabs_pow2", "cpu")
+E4M3 = ("fp8_e4m3",)
+FP8 = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+LIMIT = {"fp8_e4m3": 448.0, "fp8_e5m2": 57344.0}
+
+
+class EveryKind(nn.Module):
+    """A convolution, a linear layer that is called twice, and a product of two activations."""
+
+    def __init__(self, convolution=True):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, padding=1) if convolution else nn.Identity()
+        self.linear = nn.Linear(6, 6)
+        self.product = Matmul()
+
+    def forward(self, x):
+        y = self.linear(self.convolution(x))
+        return self.product(y, 3.0 * torch.tanh(self.linear(5.0 * y)).transpose(-1, -2))
+
+
+def ops_of(model):
+    kinds = {"Linear": "linear", "Conv2d": "conv2d", "Matmul": "bgemm"}
+    found = [(n, kinds.get(type(m).__name__)) for n, m in model.named_modules()]
+    ops = tuple(Op(name, kind, 1, 1, 1) for name, kind in found if kind)
+    return Graph(ops, tuple((op.name,) for op in ops), (), {})
+
+
+def images(*sizes, shape=(3, 6, 6), dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, *shape, generator=generator).to(dtype) for n in sizes]
+
+
+def text():
+    ids = helpers.tokens(5)
+    return [{"input_ids": ids[:3]}, {"input_ids": ids[3:]}]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("method", "format"),
+    [
+        ("maxabs_arbitrary", "fp8_e4m3"),
+        ("maxabs_arbitrary", "fp8_e5m2"),
+        ("maxabs_pow2", "fp8_e4m3"),
+        (PCS, "fp8_e4m3"),
+        ("unit_scale", "fp8_e4m3"),
+    ],
+)
+def test_bit_for_bit_as_inc(method, format, dtype):
+    torch.manual_seed(0)
+    # INC's scales per channel break on convolutions
+    model = EveryKind(convolution=method != PCS).eval().to(dtype)
+    batches, graph = images(2, 3, dtype=dtype), ops_of(model)
+    rounding = observe_rounding(model, graph, batches, helpers.squared_loss, Scales(method, "cpu"), [format])
+    weights = {op.name: model.get_submodule(op.name).weight.clone() for op in graph.ops if op.kind != "bgemm"}
+    base = "fp32" if dtype == torch.float32 else "bf16"
+    config = config_of(base, {op.name: format for op in graph.ops}, "cpu-qdq")
+    converted = quantize(model, {**config, "scale_method": method}, batches)
+
+    values = torch.cat([torch.randn(4000) * 3, torch.randn(1000) * 1e-3, torch.tensor([0.0, 1e4, -1e4])])
+    values = values.to(dtype)
+    for op in graph.ops:
+        module = converted.get_submodule(op.name)
+        inputs = ("quant_input_0", "quant_input_1") if op.kind == "bgemm" else ("quant_input",)
+        for index, quantizer in enumerate(getattr(module, name) for name in inputs):
+            scale = rounding.scales.of_input(rounding.maxabs[op.name, index], format)
+            assert scale.divisor == torch.tensor(float(quantizer.scale))
+            wanted = quantizer(values).float() - values.float()
+            assert torch.equal(rounding.of_input(op.name, index, values, format), wanted)
+        if op.kind != "bgemm":
+            dequantized = module.dequant_weights(module.weight)
+            dequantized = dequantized.t() if op.kind == "linear" else dequantized
+            assert dequantized.dtype == dtype
+            wanted = dequantized.float() - weights[op.name].float()
+            assert torch.equal(rounding.of_weight(weights[op.name], format), wanted)
+
+
+def test_gaudi2_clamps_at_its_own_full_scale():
+    model = EveryKind().eval()
+    rounding = observe_rounding(
+        model, ops_of(model), images(2), helpers.squared_loss, Scales("unit_scale", "gaudi2"), E4M3
+    )
+    values = torch.tensor([1.0, 239.0, 241.0, 500.0, -500.0])
+    wanted = [0.0, 1.0, -1.0, -260.0, 260.0]
+    assert rounding.of_input("linear", 0, values, "fp8_e4m3").tolist() == wanted
+
+
+def naive_rounding(model, names, batches, loss_fn, format, per_channel=False):
+    """{op name: [||q * dg/dz||^2 of each sample]}: powers of two as scales, one sample and op at a time."""
+    model = copy.deepcopy(model).double().eval()
+    expose_bgemms(model)
+    singles = [one_sample(batch, i) for batch in batches for i in range(batch_size(batch))]
+    found = {}
+    for name in names:
+        maxabs = {}
+        with torch.no_grad():
+            for sample in singles:
+                watch = partial(_note, maxabs)
+                handle = model.get_submodule(name).register_forward_pre_hook(watch)
+                loss_fn(model, sample)
+                handle.remove()
+        found[name] = [_one_op(model, name, s, loss_fn, format, maxabs, per_channel) for s in singles]
+    return found
+
+
+def _note(maxabs, _, args):
+    for index, x in enumerate(x for x in args if x.numel()):
+        maxabs[index] = max(maxabs.get(index, 0.0), float(x.abs().max()))
+
+
+def _q(z, maxabs, format, backoff):
+    scale = 2.0 ** math.ceil(math.log2(maxabs / (LIMIT[format] * backoff)))
+    return (z / scale).float().to(FP8[format]).double() * scale - z
+
+
+def _one_op(model, name, sample, loss_fn, format, maxabs, per_channel):
+    """Add a zero to every input of the op's calls and to its weight; differentiate by the zeros."""
+    module = model.get_submodule(name)
+    errors, zeros = [], []
+
+    def add_zero(_, args):
+        shifted = []
+        for index, x in enumerate(args):
+            zeros.append(torch.zeros_like(x, requires_grad=True))
+            errors.append(_q(x.detach(), maxabs[index], format, 0.25))
+            shifted.append(x + zeros[-1])
+        return tuple(shifted)
+
+    handle = module.register_forward_pre_hook(add_zero)
+    shared = getattr(module, "weight", None)
+    if shared is not None:
+        module.weight = nn.Parameter(shared.detach().clone())
+        parts = module.weight.detach()
+        channels = parts if per_channel else parts[None]
+        q = [_q(part, float(part.abs().max()), format, 0.5) for part in channels]
+        errors.append(torch.stack(q) if per_channel else q[0])
+        zeros.append(module.weight)
+    try:
+        gradients = torch.autograd.grad(loss_fn(model, sample).sum(), zeros, allow_unused=True)
+    finally:
+        handle.remove()
+        if shared is not None:
+            module.weight = shared
+    return sum(float(((q * g) ** 2).sum()) for q, g in zip(errors, gradients, strict=True) if g is not None)
+
+
+CASES = {
+    "llama": (lambda: helpers.language_model("llama"), text, language_model_loss),
+    "convolutions": (helpers.ResidualCNN, lambda: images(3, 2, shape=(3, 8, 8)), helpers.squared_loss),
+    "called twice": (helpers.HandWritten, lambda: images(4, shape=(5, 6)), helpers.squared_loss),
+}
+
+
+@pytest.mark.parametrize("method", ["maxabs_pow2", PCS])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_naive_computation(case, method):
+    build, make_batches, loss_fn = CASES[case]
+    torch.manual_seed(0)
+    model, batches = build(), make_batches()
+    graph = capture(model, batches[0])
+    # an iterator will do, although the batches are run twice
+    found = measure_sensitivity(
+        model, graph, iter(batches), loss_fn, scales=Scales(method, "cpu"), formats=tuple(FP8)
+    )
+    assert list(found.rounding) == list(FP8)
+    for format in FP8:
+        wanted = naive_rounding(model, found.ops, batches, loss_fn, format, method == PCS)
+        for column, name in enumerate(found.ops):
+            np.testing.assert_allclose(found.rounding[format][:, column], wanted[name], rtol=2e-3)
+    plain = measure_sensitivity(model, graph, batches, loss_fn)
+    assert plain.rounding == {}
+    np.testing.assert_array_equal(plain.input, found.input)
+    np.testing.assert_array_equal(plain.weight, found.weight)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_does_not_depend_on_the_batch_size(case):
+    build, make_batches, loss_fn = CASES[case]
+    torch.manual_seed(0)
+    model, batches = build(), make_batches()
+    graph = capture(model, batches[0])
+    measure = partial(measure_sensitivity, model, graph, loss_fn=loss_fn, scales=POW2, formats=E4M3)
+    singles = [samples(batch, i, i + 1) for batch in batches for i in range(batch_size(batch))]
+    together, alone = measure(batches).rounding, measure(singles).rounding
+    np.testing.assert_allclose(together["fp8_e4m3"], alone["fp8_e4m3"], rtol=1e-3)
+
+
+class RoutedExperts(nn.Module):
+    """Tokens of all samples are sorted to one of two experts: rows mix samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(6, 2)
+        self.experts = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+
+    def forward(self, x):
+        tokens = x.reshape(-1, 6)
+        choice = self.router(tokens).argmax(dim=1)
+        out = torch.zeros_like(tokens)
+        for i, expert in enumerate(self.experts):
+            rows = (choice == i).nonzero().flatten()
+            out = out.index_add(0, rows, expert(tokens[rows]))
+        return out.view_as(x)
+
+
+def test_tokens_routed_to_experts_are_told_apart():
+    torch.manual_seed(1)
+    model, batches = RoutedExperts(), [torch.randn(2, 3, 6), torch.randn(3, 4, 6)]
+    names = ["experts.0", "experts.1"]
+    graph = Graph(tuple(Op(n, "linear", 1, 36, 1) for n in names), tuple((n,) for n in names), (), {})
+    found = measure_sensitivity(model, graph, batches, helpers.squared_loss, scales=POW2, formats=E4M3)
+    wanted = naive_rounding(model, names, batches, helpers.squared_loss, "fp8_e4m3")
+    for column, name in enumerate(names):
+        np.testing.assert_allclose(found.rounding["fp8_e4m3"][:, column], wanted[name], rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision_agrees_with_full(dtype):
+    model = helpers.language_model("llama")
+    graph = capture(model, text()[0])
+    measure = partial(measure_sensitivity, graph=graph, batches=text(), scales=POW2, formats=E4M3)
+    full = measure(model).rounding["fp8_e4m3"].mean(axis=0)
+    half = measure(model.to(dtype)).rounding["fp8_e4m3"].mean(axis=0)
+    assert np.all((half / full > 0.8) & (half / full < 1.25))
+
+
+def test_zeros_have_no_rounding_error():
+    model = EveryKind().eval()
+    nn.init.zeros_(model.linear.weight)
+    nn.init.zeros_(model.linear.bias)
+    for scales in (POW2, Scales("maxabs_arbitrary", "cpu"), Scales("maxabs_hw", "gaudi2")):
+        found = measure_sensitivity(
+            model, ops_of(model), images(2), helpers.squared_loss, scales=scales, formats=E4M3
+        )
+        assert found.rounding["fp8_e4m3"].tolist() == [[0.0] * 3] * 2
+
+
+def test_resume(tmp_path):
+    torch.manual_seed(0)
+    model, batches = helpers.ResidualCNN(), images(2, 1, 2, shape=(3, 8, 8))
+    graph = capture(model, batches[0])
+    saved = Partial(tmp_path / "partial.npz", "key")
+    keywords = {"scales": POW2, "formats": tuple(FP8)}
+    whole = measure_sensitivity(model, graph, batches, helpers.squared_loss, **keywords)
+    run = []
+
+    def interrupted(model, batch):
+        run.append(torch.is_grad_enabled())
+        if sum(run) > 3:  # one more than the first batch and the trial whether samples mix
+            raise KeyboardInterrupt
+        return helpers.squared_loss(model, batch)
+
+    before = helpers.state(model)
+    with pytest.raises(KeyboardInterrupt):
+        measure_in_steps(model, graph, batches, interrupted, saved, **keywords)
+    helpers.assert_same_state(before, helpers.state(model))
+    assert run.count(False) == len(batches)
+    assert len(saved.load()["loss"]) == 3
+
+    def counted(model, batch):
+        run.append(torch.is_grad_enabled())
+        return helpers.squared_loss(model, batch)
+
+    run.clear()
+    resumed = measure_in_steps(model, graph, batches, counted, saved, **keywords)
+    assert run.count(False) == 2 * len(batches)  # the maxabs and everything rounded, of all batches
+    assert run.count(True) == 2  # the last batch, and the trial whether its samples mix
+    assert not saved.path.exists()
+    for format in FP8:
+        np.testing.assert_array_equal(resumed.rounding[format], whole.rounding[format])
+    np.testing.assert_array_equal(resumed.weight, whole.weight)
+
+
+def test_resume_with_other_formats_starts_over(tmp_path):
+    model, batches = helpers.ResidualCNN(), images(2, 1, shape=(3, 8, 8))
+    graph = capture(model, batches[0])
+    saved = Partial(tmp_path / "partial.npz", "key")
+
+    def interrupted(model, batch):
+        if len(batch) == 1:
+            raise KeyboardInterrupt
+        return helpers.squared_loss(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_in_steps(model, graph, batches, interrupted, saved)
+    assert len(saved.load()["loss"]) == 2
+    found = measure_in_steps(model, graph, batches, helpers.squared_loss, saved, scales=POW2, formats=E4M3)
+    assert found.rounding["fp8_e4m3"].shape == (3, 4)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_the_model_leaves_as_it_came(training):
+    model = helpers.language_model("llama")
+    model.train(training)
+    model.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
+    graph = capture(model, text()[0])
+    before = helpers.state(model)
+    measure = partial(measure_sensitivity, model, graph, text(), scales=POW2, formats=E4M3)
+    with torch.inference_mode():
+        measure()
+    helpers.assert_same_state(before, helpers.state(model))
+    for in_maxabs_pass in (True, False):
+
+        def interrupted(model, batch, grad_off=in_maxabs_pass):
+            losses = language_model_loss(model, batch)
+            if torch.is_grad_enabled() != grad_off:
+                raise KeyboardInterrupt
+            return losses
+
+        with pytest.raises(KeyboardInterrupt):
+            measure(loss_fn=interrupted)
+        helpers.assert_same_state(before, helpers.state(model))
+
+
+def test_nan_names_the_op():
+    model = EveryKind().eval()
+    graph, measure = ops_of(model), partial(measure_sensitivity, scales=POW2, formats=E4M3)
+    before = helpers.state(model)
+    infinite = [torch.full((2, 3, 6, 6), torch.inf)]
+    with pytest.raises(NonFiniteError, match="input of op 'convolution'"):
+        measure(model, graph, infinite, helpers.squared_loss)
+    helpers.assert_same_state(before, helpers.state(model))
+    with torch.no_grad():
+        model.linear.weight[1, 2] = torch.nan
+    with pytest.raises(NonFiniteError, match="weight of op 'linear'"):
+        measure(model, graph, images(2), helpers.squared_loss)
+
+
+def test_rounding_that_overflows_names_the_op():
+    """The largest FP16 number rounds up to infinity."""
+    model = nn.Sequential(nn.Linear(6, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(1e-3)
+    batch = torch.full((1, 6), 65504.0, dtype=torch.float16)
+    measure = partial(measure_sensitivity, model.half(), ops_of(model), [batch], scales=POW2, formats=E4M3)
+    with pytest.raises(NonFiniteError, match="op '0' overflows when rounded to fp8_e4m3"):
+        measure(lambda model, batch: model(batch).float().sum(dim=1) * 1e-6)
+
+
+def test_an_input_that_appears_with_gradients_only():
+    class Moody(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.other(self.linear(x)) if torch.is_grad_enabled() else self.linear(x)
+
+    model, batch = Moody(), torch.randn(2, 3)
+    with pytest.raises(PluginError, match="input 0 of op 'other' was not seen when the maxabs was taken"):
+        measure_sensitivity(model, ops_of(model), [batch], helpers.squared_loss, scales=POW2, formats=E4M3)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"scales": POW2}, "give both or neither"),
+        ({"formats": E4M3}, r"formats \['fp8_e4m3'\].*give both or neither"),
+        ({"scales": POW2, "formats": ["bf16"]}, "unknown FP8 format 'bf16'"),
+    ],
+)
+def test_wrong_arguments(keywords, message):
+    model = EveryKind().eval()
+    with pytest.raises(InputError, match=message):
+        measure_sensitivity(model, ops_of(model), images(2), helpers.squared_loss, **keywords)
+
+
+def test_wrong_batches_and_models():
+    model = EveryKind().eval()
+    keywords = {"scales": POW2, "formats": E4M3}
+    with pytest.raises(InputError, match="no calibration batch"):
+        measure_sensitivity(model, ops_of(model), [], helpers.squared_loss, **keywords)
+    with pytest.raises(InputError, match="not a module of this model"):
+        measure_sensitivity(helpers.ResidualCNN(), ops_of(model), images(2), helpers.squared_loss, **keywords)

@@ -1,0 +1,98 @@
+"""The frontier against exhaustive search."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.formats import alpha
+from inc_mp_plugin.gains import Gains, GroupGains
+from inc_mp_plugin.plan import Drift, Sensitivity
+from inc_mp_plugin.solver.frontier import frontier, knee
+
+LOW = "fp8_e4m3"
+
+
+def instance(seed, drift=0.0):
+    """Three groups of two ops with gains that do not add up, some of them losses."""
+    draw = np.random.default_rng(seed)
+    groups = []
+    for j in range(3):
+        configurations = tuple(itertools.product(("bf16", LOW), repeat=2))
+        gain = (0.0, *draw.integers(-2, 9, 3).astype(float).tolist())
+        groups.append(GroupGains((f"{j}a", f"{j}b"), configurations, gain, (0.0,) * 4))
+    rows = draw.lognormal(0.0, 1.0, (5, 6))
+    seen = Sensitivity(
+        tuple(op for group in groups for op in group.ops),
+        np.full(5, 3.0),
+        rows,
+        np.zeros((5, 6)),
+        {LOW: alpha(LOW) * rows},
+        "measured",
+        Drift(drift, 0.0),
+    )
+    return Gains("roofline", "s", "modelled", "bf16", tuple(groups)), seen
+
+
+def everything(gains, seen):
+    """Gain and loss MSE of every choice."""
+    cost = seen.loss_mse(LOW)
+    for picks in itertools.product(*(range(len(g.configurations)) for g in gains.groups)):
+        gain = sum(g.gain[p] for g, p in zip(gains.groups, picks, strict=True))
+        lowered = [
+            op
+            for g, p in zip(gains.groups, picks, strict=True)
+            for op, f in zip(g.ops, g.configurations[p], strict=True)
+            if f == LOW
+        ]
+        first_order = sum(cost[op] for op in lowered)
+        yield gain, first_order + (seen.measured_drift.value * first_order) ** 2
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("drift", [0.0, 40.0])
+def test_every_point_is_the_least_loss_for_its_gain(seed, drift):
+    gains, seen = instance(seed, drift)
+    found = frontier(gains, seen, points=12, draws=3)
+    exact, choices = found.curves[0], list(everything(gains, seen))
+    for gain, loss_mse in zip(exact.gain, exact.loss_mse, strict=True):
+        assert loss_mse == pytest.approx(min(d for g, d in choices if g >= gain - 1e-9))
+    assert exact.gain[0] == exact.loss_mse[0] == exact.ops[0] == 0
+    assert exact.gain[-1] == pytest.approx(max(g for g, _ in choices)) == pytest.approx(found.largest_gain)
+    assert list(exact.gain) == sorted(set(exact.gain))
+    assert list(exact.loss_mse) == sorted(set(exact.loss_mse))
+    assert all(low <= high for low, high in zip(exact.low, exact.high, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_baseline_is_below_it(seed):
+    gains, seen = instance(seed)
+    found = frontier(gains, seen, points=200, draws=5)
+    exact, *others = found.curves
+    assert [curve.strategy for curve in others] == ["prefix"] + ["random"] * 5
+    for gain in exact.gain:
+        for other in others:
+            assert (other.least_loss(gain) or math.inf) >= exact.least_loss(gain) - 1e-12
+
+
+def test_points_that_come_out_the_same_are_merged():
+    only = GroupGains(("a",), (("bf16",), (LOW,)), (0.0, 4.0), (0.0, 0.0))
+    seen = Sensitivity(("a",), np.ones(2), np.ones((2, 1)), np.zeros((2, 1)))
+    found = frontier(Gains("memory", "byte", "exact", "bf16", (only,)), seen, points=50, draws=0)
+    assert found.curves[0].gain == (0.0, 4.0)
+    assert found.curves[0].ops == (0, 1)
+
+
+def test_knee_by_hand():
+    # NRMSE 0, 0.1, 0.3, 1 of the largest: 0.5 - 0.1, 0.9 - 0.3 and 0 above the line.
+    assert knee([0.0, 5.0, 9.0, 10.0], [0.0, 0.01, 0.09, 1.0]) == 2
+    assert knee([0.0], [0.0]) == 0
+
+
+@pytest.mark.parametrize(("points", "draws"), [(1, 1), (0, 1), (5, -1)])
+def test_too_few_points(points, draws):
+    gains, seen = instance(0)
+    with pytest.raises(InputError, match="give at least 2 points and 0 draws"):
+        frontier(gains, seen, points=points, draws=draws)

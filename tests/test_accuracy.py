@@ -1,0 +1,60 @@
+"""The accuracy experiment on a small model: scores of every strategy over seeds of perturbed scales."""
+
+import itertools
+import json
+
+import helpers
+import pytest
+from typer.testing import CliRunner
+
+from inc_mp_plugin.cli import app
+
+pytest.importorskip("lm_eval")
+TASKS = ["--task", "stdlib_cloze", "--include-path", str(helpers.SHIPPED / "tasks"), "--limit", "6"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    project = helpers.small_project(tmp_path_factory.mktemp("accuracy"))
+    out = project / "run"
+    assert call("tune", project / "recipe.yaml", "--out", out).exit_code == 0
+    return out
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_scores_of_every_strategy(folder, monkeypatch):
+    result = call("experiment", folder, "accuracy", "--draws", 2, *TASKS)
+    assert result.exit_code == 0, result.output
+    assert "stdlib_cloze" in result.output
+    found = json.loads((folder / "experiments" / "accuracy-memory.json").read_text())
+    names = {"stdlib_cloze/acc", "stdlib_cloze/perplexity"}
+    assert found["base_scores"].keys() == names
+    assert all(trial["scores"].keys() == names for trial in found["trials"])
+    kinds = {(t["strategy"], t["level"], t["seed"]) for t in found["trials"]}
+    levels = itertools.product(("ip_mse", "prefix", "random"), (0.3, 0.6, 0.9), (0, 1))
+    assert kinds == {*levels, ("uniform", 1.0, 0), ("uniform", 1.0, 1)}
+    # The same plan under other scales scores otherwise.
+    everything = [t["scores"] for t in found["trials"] if t["strategy"] == "uniform"]
+    assert len({scores["stdlib_cloze/perplexity"] for scores in everything}) == 2
+    # What was scored is not scored again.
+    (folder / "experiments" / "accuracy-memory.json").unlink()
+    monkeypatch.setattr("inc_mp_plugin.accuracy.evaluate_tasks", None)
+    assert call("experiment", folder, "accuracy", "--draws", 2, *TASKS).exit_code == 0
+    assert json.loads((folder / "experiments" / "accuracy-memory.json").read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no task was given"),
+        (["--task", "stdlib_close", *TASKS[2:4]], "lm-eval has no task 'stdlib_close'; near:"),
+        ([*TASKS[:2], "--include-path", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_mistakes(folder, arguments, message):
+    result = call("experiment", folder, "accuracy", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output

@@ -1,0 +1,191 @@
+"""Baselines, frontier, noise, closed loop and experiments on a small model, as a user runs them."""
+
+import json
+import shutil
+
+import helpers
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from inc_mp_plugin.cli import app
+
+KEYS = ["verify=true", "noise=measured", "tau=0.00006"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return helpers.small_project(tmp_path_factory.mktemp("proof"))
+
+
+@pytest.fixture(scope="module")
+def finished(project):
+    """A run with measured noise and a closed loop."""
+    result = call("tune", project / "recipe.yaml", *KEYS, "--out", project / "finished")
+    assert result.exit_code == 0, result.output
+    return project / "finished"
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_the_closed_loop_holds_what_it_says(finished):
+    found, plan = read(finished, "verification.json"), read(finished, "plan.json")
+    chosen = found["rounds"][found["chosen"]]
+    assert chosen["measured_nrmse"] <= found["tau"] == plan["tau"] == 0.00006
+    assert chosen["gain"] == plan["predicted"]["gain"]
+    assert plan["correction"] == chosen["correction"]
+    validation = read(finished, "validation.json")  # the same plan, measured on its own
+    assert validation["nrmse"] == chosen["measured_nrmse"]
+    held = [one["gain"] for one in found["rounds"] if one["measured_nrmse"] <= found["tau"]]
+    assert chosen["gain"] == max(held)
+
+
+def test_what_was_measured_is_not_measured_again(project, folder):
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    result = call("tune", project / "recipe.yaml", *KEYS, "--out", folder)
+    assert result.exit_code == 0
+    assert "Quantizing with INC" not in result.output
+    (folder / "verification.json").unlink()
+    result = call("tune", project / "recipe.yaml", *KEYS, "--out", folder)
+    assert "Quantizing with INC" not in result.output  # every loss is known
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+
+
+def test_measured_noise_serves_the_other_models_too(project, folder):
+    stored = read(folder, "sensitivity.json")
+    assert stored["measured_rounding"] == ["fp8_e4m3"]
+    plans = {}
+    for noise in ("measured", "uniform", "log_uniform"):
+        result = call("solve", folder, f"noise={noise}", "gain_fraction=1")
+        assert result.exit_code == 0, result.output
+        plans[noise] = read(folder, "plan.json")["predicted"]["loss_mse"]
+    assert plans["log_uniform"] == pytest.approx(0.5410 * plans["uniform"], rel=1e-4)
+    assert plans["measured"] != plans["uniform"]
+    keys = [key for key in KEYS if not key.startswith("noise")]
+    result = call("tune", project / "recipe.yaml", *keys, "--out", folder)
+    assert "sensitivity.json: still valid, reused" in result.output
+    assert read(folder, "sensitivity.json") == stored
+
+
+def test_noise_that_was_not_measured(project, tmp_path):
+    out = tmp_path / "plain"
+    assert call("tune", project / "recipe.yaml", "--out", out).exit_code == 0
+    result = call("solve", out, "noise=measured")
+    assert result.exit_code == 2
+    assert (
+        "the noise of fp8_e4m3 was not measured; `inc-mp tune` with noise=measured does it" in result.output
+    )
+
+
+@pytest.mark.parametrize("strategy", ["random", "prefix", "uniform"])
+def test_baselines_are_strategies(folder, strategy):
+    result = call("solve", folder, f"strategy={strategy}", "seed=3", "noise=uniform")
+    assert result.exit_code == 0, result.output
+    plan = read(folder, "plan.json")
+    assert plan["strategy"] == strategy
+    assert plan["predicted"]["loss_mse"] <= plan["budget"]
+    assert "This plan is predicted; `inc-mp tune`" in result.output
+    emitted = call("emit", folder, "--target", "optimum-habana")
+    assert emitted.exit_code == 0, emitted.output
+
+
+def test_confidence(folder):
+    upper = []
+    for keys in (["confidence=0.9"], []):
+        assert call("solve", folder, "tau=0.0001", "noise=uniform", *keys).exit_code == 0
+        plan = read(folder, "plan.json")
+        upper.append((plan["predicted"]["interval"][1], plan["predicted"]["gain"]))
+    budget = 0.0001**2 * read(folder, "sensitivity.json")["loss_ms"]
+    assert upper[0][0] <= budget < upper[1][0]
+    assert upper[0][1] <= upper[1][1]
+
+
+def test_frontier(folder):
+    result = call("frontier", folder, "--points", 9, "--draws", 2)
+    assert result.exit_code == 0, result.output
+    assert "memory (exact)" in result.output
+    assert "knee" in result.output
+    memory = read(folder, "frontier.json")["objectives"]["memory"]
+    exact, prefix, *draws = memory["curves"]
+    assert [one["strategy"] for one in (prefix, *draws)] == ["prefix", "random", "random"]
+    assert exact["gain"][0] == 0
+    assert exact["gain"][-1] == memory["largest_gain"]
+    # The plan of a point can be had by its tau.
+    k = len(exact["ops"]) // 2
+    tau = (exact["loss_mse"][k] / memory["loss_ms"]) ** 0.5 * (1 + 1e-9)
+    assert call("solve", folder, f"tau={tau!r}").exit_code == 0
+    assert read(folder, "plan.json")["predicted"]["gain"] == exact["gain"][k]
+    assert "frontier.json: still valid" in call("frontier", folder, "--points", 9, "--draws", 2).output
+
+
+def test_choices_need_no_model(folder):
+    result = call("experiment", folder, "choices")
+    assert result.exit_code == 0, result.output
+    trials = read(folder, "experiments/choices-memory.json")["trials"]
+    assert [t["strategy"] for t in trials] == ["ip_mse", "random", "random", "random", "prefix", "uniform"]
+    assert all(t["measured"] is None for t in trials)
+
+
+def test_the_curve_measures_every_strategy_at_equal_gain(folder):
+    result = call("experiment", folder, "curve", "--draws", 2)
+    assert result.exit_code == 0, result.output
+    found = read(folder, "experiments/curve-memory.json")
+    losses = dict(np.load(folder / "measured_losses.npz"))
+    del losses["key"]
+    assert len({len(one) for one in losses.values()}) == 1
+    for trial in found["trials"]:
+        assert trial["gain"] >= trial["level"] * found["largest_gain"] * (1 - 1e-12)
+        assert trial["measured"] is not None
+    uniform = found["trials"][-1]
+    assert uniform["strategy"] == "uniform"
+    linear = [op for op in found["ops"] if "matmul" not in op]  # attention products save no memory
+    assert sorted(uniform["quantized"]) == sorted(linear)
+
+
+def test_predictions_are_held_against_measurements(folder):
+    result = call("experiment", folder, "prediction")
+    assert result.exit_code == 0, result.output
+    trials = read(folder, "experiments/prediction-memory.json")["trials"]
+    assert [t["level"] for t in trials] == [0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0]
+    assert [t["predicted"] for t in trials] == sorted(t["predicted"] for t in trials)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["experiment", "curves"], "unknown experiment 'curves'; did you mean 'curve'"),
+        (["experiment", "curve", "--objective", "speed"], "objective 'speed' is not among the gains"),
+        (["experiment", "curve", "--draws", "0"], "draws is 0; give at least 1"),
+        (["solve", "strategy=prefxi"], "strategy is 'prefxi'"),
+        (["solve", "confidence=2"], "confidence is 2"),
+        (["solve", "strategy=prefix", "gain_fraction=0.5"], "held to a threshold: give tau"),
+    ],
+)
+def test_mistakes(folder, arguments, message):
+    result = call(arguments[0], folder, *arguments[1:])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_heldout_samples_may_not_be_calibration_samples(project, tmp_path):
+    lines = (project / "calibration.jsonl").read_text().splitlines()
+    fresh = (project / "heldout.jsonl").read_text().splitlines()
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join([*fresh[:3], lines[1], *fresh[3:]]))
+    keys = [f"validation.data={mixed}", "--out", tmp_path / "run"]
+    result = call("tune", project / "recipe.yaml", *keys)
+    assert result.exit_code == 2
+    assert "sample 4: this text is a calibration sample" in result.output
