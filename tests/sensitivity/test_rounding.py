@@ -213,27 +213,9 @@ def test_does_not_depend_on_the_batch_size(case):
     np.testing.assert_allclose(together["fp8_e4m3"], alone["fp8_e4m3"], rtol=1e-3)
 
 
-class RoutedExperts(nn.Module):
-    """Tokens of all samples are sorted to one of two experts: rows mix samples."""
-
-    def __init__(self):
-        super().__init__()
-        self.router = nn.Linear(6, 2)
-        self.experts = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
-
-    def forward(self, x):
-        tokens = x.reshape(-1, 6)
-        choice = self.router(tokens).argmax(dim=1)
-        out = torch.zeros_like(tokens)
-        for i, expert in enumerate(self.experts):
-            rows = (choice == i).nonzero().flatten()
-            out = out.index_add(0, rows, expert(tokens[rows]))
-        return out.view_as(x)
-
-
 def test_tokens_routed_to_experts_are_told_apart():
     torch.manual_seed(1)
-    model, batches = RoutedExperts(), [torch.randn(2, 3, 6), torch.randn(3, 4, 6)]
+    model, batches = helpers.RoutedExperts(), [torch.randn(2, 3, 6), torch.randn(3, 4, 6)]
     names = ["experts.0", "experts.1"]
     graph = Graph(tuple(Op(n, "linear", 1, 36, 1) for n in names), tuple((n,) for n in names), (), {})
     found = measure_sensitivity(model, graph, batches, helpers.squared_loss, scales=POW2, formats=E4M3)

@@ -38,24 +38,6 @@ def vectors():
     return [torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))]
 
 
-class RoutedExperts(nn.Module):
-    """Tokens of all samples are sorted to one of two experts: rows mix samples."""
-
-    def __init__(self):
-        super().__init__()
-        self.router = nn.Linear(6, 2)
-        self.experts = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
-
-    def forward(self, x):
-        tokens = x.reshape(-1, 6)
-        choice = self.router(tokens).argmax(dim=1)
-        out = torch.zeros_like(tokens)
-        for i, expert in enumerate(self.experts):
-            rows = (choice == i).nonzero().flatten()
-            out = out.index_add(0, rows, expert(tokens[rows]))
-        return out.view_as(x)
-
-
 CASES = {
     "linear and bgemm, grouped queries": (
         lambda: helpers.language_model("llama"),
@@ -135,7 +117,7 @@ def test_does_not_depend_on_the_batch_size(case):
 
 def test_tokens_routed_to_experts_are_told_apart():
     torch.manual_seed(1)
-    model = RoutedExperts()
+    model = helpers.RoutedExperts()
     batches = [torch.randn(2, 3, 6), torch.randn(3, 4, 6)]
     names = ["experts.0", "experts.1"]
     # The routing depends on values, so the graph is written by hand.

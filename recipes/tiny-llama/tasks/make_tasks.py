@@ -6,7 +6,7 @@ counts. A document is kept if its last word is what most often followed the two 
 signs, line ends), in the calibration samples and in the document so far, at least twice. No model chooses.
 
 The first 128 held-out texts are left out: recipes validate with them. The task
-`stdlib_perplexity` needs no file of its own: it reads the other 448.
+`stdlib_perplexity` needs no file of its own: it reads the other 384.
 
 Run (seconds):
 
