@@ -174,7 +174,9 @@ def closed_loop(found: Found) -> Section:
 
 
 def _loop_chart(seen: Verification, plan: Plan) -> Chart:
-    rounds = sorted(seen.rounds, key=lambda one: (one.gain, one.predicted_nrmse))
+    # The plan that lowers nothing is where the search starts; here it would only stretch the axes.
+    tried = [one for one in seen.rounds if one.ops]
+    rounds = sorted(tried, key=lambda one: (one.gain, one.predicted_nrmse))
     x = tuple(_percent(one.gain, plan) for one in rounds)
     chosen = seen.rounds[seen.chosen]
     return Chart(
@@ -184,7 +186,7 @@ def _loop_chart(seen: Verification, plan: Plan) -> Chart:
         _GAIN,
         "NRMSE of the loss",
         (
-            Series("tau", "limit", (0.0, 100.0), (seen.tau, seen.tau)),
+            Series("tau", "limit", (min(x, default=0.0), max(x, default=100.0)), (seen.tau, seen.tau)),
             Series("predicted", "predicted", x, tuple(one.predicted_nrmse for one in rounds)),
             Series("measured", "measured", x, tuple(one.measured_nrmse for one in rounds)),
             Series("chosen", "plan", (_percent(chosen.gain, plan),), (chosen.measured_nrmse,)),

@@ -104,20 +104,20 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
         _draw_series(axes, series)
     if chart.logarithmic_x:
         axes.set_xscale("log")
-        _label_decades(axes.xaxis)
+        _label_decades(axes.xaxis, between=0.8)
     if chart.logarithmic_y:
         axes.set_yscale("log")
-        _label_decades(axes.yaxis)
+        _label_decades(axes.yaxis, between=2.0)
     axes.set(xlabel=chart.x_label, ylabel=chart.y_label)
     axes.grid(visible=True)
 
 
-def _label_decades(axis: Axis) -> None:
-    """Label a logarithmic axis in plain text, between the decades too if it has few."""
+def _label_decades(axis: Axis, between: float) -> None:
+    """Label a logarithmic axis in plain text, between the decades too if it has at most so many."""
     from matplotlib.ticker import LogFormatter
 
     axis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(between, 0.3)))
 
 
 def _draw_series(axes: Axes, series: Series) -> None:

@@ -179,7 +179,7 @@ def test_time():
 def test_closed_loop():
     chart, table = section("loop", **EVERYTHING).blocks
     assert chart.series == (
-        Series("tau", "limit", (0.0, 100.0), (0.1, 0.1)),
+        Series("tau", "limit", (50.0, 75.0), (0.1, 0.1)),
         Series("predicted", "predicted", (50.0, 75.0), (0.08, 0.12)),
         Series("measured", "measured", (50.0, 75.0), (0.05, 0.09)),
         Series("chosen", "plan", (75.0,), (0.09,)),
