@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from inc_mp_plugin.accuracy import Examiner
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.progress import track
+from inc_mp_plugin.progress import say, track
 from inc_mp_plugin.results import Experiment, Trial
 from inc_mp_plugin.run import Run
 from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
@@ -83,11 +84,11 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
 
 def _choices(run: Run, gains: Gains, settings: Settings) -> Experiment:
     tau = run.recipe.tau or run.plan.tau
-    plans = [_trial(solve(gains, run.able, tau), 0, tau)]
+    trials = [_trial(solve(gains, run.able, tau), 0, tau)]
     for strategy in BASELINES:
         for seed in range(3 if strategy == RANDOM else 1):
-            plans.append(_trial(baseline(gains, run.able, strategy, tau, seed=seed), seed, tau))
-    return _experiment(run, gains, "choices", plans)
+            trials += _if_priced(partial(baseline, gains, run.able, strategy, tau, seed=seed), seed, tau)
+    return _experiment(run, gains, "choices", trials)
 
 
 def _prediction(run: Run, gains: Gains, settings: Settings) -> Experiment:
@@ -103,7 +104,8 @@ def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
         trials.append(_trial(solve(gains, run.able, gain_fraction=level), 0, level))
         for strategy, seed in _baseline_draws(settings.draws):
             wanted = level * gains.largest
-            trials.append(_trial(baseline_gaining(gains, run.able, strategy, wanted, seed=seed), seed, level))
+            found = partial(baseline_gaining, gains, run.able, strategy, wanted, seed=seed)
+            trials += _if_priced(found, seed, level)
     everything = _trial(baseline(gains, run.able, UNIFORM, 1.0), 0, 1.0)
     return _measured(run, gains, "curve", [*trials, everything])
 
@@ -116,7 +118,9 @@ def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
         for seed in range(settings.draws):
             trials.append(_trial(solve(gains, run.able, tau), seed, level))
             for strategy in (PREFIX, RANDOM):
-                trials.append(_trial(baseline(gains, run.able, strategy, tau, seed=seed), seed, level))
+                trials += _if_priced(
+                    partial(baseline, gains, run.able, strategy, tau, seed=seed), seed, level
+                )
     trials += [_trial(everything, seed, 1.0) for seed in range(settings.draws)]
     tasks = settings.tasks
     examiner = Examiner(run.recipe, run.meter, tasks.names, tasks.include_path, tasks.limit, run.folder)
@@ -131,12 +135,20 @@ _EXPERIMENTS: dict[str, Callable[[Run, Gains, Settings], Experiment]] = {
     "curve": _curve,
     "accuracy": _accuracy,
 }
-NAMES = tuple(_EXPERIMENTS)
 
 
 def _baseline_draws(draws: int) -> Iterator[tuple[str, int]]:
     yield PREFIX, 0
     yield from ((RANDOM, seed) for seed in range(draws))
+
+
+def _if_priced(make: Callable[[], Plan], seed: int, level: float) -> list[Trial]:
+    """A baseline's trial; none where it never gains as much, or its gain was not measured."""
+    try:
+        return [_trial(make(), seed, level)]
+    except InputError as error:
+        say(f"left out: {error}")
+        return []
 
 
 def _trial(plan: Plan, seed: int, level: float) -> Trial:

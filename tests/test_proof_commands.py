@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from inc_mp_plugin.cli import app
+from inc_mp_plugin.errors import InputError
 
 KEYS = ["verify=true", "noise=measured", "tau=0.00006"]
 
@@ -160,6 +161,19 @@ def test_predictions_are_held_against_measurements(folder):
     trials = read(folder, "experiments/prediction-memory.json")["trials"]
     assert [t["level"] for t in trials] == [0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0]
     assert [t["predicted"] for t in trials] == sorted(t["predicted"] for t in trials)
+
+
+def test_baselines_without_a_gain_are_left_out_and_said_so(folder, monkeypatch):
+    def unknown(*_, **__):
+        message = "the plan lowers ops together whose gain was not measured"
+        raise InputError(message)
+
+    monkeypatch.setattr("inc_mp_plugin.experiments.baseline", unknown)
+    result = call("experiment", folder, "choices")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("left out: the plan lowers ops together") == 5
+    trials = read(folder, "experiments/choices-memory.json")["trials"]
+    assert [t["strategy"] for t in trials] == ["ip_mse"]
 
 
 @pytest.mark.parametrize(
