@@ -118,6 +118,7 @@ def test_at_equal_memory_the_plan_beats_the_baselines(run):
 @pytest.mark.slow
 def test_intervals_cover_fresh_samples(run):
     """The plan's interval from 64 held-out samples, against its loss MSE on 64 others, 100 times."""
+    call("solve", run, "noise=measured")
     one = Run(run, ("validation.samples=256",))
     meter, plan, scales = one.meter, one.plan, noise_of(one.recipe).scales
     model, held = one.subject.model, list(meter.heldout)
