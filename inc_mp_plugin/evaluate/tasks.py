@@ -52,7 +52,7 @@ def load_tasks(names: Sequence[str], *, include_path: Path | None = None) -> Tas
         message = f'tasks need lm-eval ({error}): pip install "inc_mp_plugin[eval]"'
         raise InputError(message) from None
     if not names:
-        message = "no task was given"
+        message = "no task was given; give some, such as lambada_openai"
         raise InputError(message)
     if include_path is not None and not include_path.is_dir():
         message = f"include_path: there is no folder {include_path}"
