@@ -183,9 +183,9 @@ def summed_loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return model(batch).flatten(1).sum(dim=1)
 
 
-def small_project(folder: Path) -> Path:
-    """A small model of random weights with the shipped tokenizer, data and a recipe, in a folder."""
-    config = transformers.LlamaConfig(
+def small_config() -> transformers.LlamaConfig:
+    """A Llama of two small layers, with the shipped tokenizer's vocabulary."""
+    return transformers.LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -194,8 +194,12 @@ def small_project(folder: Path) -> Path:
         vocab_size=1024,
         max_position_embeddings=64,
     )
+
+
+def small_project(folder: Path) -> Path:
+    """A small model of random weights with the shipped tokenizer, data and a recipe, in a folder."""
     transformers.set_seed(0)
-    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
+    transformers.LlamaForCausalLM(small_config()).save_pretrained(folder / "model")
     transformers.AutoTokenizer.from_pretrained(SHIPPED).save_pretrained(folder / "model")
     for name in ("calibration", "heldout"):
         lines = (SHIPPED / f"{name}.jsonl").read_text().splitlines()[:8]

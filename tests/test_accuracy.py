@@ -1,13 +1,10 @@
 """The accuracy experiment on a small model: scores of every strategy over seeds of perturbed scales."""
 
 import itertools
-import json
 
 import helpers
 import pytest
-from typer.testing import CliRunner
-
-from inc_mp_plugin.cli import app
+from test_command_line import call, read
 
 pytest.importorskip("lm_eval")
 TASKS = ["--task", "stdlib_cloze", "--include-path", str(helpers.SHIPPED / "tasks"), "--limit", "6"]
@@ -21,15 +18,11 @@ def folder(tmp_path_factory):
     return out
 
 
-def call(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
 def test_scores_of_every_strategy(folder, monkeypatch):
     result = call("experiment", folder, "accuracy", "--draws", 2, *TASKS)
     assert result.exit_code == 0, result.output
     assert "stdlib_cloze" in result.output
-    found = json.loads((folder / "experiments" / "accuracy-memory.json").read_text())
+    found = read(folder, "experiments/accuracy-memory.json")
     names = {"stdlib_cloze/acc", "stdlib_cloze/perplexity"}
     assert found["base_scores"].keys() == names
     assert all(trial["scores"].keys() == names for trial in found["trials"])
@@ -43,7 +36,7 @@ def test_scores_of_every_strategy(folder, monkeypatch):
     (folder / "experiments" / "accuracy-memory.json").unlink()
     monkeypatch.setattr("inc_mp_plugin.accuracy.evaluate_tasks", None)
     assert call("experiment", folder, "accuracy", "--draws", 2, *TASKS).exit_code == 0
-    assert json.loads((folder / "experiments" / "accuracy-memory.json").read_text()) == found
+    assert read(folder, "experiments/accuracy-memory.json") == found
 
 
 @pytest.mark.parametrize(

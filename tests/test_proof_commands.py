@@ -1,14 +1,12 @@
 """Baselines, frontier, noise, closed loop and experiments on a small model, as a user runs them."""
 
-import json
 import shutil
 
 import helpers
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from test_command_line import call, read
 
-from inc_mp_plugin.cli import app
 from inc_mp_plugin.errors import InputError
 
 KEYS = ["verify=true", "noise=measured", "tau=0.00006"]
@@ -31,14 +29,6 @@ def finished(project):
 def folder(finished, tmp_path):
     """A copy that a test may change."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def read(folder, name):
-    return json.loads((folder / name).read_text())
 
 
 def test_the_closed_loop_holds_what_it_says(finished):

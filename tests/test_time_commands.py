@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 
+import helpers
 import pytest
-import transformers
 from test_command_line import SHIPPED, call, read
 
 
@@ -15,16 +15,7 @@ from test_command_line import SHIPPED, call, read
 def project(tmp_path_factory):
     """A configuration without weights, and a recipe that times it on this CPU."""
     folder = tmp_path_factory.mktemp("timed")
-    config = transformers.LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=1024,
-        max_position_embeddings=64,
-    )
-    config.save_pretrained(folder / "model")
+    helpers.small_config().save_pretrained(folder / "model")
     lines = (SHIPPED / "calibration.jsonl").read_text().splitlines()[:8]
     (folder / "calibration.jsonl").write_text("\n".join(lines))
     (folder / "recipe.yaml").write_text(

@@ -30,6 +30,5 @@ def inline(svg: str, name: str, label: str) -> str:
     inner = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", inner)
     inner = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", inner)
     inner = re.sub(r"\s+", " ", inner)
-    box = re.search(r'viewBox="([^"]*)"', body)
-    assert box is not None  # matplotlib always writes one
-    return f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(label)}">{inner}'
+    box = body.partition('viewBox="')[2].partition('"')[0]
+    return f'<svg viewBox="{box}" role="img" aria-label="{html.escape(label)}">{inner}'
