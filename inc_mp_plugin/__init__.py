@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from inc_mp_plugin.pipeline import tune as tune
     from inc_mp_plugin.plan import Graph as Graph
     from inc_mp_plugin.plan import Plan as Plan
-    from inc_mp_plugin.plan import Sensitivity as Sensitivity
     from inc_mp_plugin.pricing import Clock as Clock
     from inc_mp_plugin.request import Request as Request
+    from inc_mp_plugin.sensitivities import Sensitivity as Sensitivity
     from inc_mp_plugin.sensitivity.scales import Scales as Scales
     from inc_mp_plugin.sensitivity.taylor import measure_sensitivity as measure_sensitivity
     from inc_mp_plugin.solver.baselines import baseline as baseline
@@ -51,7 +51,8 @@ _HOMES = {
     "inc.strategy": ("IPMSEConfig", "register"),
     "measured_time": ("time_gains",),
     "pipeline": ("tune",),
-    "plan": ("Graph", "Plan", "Sensitivity"),
+    "plan": ("Graph", "Plan"),
+    "sensitivities": ("Sensitivity",),
     "pricing": ("Clock",),
     "request": ("Request",),
     "sensitivity.scales": ("Scales",),

@@ -12,7 +12,8 @@ import numpy as np
 from inc_mp_plugin import store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.plan import NO_DRIFT, Drift, Gemm, Graph, Interval, Op, Plan, Sensitivity, Unsupported
+from inc_mp_plugin.plan import Gemm, Graph, Interval, Op, Plan, Unsupported
+from inc_mp_plugin.sensitivities import NO_DRIFT, Drift, Sensitivity
 
 _ROUNDING = "rounding_"  # before the format, in the names of arrays
 

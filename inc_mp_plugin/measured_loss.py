@@ -11,16 +11,17 @@ import numpy as np
 
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.plan import Graph, Plan, Sensitivity
+from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.progress import say
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.store import Partial, fingerprint
 from inc_mp_plugin.subject import data_settings, heldout_batches
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
-    from inc_mp_plugin.plan import FloatArray
     from inc_mp_plugin.recipe import Recipe
     from inc_mp_plugin.sections import ValidationSection
+    from inc_mp_plugin.sensitivities import FloatArray
     from inc_mp_plugin.subject import Subject
     from inc_mp_plugin.switch import Switch
 

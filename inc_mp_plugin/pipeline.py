@@ -10,9 +10,10 @@ from inc_mp_plugin.emission import emit
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.measured_loss import LossMeter
-from inc_mp_plugin.plan import Graph, Plan, Sensitivity
+from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.pricing import Clock, Prices, clock_of, gains_stage, prices_of, runnable_ops
 from inc_mp_plugin.progress import say
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.stages import (
     Goal,

@@ -18,10 +18,11 @@ from inc_mp_plugin.gain.macs import mac_gains
 from inc_mp_plugin.gain.memory import memory_gains
 from inc_mp_plugin.gain.roofline import Phase, roofline_gains
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.plan import Graph, Sensitivity
+from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.request import Request, check_context, prompt
 from inc_mp_plugin.sections import TimingSection
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.devices import runnable_kinds, timed_formats

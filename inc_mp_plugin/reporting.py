@@ -11,7 +11,6 @@ from inc_mp_plugin import artefacts, result_artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.pipeline import goal_of
-from inc_mp_plugin.plan import Sensitivity
 from inc_mp_plugin.report.document import report_info
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.html import page
@@ -19,6 +18,7 @@ from inc_mp_plugin.report.plots import render
 from inc_mp_plugin.report.svg import inline
 from inc_mp_plugin.results import Experiment, Stability
 from inc_mp_plugin.run import Run
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.stability import stability
 from inc_mp_plugin.stages import Goal, plan_depends_on, solve_goal
 from inc_mp_plugin.store import Json

@@ -10,10 +10,11 @@ from inc_mp_plugin import artefacts, result_artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.measured_loss import LossMeter
-from inc_mp_plugin.plan import Graph, Plan, Sensitivity
+from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.pricing import runnable_ops
 from inc_mp_plugin.recipe import Recipe, parse_recipe
 from inc_mp_plugin.results import Validation
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.stage import changes
 from inc_mp_plugin.stages import without_noise
 from inc_mp_plugin.subject import Subject, subject_of

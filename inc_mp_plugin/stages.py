@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin import artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.plan import Graph, Plan, Sensitivity
+from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.progress import say
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import IP_MSE, solve

@@ -13,9 +13,10 @@ from inc_mp_plugin.evaluate.additivity import timed_groups
 from inc_mp_plugin.gain.timing import Candidate
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.measurements import TimedConfiguration, TimedPlan, TimeValidation, Timing
-from inc_mp_plugin.plan import Graph, Plan, Sensitivity
+from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.pricing import Prices, stopwatch_of, timing_depends_on
 from inc_mp_plugin.progress import say
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.stage import run_stage
 

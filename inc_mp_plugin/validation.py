@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin import result_artefacts, store
 from inc_mp_plugin.evaluate.closed_loop import close_loop
 from inc_mp_plugin.evaluate.validate import random_plans, validate
-from inc_mp_plugin.plan import Interval, Plan, Sensitivity
+from inc_mp_plugin.plan import Interval, Plan
 from inc_mp_plugin.progress import say, track
 from inc_mp_plugin.results import Validation, Verification
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
 from inc_mp_plugin.stage import run_stage
 
 if TYPE_CHECKING:
     from inc_mp_plugin.measured_loss import LossMeter
-    from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.sensitivities import FloatArray
 
 Json = dict[str, Any]
 

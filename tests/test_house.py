@@ -14,6 +14,7 @@ GROUND = {
     "errors",
     "formats",
     "plan",
+    "sensitivities",
     "gains",
     "results",
     "store",

@@ -16,8 +16,9 @@ from inc_mp_plugin.measurements import (
     TimeValidation,
     Timing,
 )
-from inc_mp_plugin.plan import Drift, Graph, Interval, Op, Plan, Sensitivity, Unsupported
+from inc_mp_plugin.plan import Graph, Interval, Op, Plan, Unsupported
 from inc_mp_plugin.results import Curve, Frontier, Point, Round, Validation, Verification
+from inc_mp_plugin.sensitivities import Drift, Sensitivity
 from inc_mp_plugin.stage import run_stage
 
 GRAPH = Graph(

@@ -13,7 +13,8 @@ from inc_mp_plugin.errors import InputError, NonFiniteError
 from inc_mp_plugin.results import Point, Validation
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.plan import FloatArray, Interval
+    from inc_mp_plugin.plan import Interval
+    from inc_mp_plugin.sensitivities import FloatArray
 
     MeasureLoss = Callable[[Collection[str]], FloatArray]
 

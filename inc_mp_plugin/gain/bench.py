@@ -15,7 +15,7 @@ from inc_mp_plugin.errors import InputError, NonFiniteError
 
 if TYPE_CHECKING:
     from inc_mp_plugin.gain.devices import Device
-    from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.sensitivities import FloatArray
 
 Formats = Mapping[str, str]
 

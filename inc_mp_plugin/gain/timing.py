@@ -18,7 +18,7 @@ from inc_mp_plugin.store import fingerprint
 
 if TYPE_CHECKING:
     from inc_mp_plugin.gain.devices import Clock, Device
-    from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.sensitivities import FloatArray
     from inc_mp_plugin.store import Partial
 
     Samples = dict[str, FloatArray]

@@ -8,8 +8,9 @@ from typing import Any
 
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.measurements import TimeValidation
-from inc_mp_plugin.plan import Graph, Plan, Sensitivity
+from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.results import Experiment, Frontier, Stability, Validation, Verification
+from inc_mp_plugin.sensitivities import Sensitivity
 
 Json = dict[str, Any]
 

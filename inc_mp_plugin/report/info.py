@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.plan import Plan, Sensitivity
+from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Frontier
+from inc_mp_plugin.sensitivities import Sensitivity
 
 
 @dataclass(frozen=True, slots=True)

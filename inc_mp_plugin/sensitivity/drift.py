@@ -17,13 +17,14 @@ from torch.utils import _pytree as pytree
 
 from inc_mp_plugin.errors import NonFiniteError
 from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.plan import Drift, Graph, Sensitivity
+from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.sensitivities import Drift, Sensitivity
 from inc_mp_plugin.sensitivity.taps import as_measured, module_of
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.losses import LossFunction
-    from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.sensitivities import FloatArray
     from inc_mp_plugin.sensitivity.rounding import Rounding
 
 

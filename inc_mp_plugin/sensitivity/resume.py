@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inc_mp_plugin.batches import batch_size
-from inc_mp_plugin.plan import Graph, Sensitivity
+from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.taylor import Rows, concatenate, join, sensitivity_rows

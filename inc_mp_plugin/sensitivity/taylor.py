@@ -13,7 +13,8 @@ from torch import nn
 from inc_mp_plugin.batches import batch_size, samples
 from inc_mp_plugin.errors import InputError, NonFiniteError
 from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.plan import Graph, Sensitivity
+from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, as_measured
@@ -21,7 +22,7 @@ from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, as_measured
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.losses import LossFunction
-    from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.sensitivities import FloatArray
     from inc_mp_plugin.sensitivity.rounding import Rounding
     from inc_mp_plugin.sensitivity.scales import Scales
 

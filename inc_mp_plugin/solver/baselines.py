@@ -10,8 +10,9 @@ import numpy as np
 
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.plan import Plan, Sensitivity
+from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Curve
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.options import Origin, Program, make_plan, program
 from inc_mp_plugin.solver.planner import check_knobs
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval

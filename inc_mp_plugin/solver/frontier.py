@@ -9,8 +9,8 @@ import numpy as np
 
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.plan import Sensitivity
 from inc_mp_plugin.results import Curve, Frontier
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_curve
 from inc_mp_plugin.solver.options import program
 from inc_mp_plugin.solver.planner import IP_MSE, least_loss

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.plan import Plan, Sensitivity
+from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
 
 

@@ -6,7 +6,8 @@ import math
 
 from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.plan import Plan, Sensitivity
+from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.milp import Candidate, Choice, choose
 from inc_mp_plugin.solver.options import Origin, Program, make_plan, program
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence

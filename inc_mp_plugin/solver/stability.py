@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from inc_mp_plugin.plan import Plan, Sensitivity
+from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Stability
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.uncertainty import resampled
 
 

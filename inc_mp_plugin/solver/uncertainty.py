@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.plan import NO_DRIFT, Drift, Interval, Sensitivity
+from inc_mp_plugin.plan import Interval
+from inc_mp_plugin.sensitivities import NO_DRIFT, Drift, Sensitivity
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.plan import FloatArray
+    from inc_mp_plugin.sensitivities import FloatArray
 
 DEFAULT_CONFIDENCE = 0.95
 _DRAWS = 2000

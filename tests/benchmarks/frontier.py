@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.plan import Sensitivity
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.frontier import frontier
 
 LAYER = (("q", "k", "v", "qk", "av"), ("o",), ("gate", "up"), ("down",))

@@ -4,7 +4,7 @@ import numpy as np
 
 from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.measurements import TimedGroup, TimedPlan, TimeValidation
-from inc_mp_plugin.plan import Graph, Interval, Op, Plan, Sensitivity, Unsupported
+from inc_mp_plugin.plan import Graph, Interval, Op, Plan, Unsupported
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.results import (
     Curve,
@@ -17,6 +17,7 @@ from inc_mp_plugin.results import (
     Validation,
     Verification,
 )
+from inc_mp_plugin.sensitivities import Sensitivity
 
 OPS = ("m.layers.0.up", "m.layers.0.down", "m.layers.1.up", "head<&>")
 FORMATS = dict(zip(OPS, ("fp8_e4m3", "fp8_e4m3", "bf16", "fp8_e4m3"), strict=True))

@@ -8,7 +8,7 @@ import pytest
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.formats import alpha
 from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.plan import Sensitivity
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline, baseline_curve, baseline_gaining
 from inc_mp_plugin.solver.options import program
 from inc_mp_plugin.solver.planner import solve
