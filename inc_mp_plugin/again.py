@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from inc_mp_plugin import result_artefacts, store
@@ -21,7 +22,11 @@ from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.stages import plan_stage
 from inc_mp_plugin.validation import validation_stage
 
-PLAN_KEYS = ("tau", "gain_fraction", "objective", "strategy", "seed", "noise", "confidence")
+SERVING_KEYS = ("kv_cache", "attention", "reuse_cache")
+PLAN_KEYS = (
+    *("tau", "gain_fraction", "objective", "strategy", "seed", "noise", "confidence", "targets"),
+    *SERVING_KEYS,
+)
 
 
 def solve_again(folder: Path, overrides: list[str]) -> Plan:
@@ -40,7 +45,7 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
     run = Run(folder, (*overrides, "verify=false"))
     before = _formats_before(run)
     goal = goal_of(run.recipe)
-    plan = plan_stage(run.able, run.gains, goal, folder)
+    plan = plan_stage(run.able, run.free_gains, goal, folder, demands=run.demands)
     if before and before != plan.formats:
         say("The plan has changed: run `inc-mp emit` and `inc-mp validate` for it.")
     if stored.verify:
@@ -78,20 +83,39 @@ def validate_time_again(folder: Path, taus: Sequence[float]) -> TimeValidation:
         check_knobs(tau, None)
     run = Run(folder)
     subject = run.subject
-    prices = prices_of(run.recipe, run.able.ops)
+    prices = prices_of(run.recipe, run.able.ops, run.demands)
     chosen = taus or [run.plan.tau / 2, run.plan.tau, run.plan.tau * 2]
     return validate_time(subject, run.graph, run.able, run.gains, prices, chosen, folder)
 
 
-def emit_again(folder: Path, target: str) -> Path:
-    """configs/<target>.json of the plan in a folder.
+def emit_again(folder: Path, target: str, overrides: list[str]) -> Path:
+    """configs/<target>.json of the plan in a folder, and what belongs to it.
+
+    Args:
+        folder: of the run.
+        target: the consumer.
+        overrides: how the model will be served, where that is to be sure: `attention=flash`.
 
     Raises:
-        InputError: an unknown target, or an artefact that is missing or damaged.
-        SelectionError: INC would select other ops than the plan's.
+        InputError: an unknown target or key, an artefact that is missing or damaged, or the plan was made
+            for another way of serving.
+        SelectionError: the consumer cannot run the plan, or INC would select other ops than the plan's.
     """
-    run = Run(folder)
-    return emit(run.plan, run.graph, target, folder, run.recipe.scale_method)
+    given = [override.partition("=")[0] for override in overrides]
+    faults = [unknown("key of emit", key, SERVING_KEYS) for key in given if key not in SERVING_KEYS]
+    if faults:
+        raise InputError("\n".join(faults))
+    run = Run(folder, tuple(overrides))
+    for key in given:
+        planned, wanted = getattr(run.plan.serving, key), getattr(run.recipe, key)
+        if planned != wanted:
+            message = (
+                f"no {target} file was made: the plan is for {key}={planned}, not {key}={wanted}, where "
+                "other modules run, and INC measures others; solve again: "
+                f"inc-mp solve {folder} {key}={wanted}"
+            )
+            raise InputError(message)
+    return emit(run.plan, run.graph, target, folder, run.recipe)
 
 
 def frontier_again(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
@@ -115,6 +139,8 @@ def frontier_again(folder: Path, points: int, draws: int) -> dict[str, Frontier]
         "sensitivity": store.read_json(folder / "sensitivity.json", "sensitivity")["arrays_sha256"],
         "gains": store.fingerprint(store.read_json(folder / "gains.json", "gains")),
         "noise": run.recipe.noise,
+        "targets": list(run.demands.targets),
+        "serving": asdict(run.demands.serving),
         "points": points,
         "draws": draws,
     }

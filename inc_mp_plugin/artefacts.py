@@ -12,10 +12,11 @@ import numpy as np
 from inc_mp_plugin import store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.plan import Gemm, Graph, Interval, Op, Plan, Unsupported
+from inc_mp_plugin.plan import Gemm, Graph, Interval, Op, Plan, TieCost, Unsupported
 from inc_mp_plugin.sensitivities import NO_DRIFT, Drift, Sensitivity
+from inc_mp_plugin.serving import Serving
 
-_ROUNDING = "rounding_"  # before the format, in the names of arrays
+_ROUNDING, _SECOND = "rounding_", "second_"  # before the format or key, in the names of arrays
 
 Json = dict[str, Any]
 Value = TypeVar("Value")
@@ -72,6 +73,7 @@ def sensitivity_arrays(sensitivity: Sensitivity) -> dict[str, Any]:
     """sensitivity.npz; what was measured of the rounding only where it was."""
     rounding = {f"{_ROUNDING}{format}": rows for format, rows in sensitivity.rounding.items()}
     drift = {"drift": np.array(sensitivity.measured_drift)} if rounding else {}
+    second = {f"{_SECOND}{key}": rows for key, rows in sensitivity.second.items()}
     return {
         "loss": sensitivity.loss,
         "input": sensitivity.input,
@@ -79,21 +81,27 @@ def sensitivity_arrays(sensitivity: Sensitivity) -> dict[str, Any]:
         "ops": np.array(sensitivity.ops),
         **rounding,
         **drift,
+        **second,
     }
 
 
 def sensitivity_from_arrays(arrays: Mapping[str, Any]) -> Sensitivity:
     """Inverse of `sensitivity_arrays`."""
+    rounding, second = (
+        {key.removeprefix(start): rows for key, rows in arrays.items() if key.startswith(start)}
+        for start in (_ROUNDING, _SECOND)
+    )
     sensitivity = Sensitivity(
         tuple(str(name) for name in arrays["ops"]),
         arrays["loss"],
         arrays["input"],
         arrays["weight"],
-        {key.removeprefix(_ROUNDING): rows for key, rows in arrays.items() if key.startswith(_ROUNDING)},
+        rounding,
         measured_drift=Drift(*map(float, arrays.get("drift", NO_DRIFT))),
+        second=second,
     )
     shape = (len(sensitivity.loss), len(sensitivity.ops))
-    rows = (sensitivity.input, sensitivity.weight, *sensitivity.rounding.values())
+    rows = (sensitivity.input, sensitivity.weight, *rounding.values(), *second.values())
     if any(one.shape != shape for one in rows):
         message = "the arrays do not fit together"
         raise ValueError(message)
@@ -162,6 +170,9 @@ def plan_to_json(plan: Plan) -> Json:
         "binds": plan.binds,
         "solver": {"status": plan.status, "gap": plan.gap, "seconds": plan.seconds},
         "formats": dict(plan.formats),
+        "targets": list(plan.targets),
+        "serving": asdict(plan.serving),
+        "ties": [asdict(tie) for tie in plan.ties],
     }
 
 
@@ -169,6 +180,9 @@ def plan_from_json(content: Json) -> Plan:
     """Inverse of `plan_to_json`."""
     grouped = {**content["predicted"], **content["solver"]}
     grouped["interval"] = Interval(*grouped["interval"])
+    grouped["targets"] = tuple(content["targets"])
+    grouped["serving"] = Serving(**content["serving"])
+    grouped["ties"] = tuple(TieCost(tuple(t["ops"]), t["why"], t["cost"]) for t in content["ties"])
     names = {field.name for field in fields(Plan)} - grouped.keys()
     return Plan(**{name: content[name] for name in names}, **grouped)
 

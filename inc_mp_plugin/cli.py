@@ -1,64 +1,17 @@
-"""`inc-mp`: one short function per command; exit codes are made here, and nowhere else."""
+"""`inc-mp`: one short function per command."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 
-from inc_mp_plugin.errors import InputError, PluginError
+from inc_mp_plugin.cli_app import Folder, Overrides, app, command
+from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.progress import say
-
-Arguments = ParamSpec("Arguments")
-
-app = typer.Typer(
-    help="Automatic mixed precision: which ops of a model run in FP8, within a bound on the loss.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Register a command; errors meant for the user become a line and an exit code."""
-
-    @wraps(function)
-    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        try:
-            function(*args, **kwargs)
-        except PluginError as error:
-            say(f"Error: {error}")
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            say("Interrupted; the same command goes on where it stopped.")
-            raise typer.Exit(1) from None
-
-    return app.command()(guarded)
-
-
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `inc-mp tune` wrote.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to override."),
-]
-
-
-@app.callback()
-def options(
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show what INC, torch and transformers log.")
-    ] = False,
-) -> None:
-    """Automatic mixed precision: which ops of a model run in FP8, within a bound on the loss."""
-    if not verbose:
-        from inc_mp_plugin.quiet import silence_third_parties
-
-        silence_third_parties()
 
 
 @command
@@ -69,14 +22,27 @@ def tune(
     every_group: Annotated[
         bool, typer.Option("--every-group", help="Time groups of the same structure one by one.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Without weights: graph, ties, modelled gains, and files for the largest."
+        ),
+    ] = False,
 ) -> None:
     """Run every stage of a recipe; a second call reuses what is done and still valid."""
     from inc_mp_plugin import pipeline
     from inc_mp_plugin.recipe import load_recipe
     from inc_mp_plugin.shown import show_plan
 
-    folder = out or Path("runs") / recipe.stem
     changes = [*(overrides or []), *(["timing.every_group=true"] if every_group else [])]
+    if dry_run:
+        from inc_mp_plugin.rehearsal import lines, rehearse
+
+        folder = out or Path("runs") / f"{recipe.stem}-dry-run"
+        for line in lines(rehearse(load_recipe(recipe, changes), folder)):
+            typer.echo(line)
+        return
+    folder = out or Path("runs") / recipe.stem
     pipeline.tune_recipe(load_recipe(recipe, changes), folder)
     show_plan(folder)
     say(f"Everything is in {folder}.")
@@ -172,11 +138,21 @@ def report(folder: Folder) -> None:
 def emit(
     folder: Folder,
     target: Annotated[str, typer.Option(help="Consumer of the file, such as optimum-habana.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Refused if planned for other values of kv_cache, attention, reuse_cache.",
+        ),
+    ] = None,
 ) -> None:
-    """Write the INC JSON of a target; refused unless INC would select exactly the plan."""
+    """Write the INC JSON files of a target, and the commands to run with them.
+
+    Refused unless INC would select exactly the plan, in the modules that the target has.
+    """
     from inc_mp_plugin.again import emit_again
 
-    emit_again(folder, target)
+    emit_again(folder, target, overrides or [])
 
 
 @command
@@ -186,15 +162,31 @@ def check(
         Path | None, typer.Option(help="JSON with the model's modules, such as DIR/graph.json.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Instead: name or folder of a model.")] = None,
-    device: Annotated[str, typer.Option(help="Whose INC table counts: hpu or cpu.")] = "hpu",
+    target: Annotated[
+        str | None,
+        typer.Option(help="Whose module names and rules count; the model's own names if not given."),
+    ] = None,
+    kv_cache: Annotated[str, typer.Option(help="Of the target: bf16 or fp8.")] = "bf16",
+    attention: Annotated[str, typer.Option(help="Of optimum-habana: eager or flash.")] = "eager",
+    reuse_cache: Annotated[bool, typer.Option("--reuse-cache", help="Of optimum-habana.")] = False,
+    measurements: Annotated[
+        Path | None, typer.Option(help="INC's ..._hooks_maxabs.json, which must hold what is selected.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Whose INC table counts, hpu or cpu; the target's if not given.")
+    ] = None,
 ) -> None:
-    """Show what INC would select with a file, and every pattern that matches nothing.
+    """Show what INC would select with a file, and what about that is suspicious.
 
-    Exit code 2 if a pattern matches nothing or the file selects nothing at all.
+    Patterns that match nothing or too much, lists that cancel each other, everything or nothing selected,
+    mixes that the target cannot run. Exit code 2 if there is any.
     """
-    from inc_mp_plugin.inc.check import check_config, load_modules
+    from inc_mp_plugin.checking import check_file
+    from inc_mp_plugin.inc.modules import load_captured
+    from inc_mp_plugin.serving import Serving
 
-    report = check_config(config, load_modules(modules, model), device)
+    serving, captured = Serving(kv_cache, attention, reuse_cache), load_captured(modules, model)
+    report = check_file(config, captured, target, serving, measurements, device)
     for line in report.lines:
         typer.echo(line)
     if report.faults:

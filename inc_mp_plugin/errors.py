@@ -37,7 +37,9 @@ class SolverError(PluginError):
 
 
 class SelectionError(PluginError):
-    """INC would quantize other ops than the plan says."""
+    """A consumer cannot run a plan, or INC would quantize other ops than it says."""
+
+    exit_code = 2
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:

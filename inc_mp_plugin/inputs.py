@@ -71,6 +71,18 @@ def random_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modu
     return model.eval()
 
 
+def empty_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Module:
+    """Make a causal language model without weights (on the meta device) from a configuration alone."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: nn.Module = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, _DTYPES[dtype]), trust_remote_code=trust_remote_code
+        )
+    return model.eval()
+
+
 def load_batches(
     config: Any,
     tokenizer_name: str,

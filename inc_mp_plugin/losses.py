@@ -22,12 +22,14 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Mean negative log-likelihood of each sample's tokens, shape (samples,).
 
     Token t is predicted from the tokens before it. Labels are `batch["labels"]` if given, else the
-    input tokens themselves without the padding that `attention_mask` marks.
+    input tokens themselves without the padding that `attention_mask` marks; where padding comes first,
+    the first token is predicted from nothing, and left out.
 
     Raises:
         InputError: the batch has no `input_ids`, or a sample has no token to predict.
     """
     import torch
+    from torch import nn
 
     if not isinstance(batch, dict) or "input_ids" not in batch:
         message = (
@@ -40,8 +42,11 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
     labels = batch.get("labels")
     if labels is None:
         labels = batch["input_ids"]
-        if batch.get("attention_mask") is not None:
-            labels = labels.masked_fill(batch["attention_mask"] == 0, IGNORED_LABEL)
+        mask = batch.get("attention_mask")
+        if mask is not None:
+            # A padding position sees no token, and kernels differ in what they make of that.
+            after_padding = nn.functional.pad(mask[:, :-1] == 0, (1, 0), value=False)
+            labels = labels.masked_fill((mask == 0) | after_padding, IGNORED_LABEL)
     labels = labels[:, 1:].to(logits.device)
     token_loss = torch.nn.functional.cross_entropy(
         logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED_LABEL

@@ -11,7 +11,15 @@ from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.measured_loss import LossMeter
 from inc_mp_plugin.plan import Graph, Plan
-from inc_mp_plugin.pricing import Clock, Prices, clock_of, gains_stage, prices_of, runnable_ops
+from inc_mp_plugin.pricing import (
+    Clock,
+    Prices,
+    clock_of,
+    demands_for,
+    gains_stage,
+    prices_of,
+    runnable_ops,
+)
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.scales import Scales
@@ -27,6 +35,7 @@ from inc_mp_plugin.stages import (
 )
 from inc_mp_plugin.subject import subject_in_memory, subject_of
 from inc_mp_plugin.targets import check_scale_method, get_target
+from inc_mp_plugin.targets.rules import demands
 from inc_mp_plugin.validation import validation_stage, verification_stage
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.losses import LossFunction
     from inc_mp_plugin.recipe import Recipe
     from inc_mp_plugin.request import Request
+    from inc_mp_plugin.serving import Demands, Serving
 
 
 def tune_recipe(recipe: Recipe, out: Path) -> Plan:
@@ -51,17 +61,18 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     graph = graph_stage(subject, out)
     sensitivity = sensitivity_stage(subject, graph, noise_of(recipe), out)
     sensitivity = sensitivity.of(runnable_ops(graph, recipe))
-    gains = gains_stage(subject, graph, sensitivity, prices_of(recipe, sensitivity.ops), out)
+    demanded = demands_for(graph, recipe)
+    gains = gains_stage(subject, graph, sensitivity, prices_of(recipe, sensitivity.ops, demanded), out)
     goal = goal_of(recipe)
     meter = None
     if recipe.validation is not None:
         meter = LossMeter(recipe, recipe.validation, subject, graph, sensitivity, out)
     correction = 1.0
     if recipe.verify and meter is not None:
-        correction = verified_correction(meter, gains, sensitivity, goal, out)
-    plan = plan_stage(sensitivity, gains, goal, out, correction)
+        correction = verified_correction(meter, gains, sensitivity, goal, demanded, out)
+    plan = plan_stage(sensitivity, gains, goal, out, correction, demanded)
     for target in recipe.targets:
-        emit(plan, graph, target, out, recipe.scale_method)
+        emit(plan, graph, target, out, recipe)
     if meter is not None:
         validation_stage(meter, sensitivity, plan, out)
     return plan
@@ -90,14 +101,19 @@ def noise_of(recipe: Recipe) -> Noise:
 
 
 def verified_correction(
-    meter: LossMeter, gains: Mapping[str, Gains], sensitivity: Sensitivity, goal: Goal, out: Path
+    meter: LossMeter,
+    gains: Mapping[str, Gains],
+    sensitivity: Sensitivity,
+    goal: Goal,
+    demanded: Demands,
+    out: Path,
 ) -> float:
     """Correction of the budget at which the measured loss is within tau."""
     check_objective(gains, goal.objective)
     found = verification_stage(
         meter,
-        lambda correction: solve_goal(gains[goal.objective], sensitivity, goal, correction),
-        plan_depends_on(sensitivity, gains, goal),
+        lambda correction: solve_goal(gains[goal.objective], sensitivity, goal, correction, demanded),
+        plan_depends_on(sensitivity, gains, goal, demanded),
         out,
     )
     say(f"verify: {len(found.rounds)} plans measured, the budget is corrected by {found.correction:.4g}")
@@ -121,6 +137,8 @@ def tune(
     clock: Clock | None = None,
     loss_fn: LossFunction | None = None,
     allowed: Collection[str] | None = None,
+    targets: Sequence[str] = (),
+    serving: Serving | None = None,
     out: str | Path,
 ) -> Plan:
     """Plan a model that is in memory: capture, sensitivities, gains, program.
@@ -141,6 +159,8 @@ def tune(
         clock: where and how time is measured; on the CPU for "empirical_time" without it.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
         allowed: names of the ops that may leave the base format; all if None.
+        targets: consumers that must be able to run the plan, such as "vllm-gaudi".
+        serving: how they serve the model; the defaults if None.
         out: folder of the artefacts; a second call reuses those that are still valid.
 
     Raises:
@@ -154,9 +174,9 @@ def tune(
         sensitivity = sensitivity.of(allowed)
     if objective == "empirical_time" and clock is None:
         clock = Clock("cpu", TimingSettings())
-    prices = Prices(
-        (subject.base, *formats), sensitivity.ops, device, request, objective == "roofline", clock
-    )
+    demanded = demands(graph, targets, serving)
+    low = (subject.base, *formats)
+    prices = Prices(low, sensitivity.ops, device, request, objective == "roofline", clock, demanded)
     gains = gains_stage(subject, graph, sensitivity, prices, folder)
     goal = Goal(objective, tau, gain_fraction, strategy, seed, confidence)
-    return plan_stage(sensitivity, gains, goal, folder)
+    return plan_stage(sensitivity, gains, goal, folder, demands=demanded)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from inc_mp_plugin.serving import Serving
+
 
 class Gemm(NamedTuple):
     """Shape of one matrix product: `batch` times (rows x inner) @ (inner x columns)."""
@@ -31,7 +33,8 @@ class Op:
     `macs` counts multiply-accumulates per sample over all calls; `tied` tells that the weight tensor
     is also used elsewhere (a head tied to the embedding), so that a quantized copy comes on top.
     `gemms` holds the shape of every call, of the whole batch; `after` names the ops of the same group
-    whose results it needs, with no other op in between.
+    whose results it needs, with no other op in between. `share` is the expected fraction of forward
+    passes in which it runs: below 1 for an expert, under even routing.
     """
 
     name: str
@@ -42,10 +45,7 @@ class Op:
     tied: bool = False
     gemms: tuple[Gemm, ...] = ()
     after: tuple[str, ...] = ()
-
-
-# ATen names of the kernels that multiply all experts of a layer at once.
-FUSED_EXPERTS = frozenset({"_grouped_mm", "grouped_mm_fallback"})
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,6 @@ class Unsupported:
     name: str
     kind: str
     reason: str
-
-    @property
-    def fused_experts(self) -> bool:
-        """Whether these are experts in one fused kernel."""
-        return self.kind in FUSED_EXPERTS
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,18 @@ class Graph:
         return {op.name: op for op in self.ops}
 
 
+@dataclass(frozen=True, slots=True)
+class TieCost:
+    """What a tie costs: the gain that would come on top if its ops could choose on their own.
+
+    To first order: at the price, in gain per loss MSE, that the budget has in the relaxed program.
+    """
+
+    ops: tuple[str, ...]
+    why: str
+    cost: float
+
+
 class Interval(NamedTuple):
     """The ends of a confidence interval."""
 
@@ -99,7 +106,7 @@ class Plan:
     for another; `nrmse` is sqrt(loss_mse / E[g^2]), predicted. `interval` holds, with probability
     `confidence`, the loss MSE of as many fresh samples. `binds` tells whether the threshold kept any
     gain from being taken; when it is False the plan already has the largest gain there is. `gap` is
-    None where nothing was optimised.
+    None where nothing was optimised. `targets`, `serving` and `ties` are what the plan was held to.
     """
 
     strategy: str
@@ -122,6 +129,9 @@ class Plan:
     gap: float | None
     seconds: float
     formats: Mapping[str, str]
+    targets: tuple[str, ...] = ()
+    serving: Serving = Serving()
+    ties: tuple[TieCost, ...] = ()
 
     @property
     def quantized(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from inc_mp_plugin import artefacts, result_artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.bench import TimingSettings
-from inc_mp_plugin.gain.configurations import free_formats
+from inc_mp_plugin.gain.configurations import free_formats, in_large_groups
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.gain.macs import mac_gains
@@ -23,11 +23,16 @@ from inc_mp_plugin.progress import say
 from inc_mp_plugin.request import Request, check_context, prompt
 from inc_mp_plugin.sections import TimingSection
 from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.serving import NO_DEMANDS, Demands, Serving
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.devices import runnable_kinds, timed_formats
+from inc_mp_plugin.targets.layout import DECODE, PREFILL, Captured
+from inc_mp_plugin.targets.rules import demands
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from inc_mp_plugin.measured_time import Stopwatch
     from inc_mp_plugin.measurements import Timing
     from inc_mp_plugin.recipe import Recipe
@@ -51,7 +56,7 @@ class Prices:
 
     `formats` are the base format and the lower ones; `ops` those that may leave the base format;
     `device` is the one that time is modelled for; `request` what time is priced for; `roofline` and
-    `clock` ask for those objectives.
+    `clock` ask for those objectives; `demands` are those of the consumers.
     """
 
     formats: tuple[str, ...]
@@ -60,6 +65,7 @@ class Prices:
     request: Request | None = None
     roofline: bool = False
     clock: Clock | None = None
+    demands: Demands = NO_DEMANDS
 
 
 def runnable_ops(graph: Graph, recipe: Recipe) -> list[str]:
@@ -69,6 +75,11 @@ def runnable_ops(graph: Graph, recipe: Recipe) -> list[str]:
     if clock is not None:
         kinds += [runnable_kinds(clock.device, format) for format in recipe.formats]
     return [op.name for op in graph.ops if all(op.kind in able for able in kinds)]
+
+
+def demands_for(graph: Graph, recipe: Recipe) -> Demands:
+    """What the targets of a recipe demand of a plan, served as the recipe says."""
+    return demands(graph, recipe.targets, Serving(recipe.kv_cache, recipe.attention, recipe.reuse_cache))
 
 
 def clock_of(recipe: Recipe) -> Clock | None:
@@ -82,14 +93,15 @@ def clock_of(recipe: Recipe) -> Clock | None:
     return Clock(timing.device, TimingSettings(**settings), timing.every_group)
 
 
-def prices_of(recipe: Recipe, ops: tuple[str, ...]) -> Prices:
+def prices_of(recipe: Recipe, ops: tuple[str, ...], demanded: Demands) -> Prices:
     """What a recipe asks to be priced."""
     section = recipe.request
     request = Request(recipe.calibration.sequence_length)
     if section is not None:
         request = Request(section.prompt_tokens, section.output_tokens, section.batch_size)
     formats = (recipe.model.dtype, *recipe.formats)
-    return Prices(formats, ops, recipe.device, request, recipe.objective == "roofline", clock_of(recipe))
+    roofline, clock = recipe.objective == "roofline", clock_of(recipe)
+    return Prices(formats, ops, recipe.device, request, roofline, clock, demanded)
 
 
 def gains_stage(
@@ -106,8 +118,14 @@ def gains_stage(
         "device": prices.device,
         "version": metadata.version("inc-mp-plugin"),
     }
+    ties, kept = in_large_groups(graph, prices.demands)
+    if ties or kept:
+        depends_on["ties"] = store.fingerprint({"ties": [list(tie) for tie in ties], "kept": sorted(kept)})
     if prices.roofline:
+        consumer = _consumer(prices)
         depends_on["request"] = asdict(_request(prices))
+        depends_on["served by"] = consumer or "no target"
+        depends_on["serving"] = asdict(prices.demands.serving)
     measured: dict[str, Gains] = {}
     if prices.clock is not None:
         gains, timing = _measured(subject, graph, sensitivity, prices, prices.clock, out)
@@ -119,8 +137,10 @@ def gains_stage(
         if set(prices.formats) <= ACCELERATORS[prices.device].flops.keys():
             gains["theoretical_time"] = mac_gains(graph, prices.formats, prices.device)
         if prices.roofline:
-            phases = _phases(subject, _request(prices))
-            gains["roofline"] = roofline_gains(phases, prices.formats, prices.device, sensitivity.total)
+            phases = _phases(subject, graph, prices)
+            gains["roofline"] = roofline_gains(
+                phases, prices.formats, prices.device, sensitivity.total, ties, kept
+            )
         gains |= measured
         return gains, artefacts.gains_to_json(gains)
 
@@ -165,8 +185,10 @@ def _measured(
     out: Path,
 ) -> tuple[Gains, Timing]:
     base, low = timed_formats(prices.formats, clock.device)
-    choices = free_formats(graph, prices.ops, (base, low), runnable_kinds(clock.device, low))
-    listed = courses(graph, choices, sensitivity.total, every_group=clock.every_group)
+    ties, kept = in_large_groups(graph, prices.demands)
+    able = set(prices.ops) - kept
+    choices = free_formats(graph, able, (base, low), runnable_kinds(clock.device, low))
+    listed = courses(graph, choices, sensitivity.total, ties, every_group=clock.every_group)
     wanted = candidates(listed, base)
     depends_on = {
         **timing_depends_on(subject, prices, clock),
@@ -193,17 +215,30 @@ def _request(prices: Prices) -> Request:
     return prices.request
 
 
-def _phases(subject: Subject, request: Request) -> list[Phase]:
-    """Graphs of the request's passes."""
+def _consumer(prices: Prices) -> str | None:
+    """The consumer whose passes are modelled: the first target on Gaudi."""
+    names = (name for name in prices.demands.targets if get_target(name).device == "hpu")
+    return next(names, None)
+
+
+def _phases(subject: Subject, planned: Graph, prices: Prices) -> list[Phase]:
+    """Graphs of the request's passes, and what of them the consumer runs otherwise."""
     import torch
 
     from inc_mp_plugin.graph.capture import capture
 
+    request, name = _request(prices), _consumer(prices)
     check_context(subject.model, request)
+    idle: Mapping[str, frozenset[str]] = {}
+    if name is not None:
+        idle = get_target(name).lay_out(Captured.of(planned), prices.demands.serving).idle
+    cached = prices.demands.cached
     say("Capturing the passes of the request ...")
-    phases = [Phase(capture(subject.model, prompt(subject.model, request)))]
+    whole = capture(subject.model, prompt(subject.model, request))
+    phases = [Phase(whole, idle=idle.get(PREFILL, frozenset()), cached=cached)]
     if request.output_tokens:
         step = {"input_ids": torch.zeros(request.batch_size, 1, dtype=torch.long)}
-        cached = request.prompt_tokens + request.output_tokens // 2
-        phases.append(Phase(capture(subject.model, step, cached_tokens=cached), request.output_tokens))
+        tokens = request.prompt_tokens + request.output_tokens // 2
+        graph = capture(subject.model, step, cached_tokens=tokens)
+        phases.append(Phase(graph, request.output_tokens, idle.get(DECODE, frozenset()), cached))
     return phases

@@ -43,6 +43,9 @@ class Recipe(Section):
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
     verify: bool = False
     targets: tuple[str, ...] = ("cpu-qdq",)
+    kv_cache: Literal["bf16", "fp8"] = "bf16"
+    attention: Literal["eager", "flash"] = "eager"
+    reuse_cache: bool = False
     request: RequestSection | None = None
     timing: TimingSection | None = None
     validation: ValidationSection | None = None
@@ -95,6 +98,8 @@ class Recipe(Section):
                 return unknown(
                     f"scale_method of target {target.name}", self.scale_method, target.scale_methods
                 )
+        if self.kv_cache == "fp8" and not any(get_target(name).device == "hpu" for name in self.targets):
+            return "kv_cache: fp8 is of Gaudi; add a target that has one: optimum-habana or vllm-gaudi"
         if self.noise == "measured" and not (self.targets and get_target(self.targets[0]).scale_methods):
             return "noise: measured rounds as the first of targets does in FP8; give an FP8 target first"
         return ""

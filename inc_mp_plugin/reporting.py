@@ -20,8 +20,10 @@ from inc_mp_plugin.results import Experiment, Stability
 from inc_mp_plugin.run import Run
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.stability import stability
+from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stages import Goal, plan_depends_on, solve_goal
 from inc_mp_plugin.store import Json
+from inc_mp_plugin.targets.rules import demands
 
 Value = TypeVar("Value")
 
@@ -59,7 +61,7 @@ def find(folder: Path) -> Found:
     shelf.take("sensitivity", "sensitivity", _depends_on)
     able, noise = run.priced, {"noise": run.plan.noise}
     goal = _goal(run, made)
-    fresh = plan_depends_on(able, run.gains, goal)
+    fresh = plan_depends_on(able, run.free_gains, goal)
     same: Json = {key: fresh[key] for key in ("sensitivity", "noise", "gains")}
     _check_plan(folder, made, same)
     validation = shelf.take("validation", "validation", result_artefacts.validation_from_json)
@@ -72,7 +74,7 @@ def find(folder: Path) -> Found:
         run.graph,
         replace(run.sensitivity, noise=run.plan.noise),
         able.ops,
-        run.gains,
+        run.free_gains,
         run.plan,
         _stability(run, able, goal),
         shelf.take("frontier", "frontier", result_artefacts.frontiers_from_json, _files(folder) | noise),
@@ -164,7 +166,8 @@ def _goal(run: Run, made: Json) -> Goal:
 
 
 def _stability(run: Run, able: Sensitivity, goal: Goal) -> Stability:
-    plan, gains = run.plan, run.gains[run.plan.objective]
+    plan = run.plan
+    gains = constrained(run.free_gains[plan.objective], demands(run.graph, plan.targets, plan.serving))
     # With a confidence, each draw finds the correction that it needs.
     correction = plan.correction if goal.confidence is None else 1.0
     return stability(plan, able, lambda seen: solve_goal(gains, seen, goal, correction))

@@ -11,13 +11,16 @@ from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.measured_loss import LossMeter
 from inc_mp_plugin.plan import Graph, Plan
-from inc_mp_plugin.pricing import runnable_ops
+from inc_mp_plugin.pricing import demands_for, runnable_ops
 from inc_mp_plugin.recipe import Recipe, parse_recipe
 from inc_mp_plugin.results import Validation
 from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.serving import Demands
+from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stage import changes
 from inc_mp_plugin.stages import without_noise
 from inc_mp_plugin.subject import Subject, subject_of
+from inc_mp_plugin.targets.rules import demands
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,24 @@ class Run:
 
     @cached_property
     def able(self) -> Sensitivity:
-        """Sensitivities of the ops that every target of the recipe can run in a lower format."""
-        return self.sensitivity.of(runnable_ops(self.graph, self.recipe))
+        """Sensitivities of the ops that every target can run in a lower format, beside their KV cache."""
+        able = self.sensitivity.of(runnable_ops(self.graph, self.recipe))
+        return replace(able, cached=self.demands.cached)
+
+    @cached_property
+    def free_gains(self) -> dict[str, Gains]:
+        """gains.json: of every configuration that was priced."""
+        return artefacts.load(self.folder / "gains.json", "gains", artefacts.gains_from_json)
+
+    @cached_property
+    def demands(self) -> Demands:
+        """What the targets of the recipe demand of a plan."""
+        return demands_for(self.graph, self.recipe)
 
     @cached_property
     def gains(self) -> dict[str, Gains]:
-        """gains.json."""
-        return artefacts.load(self.folder / "gains.json", "gains", artefacts.gains_from_json)
+        """Gains of the configurations that keep to the demands of the recipe's targets."""
+        return {name: constrained(gains, self.demands) for name, gains in self.free_gains.items()}
 
     @cached_property
     def plan(self) -> Plan:
@@ -68,8 +82,10 @@ class Run:
 
     @cached_property
     def priced(self) -> Sensitivity:
-        """Sensitivities with the model of the noise that the plan was made with."""
-        return replace(self.able, noise=self.plan.noise)
+        """Sensitivities with the model of the noise that the plan was made with, and its KV cache."""
+        plan = self.plan
+        cached = demands(self.graph, plan.targets, plan.serving).cached
+        return replace(self.able, noise=plan.noise, cached=cached)
 
     @cached_property
     def validation(self) -> Validation | None:

@@ -26,6 +26,7 @@ class Drift(NamedTuple):
 
 
 NO_DRIFT = Drift(0.0, 0.0)
+CACHE_FORMAT = "fp8_e4m3"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Sensitivity:
     error q was measured, ||q * dg/dz||^2 of inputs and weight together, shape (samples, ops).
     `noise` says which model of the rounding noise prices a format: one of `formats.NOISES`.
     `measured_drift` is how far the mean loss moved, per d, when everything was rounded.
+
+    `second` holds the part of a bgemm's second input (keys, values), of shape (samples, ops): that of
+    `input` under the key "input", and that of `rounding` under each format. `cached` are bgemms that read
+    their second input from a KV cache in FP8: it is rounded whatever their own format, and is no part of
+    what lowering them costs.
     """
 
     ops: tuple[str, ...]
@@ -46,6 +52,8 @@ class Sensitivity:
     rounding: Mapping[str, FloatArray] = field(default_factory=dict)
     noise: str = "uniform"
     measured_drift: Drift = NO_DRIFT
+    second: Mapping[str, FloatArray] = field(default_factory=dict)
+    cached: frozenset[str] = frozenset()
 
     @property
     def samples(self) -> int:
@@ -72,11 +80,42 @@ class Sensitivity:
             InputError: the rounding error of this format was not measured.
         """
         if self.noise != "measured":
-            return alpha(format, self.noise) * (self.input + self.weight)
-        if format not in self.rounding:
+            whole: FloatArray = alpha(format, self.noise) * (self.input + self.weight)
+        elif format not in self.rounding:
             message = f"the noise of {format} was not measured; `inc-mp tune` with noise=measured does it"
             raise InputError(message)
-        return self.rounding[format]
+        else:
+            whole = self.rounding[format]
+        if not self.cached:
+            return whole
+        rest: FloatArray = whole - self._of_second(format)
+        return rest
+
+    @cached_property
+    def cache_loss_mse(self) -> FloatArray:
+        """Squared loss change of each sample by a KV cache in FP8, shape (samples,).
+
+        That of the keys and values which the `cached` bgemms read; 0 without any.
+
+        Raises:
+            InputError: it was not measured.
+        """
+        if not self.cached:
+            return self.loss * 0.0
+        total: FloatArray = self._of_second(CACHE_FORMAT).sum(axis=1)
+        return total
+
+    def _of_second(self, format: str) -> FloatArray:
+        """What the second inputs of the cached bgemms cost in a format, shape (samples, ops)."""
+        key = format if self.noise == "measured" else "input"
+        if key not in self.second:
+            message = (
+                f"what a KV cache in {format} costs was not measured; `inc-mp tune` in a new folder does it"
+            )
+            raise InputError(message)
+        part = self.second[key] if key == format else alpha(format, self.noise) * self.second[key]
+        chosen: FloatArray = part * [float(op in self.cached) for op in self.ops]
+        return chosen
 
     def loss_mse(self, format: str) -> dict[str, float]:
         """Predicted loss MSE d of each op alone in a format: the mean over samples (eq. 24)."""
@@ -84,19 +123,21 @@ class Sensitivity:
         return dict(zip(self.ops, means.tolist(), strict=True))
 
     def with_drift(self, loss_mse: float) -> float:
-        """Loss MSE of ops whose d add up to this: d + (drift d)^2; d itself if no rounding was measured.
+        """Loss MSE of ops whose d add up to this, and of the KV cache: d + (drift d)^2.
 
         Rounding changes a loss by a first-order part of mean 0 and variance d, and by a second-order
         part, q^T H q / 2, which is positive at a minimum of the loss and grows like d.
         """
-        return loss_mse + (self.drift.value * loss_mse) ** 2
+        whole = loss_mse + float(self.cache_loss_mse.mean())
+        return whole + (self.drift.value * whole) ** 2
 
     def without_drift(self, loss_mse: float) -> float:
         """Inverse of `with_drift`, a hair lower: what the d of all ops may add up to for this loss MSE."""
+        cache = float(self.cache_loss_mse.mean())
         if not self.drift.value:
-            return loss_mse
+            return loss_mse - cache
         root = math.sqrt(1.0 + 4.0 * self.drift.value**2 * loss_mse)
-        return (1.0 - 1e-12) * 2.0 * loss_mse / (1.0 + root)
+        return (1.0 - 1e-12) * 2.0 * loss_mse / (1.0 + root) - cache
 
     @property
     def drift(self) -> Drift:
@@ -112,6 +153,7 @@ class Sensitivity:
             input=self.input[:, kept],
             weight=self.weight[:, kept],
             rounding={format: rows[:, kept] for format, rows in self.rounding.items()},
+            second={key: rows[:, kept] for key, rows in self.second.items()},
         )
 
     def take(self, rows: NDArray[np.int64]) -> Sensitivity:
@@ -122,4 +164,5 @@ class Sensitivity:
             input=self.input[rows],
             weight=self.weight[rows],
             rounding={format: one[rows] for format, one in self.rounding.items()},
+            second={key: one[rows] for key, one in self.second.items()},
         )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def show_plan(folder: Path, *, validation: bool = True) -> None:
     """The plan of a folder and, if it was measured, its validation."""
     run = Run(folder)
-    print_plan(plan_table(run.plan, run.gains[run.plan.objective], run.priced), _console())
+    print_plan(plan_table(run.plan, run.free_gains[run.plan.objective], run.priced), _console())
     if validation and run.validation is not None:
         print_validation(run.validation, run.plan.confidence, _console())
 

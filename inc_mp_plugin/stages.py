@@ -15,8 +15,10 @@ from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.scales import Scales
+from inc_mp_plugin.serving import NO_DEMANDS, Demands
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import IP_MSE, solve
+from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stage import run_stage
 
 if TYPE_CHECKING:
@@ -111,13 +113,21 @@ def _noise_settings(noise: Noise, path: Path) -> Json:
     return {key: value for key, value in stored.items() if key.startswith("noise.")}
 
 
-def solve_goal(gains: Gains, sensitivity: Sensitivity, goal: Goal, correction: float = 1.0) -> Plan:
-    """The plan for a goal, by its strategy."""
+def solve_goal(
+    gains: Gains,
+    sensitivity: Sensitivity,
+    goal: Goal,
+    correction: float = 1.0,
+    demands: Demands = NO_DEMANDS,
+) -> Plan:
+    """The plan for a goal, by its strategy, held to what its consumers demand."""
     if goal.strategy != IP_MSE:
         if goal.tau is None:
             message = f"strategy {goal.strategy} is held to a threshold: give tau, not gain_fraction"
             raise InputError(message)
-        return baseline(gains, sensitivity, goal.strategy, goal.tau, seed=goal.seed)
+        tied, priced = constrained(gains, demands), replace(sensitivity, cached=demands.cached)
+        plan = baseline(tied, priced, goal.strategy, goal.tau, seed=goal.seed)
+        return replace(plan, targets=demands.targets, serving=demands.serving)
     return solve(
         gains,
         sensitivity,
@@ -125,10 +135,13 @@ def solve_goal(gains: Gains, sensitivity: Sensitivity, goal: Goal, correction: f
         gain_fraction=goal.gain_fraction,
         confidence=goal.confidence,
         correction=correction,
+        demands=demands,
     )
 
 
-def plan_depends_on(sensitivity: Sensitivity, gains: Mapping[str, Gains], goal: Goal) -> Json:
+def plan_depends_on(
+    sensitivity: Sensitivity, gains: Mapping[str, Gains], goal: Goal, demands: Demands = NO_DEMANDS
+) -> Json:
     """What a plan follows from."""
     rows = store.fingerprint({"loss": sensitivity.loss.tolist(), "rows": _rows(sensitivity)})
     return {
@@ -136,6 +149,8 @@ def plan_depends_on(sensitivity: Sensitivity, gains: Mapping[str, Gains], goal: 
         "sensitivity": rows,
         "noise": sensitivity.noise,
         "gains": store.fingerprint(artefacts.gains_to_json(gains)),
+        "targets": list(demands.targets),
+        "serving": asdict(demands.serving),
         "version": metadata.version("inc-mp-plugin"),
     }
 
@@ -151,6 +166,7 @@ def plan_stage(
     goal: Goal,
     out: Path,
     correction: float = 1.0,
+    demands: Demands = NO_DEMANDS,
 ) -> Plan:
     """plan.json.
 
@@ -160,10 +176,10 @@ def plan_stage(
     check_objective(gains, goal.objective)
 
     def make() -> tuple[Plan, Json]:
-        plan = solve_goal(gains[goal.objective], sensitivity, goal, correction)
+        plan = solve_goal(gains[goal.objective], sensitivity, goal, correction, demands)
         return plan, artefacts.plan_to_json(plan)
 
-    depends_on = {**plan_depends_on(sensitivity, gains, goal), "correction": correction}
+    depends_on = {**plan_depends_on(sensitivity, gains, goal, demands), "correction": correction}
     return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)
 
 

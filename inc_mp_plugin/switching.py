@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+from inc_mp_plugin.experts import expose_experts
 from inc_mp_plugin.float8 import float8_switch
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import switchable
 from inc_mp_plugin.inc.mixed_precision import half_precision_switch
 from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.targets import CPU_BF16, CPU_QDQ, OPTIMUM_HABANA
-from inc_mp_plugin.targets.devices import runnable_kinds
+from inc_mp_plugin.targets import CPU_BF16, CPU_QDQ
+from inc_mp_plugin.targets.devices import TIMED_ON_GAUDI, runnable_kinds
+from inc_mp_plugin.targets.layout import Captured
+from inc_mp_plugin.targets.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,11 +45,12 @@ def switch_to_time(
     """
     kinds = runnable_kinds(device, low)
     able = [op.name for op in graph.ops if op.name in ops and op.kind in kinds]
+    expose_experts(model)
     if low in CPU_BF16.formats:
         return half_precision_switch(model, dict.fromkeys(able, low))
     if device == "cuda":
         return float8_switch(model, able, batches)
-    return _through_inc(model, graph, able, base, low, OPTIMUM_HABANA.name, batches)
+    return _through_inc(model, graph, able, base, low, TIMED_ON_GAUDI, batches)
 
 
 def switch_to_validate(
@@ -62,9 +66,10 @@ def switch_to_validate(
 
     Args: as in `switch_to_time`; and how INC chooses its scales, if not by the default of "cpu-qdq".
     """
+    expose_experts(model)
     if low in CPU_BF16.formats:
         return half_precision_switch(model, dict.fromkeys(ops, low))
-    return _through_inc(model, graph, ops, base, low, CPU_QDQ.name, batches, scale_method)
+    return _through_inc(model, graph, ops, base, low, CPU_QDQ, batches, scale_method)
 
 
 def _through_inc(
@@ -73,10 +78,10 @@ def _through_inc(
     ops: Collection[str],
     base: str,
     low: str,
-    target: str,
+    target: Target,
     batches: Iterable[Batch],
     scale_method: str | None = None,
 ) -> Switch:
     formats = {op.name: low if op.name in ops else base for op in graph.ops}
-    config = config_of(base, formats, target, graph.modules, scale_method)
+    config = config_of(base, formats, target, Captured.of(graph), scale_method)
     return switchable(model, config, low, batches)

@@ -30,6 +30,9 @@ CONFIGS = {
     "mistral": lambda: transformers.MistralConfig(**_GROUPED),
     "mixtral": lambda: transformers.MixtralConfig(**_GROUPED, num_local_experts=4),
     "qwen3_moe": lambda: transformers.Qwen3MoeConfig(**_GROUPED, **_EXPERTS, head_dim=16),
+    "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
+        **_GROUPED, **_EXPERTS, shared_expert_intermediate_size=48
+    ),
     "gemma3": lambda: transformers.Gemma3TextConfig(**_GROUPED, head_dim=16),
     "phi3": lambda: transformers.Phi3Config(**_GROUPED, pad_token_id=0),
     "gpt_neox": lambda: transformers.GPTNeoXConfig(**_SIZES),
@@ -78,6 +81,16 @@ def language_model(name: str, seed: int = 0, **changes: object) -> nn.Module:
         setattr(config, key, value)
     torch.manual_seed(seed)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def mixture(name: str, **changes: object) -> nn.Module:
+    """A small model whose routed experts weigh as much as anything else in it."""
+    model = language_model(name, **changes)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if ".mlp.experts." in key or ".mlp.gate." in key:
+                parameter.normal_(std=0.2)
+    return model
 
 
 def encoder(seed: int = 0) -> nn.Module:

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.attention import expose_bgemms
+from inc_mp_plugin.experts import expose_experts
 
 
 def naive_sensitivity(model, names, batches, loss_fn):
     """Return {op name: [s of each sample]} and the losses; no run shares anything with another."""
     model = copy.deepcopy(model).double().eval()
     expose_bgemms(model)
+    expose_experts(model)
     sensitivities = {name: [] for name in names}
     losses = []
     for batch in batches:

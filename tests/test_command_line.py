@@ -58,6 +58,8 @@ def test_tune_writes_every_artefact(finished):
         "measured_losses.npz",
         "configs/cpu-qdq.json",
         "configs/optimum-habana.json",
+        "configs/optimum-habana-measure.json",
+        "configs/optimum-habana.sh",
     }
     for name in ("graph", "sensitivity", "gains", "plan", "validation"):
         assert read(finished, f"{name}.json")["schema"] == f"inc_mp_plugin/{name}/1"

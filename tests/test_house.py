@@ -15,6 +15,7 @@ GROUND = {
     "formats",
     "plan",
     "sensitivities",
+    "serving",
     "gains",
     "results",
     "store",
@@ -23,6 +24,8 @@ GROUND = {
     "batches",
     "losses",
     "attention",
+    "experts",
+    "expert_kernels",
     "progress",
     "targets",
     "measurements",
@@ -42,6 +45,8 @@ ABOVE = {
     "pricing",
     "time_validation",
     "emission",
+    "checking",
+    "rehearsal",
     "stages",
     "measured_loss",
     "validation",
@@ -53,6 +58,7 @@ ABOVE = {
     "reporting",
     "shown",
     "quiet",
+    "cli_app",
     "cli",
 }
 # What stands on what, above the stages; inc/strategy is the one file of a stage that stands on them.
@@ -61,9 +67,12 @@ MAY_USE = {
     "recipe": {"targets", "sections"},
     "inputs": set(),
     "quiet": set(),
+    "cli_app": {"quiet"},
     "stage": set(),
     "subject": {"inputs", "recipe", "sections"},
-    "emission": STAGES,
+    "emission": {"recipe"} | STAGES,
+    "checking": {"inc"},
+    "rehearsal": {"emission", "inputs", "pricing", "recipe", "stages", "subject"} | STAGES,
     "float8": set(),
     "request": {"gain"},
     "switching": {"float8", "inc"},
@@ -75,14 +84,16 @@ MAY_USE = {
     "validation": {"measured_loss", "stage"} | STAGES,
     "pipeline": {"subject", "stages", "emission", "measured_loss", "validation", "recipe", "pricing"}
     | STAGES,
-    "run": {"measured_loss", "pricing", "recipe", "stage", "stages", "subject"},
+    "run": {"measured_loss", "pricing", "recipe", "solver", "stage", "stages", "subject"},
     "again": {"run", "pipeline", "pricing", "time_validation", "validation", "stage", "stages", "emission"}
     | STAGES,
     "accuracy": {"inputs", "measured_loss"} | STAGES,
     "experiments": {"accuracy", "run", "stage", "stages"} | STAGES,
     "reporting": {"pipeline", "run", "stages"} | STAGES,
     "shown": {"run"} | STAGES,
-    "cli": {"again", "experiments", "reporting", "shown", "run", "pipeline", "recipe", "quiet"} | STAGES,
+    "cli": {"again", "checking", "experiments", "reporting", "rehearsal", "shown", "run", "pipeline"}
+    | {"recipe", "cli_app"}
+    | STAGES,
     "inc/strategy": {"pipeline", "stages", "subject"} | STAGES,
 }
 # Libraries that only certain places may load.
@@ -92,9 +103,9 @@ HOMES = {
     "neural_compressor": {"inc"},
     "yaml": {"recipe"},
     "pydantic": {"recipe", "sections"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_app"},
     "rich": {"progress", "report", "shown"},
-    "transformers": {"attention", "inputs", "inc/check", "request"},
+    "transformers": {"attention", "inputs", "inc/modules", "request"},
     "habana_frameworks": {"gain/devices"},
 }
 FILES = sorted(p.relative_to(PACKAGE).with_suffix("").as_posix() for p in PACKAGE.rglob("*.py"))

@@ -7,28 +7,33 @@ from itertools import product
 from math import prod
 
 from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.serving import Demands
 
 Configuration = tuple[str, ...]
 
-MOST = 64  # six free ops with one lower format
+FREE = 6  # ops with one lower format, all of whose configurations are priced
+MOST = 2**FREE
 
 
 def configurations(
     group: Sequence[str],
     formats: Mapping[str, Sequence[str]],
     sensitivity: Mapping[str, float],
+    ties: Sequence[Sequence[str]] = (),
 ) -> tuple[tuple[Configuration, ...], str]:
     """List the configurations of a group, all base first.
 
     Up to 64 of them (six ops that are free to choose between two formats) are listed in full. Of a
     larger group these: all base; for each lower format, every op that may take it; each op alone; and
     prefixes of the ops ordered by sensitivity, the least sensitive first, which are the sets that an
-    integer program would mostly choose.
+    integer program would mostly choose. Ops of a tie count as one there; of more than 64 of them none is
+    taken alone, and 64 prefixes stand for all.
 
     Args:
         group: its ops.
         formats: the formats that each op may take, the base format first.
         sensitivity: of each op; one that is missing counts as the most sensitive.
+        ties: ops that share a format.
 
     Returns:
         The configurations, and a note that is empty if they are all there are.
@@ -42,11 +47,11 @@ def configurations(
     count = prod(len(choice) for choice in choices)
     if count <= MOST:
         return tuple(product(*choices)), ""
-    some = tuple(dict.fromkeys(_some(group, formats, sensitivity)))
+    some = tuple(dict.fromkeys(_some(group, formats, sensitivity, ties)))
     free = sum(len(choice) > 1 for choice in choices)
     return some, (
-        f"{free} ops are free, so of {count} configurations {len(some)} were priced: all base, all low, "
-        "each op alone, and prefixes by sensitivity"
+        f"{free} ops are free, so of {count:.3g} configurations {len(some)} were priced: all base, all low, "
+        "ops alone, and prefixes by sensitivity"
     )
 
 
@@ -54,17 +59,36 @@ def _some(
     group: Sequence[str],
     formats: Mapping[str, Sequence[str]],
     sensitivity: Mapping[str, float],
+    ties: Sequence[Sequence[str]],
 ) -> Iterator[Configuration]:
     base = {op: formats[op][0] for op in group}
     yield tuple(base.values())
+    inside = set(group)
+    units = [tuple(op for op in tie if op in inside) for tie in ties if not inside.isdisjoint(tie)]
+    tied = {op for unit in units for op in unit}
+    units += [(op,) for op in group if op not in tied]
     for low in dict.fromkeys(format for op in group for format in formats[op][1:]):
-        able = [op for op in group if low in formats[op]]
-        yield tuple({**base, **dict.fromkeys(able, low)}.values())
-        for op in able:
-            yield tuple({**base, op: low}.values())
-        ordered = sorted(able, key=lambda op: sensitivity.get(op, float("inf")))
-        for size in range(2, len(ordered)):
-            yield tuple({**base, **dict.fromkeys(ordered[:size], low)}.values())
+        able = [unit for unit in units if all(low in formats[op] for op in unit)]
+        yield _with(base, able, low)
+        for unit in able if len(able) <= MOST else []:
+            yield _with(base, [unit], low)
+        ordered = sorted(able, key=lambda unit: sum(sensitivity.get(op, float("inf")) for op in unit))
+        step = max(1, len(ordered) // MOST)
+        for size in range(2, len(ordered), step):
+            yield _with(base, ordered[:size], low)
+
+
+def _with(base: Mapping[str, str], units: Sequence[Sequence[str]], low: str) -> Configuration:
+    return tuple({**base, **{op: low for unit in units for op in unit}}.values())
+
+
+def in_large_groups(graph: Graph, demands: Demands) -> tuple[list[tuple[str, ...]], frozenset[str]]:
+    """Ties, and ops that stay in the base format, of groups that are too large to be priced in full.
+
+    Smaller groups are priced whatever the consumers demand, so that a plan for others needs no new prices.
+    """
+    large = frozenset(op for group in graph.groups if len(group) > FREE for op in group)
+    return [tie.ops for tie in demands.ties if large.issuperset(tie.ops)], large & demands.kept.keys()
 
 
 def free_formats(

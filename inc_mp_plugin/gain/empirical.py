@@ -35,6 +35,7 @@ def courses(
     graph: Graph,
     formats: Mapping[str, Sequence[str]],
     sensitivity: Mapping[str, float],
+    ties: Sequence[Sequence[str]] = (),
     *,
     every_group: bool = False,
 ) -> list[Course]:
@@ -47,6 +48,7 @@ def courses(
         graph: from `capture`.
         formats: the formats that each op may take, the base format first.
         sensitivity: of each op; it only decides which configurations of large groups are measured.
+        ties: ops that share a format; they only decide that, too.
         every_group: measure every group on its own.
     """
     alike: dict[object, list[tuple[str, ...]]] = {}
@@ -56,7 +58,8 @@ def courses(
         free = tuple(tuple(formats[op]) for op in group)
         alike.setdefault((structure, free), []).append(group)
     return [
-        Course(*configurations(groups[0], formats, sensitivity), tuple(groups)) for groups in alike.values()
+        Course(*configurations(groups[0], formats, sensitivity, ties), tuple(groups))
+        for groups in alike.values()
     ]
 
 

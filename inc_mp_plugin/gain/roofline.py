@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from inc_mp_plugin.errors import InputError
@@ -13,13 +13,21 @@ from inc_mp_plugin.gain.schedule import Task, makespan
 from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.plan import Gemm, Graph, Op
 
+_FP8 = "fp8_e4m3"  # of the KV cache
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One forward pass of a request and how often it runs: a prompt once, a decode step per token."""
+    """One forward pass of a request and how often it runs: a prompt once, a decode step per token.
+
+    `idle` ops do not run as such in this pass (a fused kernel does their work), so their format does not
+    matter; `cached` bgemms read their second input from a KV cache in FP8.
+    """
 
     graph: Graph
     times: int = 1
+    idle: frozenset[str] = frozenset()
+    cached: frozenset[str] = frozenset()
 
 
 def roofline_gains(
@@ -27,6 +35,8 @@ def roofline_gains(
     formats: Sequence[str] = ("bf16", "fp8_e4m3"),
     device: str = "gaudi2",
     sensitivity: Mapping[str, float] | None = None,
+    ties: Sequence[Sequence[str]] = (),
+    kept: Collection[str] = (),
 ) -> Gains:
     """Price every configuration of every group by the time a device would need for it.
 
@@ -36,7 +46,9 @@ def roofline_gains(
 
     with P_f the matrix peak that is reached in f, b_f the bytes of an element and B the bandwidth of the
     memory. Where f is not the base format, its activations are cast first, which reads and writes them:
-    (b_base + b_f) bytes per element over B. Casts run on the vector engines, products on the matrix
+    (b_base + b_f) bytes per element over B. What a KV cache holds in FP8 is read as it is by a product in
+    FP8, and cast for one in the base format. An op that runs in a share of the passes only (an expert) takes
+    that share of its time. Casts run on the vector engines, products on the matrix
     engine; the time of a group is that of a list schedule that keeps the order of its ops. The gain is
     the time of the group in the base format less that of the configuration, over the whole batch.
 
@@ -45,6 +57,8 @@ def roofline_gains(
         formats: the base format, then the lower ones.
         device: a key of `gain.accelerators.ACCELERATORS`.
         sensitivity: of each op; it only decides which configurations of large groups are priced.
+        ties: ops that share a format; they only decide that, too.
+        kept: ops that stay in the base format.
 
     Returns:
         Gains in seconds, modelled: from published numbers, never from a measurement.
@@ -63,14 +77,19 @@ def roofline_gains(
         if missing:
             message = f"op {min(missing)!r} does not run in every phase of the request"
             raise InputError(message)
+    known: dict[object, float] = {}  # groups of the same structure take the same time
     groups = []
-    for group in graph.groups:
-        choices = dict.fromkeys(group, (base, *lower))
-        priced, note = configurations(group, choices, sensitivity or {})
-        seconds = [
-            sum(p.times * _group_s(p.graph, group, c, base, ACCELERATORS[device]) for p in passes)
-            for c in priced
-        ]
+    for index, group in enumerate(graph.groups):
+        choices = {op: (base,) if op in kept else (base, *lower) for op in group}
+        priced, note = configurations(group, choices, sensitivity or {}, ties)
+        likeness = _likeness(passes, index, group)
+        seconds = []
+        for one in priced:
+            if (likeness, one) not in known:
+                known[likeness, one] = sum(
+                    p.times * _group_s(p, group, one, base, ACCELERATORS[device]) for p in passes
+                )
+            seconds.append(known[likeness, one])
         gain = tuple(seconds[0] - s for s in seconds)
         groups.append(GroupGains(tuple(group), priced, gain, (0.0,) * len(priced), note=note))
     return Gains("roofline", "s", "modelled", base, tuple(groups))
@@ -92,27 +111,48 @@ def gemm_s(gemm: Gemm, format: str, base: str, device: Accelerator) -> float:
     return max(2 * gemm.macs / device.reached[format], batch * (read + written) / device.bandwidth)
 
 
-def cast_s(op: Op, format: str, base: str, device: Accelerator) -> float:
-    """Time to cast the activations of an op, in seconds; its weight was cast beforehand."""
-    elements = 0
-    for batch, rows, inner, columns in op.gemms:
-        elements += batch * rows * inner
-        if op.kind == "bgemm":
-            elements += batch * inner * columns
-    return elements * (get_format(base).bytes + get_format(format).bytes) / device.bandwidth
+def cast_s(op: Op, format: str, base: str, device: Accelerator, *, cached: bool = False) -> float:
+    """Time to cast the activations of an op, in seconds; its weight was cast beforehand.
+
+    Args:
+        op: whose gemms give the shapes.
+        format: that the op runs in.
+        base: that its activations come in.
+        device: where.
+        cached: its second input comes from a KV cache in FP8.
+    """
+    to_low = sum(batch * rows * inner for batch, rows, inner, _ in op.gemms) if format != base else 0
+    second = sum(batch * inner * columns for batch, _, inner, columns in op.gemms)
+    if op.kind == "bgemm" and cached == (format == base):
+        to_low += second  # to the low format, or back to the base format: the same bytes
+    low = get_format(_FP8 if format == base else format)
+    return op.share * to_low * (get_format(base).bytes + low.bytes) / device.bandwidth
+
+
+def _likeness(passes: Sequence[Phase], index: int, group: Sequence[str]) -> object:
+    """What the time of a group follows from; the group itself where structures are not known."""
+    if not all(phase.graph.structures and phase.graph.groups[index] == tuple(group) for phase in passes):
+        return tuple(group)
+    return tuple(
+        (phase.graph.structures[index], *((op in phase.idle, op in phase.cached) for op in group))
+        for phase in passes
+    )
 
 
 def _group_s(
-    graph: Graph, group: Sequence[str], formats: Configuration, base: str, device: Accelerator
+    phase: Phase, group: Sequence[str], formats: Configuration, base: str, device: Accelerator
 ) -> float:
     tasks: dict[str, Task] = {}
-    for name, format in zip(group, formats, strict=True):
-        op = graph.by_name[name]
+    for name, chosen in zip(group, formats, strict=True):
+        op = phase.graph.by_name[name]
+        idle = name in phase.idle
+        format = base if idle else chosen
         after = tuple(f"{other}.product" for other in op.after)
-        if format != base:
+        cast = cast_s(op, format, base, device, cached=name in phase.cached and not idle)
+        if cast:
             engine = "vector" if device.vector_engines else "matrix"
-            tasks[f"{name}.cast"] = Task(engine, cast_s(op, format, base, device), after)
+            tasks[f"{name}.cast"] = Task(engine, cast, after)
             after = (f"{name}.cast",)
-        seconds = sum(gemm_s(gemm, format, base, device) for gemm in op.gemms)
+        seconds = op.share * sum(gemm_s(gemm, format, base, device) for gemm in op.gemms)
         tasks[f"{name}.product"] = Task("matrix", seconds, after)
     return makespan(tasks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,17 +12,19 @@ from torch.fx import Node
 from inc_mp_plugin.attention import exposed_bgemms
 from inc_mp_plugin.batches import batch_size, map_tensors
 from inc_mp_plugin.errors import CaptureError, InputError
-from inc_mp_plugin.graph.export import continue_from_cache, export, without_weights
+from inc_mp_plugin.graph.experts import ExpertLayer, in_place_of_nodes
+from inc_mp_plugin.graph.export import autocast_ignores_meta, continue_from_cache, export, without_weights
+from inc_mp_plugin.graph.habana import off_gaudi
+from inc_mp_plugin.graph.ops import QUANTIZABLE as QUANTIZABLE
+from inc_mp_plugin.graph.ops import Found, sort_products
 from inc_mp_plugin.graph.partition import partition
-from inc_mp_plugin.graph.products import OTHER_PRODUCTS, Product, find_products
+from inc_mp_plugin.graph.products import find_products
+from inc_mp_plugin.graph.routing import emit_experts, router_widths
 from inc_mp_plugin.graph.structure import structures, waits_for
-from inc_mp_plugin.plan import FUSED_EXPERTS, Graph, Op, Unsupported
+from inc_mp_plugin.plan import Graph
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
-
-# Classes that INC swaps for FP8 ones, by class name as INC does it, and the kind of op of each.
-QUANTIZABLE = {"Linear": "linear", "FalconLinear": "linear", "Conv2d": "conv2d", "Matmul": "bgemm"}
 
 
 def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) -> Graph:
@@ -31,7 +32,8 @@ def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) 
 
     The model is copied without its weights and exported on the meta device, so neither memory nor
     time depends on their size; the model itself is not touched. The attention products of stock
-    transformers models become the ops `matmul_qk` and `matmul_av`.
+    transformers models become the ops `matmul_qk` and `matmul_av`. Every projection of every expert is
+    an op, too, with the shape and the share of passes that even routing would give it.
 
     Args:
         model: any module that torch.export can trace.
@@ -48,69 +50,44 @@ def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) 
     """
     skeleton = without_weights(model).eval()
     inputs = map_tensors(example_inputs, lambda t: t.to("meta"))
-    with exposed_bgemms(skeleton):
+    if cached_tokens and not (isinstance(inputs, dict) and inputs.keys() == {"input_ids"}):
+        message = "a decode step takes {'input_ids': ...} alone"
+        raise InputError(message)
+    with exposed_bgemms(skeleton), autocast_ignores_meta(), off_gaudi(skeleton):
         modules = {name: type(m).__name__ for name, m in skeleton.named_modules() if name}
+        routers = router_widths(skeleton)
+        layers = emit_experts(skeleton)
         if cached_tokens:
-            if not isinstance(inputs, dict) or inputs.keys() != {"input_ids"}:
-                message = "a decode step takes {'input_ids': ...} alone"
-                raise InputError(message)
             continue_from_cache(skeleton, inputs, cached_tokens)
         nodes = export(skeleton, inputs)
-        products = list(find_products(nodes))
-        ops, unsupported = _sort(products, skeleton, batch_size(example_inputs))
-    if not ops:
-        reasons = "; ".join(f"{u.name}: {u.reason}" for u in unsupported[:3]) or "no product at all"
+        samples = batch_size(example_inputs)
+        found = sort_products(find_products(nodes), skeleton, samples, layers, routers)
+    if not found.ops:
+        reasons = "; ".join(f"{u.name}: {u.reason}" for u in found.unsupported[:3]) or "no product at all"
         message = f"nothing in {type(model).__name__} can be quantized ({reasons})"
         raise CaptureError(message)
-    by_name = {op.name: op for op in ops}
-    names = {product.node: product.module for product in products if product.module in by_name}
-    groups = _groups(nodes, names, list(by_name))
+    return _graph(nodes, found, {**modules, **_classes(layers)})
+
+
+def _graph(nodes: list[Node], found: Found, modules: Mapping[str, str]) -> Graph:
+    """Group the ops; a layer of experts is one of them until the end."""
+    names = found.names
+    groups = _groups(nodes, names, [op.name for op in found.ops])
     after = waits_for(nodes, names, groups)
-    by_name = {name: replace(op, after=after[name]) for name, op in by_name.items()}
-    alike = structures(nodes, names, groups, by_name)
-    return Graph(tuple(by_name.values()), groups, tuple(unsupported), modules, alike)
+    ops = {op.name: replace(op, after=after[op.name]) for op in found.ops}
+    alike = structures(nodes, names, groups, ops)
+    all_ops, all_groups = in_place_of_nodes(ops.values(), groups, found.layers)
+    return Graph(all_ops, all_groups, tuple(found.unsupported), modules, alike)
 
 
-def _sort(products: list[Product], skeleton: nn.Module, samples: int) -> tuple[list[Op], list[Unsupported]]:
-    """Sort products into ops, in execution order, and what cannot be quantized."""
-    by_module: dict[str, list[Product]] = {}
-    for product in products:
-        by_module.setdefault(product.module, []).append(product)
-    aliases = Counter(id(m) for _, m in skeleton.named_modules(remove_duplicate=False))
-    owners = Counter(id(p) for _, p in skeleton.named_parameters(remove_duplicate=False))
-    ops, unsupported = [], []
-    for name, calls in by_module.items():
-        first = calls[0]
-        module = skeleton.get_submodule(name)
-        if first.module_class not in QUANTIZABLE or first.kind in OTHER_PRODUCTS:
-            reason = _reason(first)
-        elif aliases[id(module)] > 1:
-            reason = "one module under several names: INC would swap only the first of them"
-        else:
-            weight = getattr(module, "weight", None)
-            ops.append(
-                Op(
-                    name,
-                    QUANTIZABLE[first.module_class],
-                    sum(product.gemm.macs for product in calls) // samples,
-                    0 if weight is None else weight.numel(),
-                    len(calls),
-                    tied=weight is not None and owners[id(weight)] > 1,
-                    gemms=tuple(product.gemm for product in calls),
-                )
-            )
-            continue
-        unsupported.append(Unsupported(name, first.kind, reason))
-    return ops, unsupported
-
-
-def _reason(product: Product) -> str:
-    if product.kind == "scaled_dot_product_attention":
-        return f"{product.module_class} runs a fused attention kernel: its products are not modules"
-    if product.kind in FUSED_EXPERTS:
-        return f"{product.module_class} runs a fused expert kernel: its weights are not modules"
-    known = ", ".join(QUANTIZABLE)
-    return f"INC swaps modules of class {known}; this product stands in a {product.module_class}"
+def _classes(layers: Mapping[str, ExpertLayer]) -> dict[str, str]:
+    """Class names of all modules that experts consist of."""
+    return {
+        f"{name}.{inner}".rstrip("."): type(module).__name__
+        for layer in layers.values()
+        for name, expert in layer.experts.items()
+        for inner, module in expert.named_modules()
+    }
 
 
 def _groups(nodes: list[Node], names: Mapping[Node, str], ops: list[str]) -> tuple[tuple[str, ...], ...]:

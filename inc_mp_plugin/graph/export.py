@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,8 +52,8 @@ def export(skeleton: nn.Module, inputs: Batch) -> list[Node]:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         message = (
             f"torch.export cannot trace {type(skeleton).__name__}: {first_line}. If its forward "
-            "pass branches on values, as a Python loop over chosen experts does, replace that by "
-            "tensor operations (in transformers, experts_implementation='batched_mm')"
+            "pass branches on values, replace that by tensor operations; of Python loops over chosen "
+            "experts only those beside a linear router with a `top_k` are known"
         )
         raise CaptureError(message) from error
     return list(program.graph.nodes)
@@ -63,7 +63,7 @@ def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_toke
     """Make a language model's forward pass one decode step: so many tokens stand in its cache.
 
     The cache is the one that the model itself makes of a prompt, so its shapes are right for every
-    kind of attention.
+    kind of attention: an object with layers, or optimum-habana's tuple of keys and values per layer.
 
     Raises:
         CaptureError: the model makes no cache that its layers can be continued from.
@@ -73,7 +73,7 @@ def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_toke
     try:
         with torch.no_grad():
             cache: Any = skeleton(input_ids=prompt, use_cache=True).past_key_values
-        layers = cache.layers
+        layers = None if isinstance(cache, tuple) else cache.layers
     except (RuntimeError, TypeError, AttributeError) as error:
         message = (
             f"a decode step of {type(skeleton).__name__} cannot be captured: it makes no key-value cache "
@@ -84,10 +84,26 @@ def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_toke
 
     def step(input_ids: Tensor) -> Any:
         fresh = copy.copy(cache)
-        fresh.layers = [copy.copy(layer) for layer in layers]
+        if layers is not None:
+            fresh.layers = [copy.copy(layer) for layer in layers]
         return forward(input_ids=input_ids, past_key_values=fresh, use_cache=True).logits
 
     skeleton.forward = step
+
+
+@contextmanager
+def autocast_ignores_meta() -> Iterator[None]:
+    """Let `torch.autocast("meta", ...)` do nothing: torch refuses it, and transformers 4 asks for it."""
+    autocast = torch.autocast
+
+    def without_meta(device_type: str, *args: Any, **kwargs: Any) -> Any:
+        return nullcontext() if device_type == "meta" else autocast(device_type, *args, **kwargs)
+
+    torch.autocast = without_meta  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        torch.autocast = autocast  # type: ignore[misc]
 
 
 @contextmanager

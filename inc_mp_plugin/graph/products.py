@@ -9,12 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
-from inc_mp_plugin.plan import FUSED_EXPERTS, Gemm
+from inc_mp_plugin.plan import Gemm
 
 # ATen products, and the operand whose last axis is summed over.
 _PRODUCTS = {"linear": 0, "matmul": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution"}
-OTHER_PRODUCTS = {"scaled_dot_product_attention", "einsum"} | FUSED_EXPERTS
+# Kernels that multiply all experts of a layer at once.
+GROUPED = {"_grouped_mm", "grouped_mm_fallback"}
+OTHER_PRODUCTS = {"scaled_dot_product_attention", "einsum"} | GROUPED
+# What stands in the graph for a layer of experts that could be taken apart, or at least told to be one.
+EXPERTS = "experts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class Product:
 
 def find_products(nodes: list[Node]) -> Iterator[Product]:
     """Products of a graph that stand in some module, in execution order."""
-    known = _PRODUCTS.keys() | _CONVOLUTIONS | OTHER_PRODUCTS
+    known = _PRODUCTS.keys() | _CONVOLUTIONS | OTHER_PRODUCTS | {EXPERTS}
     for node in nodes:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from inc_mp_plugin.errors import InputError, unknown
-from inc_mp_plugin.inc.selection import pattern_lists, quantizable, selected
+from inc_mp_plugin.inc.selection import Lists, pattern_lists, quantizable, selected
 from inc_mp_plugin.inc.settings import inc_keys
+from inc_mp_plugin.targets.layout import Layout
+from inc_mp_plugin.targets.rules import legality
+
+Modules = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,91 +26,119 @@ class Report:
     faults: tuple[str, ...]
 
 
-def check_config(path: Path, modules: Mapping[str, str], device: str) -> Report:
-    """Say what INC would select with a file, and which of its patterns match nothing.
+def check_config(config: Mapping[str, Any], layout: Layout, device: str) -> Report:
+    """Say what INC would select with a file, and what about that is suspicious.
+
+    Args:
+        config: the content of an INC FP8 JSON.
+        layout: the consumer's modules, and which of them go together.
+        device: whose table of supported classes counts, "hpu" or "cpu".
 
     Raises:
-        InputError: the file is missing, not JSON, or a pattern in it is no regular expression.
+        InputError: the device is unknown, or a pattern is no regular expression.
     """
     if device not in ("hpu", "cpu"):
         raise InputError(unknown("device", device, ("hpu", "cpu")))
-    config = _read(path)
     lists = pattern_lists(config)
-    possible = quantizable(modules, device)
-    chosen = selected(modules, config, device)
-    classes = Counter(modules[name] for name in chosen)
-    lines = [f"INC would quantize {len(chosen)} of {len(possible)} modules that it could on {device}:"]
-    lines += [f"  {count:5d} {kind}" for kind, count in sorted(classes.items())]
-    lines += [f"  {name}" for name in chosen]
-    faults = []
+    lines, faults = list[str](), list[str]()
+    picked = [selected(tree, config, device) for tree in layout.trees]
+    for number, (tree, chosen) in enumerate(zip(layout.trees, picked, strict=True), 1):
+        able = quantizable(tree, device)
+        which = f" (names, version {number})" if len(layout.trees) > 1 else ""
+        lines += _selection(tree, able, chosen, device, which)
+        faults += _all_or_nothing(lists, able, chosen, which)
+    everything = {name: kind for tree in layout.trees for name, kind in tree.items()}
+    faults += _patterns(lists, everything, set(quantizable(everything, device)))
+    faults += _cancelled(lists, everything)
+    faults += legality(layout, {name for chosen in picked for name in chosen})
+    known, ignored = _keys(config)
+    return Report((*lines, *ignored), tuple(dict.fromkeys((*faults, *known, *_values(config)))))
+
+
+def _selection(
+    tree: Modules, able: Sequence[str], chosen: Sequence[str], device: str, which: str
+) -> Iterator[str]:
+    yield f"INC would quantize {len(chosen)} of {len(able)} modules that it could on {device}{which}:"
+    for kind, count in sorted(Counter(tree[name] for name in chosen).items()):
+        yield f"  {count:5d} {kind}"
+    left = Counter(tree[name] for name in set(able).difference(chosen))
+    if left and chosen:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
+        yield f"and leave in the base format: {kinds}"
+    yield from (f"  {name}" for name in chosen)
+
+
+def _all_or_nothing(lists: Lists, able: Sequence[str], chosen: Sequence[str], which: str) -> Iterator[str]:
+    """What INC would do without a word: nothing at all, or everything although the file says otherwise."""
+    given = any(lists[name][part] for name in lists for part in lists[name])
+    if not chosen and lists["blocklist"]["names"] != [".*"]:
+        yield f"the file selects nothing{which}: the model would run without FP8, and INC would not say so"
+    elif given and len(chosen) == len(able):
+        yield f"the lists change nothing{which}: everything that INC could quantize would run in FP8"
+
+
+def _patterns(lists: Lists, modules: Modules, able: set[str]) -> Iterator[str]:
     for name, parts in lists.items():
         for pattern in parts["names"]:
-            if not any(re.search(pattern, module) for module in modules):
-                faults.append(f"{name}.names: {pattern!r} matches no module of the model")
+            hits = [module for module in modules if re.search(pattern, module)]
+            # Read as whole parts of a dotted name, which is what is usually meant.
+            meant = {m for m in hits if re.search(rf"(?:^|\.)(?:{pattern})(?:\.|$)", m)}
+            more = [module for module in hits if module not in meant and module in able]
+            if not hits:
+                yield f"{name}.names: {pattern!r} matches no module of the model"
+            elif more and (meant or re.fullmatch(r"[\w.]+", pattern)):
+                also = "also " if meant else ""
+                yield (
+                    f"{name}.names: {pattern!r} is searched for inside of names, so it {also}matches "
+                    f"{_few(more)}; write '^...$' with dots as '\\.'"
+                )
         kinds = set(modules.values())
-        faults += [
-            f"{name}.types: {kind!r} is the class of no module"
-            for kind in parts["types"]
-            if name == "allowlist" and kind not in kinds
-        ]
+        for kind in parts["types"]:
+            if name == "allowlist" and kind not in kinds:
+                yield f"{name}.types: {kind!r} is the class of no module"
+
+
+def _cancelled(lists: Lists, modules: Modules) -> Iterator[str]:
+    """Allowed entries that the block list takes back, and types that let in what names leave out."""
+    block = lists["blocklist"]
+
+    def blocked(module: str) -> bool:
+        return modules[module] in block["types"] or any(re.search(p, module) for p in block["names"])
+
+    for pattern in lists["allowlist"]["names"]:
+        hits = [module for module in modules if re.search(pattern, module)]
+        if hits and all(map(blocked, hits)):
+            yield f"allowlist.names: {pattern!r} is cancelled by the block list, which holds all it matches"
+    for kind in lists["allowlist"]["types"]:
+        hits = [module for module, one in modules.items() if one == kind]
+        if hits and all(map(blocked, hits)):
+            yield f"allowlist.types: {kind!r} is cancelled by the block list, which holds all of that class"
+    if lists["allowlist"]["types"] and lists["allowlist"]["names"]:
+        kinds = ", ".join(lists["allowlist"]["types"])
+        yield f"allowlist: INC takes what fits a type OR a name, so every {kinds} is in, whatever its name"
+
+
+def _keys(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Keys that INC ignores: probably misspelt ones, and others."""
     known = inc_keys()
+    misspelt, ignored = [], []
     for key in sorted(config.keys() - known):
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
         if near:
-            faults.append(f"INC ignores the key {key!r}; did you mean {near[0]!r}?")
+            misspelt.append(f"INC ignores the key {key!r}; did you mean {near[0]!r}?")
         else:
-            lines.append(f"INC ignores the key {key!r}.")
-    if not chosen and lists["blocklist"]["names"] != [".*"]:
-        faults.append("the file selects nothing: the model would run without FP8, and INC would not say so")
-    return Report(tuple(lines), tuple(f"{path}: {fault}" for fault in faults))
+            ignored.append(f"INC ignores the key {key!r}.")
+    return misspelt, ignored
 
 
-def load_modules(path: Path | None, model: str | None) -> dict[str, str]:
-    """Read a model's modules, {name: class}, from a JSON file or from the model itself.
-
-    Raises:
-        InputError: not exactly one of both is given, or it cannot be read.
-    """
-    if (path is None) == (model is None):
-        message = "give either --modules FILE.json or --model NAME"
-        raise InputError(message)
-    if path is not None:
-        content = _read(path)
-        modules = content.get("modules", content)
-        if not isinstance(modules, dict) or not all(isinstance(v, str) for v in modules.values()):
-            message = f'{path} holds no modules; it must be {{"modules": {{name: class, ...}}}}'
-            raise InputError(message)
-        return modules
-    return _modules_of(str(model))
+def _values(config: Mapping[str, Any]) -> Iterator[str]:
+    mode, path = config.get("mode"), config.get("dump_stats_path")
+    if mode is not None and str(mode) != str(mode).upper():
+        yield f"mode is {mode!r}: optimum-habana compares it with upper case, and silently does nothing"
+    if path is not None and "/" not in str(path):
+        yield f"dump_stats_path is {path!r}: INC fails unless it has a folder, as './hqt_output/measure'"
 
 
-def _modules_of(name_or_path: str) -> dict[str, str]:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from inc_mp_plugin.attention import expose_bgemms
-
-    try:
-        config = AutoConfig.from_pretrained(name_or_path)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        message = f"the model {name_or_path!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
-        raise InputError(message) from error
-    expose_bgemms(model)
-    return {name: type(module).__name__ for name, module in model.named_modules() if name}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        message = f"{path} does not exist"
-        raise InputError(message) from None
-    except (OSError, ValueError) as error:
-        message = f"{path} cannot be read as JSON: {error}"
-        raise InputError(message) from error
-    if not isinstance(content, dict):
-        message = f"{path} is not a JSON object"
-        raise InputError(message)
-    return content
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -9,24 +9,29 @@ from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inc.mixed_precision import mixed_precision_config
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection, quantizable, selected
-from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.targets import check_scale_method, get_target
-from inc_mp_plugin.targets.cpu import CPU_BF16
+from inc_mp_plugin.plan import Graph, Plan
+from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.targets import CPU_BF16, OPTIMUM_HABANA, VLLM_GAUDI, check_scale_method, get_target
+from inc_mp_plugin.targets.layout import Captured, Layout
+from inc_mp_plugin.targets.rules import modules_of
+from inc_mp_plugin.targets.target import Target
 
 _FP8 = {"fp8_e4m3": "E4M3", "fp8_e5m2": "E5M2"}
 
 
 def to_inc_config(
-    plan: Plan, target: str, modules: Mapping[str, str] | None = None, scale_method: str | None = None
+    plan: Plan, target: str, graph: Graph | None = None, scale_method: str | None = None
 ) -> dict[str, Any]:
     """Write a plan as an INC configuration that selects exactly the planned ops.
 
+    The names are those of the consumer's modules. For Gaudi the file allows them and nothing else: what
+    a name does not fit stays in the base format.
+
     Args:
-        plan: from `solve`.
-        target: "cpu-qdq" or "optimum-habana" for FP8, "cpu-bf16" for BF16 or FP16.
-        modules: all modules of the model, {name: class}, from `Graph.modules`; what INC could
-            quantize among them and the plan does not mention stays in the base format. Without it,
-            only the plan's own ops are known and INC's selection is not checked.
+        plan: from `solve`; how the model is served is the plan's, too.
+        target: "optimum-habana" or "vllm-gaudi" on Gaudi, "cpu-qdq", or "cpu-bf16" for BF16 or FP16.
+        graph: from `capture`. Without it, only the plan's own ops are known, what a consumer adds to
+            them is not, and INC's selection is not checked.
         scale_method: how INC chooses its scales; the target's default if None.
 
     Returns:
@@ -34,31 +39,33 @@ def to_inc_config(
 
     Raises:
         InputError: an unknown target, or formats that it cannot run beside the base format.
-        SelectionError: INC would quantize other modules than the plan's.
+        SelectionError: the consumer cannot run this mix, or INC would quantize other modules.
     """
-    return config_of(plan.base, plan.formats, target, modules, scale_method)
+    captured = None if graph is None else Captured.of(graph)
+    return config_of(plan.base, plan.formats, get_target(target), captured, scale_method, plan.serving)
 
 
 def config_of(
     base: str,
     formats: Mapping[str, str],
-    target: str,
-    modules: Mapping[str, str] | None = None,
+    consumer: Target,
+    captured: Captured | None = None,
     scale_method: str | None = None,
+    serving: Serving | None = None,
 ) -> dict[str, Any]:
     """Write formats of ops as an INC configuration; see `to_inc_config`.
 
     Args:
         base: the base format.
         formats: of every op that is decided, those in the base format included.
-        target: as in `to_inc_config`.
-        modules: as in `to_inc_config`.
+        consumer: of the file.
+        captured: the model, as in `to_inc_config` its graph.
         scale_method: as in `to_inc_config`.
+        serving: how the model is served; the defaults if None.
     """
-    consumer = get_target(target)
     lowered = {op: format for op, format in formats.items() if format != base}
     if consumer is CPU_BF16:
-        return mixed_precision_config(base, lowered, modules)
+        return mixed_precision_config(base, lowered, None if captured is None else captured.modules)
     low = sorted(set(lowered.values()))
     if len(low) > 1 or any(format not in _FP8 for format in low):
         message = (
@@ -66,31 +73,52 @@ def config_of(
             f"the base format ({', '.join(_FP8)}): solve with a single FP8 format"
         )
         raise InputError(message)
-    tree = None if modules is None else consumer.modules(modules)
-    wanted = set(lowered)
-    blocked = [op for op in formats if op not in wanted]
-    if tree is not None:
-        candidates = quantizable(tree, consumer.device, consumer.undecided)
-        blocked = [name for name in candidates if name not in wanted]
+    served = serving or Serving()
+    layout = consumer.lay_out(captured or Captured(tuple(formats), {}), served)
+    wanted = modules_of(layout, lowered, list(formats), served, consumer.name)
     config: dict[str, Any] = {
         "mode": "QUANTIZE",
         "observer": "maxabs",
         "fp8_config": _FP8[low[0]] if low else "E4M3",
         "hp_dtype": base,
-        "allowlist": {"types": [], "names": []},
-        "blocklist": {
-            "types": list(consumer.undecided),
-            # With nothing planned, block whatever else the consumer may bring along as well.
-            "names": compress(blocked) if wanted else [".*"],
-        },
-        "dump_stats_path": "./hqt_output/measure",
+        **_lists(consumer, layout, wanted),
+        "dump_stats_path": f"./hqt_output/{_folder(consumer, served)}/measure",
         "scale_method": check_scale_method(consumer, scale_method),
         **consumer.settings,
     }
-    if tree is not None:
-        _check_selection(config, tree, wanted, target)
+    if captured is not None:
+        _check_selection(config, consumer, layout, wanted)
     return config
 
 
-def _check_selection(config: dict[str, Any], tree: Mapping[str, str], wanted: set[str], target: str) -> None:
-    compare_selection(wanted, set(selected(tree, config, get_target(target).device)), tree, target)
+def measure_config(config: Mapping[str, Any], consumer: Target) -> dict[str, Any]:
+    """The file that measures for a QUANTIZE file: everything, so that one measurement serves every plan."""
+    nothing: dict[str, list[str]] = {"types": [], "names": []}
+    whole = {**config, "mode": "MEASURE", "allowlist": nothing, "blocklist": nothing}
+    if consumer is VLLM_GAUDI:
+        whole["calibration_sample_interval"] = 1  # written as it goes: a killed server loses nothing
+    return whole
+
+
+def _folder(consumer: Target, serving: Serving) -> str:
+    """Measurements of another attention are of other modules: each has a folder of its own."""
+    return f"{consumer.name}-{serving.attention}" if consumer is OPTIMUM_HABANA else consumer.name
+
+
+def _lists(consumer: Target, layout: Layout, wanted: set[str]) -> dict[str, Any]:
+    nothing: dict[str, list[str]] = {"types": [], "names": []}
+    if not wanted:  # an empty allow list would mean everything
+        return {"allowlist": nothing, "blocklist": {"types": [], "names": [".*"]}}
+    return {"allowlist": {"types": [], "names": compress(wanted)}, "blocklist": nothing}
+
+
+def _check_selection(config: dict[str, Any], consumer: Target, layout: Layout, wanted: set[str]) -> None:
+    """Let INC's own code select from every tree that the consumer may have.
+
+    A wanted module must be one that INC knows in one of the trees; in the others it has another name.
+    """
+    able = [set(quantizable(tree, consumer.device)) for tree in layout.trees]
+    nowhere = wanted.difference(*able)
+    for tree, known in zip(layout.trees, able, strict=True):
+        picked = set(selected(tree, config, consumer.device))
+        compare_selection(wanted & known | nowhere, picked, tree, consumer.name)

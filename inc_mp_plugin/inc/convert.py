@@ -14,6 +14,7 @@ from torch import nn
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.experts import expose_experts
 from inc_mp_plugin.inc.backend import (
     device_table,
     enable_on_cpu,
@@ -22,11 +23,12 @@ from inc_mp_plugin.inc.backend import (
     restore_modules,
     take_attributes_back,
 )
-from inc_mp_plugin.inc.config import to_inc_config
+from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.mixed_precision import lower_precision
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.switch import Switch, twin
-from inc_mp_plugin.targets.cpu import CPU_BF16
+from inc_mp_plugin.targets import CPU_BF16, CPU_QDQ
+from inc_mp_plugin.targets.layout import Captured
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -36,8 +38,8 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     """Quantize a model as planned: INC prepares, runs the batches, and converts, on this CPU.
 
     The model is changed in place: planned ops become INC's FP8 modules and lose their weights in the
-    base format, or its half-precision wrappers, for which no batch has to be run. Attention products
-    become modules first if the plan lowers any.
+    base format, or its half-precision wrappers, for which no batch has to be run. Fused experts and
+    attention products become modules first if the plan lowers any.
 
     Args:
         model: the model of the plan, in evaluation mode afterwards.
@@ -55,16 +57,18 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
         return model
     model.eval()
     modules = _modules(model)
-    if not modules.keys() >= set(plan.quantized):
-        expose_bgemms(model)
-        modules = _modules(model)
+    for expose in (expose_experts, expose_bgemms):
+        if not modules.keys() >= set(plan.quantized):
+            expose(model)
+            modules = _modules(model)
     missing = [name for name in plan.quantized if name not in modules]
     if missing:
         message = f"the plan's op {missing[0]!r} is not a module of this model"
         raise InputError(message)
-    if {plan.formats[op] for op in plan.quantized} <= set(CPU_BF16.formats):
-        return lower_precision(model, to_inc_config(plan, "cpu-bf16", modules))
-    return quantize(model, to_inc_config(plan, "cpu-qdq", modules), batches)
+    half = {plan.formats[op] for op in plan.quantized} <= set(CPU_BF16.formats)
+    target = CPU_BF16 if half else CPU_QDQ
+    config = config_of(plan.base, plan.formats, target, Captured(tuple(plan.formats), modules))
+    return lower_precision(model, config) if half else quantize(model, config, batches)
 
 
 def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batch]) -> nn.Module:
@@ -128,6 +132,7 @@ def switchable(model: nn.Module, config: Mapping[str, Any], format: str, batches
         format: the FP8 format of that plan.
         batches: calibration batches.
     """
+    expose_experts(model)
     expose_bgemms(model)
     model.eval()
     table = device_table("cpu" if is_cpu() else "hpu")

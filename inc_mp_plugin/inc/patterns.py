@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable
+
+_INDEX = re.compile(r"(?<=\.)(0|[1-9][0-9]*)(?=\.|$)|^(0|[1-9][0-9]*)(?=\.)")
 
 
 def compress(names: Iterable[str]) -> list[str]:
-    r"""Turn names into anchored, escaped patterns, one per (prefix, suffix) around the layer index.
+    r"""Turn names into anchored, escaped patterns, few of them by uniting indices.
 
     INC applies `re.search` to every module name: unanchored, `layers.1` also hits layers 10 to 19,
-    and beyond Python's cache of 512 patterns each search compiles anew.
+    and beyond Python's cache of 512 patterns each search compiles anew. Names that differ in their last
+    index only (experts of a layer) become one pattern, then patterns that differ in their first index
+    only (layers); both keep exactly the names they are made of.
 
     Example:
         >>> compress(["lm_head", "layers.0.mlp", "layers.12.mlp"])
         ['^lm_head$', '^layers\\.(?:0|12)\\.mlp$']
+        >>> compress(f"layers.{i}.experts.{j}.w1" for i in (0, 3) for j in (0, 1))
+        ['^layers\\.(?:0|3)\\.experts\\.(?:0|1)\\.w1$']
     """
-    plain, indexed = [], dict[tuple[str, str], list[int]]()
-    for name in sorted(set(names)):
-        match = re.fullmatch(r"(.*?\.|)(0|[1-9][0-9]*)(\..+|)", name)
-        if match:
-            indexed.setdefault((match[1], match[3]), []).append(int(match[2]))
-        else:
+    plain, inner = [], defaultdict[tuple[str, ...], set[int]](set)
+    for name in set(names):
+        found = [match.span() for match in _INDEX.finditer(name)]
+        if not found:
             plain.append(f"^{re.escape(name)}$")
-    for (prefix, suffix), indices in sorted(indexed.items()):
-        choices = "|".join(str(index) for index in sorted(indices))
-        plain.append(f"^{re.escape(prefix)}(?:{choices}){re.escape(suffix)}$")
-    return plain
+            continue
+        (first, first_end), (last, last_end) = found[0], found[-1]
+        parts = (name[:first], name[first:first_end], name[first_end:last], name[last_end:])
+        if len(found) == 1:
+            parts = (name[:first], name[first:first_end], name[first_end:], "")
+        inner[parts].add(int(name[last:last_end]) if len(found) > 1 else -1)
+    outer = defaultdict[tuple[str, str, str, tuple[int, ...]], set[int]](set)
+    for (before, index, middle, after), indices in inner.items():
+        outer[before, middle, after, tuple(sorted(indices))].add(int(index))
+    patterns = [
+        f"^{re.escape(before)}{_any(outers)}{re.escape(middle)}{_any(inners)}{re.escape(after)}$"
+        for (before, middle, after, inners), outers in sorted(outer.items())
+    ]
+    return sorted(plain) + patterns
+
+
+def _any(indices: Iterable[int]) -> str:
+    """One of these numbers; nothing at all for -1, which stands for no index."""
+    listed = sorted(indices)
+    return "" if listed == [-1] else f"(?:{'|'.join(map(str, listed))})"

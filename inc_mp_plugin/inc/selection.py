@@ -10,6 +10,8 @@ from typing import Any
 from inc_mp_plugin.errors import InputError, SelectionError
 from inc_mp_plugin.inc.backend import device_table
 
+Lists = dict[str, dict[str, list[str]]]
+
 _ALIASES = {"whitelist": "allowlist", "blacklist": "blocklist"}
 
 
@@ -48,10 +50,10 @@ def selected(modules: Mapping[str, str], config: Mapping[str, Any], device: str)
         utils.is_supported_dynamic_op = original
 
 
-def quantizable(modules: Mapping[str, str], device: str, undecided: tuple[str, ...] = ()) -> list[str]:
-    """Names of the modules that INC could quantize, leaving out classes that no plan decides."""
+def quantizable(modules: Mapping[str, str], device: str) -> list[str]:
+    """Names of the modules that INC could quantize."""
     table = device_table(device)
-    return [name for name, kind in modules.items() if kind in table and kind not in undecided]
+    return [name for name, kind in modules.items() if kind in table]
 
 
 def compare_selection(wanted: set[str], picked: set[str], tree: Mapping[str, str], target: str) -> None:
@@ -77,13 +79,13 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def pattern_lists(config: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
+def pattern_lists(config: Mapping[str, Any]) -> Lists:
     """Allow and block lists of a configuration, with INC's defaults and old key names resolved.
 
     Raises:
         InputError: a list is malformed, or a name in it is not a regular expression.
     """
-    lists: dict[str, dict[str, list[str]]] = {
+    lists: Lists = {
         "allowlist": {"names": [], "types": []},
         "blocklist": {"names": [], "types": []},
     }

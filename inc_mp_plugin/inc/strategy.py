@@ -21,6 +21,7 @@ from torch import nn
 from inc_mp_plugin import pipeline
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.experts import expose_experts
 from inc_mp_plugin.formats import NOISES
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.graph.capture import QUANTIZABLE
@@ -141,6 +142,7 @@ def _prepare(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Mo
     settings, inc = read(config, base_format(model))
     _check(settings)  # before calibration, which may take long
     _noise(settings, inc)
+    expose_experts(model)
     if settings.objective != "memory":  # no bgemm gains memory, so attention may stay as it is
         expose_bgemms(model)
     forget_models()

@@ -10,6 +10,7 @@ from inc_mp_plugin.report.loss_sections import closed_loop, frontier, validation
 from inc_mp_plugin.report.page import Missing, ReportInfo, Section
 from inc_mp_plugin.report.plan_sections import budget, headline, plan_map, table_of, uncertainty
 from inc_mp_plugin.report.reproduce_sections import left_out, reproduce
+from inc_mp_plugin.report.tie_section import ties
 from inc_mp_plugin.report.time_section import time
 
 
@@ -26,6 +27,7 @@ def report_info(found: Found) -> ReportInfo:
             headline(found),
             plan_map(table),
             budget(found, table),
+            *(one for one in (ties(found),) if one is not None),
             *(one for one in shown if one.blocks),
             uncertainty(found),
             left_out(found),

@@ -12,6 +12,7 @@ from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Frontier
 from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.targets.layout import expert_role
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,17 @@ def plan_table(plan: Plan, gains: Gains, sensitivity: Sensitivity) -> PlanTable:
             100.0 * loss / capacity if capacity else 0.0,
             100.0 * shares.get(op, 0.0) / plan.largest_gain if plan.largest_gain else 0.0,
         )
-        rows.setdefault(layer, {})[column] = cell
+        row = rows.setdefault(layer, {})
+        row[column] = _together(row[column], cell, plan.base) if column in row else cell
     columns = dict.fromkeys(column for cells in rows.values() for column in cells)
     lower = sorted({plan.formats[op] for op in plan.quantized})
     return PlanTable(tuple(lower), tuple(columns), rows, tuple(summary(plan)))
+
+
+def _together(one: Cell, other: Cell, base: str) -> Cell:
+    """Experts share a column: what they cost and gain adds up."""
+    format = other.format if one.format == base else one.format
+    return Cell(format, one.loss_percent + other.loss_percent, one.gain_percent + other.gain_percent)
 
 
 def split_name(op: str) -> tuple[str, str]:
@@ -64,6 +72,8 @@ def split_name(op: str) -> tuple[str, str]:
     Example:
         >>> split_name("model.layers.3.self_attn.q_proj")
         ('3', 'q_proj')
+        >>> split_name("model.layers.3.mlp.experts.7.w1")
+        ('3', '*.w1')
         >>> split_name("lm_head")
         ('', 'lm_head')
     """
@@ -71,12 +81,14 @@ def split_name(op: str) -> tuple[str, str]:
     if match is None:
         return "", op
     inner = match[2].split(".")
-    numbered = [part for part in inner[:-1] if part.isdigit()]
+    numbered = ["*"] if expert_role(op) else [part for part in inner[:-1] if part.isdigit()]
     return match[1], ".".join([*numbered, inner[-1]])
 
 
 def places(ops: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Layer and column of each op; where short names of columns would coincide, long ones.
+
+    Experts, with a number of their own, share columns that begin with a star.
 
     Example:
         >>> places(["h.0.attn.q", "h.0.cross.q", "h.0.mlp"])["h.0.cross.q"]
@@ -84,7 +96,7 @@ def places(ops: Sequence[str]) -> dict[str, tuple[str, str]]:
     """
     found = {op: split_name(op) for op in ops}
     taken = Counter(found.values())
-    shared = {column for (_, column), count in taken.items() if count > 1}
+    shared = {column for (_, column), count in taken.items() if count > 1 and column[0] != "*"}
     return {
         op: (layer, re.sub(r"\d+", "*", op, count=1) if column in shared else column)
         for op, (layer, column) in found.items()
@@ -106,12 +118,24 @@ def summary(plan: Plan) -> list[str]:
     ]
     if plan.correction != 1.0:
         lines.append(f"The budget is {plan.correction:.4g} times that of tau, so that tau holds.")
+    lines += tie_lines(plan)
     if not plan.binds:
         lines.append(
             f"tau {plan.tau:.6g} does not bind: everything that gains anything fits, "
             f"at an NRMSE of {plan.nrmse:.4g}."
         )
     return lines
+
+
+def tie_lines(plan: Plan) -> list[str]:
+    """What the ties of a plan cost, one line for those of one reason."""
+    costs: dict[str, list[float]] = {}
+    for tie in plan.ties:
+        costs.setdefault(tie.why, []).append(tie.cost)
+    return [
+        f"Tied ({why}): {len(each)} times, at a cost of {amount(math.fsum(each), plan.unit)}."
+        for why, each in costs.items()
+    ]
 
 
 def _status(plan: Plan) -> str:

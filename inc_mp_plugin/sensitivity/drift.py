@@ -19,7 +19,7 @@ from inc_mp_plugin.errors import NonFiniteError
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivities import Drift, Sensitivity
-from inc_mp_plugin.sensitivity.taps import as_measured, module_of
+from inc_mp_plugin.sensitivity.measured import as_measured, module_of
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -109,7 +109,7 @@ def _round_inputs(op: str, rounding: Rounding, format: str, module: nn.Module, a
     index = count()
 
     def rounded(value: Tensor) -> Tensor:
-        if not value.is_floating_point():
+        if not value.is_floating_point() or not value.numel():
             return value
         return rounding.input(op, next(index), value, format)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.scales import Scales
     from inc_mp_plugin.store import Partial
 
-_ROUNDING = "rounding "  # begins the names of these arrays; the format follows
+_ROUNDING, _SECOND = "rounding ", "second "  # begin the names of these arrays; the key follows
 
 
 def measure_in_steps(
@@ -73,14 +73,16 @@ def _arrays(rows: Rows) -> dict[str, object]:
         "weight": rows.weight,
         "called": np.array(sorted(rows.called)),
         **{f"{_ROUNDING}{format}": part for format, part in rows.rounding.items()},
+        **{f"{_SECOND}{key}": part for key, part in rows.second.items()},
     }
 
 
 def _restore(arrays: dict[str, np.ndarray], formats: Sequence[str]) -> list[Rows]:
-    rounding = {
-        name.removeprefix(_ROUNDING): part for name, part in arrays.items() if name.startswith(_ROUNDING)
-    }
-    if not arrays or set(rounding) != set(formats):
+    rounding, second = (
+        {name.removeprefix(start): part for name, part in arrays.items() if name.startswith(start)}
+        for start in (_ROUNDING, _SECOND)
+    )
+    if not arrays or set(rounding) != set(formats) or not second:
         return []
     called = frozenset(str(name) for name in arrays["called"])
-    return [Rows(arrays["loss"], arrays["input"], arrays["weight"], called, rounding)]
+    return [Rows(arrays["loss"], arrays["input"], arrays["weight"], called, rounding, second)]

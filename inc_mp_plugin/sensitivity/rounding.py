@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.sensitivity.measured import as_measured, module_of
 from inc_mp_plugin.sensitivity.scales import Scale, Scales
-from inc_mp_plugin.sensitivity.taps import as_measured, module_of
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -157,11 +157,12 @@ def _observe(
 
 def _check_finite(modules: Mapping[str, nn.Module], maxabs: MaxAbs) -> None:
     """Name the op where the first NaN or infinity appears: a scale would spread it silently."""
+    broken = {op for (op, _), largest in maxabs.items() if not largest.isfinite()}
     for op, module in modules.items():
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and not weight.abs().max().isfinite():
             message = f"NaN or infinity in the weight of op {op!r}"
             raise NonFiniteError(message)
-        if not all(largest.isfinite() for (name, _), largest in maxabs.items() if name == op):
+        if op in broken:
             message = f"NaN or infinity in the input of op {op!r}"
             raise NonFiniteError(message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -16,9 +15,9 @@ from torch.nn.grad import conv2d_weight
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
-from inc_mp_plugin.attention import exposed_bgemms
 from inc_mp_plugin.errors import InputError, PluginError
 from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.sensitivity.measured import module_of
 
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.rounding import Rounding
@@ -26,24 +25,6 @@ if TYPE_CHECKING:
 
 class MixedSamplesError(Exception):
     """The rows of a tensor do not belong to one sample each; never reaches the user."""
-
-
-@contextmanager
-def as_measured(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, frozen parameters, gradients on, BGEMMs exposed; all put back at the end."""
-    training = [(module, module.training) for module in model.modules()]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    try:
-        model.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        with exposed_bgemms(model), torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module, mode in training:
-            module.training = mode
 
 
 @dataclass(slots=True)
@@ -67,7 +48,8 @@ class Taps:
     squaring, for one weight has one rounding error.
 
     `input` and `weight` have shape (samples, ops), in float64; so has `rounding[format]`, which holds
-    ||q * dg/dz||^2 of inputs and weight together with the true rounding error q.
+    ||q * dg/dz||^2 of inputs and weight together with the true rounding error q. `second` holds what of
+    these the second inputs of bgemms make up, under the keys "input" and the formats.
     """
 
     def __init__(
@@ -84,6 +66,7 @@ class Taps:
         self.input = torch.zeros(size, len(graph.ops), dtype=torch.float64, device=device)
         self.weight = torch.zeros_like(self.input)
         self.rounding = {f: torch.zeros_like(self.input) for f in rounding.formats} if rounding else {}
+        self.second = {key: torch.zeros_like(self.input) for key in ("input", *self.rounding)}
         self._errors = rounding
         self._scratch = torch.empty(0, device=device)
         self._size = size
@@ -127,6 +110,8 @@ class Taps:
 
     def _before(self, tap: _Tap, module: nn.Module, args: Any, kwargs: Any) -> Any:
         del module
+        if _is_empty(args, kwargs):
+            return None
         tap.calls += 1
         return pytree.tree_map_only(Tensor, partial(self._branch, tap, count()), (args, kwargs))
 
@@ -142,6 +127,8 @@ class Taps:
 
     def _after(self, tap: _Tap, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
         del module
+        if _is_empty(args, kwargs):
+            return
         if not output.requires_grad:
             message = (
                 f"op {tap.name!r} runs with gradients switched off inside the model; "
@@ -160,14 +147,18 @@ class Taps:
 
     def _add_input(self, tap: _Tap, index: int, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
-        self._add(self.input, tap, value, gradient)
+        parts = {"input": value}
         if self._errors is not None:
-            for format, rows in self.rounding.items():
-                self._add(rows, tap, self._errors.of_input(tap.name, index, value, format), gradient)
-
-    def _add(self, rows: Tensor, tap: _Tap, value: Tensor, gradient: Tensor) -> None:
-        for sample, (x, g) in enumerate(zip(self._rows(value), self._rows(gradient), strict=True)):
-            rows[sample, tap.column] += self._squared_norm(x, g)
+            for format in self.rounding:
+                parts[format] = self._errors.of_input(tap.name, index, value, format)
+        of_second = tap.kind == "bgemm" and index == 1
+        for key, part in parts.items():
+            rows = self.input if key == "input" else self.rounding[key]
+            for sample, (x, g) in enumerate(zip(self._rows(part), self._rows(gradient), strict=True)):
+                norm = self._squared_norm(x, g)
+                rows[sample, tap.column] += norm
+                if of_second:
+                    self.second[key][sample, tap.column] += norm
 
     def _add_output(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
         _check_unchanged(tap, value, version)
@@ -206,6 +197,11 @@ class Taps:
         return tensor.unsqueeze(0) if self._size == 1 else tensor
 
 
+def _is_empty(args: Any, kwargs: Any) -> bool:
+    """Whether a call is of an expert that no token was sent to."""
+    return any(isinstance(x, Tensor) and not x.numel() for x in pytree.tree_leaves((args, kwargs)))
+
+
 def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
     """dg/dW of one sample and call, into `out`: delta^T x, or its analogue for a convolution."""
     module = tap.module
@@ -229,16 +225,3 @@ def _check_unchanged(tap: _Tap, value: Tensor, version: int) -> None:
             "sensitivity would be wrong; replace the in-place operation in the model's forward"
         )
         raise PluginError(message)
-
-
-def module_of(model: nn.Module, name: str) -> nn.Module:
-    """The module of an op.
-
-    Raises:
-        InputError: the model has none of that name.
-    """
-    try:
-        return model.get_submodule(name)
-    except AttributeError as error:
-        message = f"the graph's op {name!r} is not a module of this model; capture the graph from this model"
-        raise InputError(message) from error

@@ -16,8 +16,10 @@ from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.drift import with_drift
+from inc_mp_plugin.sensitivity.measured import as_measured, say_unreached
+from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, as_measured
+from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -39,6 +41,7 @@ class Rows:
     weight: FloatArray
     called: frozenset[str]  # ops that ran in this batch
     rounding: Mapping[str, FloatArray] = field(default_factory=dict)  # by format
+    second: Mapping[str, FloatArray] = field(default_factory=dict)  # as in `Taps`
 
 
 def measure_sensitivity(
@@ -80,7 +83,8 @@ def measure_sensitivity(
 
     Returns:
         Loss and sensitivities per sample, and d_i per format; ops that no batch ran are left out. With
-        scales its noise is "measured".
+        scales its noise is "measured". Ops that are left out, such as experts that no token was sent
+        to, are named on standard error.
 
     Raises:
         InputError: no batch, a loss that is not one number per sample or has no gradient, or formats
@@ -98,7 +102,7 @@ def measure_sensitivity(
 
 
 def join(graph: Graph, rows: list[Rows]) -> Sensitivity:
-    """Put the rows of all batches together; ops that never ran are left out.
+    """Put the rows of all batches together; ops that never ran are named and left out.
 
     Raises:
         InputError: there are no rows.
@@ -107,10 +111,13 @@ def join(graph: Graph, rows: list[Rows]) -> Sensitivity:
         message = "no calibration batch was given; at least one is needed"
         raise InputError(message)
     whole = concatenate(rows)
+    say_unreached(graph, whole.called)
     kept = [index for index, op in enumerate(graph.ops) if op.name in whole.called]
     names = tuple(graph.ops[index].name for index in kept)
     rounding = {format: part[:, kept] for format, part in whole.rounding.items()}
-    return Sensitivity(names, whole.loss, whole.input[:, kept], whole.weight[:, kept], rounding)
+    second = {key: part[:, kept] for key, part in whole.second.items()}
+    input, weight = whole.input[:, kept], whole.weight[:, kept]
+    return Sensitivity(names, whole.loss, input, weight, rounding, second=second)
 
 
 def concatenate(rows: list[Rows]) -> Rows:
@@ -121,6 +128,7 @@ def concatenate(rows: list[Rows]) -> Rows:
         np.concatenate([part.weight for part in rows]),
         frozenset().union(*(part.called for part in rows)),
         {format: np.concatenate([part.rounding[format] for part in rows]) for format in rows[0].rounding},
+        {key: np.concatenate([part.second[key] for part in rows]) for key in rows[0].second},
     )
 
 
@@ -135,7 +143,8 @@ def sensitivity_rows(
 
     The model is given back as it came between steps, too.
     """
-    separable: bool | None = None
+    # Rows of an expert are tokens: they can be as many as there are samples and yet belong to others.
+    separable = False if any(op.share < 1 for op in graph.ops) else None
     for batch in batches:
         with as_measured(model):
             if separable is None and batch_size(batch) > 1:
@@ -193,10 +202,11 @@ def _measure(
             taps.weight.cpu().numpy() / scale**2,
             taps.called,
             {format: part.cpu().numpy() / scale**2 for format, part in taps.rounding.items()},
+            {key: part.cpu().numpy() / scale**2 for key, part in taps.second.items()},
         )
     parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values())
     if not all(np.isfinite(part).all() for part in parts):
-        raise NonFiniteError(_where_not_finite(model, graph, batch, loss_fn, rows))
+        raise NonFiniteError(where_not_finite(model, graph, batch, loss_fn, rows))
     return rows
 
 
@@ -206,43 +216,3 @@ def _losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> tor
         message = "the loss has no gradient; loss_fn must not detach it or switch gradients off"
         raise InputError(message)
     return losses
-
-
-def _where_not_finite(
-    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, rows: Rows
-) -> str:
-    """Name the op where the first NaN or infinity appears: run the batch again and look."""
-    seen: list[str] = []
-
-    def look(name: str, what: str, values: object) -> None:
-        tensors = values if isinstance(values, tuple) else (values,)
-        for tensor in tensors:
-            floating = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
-            if floating and not torch.isfinite(tensor).all():
-                seen.append(f"NaN or infinity in the {what} of op {name!r}")
-
-    handles = []
-    for op in graph.ops:
-        module = model.get_submodule(op.name)
-
-        def hook(_: nn.Module, args: object, output: object, name: str = op.name) -> None:
-            look(name, "input", args)
-            look(name, "output", output)
-
-        handles.append(module.register_forward_hook(hook))
-    try:
-        with torch.no_grad():
-            sample_losses(model, batch, loss_fn)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if seen:
-        return seen[0]
-    broken = ~np.isfinite(rows.input + rows.weight).all(axis=0)
-    if broken.any():  # backward runs from the last op to the first
-        return f"NaN or infinity in the gradient of op {graph.ops[int(np.flatnonzero(broken)[-1])].name!r}"
-    for format, part in rows.rounding.items():
-        broken = ~np.isfinite(part).all(axis=0)
-        if broken.any():
-            return f"op {graph.ops[int(np.argmax(broken))].name!r} overflows when rounded to {format}"
-    return "the loss of a sample is NaN or infinite although every op's output is finite"

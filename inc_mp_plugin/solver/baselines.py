@@ -35,12 +35,18 @@ def baseline(gains: Gains, sensitivity: Sensitivity, strategy: str, tau: float, 
     if strategy not in BASELINES:
         raise InputError(unknown("baseline", strategy, BASELINES))
     one = program(gains, sensitivity)
-    listed = order(one, strategy, seed)
+    steps = order(one, strategy, seed)
+    listed = [op for step in steps for op in step]
     if strategy != UNIFORM:
         loss_mse = sensitivity.loss_mse(lower_format(gains))
         budget = sensitivity.without_drift(tau**2 * sensitivity.loss_ms)
-        fits = [math.fsum(loss_mse[op] for op in listed[: k + 1]) <= budget for k in range(len(listed))]
-        listed = listed[: (fits + [False]).index(False)]
+        spent, listed = list[float](), list(steps[0])
+        spent += (loss_mse[op] for op in listed)
+        for step in steps[1:]:
+            spent += (loss_mse[op] for op in step)
+            if math.fsum(spent) > budget:
+                break
+            listed += step
     return _lowering(one, strategy, seed, listed, None if strategy == UNIFORM else tau)
 
 
@@ -58,7 +64,8 @@ def baseline_gaining(
     if not enough:
         message = f"the {strategy} baseline never gains {gain:.6g}; its most is {max(curve.gain):.6g}"
         raise InputError(message)
-    return _lowering(one, strategy, seed, order(one, strategy, seed)[: enough[0]], None)
+    listed = [op for step in order(one, strategy, seed) for op in step]
+    return _lowering(one, strategy, seed, listed[: enough[0]], None)
 
 
 def _lowering(one: Program, strategy: str, seed: int, listed: Sequence[str], tau: float | None) -> Plan:
@@ -94,37 +101,49 @@ def lower_format(gains: Gains) -> str:
     raise InputError(message)
 
 
-def order(one: Program, strategy: str, seed: int) -> list[str]:
-    """Ops that can leave the base format: in graph order, or shuffled for `random`."""
+def order(one: Program, strategy: str, seed: int) -> list[tuple[str, ...]]:
+    """Ops that can leave the base format, step by step: in graph order, or shuffled for `random`.
+
+    The first step holds those that must leave it, which may be none; after it, ops that share one format
+    in every configuration are one step.
+    """
     format = lower_format(one.gains)
-    ops = [
-        op
-        for group, options in zip(one.gains.groups, one.groups, strict=True)
-        for place, op in enumerate(group.ops)
-        if any(option.configuration[place] == format for option in options)
-    ]
+    first: list[str] = []
+    steps: list[tuple[str, ...]] = []
+    for group, options in zip(one.gains.groups, one.groups, strict=True):
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for place, op in enumerate(group.ops):
+            alike.setdefault(tuple(option.configuration[place] for option in options), []).append(op)
+        for formats, ops in alike.items():
+            if one.gains.base not in formats:
+                first += ops
+            elif format in formats:
+                steps.append(tuple(ops))
     if strategy == RANDOM:
-        random.Random(seed).shuffle(ops)
-    return ops
+        random.Random(seed).shuffle(steps)
+    return [tuple(first), *steps]
 
 
 def baseline_curve(one: Program, strategy: str, seed: int, level: float = DEFAULT_CONFIDENCE) -> Curve:
-    """Gain and loss after every op that a baseline lowers, from none to all.
+    """Gain and loss after every step of a baseline, from none to all that it lowers.
 
     Steps whose gain is not known (a combination that was not measured) are left out.
     """
     format = lower_format(one.gains)
-    listed = order(one, strategy, seed)
-    columns = [one.sensitivity.ops.index(op) for op in listed]
-    rows = one.sensitivity.sample_loss_mse(format)[:, columns].cumsum(axis=1)
-    rows = np.concatenate([np.zeros((len(rows), 1)), rows], axis=1)
-    interval = loss_interval(rows, level, one.sensitivity.drift)
-    gains = _gains_step_by_step(one.gains, listed, format)
+    steps = order(one, strategy, seed)
+    column = {op: place for place, op in enumerate(one.sensitivity.ops)}
+    samples = one.sensitivity.sample_loss_mse(format)
+    rows = np.stack([samples[:, [column[op] for op in step]].sum(axis=1) for step in steps], axis=1)
+    rows = rows.cumsum(axis=1)
+    cache = one.sensitivity.cache_loss_mse[:, None]
+    lowered = np.cumsum([len(step) for step in steps]).tolist()
+    interval = loss_interval(rows + cache, level, one.sensitivity.drift)
+    gains = _gains_step_by_step(one.gains, steps, format)
     kept = [k for k, gain in enumerate(gains) if gain is not None]
     return Curve(
         strategy,
         seed,
-        tuple(kept),
+        tuple(lowered[k] for k in kept),
         tuple(gain for gain in gains if gain is not None),
         tuple(one.sensitivity.with_drift(d) for d in rows.mean(axis=0)[kept].tolist()),
         tuple(np.asarray(interval.low)[kept].tolist()),
@@ -132,19 +151,19 @@ def baseline_curve(one: Program, strategy: str, seed: int, level: float = DEFAUL
     )
 
 
-def _gains_step_by_step(gains: Gains, listed: Sequence[str], format: str) -> list[float | None]:
-    """Total gain after each op; only the gain of its own group changes."""
+def _gains_step_by_step(gains: Gains, steps: Sequence[Sequence[str]], format: str) -> list[float | None]:
+    """Total gain after each step; only the gains of its own groups change."""
     group_of = {op: j for j, group in enumerate(gains.groups) for op in group.ops}
+    place_of = {op: place for group in gains.groups for place, op in enumerate(group.ops)}
     chosen = [[gains.base] * len(group.ops) for group in gains.groups]
-    known: list[float | None] = [0.0] * len(gains.groups)
-    steps: list[float | None] = [0.0]
-    for op in listed:
-        j = group_of[op]
-        group = gains.groups[j]
-        chosen[j][group.ops.index(op)] = format
-        one = tuple(chosen[j])
-        found = one in group.configurations
-        known[j] = group.gain[group.configurations.index(one)] if found else None
+    gain_of = [dict(zip(group.configurations, group.gain, strict=True)) for group in gains.groups]
+    known = [gain.get(tuple(one)) for gain, one in zip(gain_of, chosen, strict=True)]
+    totals: list[float | None] = []
+    for step in steps:
+        for op in step:
+            chosen[group_of[op]][place_of[op]] = format
+        for j in {group_of[op] for op in step}:
+            known[j] = gain_of[j].get(tuple(chosen[j]))
         numbers = [gain for gain in known if gain is not None]
-        steps.append(math.fsum(numbers) if len(numbers) == len(known) else None)
-    return steps
+        totals.append(math.fsum(numbers) if len(numbers) == len(known) else None)
+    return totals

@@ -40,6 +40,7 @@ class Choice:
     seconds: float
 
 
+_ROUNDING = 1e-12
 _STATUS = {
     highspy.HighsModelStatus.kOptimal: Status.OPTIMAL,
     highspy.HighsModelStatus.kTimeLimit: Status.TIME_LIMIT,
@@ -75,20 +76,42 @@ def choose(groups: Sequence[Sequence[Candidate]], capacity: float, *, time_limit
         True
     """
     started = time.perf_counter()
-    slack = capacity - math.fsum(min(c.cost for c in group) for group in groups)
-    if slack < 0:
-        message = f"the least that can be reached is {capacity - slack:.6g}, above {capacity:.6g}"
-        raise InfeasibleError(message)
-    kept = [_undominated(group, slack) for group in groups]
+    slack = _slack(groups, capacity)
+    # The slack is rounded: what it seems to leave out by a hair may fit, and is checked in the end.
+    kept = [_undominated(group, slack + _ROUNDING * abs(capacity)) for group in groups]
     picks, status, gap = tuple(indices[-1] for indices in kept), Status.OPTIMAL, 0.0
     if cost(groups, picks) > capacity:  # else every group takes its best: nothing to trade off
         picks, status, gap = _solve(groups, kept, slack, capacity, time_limit_s)
     return Choice(picks, status, gap, time.perf_counter() - started)
 
 
+def price(groups: Sequence[Sequence[Candidate]], capacity: float) -> float:
+    """Value per unit of capacity at the optimum of the relaxed program; 0 if the capacity does not bind.
+
+    Raises:
+        InfeasibleError: even the cheapest candidates exceed the capacity.
+        SolverError: HiGHS stopped without an answer.
+    """
+    slack = _slack(groups, capacity)
+    kept = [_undominated(group, math.inf) for group in groups]  # the relaxed program takes parts of any
+    if cost(groups, [indices[-1] for indices in kept]) <= capacity or not slack:
+        return 0.0
+    values, costs, largest = _scaled(groups, kept, slack)
+    return _Program(values, costs, math.inf).price() * largest / slack
+
+
 def cost(groups: Sequence[Sequence[Candidate]], picks: Sequence[int]) -> float:
     """Total cost of a choice, exactly rounded."""
     return math.fsum(group[p].cost for group, p in zip(groups, picks, strict=True))
+
+
+def _slack(groups: Sequence[Sequence[Candidate]], capacity: float) -> float:
+    """Capacity that the cheapest candidates leave."""
+    slack = capacity - math.fsum(min(c.cost for c in group) for group in groups)
+    if slack < 0:
+        message = f"the least that can be reached is {capacity - slack:.6g}, above {capacity:.6g}"
+        raise InfeasibleError(message)
+    return slack
 
 
 def _undominated(group: Sequence[Candidate], slack: float) -> list[int]:
@@ -110,12 +133,7 @@ def _solve(
     capacity: float,
     time_limit_s: float,
 ) -> tuple[tuple[int, ...], Status, float]:
-    # HiGHS's tolerances are absolute (1e-6) and it drops coefficients below 1e-9, so it is given pure
-    # numbers: costs above the cheapest in units of the slack, values in units of the largest.
-    chosen = [[group[i] for i in indices] for group, indices in zip(groups, kept, strict=True)]
-    largest = max(part[-1].value - part[0].value for part in chosen) or 1.0
-    values = [np.array([(c.value - part[0].value) / largest for c in part]) for part in chosen]
-    costs = [np.array([(c.cost - part[0].cost) / (slack or 1.0) for c in part]) for part in chosen]
+    values, costs, _ = _scaled(groups, kept, slack)
 
     def original(picks: Sequence[int]) -> tuple[int, ...]:
         return tuple(indices[p] for indices, p in zip(kept, picks, strict=True))
@@ -133,6 +151,21 @@ def _solve(
             return original(found), status, gap
         # Within HiGHS's tolerance of the capacity, but above it: forbid this very answer.
         program.forbid(found)
+
+
+def _scaled(
+    groups: Sequence[Sequence[Candidate]], kept: list[list[int]], slack: float
+) -> tuple[list[Floats], list[Floats], float]:
+    """Values and costs as pure numbers, and the unit of the values.
+
+    HiGHS's tolerances are absolute (1e-6) and it drops coefficients below 1e-9: costs above the cheapest
+    are given in units of the slack, values in units of the largest.
+    """
+    chosen = [[group[i] for i in indices] for group, indices in zip(groups, kept, strict=True)]
+    largest = max(part[-1].value - part[0].value for part in chosen) or 1.0
+    values = [np.array([(c.value - part[0].value) / largest for c in part]) for part in chosen]
+    costs = [np.array([(c.cost - part[0].cost) / (slack or 1.0) for c in part]) for part in chosen]
+    return values, costs, largest
 
 
 class _Program:

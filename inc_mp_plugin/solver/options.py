@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
@@ -50,23 +50,33 @@ def program(gains: Gains, sensitivity: Sensitivity) -> Program:
     Configurations that lower an op without a sensitivity (calibration never ran it) are left out.
 
     Raises:
-        InputError: the loss of every sample is 0, or a format's rounding error was not measured.
+        InputError: the loss of every sample is 0, a format's rounding error was not measured, or an op that
+            must leave the base format has no sensitivity.
     """
     if sensitivity.loss_ms == 0:
         message = "the loss of every sample is 0, so a normalized RMSE has no meaning"
         raise InputError(message)
     lower = {format for group in gains.groups for one in group.configurations for format in one}
     loss_mse = {format: sensitivity.loss_mse(format) for format in lower - {gains.base}}
-    groups = []
-    for group in gains.groups:
-        options = []
-        for configuration, gain in zip(group.configurations, group.gain, strict=True):
-            lowered = [(op, f) for op, f in zip(group.ops, configuration, strict=True) if f != gains.base]
-            if all(op in loss_mse[format] for op, format in lowered):
-                cost = math.fsum(loss_mse[format][op] for op, format in lowered)
-                options.append(Option(configuration, gain, cost))
-        groups.append(tuple(options))
-    return Program(gains, sensitivity, tuple(groups))
+    groups = tuple(options(group, gains.base, loss_mse) for group in gains.groups)
+    empty = [group.ops for group, one in zip(gains.groups, groups, strict=True) if not one]
+    if empty:
+        message = (
+            f"op {empty[0][0]!r} must leave the base format, but calibration never ran it; more samples may"
+        )
+        raise InputError(message)
+    return Program(gains, sensitivity, groups)
+
+
+def options(group: GroupGains, base: str, loss_mse: Mapping[str, Mapping[str, float]]) -> tuple[Option, ...]:
+    """The configurations of a group whose loss MSE is known, with it; `loss_mse` is {format: {op: d}}."""
+    found = []
+    for configuration, gain in zip(group.configurations, group.gain, strict=True):
+        lowered = [(op, f) for op, f in zip(group.ops, configuration, strict=True) if f != base]
+        if all(op in loss_mse[format] for op, format in lowered):
+            cost = math.fsum(loss_mse[format][op] for op, format in lowered)
+            found.append(Option(configuration, gain, cost))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.serving import NO_DEMANDS, Demands
 from inc_mp_plugin.solver.milp import Candidate, Choice, choose
 from inc_mp_plugin.solver.options import Origin, Program, make_plan, program
+from inc_mp_plugin.solver.ties import constrained, held_to
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
 
 IP_MSE = "ip_mse"
@@ -24,6 +27,7 @@ def solve(
     gain_fraction: float | None = None,
     confidence: float | None = None,
     correction: float = 1.0,
+    demands: Demands = NO_DEMANDS,
 ) -> Plan:
     """Choose a configuration for every group.
 
@@ -51,6 +55,8 @@ def solve(
         gain_fraction: above 0, at most 1.
         confidence: between 0 and 1.
         correction: of the budget, above 0: measured losses may ask for another than 1.
+        demands: what the consumers of the plan can run: ops that share a format, and ops that must be in
+            one. They restrict the configurations before anything is solved.
 
     Raises:
         InputError: tau, gain_fraction or confidence is missing or out of range.
@@ -69,26 +75,41 @@ def solve(
     check_knobs(tau, gain_fraction)
     if confidence is not None:
         check_confidence(confidence)
-    one = program(gains, sensitivity)
+    if demands.cached:
+        sensitivity = replace(sensitivity, cached=demands.cached)
+    one = program(constrained(gains, demands), sensitivity)
     level = DEFAULT_CONFIDENCE if confidence is None else confidence
+    wanted = float(tau or 0.0)
     if gain_fraction is not None:
         plan = _solve_dual(one, gain_fraction, tau, level)
         _check_dual(plan, gain_fraction, tau, confidence, sensitivity.loss_ms)
-        return plan
-    wanted = float(tau or 0.0)
-    plan = solve_primal(one, wanted, correction, level)
-    if confidence is not None and plan.interval.high > wanted**2 * sensitivity.loss_ms:
-        return _within_interval(one, wanted, level)
-    return plan
+    else:
+        plan = solve_primal(one, wanted, correction, level)
+        if confidence is not None and plan.interval.high > wanted**2 * sensitivity.loss_ms:
+            plan = _within_interval(one, wanted, level)
+    return held_to(demands, plan, gains, one)
 
 
 def solve_primal(
     one: Program, tau: float, correction: float = 1.0, level: float = DEFAULT_CONFIDENCE
 ) -> Plan:
-    """The largest gain within correction tau^2 E[g^2]."""
+    """The largest gain within correction tau^2 E[g^2]; of all that have it, one of least loss MSE."""
     budget = correction * tau**2 * one.sensitivity.loss_ms
     capacity = one.sensitivity.without_drift(budget)
-    choice = choose([[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups], capacity)
+    least = math.fsum(min(option.loss_mse for option in group) for group in one.groups)
+    if least > capacity:
+        nrmse = math.sqrt(one.sensitivity.with_drift(least) / one.sensitivity.loss_ms)
+        message = (
+            f"what must run in a lower format moves the loss by more than tau {tau:.6g} allows; the least "
+            f"tau that can be met is {nrmse / math.sqrt(correction):.6g}"
+        )
+        raise InfeasibleError(message)
+    found = choose([[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups], capacity)
+    # Layers gain alike, so that many choices have the largest gain.
+    gain = math.fsum(group[pick].gain for group, pick in zip(one.groups, found.picks, strict=True))
+    least_lossy = least_loss(one, gain)
+    seconds = found.seconds + least_lossy.seconds
+    choice = replace(found, picks=least_lossy.picks, seconds=seconds)
     return _plan(one, choice, tau, correction, level)
 
 
@@ -140,7 +161,16 @@ def _within_interval(one: Program, tau: float, level: float) -> Plan:
     The upper end is nearly the same multiple of the mean for every plan, so bisection serves.
     """
     budget = tau**2 * one.sensitivity.loss_ms
-    low, high, best = 0.0, 1.0, solve_primal(one, tau, 0.0, level)
+    least = math.fsum(min(option.loss_mse for option in group) for group in one.groups)
+    low, high = (1.0 + 1e-9) * one.sensitivity.with_drift(least) / budget, 1.0
+    best = solve_primal(one, tau, low, level)
+    if best.interval.high > budget:
+        message = (
+            f"what must run in a lower format moves the loss by more than tau {tau:.6g} allows at a "
+            f"confidence of {level:g}; the least tau that can be met is "
+            f"{math.sqrt(best.interval.high / one.sensitivity.loss_ms):.6g}"
+        )
+        raise InfeasibleError(message)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         plan = solve_primal(one, tau, middle, level)

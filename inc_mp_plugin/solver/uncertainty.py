@@ -20,14 +20,16 @@ _DRAWS = 2000
 
 
 def sample_losses_mse(sensitivity: Sensitivity, formats: Mapping[str, str], base: str) -> FloatArray:
-    """Predicted squared loss change of each sample with these formats, shape (samples,).
+    """Predicted squared loss change of each sample with these formats, and by an FP8 KV cache.
+
+    Returns shape (samples,).
 
     Args:
         sensitivity: per sample.
         formats: of the ops; one that is missing, or in the base format, adds nothing.
         base: the base format.
     """
-    total = np.zeros(sensitivity.samples)
+    total = np.array(sensitivity.cache_loss_mse)
     for format in set(formats.values()) - {base}:
         columns = [i for i, op in enumerate(sensitivity.ops) if formats.get(op) == format]
         total += sensitivity.sample_loss_mse(format)[:, columns].sum(axis=1)

@@ -7,8 +7,9 @@ from inc_mp_plugin.targets.cpu import CPU_BF16 as CPU_BF16
 from inc_mp_plugin.targets.cpu import CPU_QDQ as CPU_QDQ
 from inc_mp_plugin.targets.optimum_habana import OPTIMUM_HABANA as OPTIMUM_HABANA
 from inc_mp_plugin.targets.target import Target
+from inc_mp_plugin.targets.vllm_gaudi import VLLM_GAUDI as VLLM_GAUDI
 
-TARGETS = {target.name: target for target in (CPU_BF16, CPU_QDQ, OPTIMUM_HABANA)}
+TARGETS = {target.name: target for target in (CPU_BF16, CPU_QDQ, OPTIMUM_HABANA, VLLM_GAUDI)}
 
 
 def get_target(name: str) -> Target:

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.formats import check_formats
-from inc_mp_plugin.targets.cpu import CPU_BF16
+from inc_mp_plugin.targets.cpu import CPU_BF16, lay_out
 from inc_mp_plugin.targets.optimum_habana import OPTIMUM_HABANA
+from inc_mp_plugin.targets.target import Target
 
 CUDA_FP8 = "fp8_e4m3"
+# Time is measured of the model as it is, on whatever device, not of a consumer's.
+TIMED_ON_GAUDI = Target("gaudi", "hpu", lay_out, scale_methods=OPTIMUM_HABANA.scale_methods)
 
 
 def timed_formats(formats: Sequence[str], device: str) -> tuple[str, str]:

@@ -1,24 +1,130 @@
-"""optimum-habana on Gaudi: its module names are those of transformers, with a few modules added."""
+"""optimum-habana on Gaudi: its module names are those of transformers 4, with a few modules added."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.targets.layout import (
+    Captured,
+    Layout,
+    Need,
+    Rule,
+    attention_layers,
+    expert_blocks,
+    split,
+)
 from inc_mp_plugin.targets.target import Target
+
+# Its Mixtral has no product modules: attention is always the fused kernel.
+_ALWAYS_FLASH = {"MixtralAttention", "GaudiMixtralAttention"}
+# Its Llama casts keys to the format of the cache; other models allocate the cache in k_proj's format.
+_CASTS_KEYS = {"LlamaAttention", "GaudiLlamaAttention"}
+_MIXTRAL = {"MixtralSparseMoeBlock", "GaudiMixtralSparseMoeBlock"}
+_MIXTRAL_NAMES = {"gate": "w1", "up": "w3", "down": "w2"}
+_KEYS = ("k_proj", "qkv_proj", "query_key_value", "c_attn")
+
+
+def lay_out(captured: Captured, serving: Serving) -> Layout:
+    """Lay a captured model out as optimum-habana's code holds it; see `Layout`."""
+    blocks = expert_blocks(captured.ops)
+    new = {
+        block: f"{split(block)[0]}.block_sparse_moe"
+        for block in blocks
+        if captured.modules.get(block) in _MIXTRAL
+    }
+    names = {
+        op: f"{new[block]}.experts.{number}.{_MIXTRAL_NAMES[role]}"
+        for block in new
+        for op, (number, role) in blocks[block].items()
+    }
+    routers = [f"{new.get(block, block)}.gate" for block in blocks]
+    tree = {_renamed(name, new, names): kind for name, kind in captured.modules.items()}
+    tree |= dict.fromkeys([*names.values(), *routers], "Linear")
+    tree |= dict.fromkeys(new.values(), "GaudiMixtralSparseMoeBlock")
+    kept = {
+        op: "INC never measures the experts of this model on optimum-habana, which runs them in one kernel"
+        for block in blocks.keys() - new.keys()
+        for op in blocks[block]
+    }
+    moe = [
+        Rule((new[block], *(names[op] for op in blocks[block])), "one kernel runs all experts of a block")
+        for block in new
+    ]
+    places = {op: (names.get(op, op),) for op in captured.ops}
+    layers = [_attention(name, captured, serving) for name in attention_layers(captured.modules)]
+    for layer in layers:
+        tree |= layer.added
+        places |= {op: (layer.fused,) for op in layer.products if layer.flash and op in places}
+        for name in layer.absent:
+            tree.pop(name, None)
+    return Layout(
+        (tree,),
+        places,
+        (*moe, *(rule for layer in layers for rule in layer.rules)),
+        tuple(need for layer in layers for need in layer.needs),
+        kept,
+        caches=tuple(cache for layer in layers for cache in layer.caches),
+        cached=frozenset(product for layer in layers for product in layer.products if product in places),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Attention:
+    """An attention layer of optimum-habana: what it adds to the captured one, and what goes together."""
+
+    products: tuple[str, str]
+    fused: str
+    caches: tuple[str, str]
+    flash: bool
+    absent: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    needs: tuple[Need, ...]
+
+    @property
+    def added(self) -> dict[str, str]:
+        return {self.fused: "ModuleFusedSDPA", **dict.fromkeys(self.caches, "KVCache")}
+
+
+def _attention(name: str, captured: Captured, serving: Serving) -> _Attention:
+    kind = captured.modules.get(name, "")
+    products = (f"{name}.matmul_qk", f"{name}.matmul_av")
+    caches = (f"{name}.k_cache", f"{name}.v_cache")
+    key = next((f"{name}.{child}" for child in _KEYS if f"{name}.{child}" in captured.modules), None)
+    rules, needs = list[Rule](), list[Need]()
+    if key is not None and not serving.reuse_cache and kind in _CASTS_KEYS:
+        rules.append(Rule(caches, "keys and values are cached in one format"))
+        needs.append(Need(caches[0], key, "without --reuse_cache an FP8 cache takes FP8 keys only"))
+    elif key is not None and not serving.reuse_cache:
+        why = "without --reuse_cache this model allocates its cache in the format of the key projection"
+        rules.append(Rule((key, *caches), why))
+    always = kind in _ALWAYS_FLASH
+    return _Attention(
+        products,
+        f"{name}.fused_scaled_dot_product_attention",
+        caches,
+        always or serving.attention == "flash",
+        products if always else (),
+        tuple(rules),
+        tuple(needs),
+    )
+
+
+def _renamed(name: str, blocks: dict[str, str], experts: dict[str, str]) -> str:
+    """Name of a captured module on optimum-habana."""
+    if name in experts:
+        return experts[name]
+    parent, rest = name, ""
+    while parent and parent not in blocks:
+        parent, child = split(parent)
+        rest = f".{child}{rest}"
+    return blocks[parent] + rest if parent else name
+
 
 OPTIMUM_HABANA = Target(
     name="optimum-habana",
     device="hpu",
-    settings={},
-    undecided=(
-        "KVCache",
-        "ModuleFusedSDPA",
-        "Softmax",
-        "GaudiMixtralSparseMoeBlock",
-        "GaudiDeepseekV3MoE",
-    ),
-    added={
-        "k_cache": "KVCache",
-        "v_cache": "KVCache",
-        "fused_scaled_dot_product_attention": "ModuleFusedSDPA",
-    },
-    splits_experts=True,
+    lay_out=lay_out,
     scale_methods=(
         "maxabs_hw",
         "maxabs_pow2",

@@ -15,7 +15,7 @@ import inc_mp_plugin as mp
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.roofline import gemm_s
 
-CONFIG = Path(__file__).parents[2] / "recipes" / "llama-3.1-8b"
+CONFIG = Path(__file__).parents[2] / "recipes" / "configs" / "llama-3.1-8b"
 BATCH, PROMPT, CACHED = 8, 2048, 2176
 
 

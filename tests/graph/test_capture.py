@@ -18,14 +18,15 @@ LLAMA_LAYER = [
     ["mlp.gate_proj", "mlp.up_proj"],
     ["mlp.down_proj"],
 ]
-ATTENTION_ONLY = LLAMA_LAYER[:2]
+EXPERTS = [f"mlp.experts.{e}.{name}" for e in range(4) for name in ("gate_proj", "up_proj", "down_proj")]
+MIXTURE_LAYER = [*LLAMA_LAYER[:2], EXPERTS]
 LAYERS = {
     "llama": ("model.layers", LLAMA_LAYER),
     "qwen3": ("model.layers", LLAMA_LAYER),
     "mistral": ("model.layers", LLAMA_LAYER),
     "gemma3": ("model.layers", LLAMA_LAYER),
-    "mixtral": ("model.layers", ATTENTION_ONLY),
-    "qwen3_moe": ("model.layers", ATTENTION_ONLY),
+    "mixtral": ("model.layers", MIXTURE_LAYER),
+    "qwen3_moe": ("model.layers", MIXTURE_LAYER),
     "phi3": (
         "model.layers",
         [
@@ -80,19 +81,17 @@ def test_deepseek_v3_has_dense_and_shared_expert_groups():
         for op in ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "matmul_qk", "matmul_av")
     )
     dense = [("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",)]
-    shared = [tuple(f"mlp.shared_experts.{op}" for op in ("gate_proj", "up_proj", "down_proj"))]
+    shared = tuple(f"mlp.shared_experts.{op}" for op in ("gate_proj", "up_proj", "down_proj"))
     output = ("self_attn.o_proj",)
-    assert names == [latent, output, *dense, latent, output, *shared, ("lm_head",)]
+    assert names == [latent, output, *dense, latent, output, (*EXPERTS, *shared), ("lm_head",)]
 
 
 @pytest.mark.parametrize(
     ("name", "module", "reason"),
     [
         ("gpt2", "transformer.h.0.mlp.c_fc", "stands in a Conv1D"),
-        ("mixtral", "model.layers.1.mlp.experts", "fused expert kernel"),
-        ("mixtral", "model.layers.1.mlp.gate", "stands in a MixtralTopKRouter"),
-        ("qwen3_moe", "model.layers.0.mlp.experts", "fused expert kernel"),
-        ("deepseek_v3", "model.layers.1.mlp.experts", "fused expert kernel"),
+        ("mixtral", "model.layers.1.mlp.gate", "router: it decides which experts run"),
+        ("deepseek_v3", "model.layers.1.mlp.gate", "router: it decides which experts run"),
         ("falcon", "transformer.h.0.self_attention", "fused attention kernel"),
     ],
 )

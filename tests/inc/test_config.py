@@ -2,17 +2,19 @@
 
 import itertools
 import re
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inc_mp_plugin.errors import InputError, SelectionError
-from inc_mp_plugin.inc.config import to_inc_config
+from inc_mp_plugin.inc.config import config_of, to_inc_config
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.targets import get_target
+from inc_mp_plugin.targets.layout import Captured
 
 OPS = {
     f"model.layers.{layer}.{op}": kind
@@ -28,8 +30,13 @@ MODULES = {**OPS, "model": "LlamaModel", "model.norm": "LlamaRMSNorm", "never_ru
 
 def plan_of(quantized, low="fp8_e4m3", base="bf16"):
     formats = {name: low if name in quantized else base for name in OPS}
-    names = {field.name for field in fields(Plan)}
+    names = {field.name for field in fields(Plan) if field.default is MISSING}
     return Plan(**{**dict.fromkeys(names, 0.0), "base": base, "formats": formats})
+
+
+def config_for(plan, target, modules=None):
+    captured = Captured(tuple(plan.formats), modules or MODULES)
+    return config_of(plan.base, plan.formats, get_target(target), captured)
 
 
 names = st.lists(
@@ -60,13 +67,13 @@ def test_patterns_are_few():
     ids=["none", "one", "a third", "all"],
 )
 def test_inc_selects_exactly_the_plan(target, quantized):
-    config = to_inc_config(plan_of(quantized), target, MODULES)
+    config = config_for(plan_of(quantized), target)
     device = "cpu" if target == "cpu-qdq" else "hpu"
     assert set(selected(MODULES, config, device)) == quantized
 
 
 def test_optimum_habana_gets_no_fp8_that_nobody_planned():
-    config = to_inc_config(plan_of(set(OPS)), "optimum-habana", MODULES)
+    config = config_for(plan_of(set(OPS)), "optimum-habana")
     added = {"a.k_cache": "KVCache", "a.fused_scaled_dot_product_attention": "ModuleFusedSDPA"}
     assert set(selected({**MODULES, **added}, config, "hpu")) == set(OPS)
 
@@ -74,7 +81,7 @@ def test_optimum_habana_gets_no_fp8_that_nobody_planned():
 def test_a_file_holds_keys_of_inc_only():
     from neural_compressor.torch.quantization.config import FP8Config
 
-    config = to_inc_config(plan_of(set(OPS)), "optimum-habana", MODULES)
+    config = config_for(plan_of(set(OPS)), "optimum-habana")
     assert config.keys() <= vars(FP8Config()).keys()
     assert config["mode"] == "QUANTIZE"
     assert "/" in config["dump_stats_path"]
@@ -94,7 +101,7 @@ def test_mixed_fp8_formats_are_refused():
     plan = plan_of({"lm_head"})
     formats = {**plan.formats, "model.layers.0.mlp.up_proj": "fp8_e5m2"}
     with pytest.raises(InputError, match="one FP8 format per model"):
-        to_inc_config(replace(plan, formats=formats), "cpu-qdq", MODULES)
+        config_for(replace(plan, formats=formats), "cpu-qdq")
     with pytest.raises(InputError, match="mixes fp32, bf16"):
         to_inc_config(plan_of({"lm_head"}, low="bf16", base="fp32"), "cpu-qdq")
 
@@ -102,7 +109,7 @@ def test_mixed_fp8_formats_are_refused():
 def test_what_inc_cannot_swap_is_refused_by_name():
     modules = {**MODULES, "lm_head": "Conv1D"}
     with pytest.raises(SelectionError, match=r"would not quantize lm_head \(class Conv1D\)"):
-        to_inc_config(plan_of({"lm_head"}), "optimum-habana", modules)
+        config_for(plan_of({"lm_head"}), "optimum-habana", modules)
 
 
 def test_unknown_target():

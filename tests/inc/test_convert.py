@@ -86,13 +86,13 @@ def test_apply_to_another_model():
 def test_switch_is_bit_equal_to_incs_own_convert():
     model, graph, plan = planned()
     original = copy.deepcopy(model)
-    switch = switchable(model, to_inc_config(plan, "cpu-qdq", graph.modules), "fp8_e4m3", batches())
+    switch = switchable(model, to_inc_config(plan, "cpu-qdq", graph), "fp8_e4m3", batches())
     assert set(switch.ops) == set(graph.by_name)
     draw = random.Random(0)
     for _ in range(4):
         chosen = set(draw.sample(switch.ops, draw.randint(1, len(switch.ops))))
         fresh = copy.deepcopy(original)
-        config = to_inc_config(with_ops(plan, chosen), "cpu-qdq", graph.modules)
+        config = to_inc_config(with_ops(plan, chosen), "cpu-qdq", graph)
         expose_bgemms(fresh)
         wanted = quantize(fresh, config, batches())(**batches()[1]).logits
         switch.select(dict.fromkeys(chosen, "fp8_e4m3"))

@@ -42,7 +42,7 @@ def by_inc(model, plan, graph):
     """What INC's own quantize makes of our configuration."""
     from neural_compressor.torch.quantization import quantize
 
-    config = to_inc_config(plan, "cpu-bf16", graph.modules)
+    config = to_inc_config(plan, "cpu-bf16", graph)
     return quantize(copy.deepcopy(model), config, run_fn=lambda model: None)
 
 
@@ -58,7 +58,7 @@ def test_inc_wraps_exactly_the_plan(chosen):
 def test_casting_weights_once_changes_no_value():
     model, graph, plan = planned()
     wanted = by_inc(model, plan, graph)(**BATCH).logits
-    ours = lower_precision(copy.deepcopy(model), to_inc_config(plan, "cpu-bf16", graph.modules))
+    ours = lower_precision(copy.deepcopy(model), to_inc_config(plan, "cpu-bf16", graph))
     assert torch.equal(ours(**BATCH).logits, wanted)
     layer = ours.get_submodule(plan.quantized[0])
     assert {p.dtype for p in layer.parameters()} == {torch.bfloat16}

@@ -10,6 +10,8 @@ from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import switchable
 from inc_mp_plugin.inc.mixed_precision import half_precision_switch
 from inc_mp_plugin.inc.perturb import perturbed
+from inc_mp_plugin.targets import CPU_QDQ
+from inc_mp_plugin.targets.layout import Captured
 
 BATCH = {"input_ids": helpers.tokens(3)}
 PRODUCT = "model.layers.0.self_attn.matmul_qk"
@@ -21,7 +23,7 @@ def whole_switch(dtype=torch.float32):
     graph = mp.capture(model, BATCH)
     base = "fp32" if dtype == torch.float32 else "bf16"
     ops = [op.name for op in graph.ops]
-    config = config_of(base, dict.fromkeys(ops, "fp8_e4m3"), "cpu-qdq", graph.modules)
+    config = config_of(base, dict.fromkeys(ops, "fp8_e4m3"), CPU_QDQ, Captured.of(graph))
     return switchable(model, config, "fp8_e4m3", [BATCH])
 
 
@@ -110,7 +112,7 @@ def test_convolutions_are_not_transposed():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, bias=False)).eval()
     images = torch.randn(2, 4, 6, 6)
-    config = config_of("fp32", {"0": "fp8_e4m3"}, "cpu-qdq")
+    config = config_of("fp32", {"0": "fp8_e4m3"}, CPU_QDQ)
     switch = switchable(model, config, "fp8_e4m3", [images])
     base, low = modules(switch)["0"]
     with perturbed(switch, seed=0):

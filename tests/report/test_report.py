@@ -38,7 +38,8 @@ def test_a_threshold_that_does_not_bind_is_said():
 
 
 def test_names():
-    assert split_name("model.layers.12.mlp.experts.3.w1") == ("12", "3.w1")
+    assert split_name("model.layers.12.mlp.experts.3.w1") == ("12", "*.w1")
+    assert split_name("model.layers.12.blocks.3.conv") == ("12", "3.conv")
     assert split_name("lm_head") == ("", "lm_head")
 
 

@@ -18,6 +18,8 @@ from inc_mp_plugin.sensitivity.drift import rounded_losses
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
+from inc_mp_plugin.targets import CPU_QDQ
+from inc_mp_plugin.targets.layout import Captured
 
 E4M3 = "fp8_e4m3"
 SCALES = Scales("maxabs_arbitrary", "cpu")
@@ -28,17 +30,17 @@ def text():
     return [{"input_ids": ids[:4]}, {"input_ids": ids[4:]}]
 
 
-@pytest.mark.parametrize("name", ["llama", "phi3", "opt"])
+@pytest.mark.parametrize("name", ["llama", "phi3", "opt", "mixtral", "qwen2_moe"])
 def test_everything_rounded_is_what_inc_converts(name):
     """Loss for loss: our pass with hooks against INC's own modules, attention products included."""
-    model = helpers.language_model(name)
+    model = helpers.mixture(name)
     graph = capture(model, text()[0])
     before = helpers.state(model)
     rounding = observe_rounding(model, graph, text(), None, SCALES, (E4M3,))
     ours = rounded_losses(model, graph, text(), None, rounding, E4M3)
     helpers.assert_same_state(before, helpers.state(model))
     formats = {op.name: E4M3 for op in graph.ops}
-    switch = switchable(model, config_of("fp32", formats, "cpu-qdq", graph.modules), E4M3, text())
+    switch = switchable(model, config_of("fp32", formats, CPU_QDQ, Captured.of(graph)), E4M3, text())
     switch.select(formats)
     with torch.no_grad():
         theirs = torch.cat([sample_losses(model, batch, None) for batch in text()])

@@ -14,6 +14,7 @@ from torch import nn
 from inc_mp_plugin.attention import Matmul, expose_bgemms
 from inc_mp_plugin.batches import batch_size, samples
 from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.experts import expose_experts
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import quantize
@@ -24,6 +25,7 @@ from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
 from inc_mp_plugin.store import Partial
+from inc_mp_plugin.targets import CPU_QDQ
 
 PCS = "act_maxabs_pow2_weights_pcs_maxabs_pow2"
 POW2 = Scales("maxabs_pow2", "cpu")
@@ -82,7 +84,7 @@ def test_bit_for_bit_as_inc(method, format, dtype):
     rounding = observe_rounding(model, graph, batches, helpers.squared_loss, Scales(method, "cpu"), [format])
     weights = {op.name: model.get_submodule(op.name).weight.clone() for op in graph.ops if op.kind != "bgemm"}
     base = "fp32" if dtype == torch.float32 else "bf16"
-    config = config_of(base, {op.name: format for op in graph.ops}, "cpu-qdq")
+    config = config_of(base, {op.name: format for op in graph.ops}, CPU_QDQ)
     converted = quantize(model, {**config, "scale_method": method}, batches)
 
     values = torch.cat([torch.randn(4000) * 3, torch.randn(1000) * 1e-3, torch.tensor([0.0, 1e4, -1e4])])
@@ -117,6 +119,7 @@ def naive_rounding(model, names, batches, loss_fn, format, per_channel=False):
     """{op name: [||q * dg/dz||^2 of each sample]}: powers of two as scales, one sample and op at a time."""
     model = copy.deepcopy(model).double().eval()
     expose_bgemms(model)
+    expose_experts(model)
     singles = [one_sample(batch, i) for batch in batches for i in range(batch_size(batch))]
     found = {}
     for name in names:
@@ -174,6 +177,7 @@ def _one_op(model, name, sample, loss_fn, format, maxabs, per_channel):
 
 CASES = {
     "llama": (lambda: helpers.language_model("llama"), text, language_model_loss),
+    "experts": (lambda: helpers.mixture("mixtral"), text, language_model_loss),
     "convolutions": (helpers.ResidualCNN, lambda: images(3, 2, shape=(3, 8, 8)), helpers.squared_loss),
     "called twice": (helpers.HandWritten, lambda: images(4, shape=(5, 6)), helpers.squared_loss),
 }

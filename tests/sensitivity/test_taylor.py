@@ -64,9 +64,9 @@ CASES = {
         text_batches,
         language_model_loss,
     ),
-    "experts beside": (
-        # the fused expert kernel has no float64, which the oracle runs in
-        lambda: helpers.language_model("mixtral", _experts_implementation="batched_mm"),
+    "experts": (lambda: helpers.mixture("mixtral"), text_batches, language_model_loss),
+    "experts beside a shared one": (
+        lambda: helpers.mixture("qwen2_moe"),
         text_batches,
         language_model_loss,
     ),

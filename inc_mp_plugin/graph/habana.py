@@ -1,0 +1,90 @@
+"""What keeps optimum-habana's code from being captured on the meta device, and the way around it.
+
+It asks for a Gaudi where it wants its fused kernels; anywhere else it should run plain torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inc_mp_plugin.expert_kernels import Arguments, kernel_calls
+from inc_mp_plugin.graph.experts import emit
+
+_ROPE = "apply_customized_rope"
+
+
+@contextmanager
+def off_gaudi(skeleton: nn.Module) -> Iterator[None]:
+    """Let a model without weights run on the meta device although its code is optimum-habana's.
+
+    Args:
+        skeleton: its modules are changed for good; what is changed in Python modules is put back.
+    """
+    for module in skeleton.modules():
+        if type(module).__name__ == "ModuleFusedSDPA":
+            module.forward = _fused_attention
+    with ExitStack() as stack:
+        stack.enter_context(kernel_calls(_emit_kernel))
+        for code in {type(module).__module__: None for module in skeleton.modules()}:
+            _repair_rope(sys.modules.get(code), stack)
+        yield
+
+
+def _emit_kernel(call: Arguments) -> Tensor:
+    return emit(call["hidden_states"], call["expert_routing_table"])
+
+
+def _fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None = None,
+    *unused: Any,
+    **also_unused: Any,
+) -> Tensor:
+    """What optimum-habana's fused attention module computes, without its kernel."""
+    del dropout_p, unused, also_unused
+    return nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask, is_causal=is_causal, scale=scale, enable_gqa=True
+    )
+
+
+def _repair_rope(code: ModuleType | None, stack: ExitStack) -> None:
+    """Let a rotary embedding take the cosines of the positions, where it takes those of all and breaks.
+
+    Off Gaudi, that of Mistral and Mixtral in optimum-habana 1.21 does.
+    """
+    own, plain = getattr(code, _ROPE, None), getattr(code, "apply_rotary_pos_emb", None)
+    if own is None or plain is None:
+        return
+    repaired = partial(_rotate, plain)
+    query, table, positions = torch.zeros(1, 2, 3, 4), torch.zeros(5, 4), torch.arange(3)[None]
+    arguments = (query, query, table, table, positions)
+    if not _runs(own, *arguments) and _runs(repaired, *arguments):
+        setattr(code, _ROPE, repaired)
+        stack.callback(setattr, code, _ROPE, own)
+
+
+def _rotate(
+    plain: Callable[..., Any], q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, *_: Any
+) -> Any:
+    return plain(q, k, cos[position_ids], sin[position_ids])
+
+
+def _runs(function: Callable[..., Any], *args: Any) -> bool:
+    try:
+        function(*args)
+    except (RuntimeError, TypeError, IndexError):
+        return False
+    return True

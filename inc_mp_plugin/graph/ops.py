@@ -1,0 +1,145 @@
+"""Which products of an exported graph are ops, and which cannot be quantized."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+from torch.fx import Node
+
+from inc_mp_plugin.graph.experts import Call, ExpertLayer, expert_ops
+from inc_mp_plugin.graph.export import export
+from inc_mp_plugin.graph.products import EXPERTS, GROUPED, OTHER_PRODUCTS, Product, find_products
+from inc_mp_plugin.graph.structure import waits_for
+from inc_mp_plugin.plan import Op, Unsupported
+
+# Classes that INC swaps for FP8 ones, by class name as INC does it, and the kind of op of each.
+QUANTIZABLE = {"Linear": "linear", "FalconLinear": "linear", "Conv2d": "conv2d", "Matmul": "bgemm"}
+
+_UNKNOWN = ExpertLayer({}, "its experts are in no list `experts` of equal modules")
+
+
+@dataclass(slots=True)
+class Found:
+    """What the products of a graph are.
+
+    `names` gives the op of each node that is one. A layer of experts is one of the `ops`, of the name of
+    its module; `layers` holds the ops that it stands for.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    unsupported: list[Unsupported] = field(default_factory=list)
+    names: dict[Node, str] = field(default_factory=dict)
+    layers: dict[str, tuple[Op, ...]] = field(default_factory=dict)
+
+    def add(self, op: Op, calls: Iterable[Product]) -> None:
+        """Add an op and its nodes."""
+        self.ops.append(op)
+        self.names.update(dict.fromkeys((product.node for product in calls), op.name))
+
+
+def sort_products(
+    products: Iterable[Product],
+    skeleton: nn.Module,
+    samples: int,
+    layers: Mapping[str, ExpertLayer],
+    routers: Mapping[str, int],
+) -> Found:
+    """Sort products into ops, in execution order, and what cannot be quantized.
+
+    Args:
+        products: of one graph, in execution order.
+        skeleton: the model that was exported.
+        samples: in the batch.
+        layers: its layers of experts, by the module that their nodes stand in.
+        routers: number of outputs that make a child of this module a router.
+    """
+    found = Found()
+    by_module: dict[tuple[str, bool], list[Product]] = {}
+    for product in products:
+        by_module.setdefault((product.module, product.kind == EXPERTS), []).append(product)
+    aliases = Counter(id(m) for _, m in skeleton.named_modules(remove_duplicate=False))
+    owners = Counter(id(p) for _, p in skeleton.named_parameters(remove_duplicate=False))
+    captured: dict[str, Found] = {}
+    for (name, routed), calls in by_module.items():
+        if routed:
+            _add_layer(found, name, layers.get(name, _UNKNOWN), calls, samples, captured)
+            continue
+        module = skeleton.get_submodule(name)
+        reason = _reason(calls[0], routers, aliases[id(module)])
+        if reason:
+            found.unsupported.append(Unsupported(name, calls[0].kind, reason))
+        else:
+            found.add(_op(calls, module, samples, owners), calls)
+    return found
+
+
+def _op(calls: list[Product], module: nn.Module, samples: int, owners: Mapping[int, int]) -> Op:
+    weight = getattr(module, "weight", None)
+    return Op(
+        calls[0].module,
+        QUANTIZABLE[calls[0].module_class],
+        sum(product.gemm.macs for product in calls) // samples,
+        0 if weight is None else weight.numel(),
+        len(calls),
+        tied=weight is not None and owners[id(weight)] > 1,
+        gemms=tuple(product.gemm for product in calls),
+    )
+
+
+def _reason(product: Product, routers: Mapping[str, int], aliases: int) -> str:
+    """Why a product is no op; "" if it is one."""
+    parent = product.module.rpartition(".")[0]
+    if parent in routers and product.gemm.columns == routers[parent]:
+        return "router: it decides which experts run, so it always stays in the base format"
+    if product.kind == "scaled_dot_product_attention":
+        return f"{product.module_class} runs a fused attention kernel: its products are not modules"
+    if product.kind in GROUPED:
+        return f"{product.module_class} runs a fused expert kernel: its weights are not modules"
+    if product.module_class not in QUANTIZABLE or product.kind in OTHER_PRODUCTS:
+        known = ", ".join(QUANTIZABLE)
+        return f"INC swaps modules of class {known}; this product stands in a {product.module_class}"
+    if aliases > 1:
+        return "one module under several names: INC would swap only the first of them"
+    return ""
+
+
+def _add_layer(
+    found: Found,
+    name: str,
+    layer: ExpertLayer,
+    calls: list[Product],
+    samples: int,
+    captured: dict[str, Found],
+) -> None:
+    """Add a layer of experts; `captured` holds the experts that were captured before, by what they are."""
+    if layer.reason:
+        found.unsupported.append(Unsupported(name, EXPERTS, f"{calls[0].module_class}: {layer.reason}"))
+        return
+    runs = [Call.of(product.node) for product in calls]
+    (first, expert), *_ = layer.experts.items()
+    key = f"{type(expert)} {expert} {runs[0].like.dtype}"
+    if key not in captured:
+        captured[key] = _capture_expert(expert, runs[0])
+    one = captured[key]
+    found.unsupported += [
+        replace(other, name=f"{first}.{other.name}".rstrip(".")) for other in one.unsupported
+    ]
+    inner = expert_ops(layer, one.ops, runs, samples)
+    found.layers[name] = inner
+    macs, weights = (sum(getattr(op, what) for op in inner) for what in ("macs", "weight_elements"))
+    gemms = tuple(gemm for op in inner[: len(one.ops)] for gemm in op.gemms)
+    found.add(Op(name, EXPERTS, macs, weights, len(calls), gemms=gemms), calls)
+
+
+def _capture_expert(expert: nn.Module, run: Call) -> Found:
+    """The ops of one expert on one token, and what each of them waits for."""
+    token = torch.empty(1, run.like.shape[-1], dtype=run.like.dtype, device="meta")
+    nodes = export(expert, (token,))
+    found = sort_products(find_products(nodes), expert, 1, {}, {})
+    after = waits_for(nodes, found.names, [[op.name for op in found.ops]])
+    found.ops = [replace(op, after=after[op.name]) for op in found.ops]
+    return found

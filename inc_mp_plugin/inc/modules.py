@@ -1,0 +1,110 @@
+"""What a file is checked against: the modules of a model, of measurements, and the file itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.inc.selection import selected
+from inc_mp_plugin.targets.layout import Captured, Layout
+
+_OPS = {"Linear", "FalconLinear", "Conv2d", "Matmul"}
+
+
+def load_captured(path: Path | None, model: str | None) -> Captured:
+    """Modules of a model, {name: class}, from a JSON file such as graph.json, or from the model itself.
+
+    Raises:
+        InputError: not exactly one of both is given, or it cannot be read.
+    """
+    if (path is None) == (model is None):
+        message = "give either --modules FILE.json or --model NAME"
+        raise InputError(message)
+    if path is None:
+        return _captured_of(str(model))
+    content = load_json(path)
+    modules = content.get("modules", content)
+    if not isinstance(modules, dict) or not all(isinstance(v, str) for v in modules.values()):
+        message = f'{path} holds no modules; it must be {{"modules": {{name: class, ...}}}}'
+        raise InputError(message)
+    tied = frozenset(op["name"] for op in content.get("ops", []) if op["tied"])
+    return Captured(_ops(modules), modules, tied)
+
+
+def _captured_of(name_or_path: str) -> Captured:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from inc_mp_plugin.attention import expose_bgemms
+    from inc_mp_plugin.experts import expose_experts
+
+    try:
+        config = AutoConfig.from_pretrained(name_or_path)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError) as error:
+        message = f"the model {name_or_path!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
+        raise InputError(message) from error
+    expose_bgemms(model)
+    expose_experts(model)
+    modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
+    tied = {"lm_head"} if getattr(config, "tie_word_embeddings", False) else set[str]()
+    return Captured(_ops(modules), modules, frozenset(tied & modules.keys()))
+
+
+def _ops(modules: dict[str, str]) -> tuple[str, ...]:
+    return tuple(name for name, kind in modules.items() if kind in _OPS)
+
+
+def unmeasured(config: dict[str, Any], layout: Layout, device: str, measurements: Path) -> list[str]:
+    """Modules that a file selects and a measurement of INC's does not hold, one line.
+
+    INC stops at the first call of such a module. Most often the measurement ran with another attention
+    than the file is for.
+
+    Args:
+        config: the content of an INC FP8 JSON.
+        layout: the consumer's modules.
+        device: "hpu" or "cpu".
+        measurements: the file `..._hooks_maxabs.json` that INC wrote.
+
+    Raises:
+        InputError: the measurements cannot be read.
+    """
+    nodes = load_json(measurements).get("Nodes")
+    if not isinstance(nodes, dict):
+        message = f"{measurements} holds no measurements of INC's; give its file ..._hooks_maxabs.json"
+        raise InputError(message)
+    fewest = min(
+        ([name for name in selected(tree, config, device) if name not in nodes] for tree in layout.trees),
+        key=len,
+    )
+    if not fewest:
+        return []
+    return [
+        f"{len(fewest)} modules are selected but not in {measurements.name}, such as {fewest[0]}: the "
+        "measurement ran another attention, or never reached them; INC stops at their first call. Measure "
+        "again the way the file is used"
+    ]
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: it is missing, or something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"{path} does not exist"
+        raise InputError(message) from None
+    except (OSError, ValueError) as error:
+        message = f"{path} cannot be read as JSON: {error}"
+        raise InputError(message) from error
+    if not isinstance(content, dict):
+        message = f"{path} is not a JSON object"
+        raise InputError(message)
+    return content

@@ -1,0 +1,128 @@
+"""Where a consumer runs the ops of a captured model: its module names, and which of them go together."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from inc_mp_plugin.plan import Graph
+
+Member = TypeVar("Member", bound=Hashable)
+
+PREFILL, DECODE = "prefill", "decode"
+
+_EXPERT = re.compile(r"(.+)\.experts\.(\d+)\.(\w+)")
+_ROLES = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What a layout follows from: ops, all modules {name: class}, and ops whose weight is tied."""
+
+    ops: tuple[str, ...]
+    modules: Mapping[str, str]
+    tied: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(graph: Graph) -> Captured:
+        """The same, of a graph."""
+        tied = frozenset(op.name for op in graph.ops if op.tied)
+        return Captured(tuple(op.name for op in graph.ops), graph.modules, tied)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Modules that must all run in one format."""
+
+    modules: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """If `module` runs in FP8, `needed` must, too."""
+
+    module: str
+    needed: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A consumer's modules, and how it runs the ops of a captured model in them.
+
+    `trees` are its module trees, {name: class}: one per version of the consumer that names modules
+    differently; a file must serve them all. `places` maps each op to the modules that run it, those of
+    all trees. `kept` are modules that must stay in the base format, and `unplaced` ops that the consumer
+    has no module for, each with the reason. `caches` are the modules that hold the KV cache, `idle` the
+    ops that do not run as such in a pass ("prefill", "decode").
+    """
+
+    trees: tuple[Mapping[str, str], ...]
+    places: Mapping[str, tuple[str, ...]]
+    rules: tuple[Rule, ...] = ()
+    needs: tuple[Need, ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
+    unplaced: Mapping[str, str] = field(default_factory=dict)
+    caches: tuple[str, ...] = ()
+    cached: frozenset[str] = frozenset()
+    idle: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+def split(name: str) -> tuple[str, str]:
+    """Parent and child of a module name.
+
+    Example:
+        >>> split("model.layers.0.mlp")
+        ('model.layers.0', 'mlp')
+    """
+    parent, _, child = name.rpartition(".")
+    return parent, child
+
+
+def attention_layers(modules: Iterable[str]) -> list[str]:
+    """Names of the modules that hold the products of attention, or a consumer's KV cache."""
+    found = [parent for parent, child in map(split, modules) if child in ("matmul_qk", "k_cache")]
+    return list(dict.fromkeys(found))
+
+
+def expert_role(op: str) -> tuple[str, int, str] | None:
+    """Block, number and role ("gate", "up", "down") of an expert's op; None for other ops.
+
+    Example:
+        >>> expert_role("model.layers.0.mlp.experts.3.w1")
+        ('model.layers.0.mlp', 3, 'gate')
+    """
+    match = _EXPERT.fullmatch(op)
+    if match is None or match[3] not in _ROLES:
+        return None
+    return match[1], int(match[2]), _ROLES[match[3]]
+
+
+def expert_blocks(ops: Iterable[str]) -> dict[str, dict[str, tuple[int, str]]]:
+    """Ops of the experts of each block: {block: {op: (number, role)}}."""
+    blocks: dict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
+    for op in ops:
+        found = expert_role(op)
+        if found is not None:
+            blocks[found[0]][op] = found[1:]
+    return dict(blocks)
+
+
+def components(sets: Iterable[Collection[Member]]) -> list[frozenset[Member]]:
+    """Unite sets that share a member.
+
+    Example:
+        >>> [sorted(one) for one in components([["q", "k"], ["o"], ["k", "v"]])]
+        [['k', 'q', 'v'], ['o']]
+    """
+    united: dict[Member, set[Member]] = {}
+    for one in sets:
+        whole = set(one)
+        for other in {id(united[name]): united[name] for name in one if name in united}.values():
+            whole |= other
+        united.update(dict.fromkeys(whole, whole))
+    return [frozenset(one) for one in {id(one): one for one in united.values()}.values()]

@@ -1,0 +1,162 @@
+"""From the layouts of consumers to demands on a plan, and whether a plan keeps to them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from inc_mp_plugin.errors import InputError, SelectionError
+from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.serving import Demands, Serving, Tie
+from inc_mp_plugin.targets import get_target
+from inc_mp_plugin.targets.layout import Captured, Layout, components, split
+
+FP8 = "fp8"
+
+
+def demands_of(layouts: Mapping[str, Layout], captured: Captured, serving: Serving) -> Demands:
+    """What a plan must keep to so that all these consumers can run it.
+
+    Ops that a consumer runs in one module, or in modules that a rule of its ties, share one format.
+    Where such a set holds the KV cache, or a module that stays in the base format, its format is given.
+
+    Args:
+        layouts: of each consumer, by its name.
+        captured: the model.
+        serving: how it is served.
+
+    Raises:
+        InputError: an op would have to be in two formats at once.
+    """
+    sets: list[list[tuple[str, str]]] = []
+    whys: dict[tuple[str, str], str] = {}
+    kept: dict[tuple[str, str], str] = {}
+    lowered: dict[tuple[str, str], str] = {}
+    for target, layout in layouts.items():
+        sets += [[("", op), *((target, m) for m in modules)] for op, modules in layout.places.items()]
+        sets += [[(target, module) for module in rule.modules] for rule in layout.rules]
+        whys.update({(target, m): f"{target}: {why}" for m, why in _reasons(layout)})
+        kept.update({(target, m): f"{target}: {why}" for m, why in layout.kept.items()})
+        kept.update({("", op): f"{target}: {why}" for op, why in layout.unplaced.items()})
+        fixed = lowered if serving.kv_cache == FP8 else kept
+        fixed.update({(target, m): f"{target}: kv_cache is {serving.kv_cache}" for m in layout.caches})
+        if serving.kv_cache == FP8:
+            lowered.update({(target, n.needed): f"{target}: {n.why}" for n in layout.needs})
+    sets += [[one] for one in kept]
+    order = {op: index for index, op in enumerate(captured.ops)}
+    ties, stay, leave = [], dict[str, str](), dict[str, str]()
+    for members in components(sets):
+        ops = sorted((name for target, name in members if not target), key=order.__getitem__)
+        down, up = _reason(members, kept), _reason(members, lowered)
+        if ops and down and up:
+            message = f"{ops[0]!r} must run in FP8 ({up}) and must not ({down}); change kv_cache or targets"
+            raise InputError(message)
+        stay.update(dict.fromkeys(ops, down) if down else {})
+        leave.update(dict.fromkeys(ops, up) if up else {})
+        if len(ops) > 1 and not down and not up:
+            ties.append(Tie(tuple(ops), _all_reasons(members, whys)))
+    ties.sort(key=lambda tie: order[tie.ops[0]])
+    cached = frozenset[str]().union(*(one.cached for one in layouts.values() if one.caches))
+    cached = cached if serving.kv_cache == FP8 else frozenset()
+    return Demands(tuple(layouts), serving, tuple(ties), stay, leave, cached)
+
+
+def demands(graph: Graph, targets: Sequence[str], serving: Serving | None = None) -> Demands:
+    """What the consumers of a plan demand of it: ops that share a format, and ops that must be in one.
+
+    Args:
+        graph: from `capture`.
+        targets: names of the consumers, such as "vllm-gaudi".
+        serving: how the model is served; the defaults if None.
+
+    Raises:
+        InputError: an unknown target, or an op would have to be in two formats at once.
+    """
+    captured, served = Captured.of(graph), serving or Serving()
+    layouts = {name: get_target(name).lay_out(captured, served) for name in targets}
+    return demands_of(layouts, captured, served)
+
+
+def modules_of(
+    layout: Layout, lowered: Collection[str], ops: Collection[str], serving: Serving, target: str
+) -> set[str]:
+    """Modules that a consumer must run in FP8 for a plan: of the lowered ops, and of an FP8 KV cache.
+
+    Args:
+        layout: of the consumer.
+        lowered: ops of the plan that leave the base format.
+        ops: all ops that the plan decides.
+        serving: how the model is served.
+        target: name of the consumer, for the message.
+
+    Raises:
+        SelectionError: the consumer cannot run this plan; the text says what it ties or keeps.
+    """
+    faults = [f"{op!r}: {why}" for op, why in layout.unplaced.items() if op in lowered]
+    wanted = {module for op in lowered for module in layout.places.get(op, ())}
+    if serving.kv_cache == FP8:
+        wanted.update(layout.caches)
+    for rule in layout.rules:
+        if not wanted.isdisjoint(rule.modules):
+            wanted.update(rule.modules)
+    holders: dict[str, list[str]] = defaultdict(list)
+    for op in ops:
+        for module in layout.places.get(op, ()):
+            holders[module].append(op)
+    left = sorted(m for m in wanted if m in holders and any(op not in lowered for op in holders[m]))
+    reasons = dict(_reasons(layout))
+    for module in left:
+        base = [op for op in holders[module] if op not in lowered]
+        why = reasons.get(module, f"kv_cache is {serving.kv_cache}")
+        faults.append(f"{base[0]!r} stays in the base format, but {module} would run in FP8: {why}")
+    if serving.kv_cache != FP8:
+        faults += [
+            f"{cache} would run in FP8, but kv_cache is {serving.kv_cache}: {reasons[cache]}"
+            for cache in layout.caches
+            if cache in wanted
+        ]
+    faults += legality(layout, wanted)
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        message = (
+            f"no {target} file was made: {faults[0]}{more}. Solve with this target among the targets: "
+            f"inc-mp solve DIR targets=[{target}]"
+        )
+        raise SelectionError(message)
+    return wanted
+
+
+def legality(layout: Layout, chosen: Collection[str]) -> list[str]:
+    """Rules of a consumer that a choice of modules breaks, one line each."""
+    faults = [f"{module} is in FP8, but {why}" for module, why in layout.kept.items() if module in chosen]
+    for rule in layout.rules:
+        inside = [module for module in rule.modules if module in chosen]
+        known = [m for m in rule.modules if any(m in tree for tree in layout.trees)]
+        if inside and len(inside) < len(known):
+            outside = next(module for module in known if module not in chosen)
+            faults.append(f"{inside[0]} is in FP8 and {outside} is not, but {rule.why}")
+    faults += [
+        f"{need.module} is in FP8 and {need.needed} is not, but {need.why}"
+        for need in layout.needs
+        if need.module in chosen and need.needed not in chosen
+    ]
+    return faults
+
+
+def _reasons(layout: Layout) -> Iterator[tuple[str, str]]:
+    """Why modules go together: (module, reason)."""
+    holders: dict[str, int] = defaultdict(int)
+    for modules in layout.places.values():
+        for module in modules:
+            holders[module] += 1
+    yield from ((m, f"it is one {split(m)[1]}") for m, count in holders.items() if count > 1)
+    for rule in layout.rules:
+        yield from ((module, rule.why) for module in rule.modules)
+
+
+def _reason(members: Collection[tuple[str, str]], reasons: Mapping[tuple[str, str], str]) -> str:
+    return min((reasons[one] for one in members if one in reasons), default="")
+
+
+def _all_reasons(members: Collection[tuple[str, str]], reasons: Mapping[tuple[str, str], str]) -> str:
+    return "; ".join(sorted({reasons[one] for one in members if one in reasons}))

@@ -1,0 +1,112 @@
+"""vLLM on Gaudi: it fuses projections, and its attention and experts are modules of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.targets.layout import (
+    DECODE,
+    PREFILL,
+    Captured,
+    Layout,
+    Rule,
+    attention_layers,
+    expert_blocks,
+    expert_role,
+    split,
+)
+from inc_mp_plugin.targets.target import Target
+
+# Where vLLM holds a projection, and the class of that module.
+_LINEAR = {
+    "q_proj": ("qkv_proj", "QKVParallelLinear"),
+    "k_proj": ("qkv_proj", "QKVParallelLinear"),
+    "v_proj": ("qkv_proj", "QKVParallelLinear"),
+    "qkv_proj": ("qkv_proj", "QKVParallelLinear"),
+    "o_proj": ("o_proj", "RowParallelLinear"),
+    "gate_proj": ("gate_up_proj", "MergedColumnParallelLinear"),
+    "up_proj": ("gate_up_proj", "MergedColumnParallelLinear"),
+    "gate_up_proj": ("gate_up_proj", "MergedColumnParallelLinear"),
+    "down_proj": ("down_proj", "RowParallelLinear"),
+    "lm_head": ("lm_head", "ParallelLMHead"),
+}
+_ATTENTION = {
+    "matmul_qk": "Matmul",
+    "matmul_av": "Matmul",
+    "batch2block_matmul": "B2BMatmul",
+    "block2batch_matmul": "B2BMatmul",
+    "softmax": "Softmax",
+    "k_cache": "VLLMKVCache",
+    "v_cache": "VLLMKVCache",
+    "fused_scaled_dot_product_attention": "ModuleFusedSDPA",
+}
+_PRODUCTS = ("matmul_qk", "matmul_av")
+_MIXTRAL = {"MixtralSparseMoeBlock", "GaudiMixtralSparseMoeBlock"}
+# vLLM takes the embedding itself as the head of these models, if they share it.
+_HEADLESS = {"Qwen2Attention", "Qwen3Attention"}
+# Since vLLM 0.24 the experts stand one level deeper, in classes that INC does not know.
+_EXPERTS = (("experts", "FusedMoE"), ("experts.routed_experts", "RoutedExperts"))
+
+
+def lay_out(captured: Captured, serving: Serving) -> Layout:
+    """Lay a captured model out as vLLM on Gaudi holds it; see `Layout`."""
+    del serving  # the rules are the same however it is served
+    places: dict[str, tuple[str, ...]] = {}
+    unplaced: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    classes = set(captured.modules.values())
+    for op in captured.ops:
+        parent, child = split(op)
+        if op in captured.tied and not _HEADLESS.isdisjoint(classes):
+            unplaced[op] = "vLLM has no module for a head of this model that shares the embedding's weight"
+        elif child in _PRODUCTS:
+            places[op] = (f"{parent}.attn.impl.{child}",)
+        elif child in _LINEAR and expert_role(op) is None:
+            name, kind = _LINEAR[child]
+            places[op] = (f"{parent}.{name}" if parent else name,)
+            shared[places[op][0]] = kind
+        elif expert_role(op) is None:
+            unplaced[op] = f"where vLLM on Gaudi holds a {child!r} is not known here"
+    attentions = attention_layers(captured.modules)
+    for attention in attentions:
+        impl = f"{attention}.attn.impl"
+        shared.update({f"{impl}.{child}": kind for child, kind in _ATTENTION.items()})
+    caches = tuple(f"{a}.attn.impl.{child}" for a in attentions for child in ("k_cache", "v_cache"))
+    trees = [dict(shared), dict(shared)]
+    rules: list[Rule] = []
+    for block, ops in expert_blocks(captured.ops).items():
+        owner = f"{split(block)[0]}.block_sparse_moe" if captured.modules.get(block) in _MIXTRAL else block
+        for tree, (path, kind) in zip(trees, _EXPERTS, strict=True):
+            tree[f"{owner}.gate"] = "ReplicatedLinear"
+            modules = dict(_experts(f"{owner}.{path}", kind, {number for number, _ in ops.values()}))
+            tree.update(modules)
+            for op, (number, role) in ops.items():
+                part = "w2_list" if role == "down" else "w13_list"
+                places[op] = (*places.get(op, ()), f"{owner}.{path}.moe_op.{part}.{number}")
+            members = tuple(name for name, one in modules.items() if one != "RoutedExperts")
+            rules.append(Rule(members, "one kernel runs all experts of a block"))
+    products = frozenset(op for op in places if split(op)[1] in _PRODUCTS)
+    if caches:
+        rules.append(Rule(caches, "one --kv-cache-dtype holds for all layers"))
+    if not rules or trees[0] == trees[1]:
+        trees = trees[:1]
+    idle = {PREFILL: products, DECODE: frozenset[str]()}
+    return Layout(tuple(trees), places, tuple(rules), (), {}, unplaced, caches, products, idle)
+
+
+def _experts(path: str, kind: str, numbers: set[int]) -> Iterator[tuple[str, str]]:
+    """Modules of the experts of a block, with their classes."""
+    yield path, kind
+    yield f"{path}.moe_op", "VllmMixtureOfExpertsOp"
+    for number in sorted(numbers):
+        yield f"{path}.moe_op.w13_list.{number}", "MoeMatmul"
+        yield f"{path}.moe_op.w2_list.{number}", "MoeMatmul"
+
+
+VLLM_GAUDI = Target(
+    name="vllm-gaudi",
+    device="hpu",
+    lay_out=lay_out,
+    scale_methods=("maxabs_hw", "maxabs_pow2", "maxabs_arbitrary"),
+)

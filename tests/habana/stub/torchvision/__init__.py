@@ -1,0 +1,1 @@
+"""Empty: optimum-habana imports torchvision without needing it for language models."""

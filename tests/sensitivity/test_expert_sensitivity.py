@@ -1,0 +1,250 @@
+"""Sensitivities of experts: on stock code, in loops, behind Gaudi's kernel; experts that nothing reached."""
+
+from functools import partial
+
+import helpers
+import mixtures
+import numpy as np
+import pytest
+import torch
+from naive import naive_sensitivity
+from torch import nn
+
+import inc_mp_plugin as mp
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.losses import language_model_loss
+from inc_mp_plugin.sensitivity.resume import measure_in_steps
+from inc_mp_plugin.store import Partial
+
+ROUNDING = {"scales": mp.Scales("maxabs_pow2", "cpu"), "formats": ("fp8_e4m3",)}
+
+
+def squared(model, batch):
+    """Mean square of what a `mixtures.Model` gives, per sample."""
+    return model(batch).square().flatten(1).mean(dim=1)
+
+
+def assert_same(found, wanted, rtol=1e-4):
+    assert found.ops == wanted.ops
+    for part in ("loss", "input", "weight"):
+        np.testing.assert_allclose(getattr(found, part), getattr(wanted, part), rtol=rtol)
+    for format in wanted.rounding:
+        np.testing.assert_allclose(found.rounding[format], wanted.rounding[format], rtol=rtol)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "deepseek_v3"])
+def test_weights_as_stock_code_has_them(name):
+    """By autograd through the model's own eager code, on its 3-D parameters, sample by sample."""
+    model = helpers.mixture(name, _experts_implementation="eager")
+    ids = helpers.tokens(3, 8)
+    graph = mp.capture(model, {"input_ids": ids})
+    found = mp.measure_sensitivity(model, graph, [{"input_ids": ids}])
+    layer = model.get_submodule("model.layers.1.mlp.experts")
+    inner = layer.down_proj.shape[2]
+    wanted = []
+    for row in ids:
+        loss = language_model_loss(model, {"input_ids": row[None]}).sum()
+        stacks = (layer.gate_up_proj, layer.down_proj)
+        gate_up, down = ((w * g) ** 2 for w, g in zip(stacks, torch.autograd.grad(loss, stacks), strict=True))
+        parts = (gate_up[:, :inner], gate_up[:, inner:], down)
+        wanted.append(torch.stack([part.sum(dim=(1, 2)) for part in parts], dim=1).flatten())
+    names = [f"model.layers.1.mlp.experts.{e}.{p}_proj" for e in range(4) for p in ("gate", "up", "down")]
+    columns = [found.ops.index(one) for one in names]
+    np.testing.assert_allclose(found.weight[:, columns], torch.stack(wanted).detach(), rtol=1e-3, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", ["Loop", "LoopOverAll", "LoopBesideShared", "LoopInMethod"])
+def test_lists_of_experts_equal_the_naive_computation(block):
+    model, batches = mixtures.Model(getattr(mixtures, block)), mixtures.inputs(3, 2)
+    graph = mp.capture(model, batches[0])
+    found = mp.measure_sensitivity(model, graph, batches, squared)
+    wanted, losses = naive_sensitivity(model, found.ops, batches, squared)
+    np.testing.assert_allclose(found.loss, losses, rtol=1e-5)
+    for column, name in enumerate(found.ops):
+        per_sample = found.input[:, column] + found.weight[:, column]
+        np.testing.assert_allclose(per_sample, wanted[name], rtol=1e-4, atol=1e-15, err_msg=name)
+
+
+def test_behind_the_kernel_as_in_a_loop():
+    """Same weights, same graph but for the classes; rounding and drift go through the modules, too."""
+    loop, kernel = (mixtures.Model(block) for block in (mixtures.Loop, mixtures.Kernel))
+    batches = mixtures.inputs(3, 2)
+    measured = {}
+    for model in (loop, kernel):
+        before = helpers.state(model)
+        with mixtures.gaudi_kernel():
+            graph = mp.capture(model, batches[0])
+            measured[model] = mp.measure_sensitivity(model, graph, batches, squared, **ROUNDING)
+        helpers.assert_same_state(before, helpers.state(model))
+    assert_same(measured[kernel], measured[loop])
+    assert measured[kernel].drift == pytest.approx(measured[loop].drift, rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", [False, True], ids=["function", "stage"])
+@pytest.mark.parametrize("rounding", [{}, ROUNDING], ids=["uniform", "measured"])
+def test_experts_that_no_token_reached_are_named_and_left_out(rounding, stage, capsys, tmp_path):
+    model = helpers.mixture("qwen3_moe", num_experts=16)
+    batches = [{"input_ids": helpers.tokens(1, 3)}]
+    graph = mp.capture(model, batches[0])
+    chosen = set()
+    for index, layer in enumerate(model.model.layers):
+        layer.mlp.experts.register_forward_hook(
+            lambda m, args, out, index=index: chosen.update((index, e) for e in args[1].flatten().tolist())
+        )
+    if stage:
+        saved = Partial(tmp_path / "partial.npz", "key")
+        found = measure_in_steps(model, graph, batches, None, saved, **rounding)
+    else:
+        found = mp.measure_sensitivity(model, graph, batches, **rounding)
+    reached = {
+        f"model.layers.{layer}.mlp.experts.{e}.{p}_proj"
+        for layer, e in chosen
+        for p in ("gate", "up", "down")
+    }
+    assert {op for op in found.ops if ".experts." in op} == reached
+    missed = [op.name for op in graph.ops if op.name not in found.ops]
+    assert len(missed) == 3 * (32 - len(chosen)) > 3
+    text = " ".join(capsys.readouterr().err.split())
+    wanted = f"no sample reached {len(missed)} of {len(graph.ops)} ops ({', '.join(missed[:3])}, …)"
+    assert wanted in text
+    assert "they stay in the base format; more samples may reach them" in text
+
+
+def test_nothing_is_said_where_everything_was_reached(capsys):
+    model, batches = mixtures.Model(mixtures.Loop), mixtures.inputs(20)
+    found = mp.measure_sensitivity(model, mp.capture(model, batches[0]), batches, squared)
+    assert len(found.ops) == 14
+    assert "reached" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rounding", [{}, ROUNDING], ids=["uniform", "measured"])
+def test_an_expert_that_is_called_without_tokens_was_not_reached(rounding):
+    model, batches = mixtures.Model(mixtures.LoopOverAll), mixtures.inputs(1)
+    graph = mp.capture(model, batches[0])
+    model.block.top_k = 1
+    with torch.no_grad():
+        model.block.gate.weight[1] = -model.block.gate.weight[0]
+        model.block.gate.weight[2:] = 0.0
+    found = mp.measure_sensitivity(model, graph, batches, squared, **rounding)
+    reached = {op.split(".")[2] for op in found.ops if op.startswith("block.experts.")}
+    assert reached
+    assert reached <= {"0", "1"}
+
+
+def test_as_many_tokens_as_samples():
+    """Each expert gets two rows of a batch of two: of both samples in one batch, of one in the other."""
+
+    class OneOfTwo(mixtures.Loop):
+        def __init__(self):
+            super().__init__()
+            self.top_k = 1
+            with torch.no_grad():
+                self.gate.weight.zero_()
+                self.gate.weight[0, 0], self.gate.weight[1, 0] = 10.0, -10.0
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.last = OneOfTwo(), nn.Linear(mixtures.HIDDEN, 3)
+
+        def forward(self, hidden):
+            return self.last(self.block(hidden)[0])
+
+    torch.manual_seed(0)
+    model, batches = Model(), mixtures.inputs(2, 2, tokens=2)
+    batches[0][..., 0] = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
+    batches[1][..., 0] = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    graph = mp.capture(model, batches[0])
+    together = mp.measure_sensitivity(model, graph, batches, squared)
+    alone = mp.measure_sensitivity(model, graph, [b[i : i + 1] for b in batches for i in range(2)], squared)
+    assert len(together.ops) == 7
+    assert_same(together, alone)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3"])
+def test_the_model_leaves_as_it_came(name):
+    model = helpers.mixture(name).train()
+    model.model.layers[1].mlp.experts.down_proj.requires_grad_(False)
+    batches = [{"input_ids": helpers.tokens(2)}]
+    graph = mp.capture(model, batches[0])
+    before = helpers.state(model)
+    with torch.inference_mode():
+        mp.measure_sensitivity(model, graph, batches, **ROUNDING)
+    helpers.assert_same_state(before, helpers.state(model))
+
+    def interrupted(model, batch):
+        language_model_loss(model, batch)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mp.measure_sensitivity(model, graph, batches, interrupted)
+    helpers.assert_same_state(before, helpers.state(model))
+
+
+class Config:
+    """What optimum-habana's modules hold."""
+
+    def __init__(self, attention_dropout=0.0, router_jitter_noise=0.0):
+        self.attention_dropout, self.router_jitter_noise = attention_dropout, router_jitter_noise
+        self.rms_norm_eps = 1e-6
+
+
+class Layer(nn.Module):
+    """Adds in place in evaluation mode, as optimum-habana's layers do: no gradient survives that."""
+
+    __module__ = "optimum.habana.transformers.models.tiny.modeling_tiny"
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.up, self.down = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        residual = torch.tanh(x)
+        inner = self.dropout(self.inner(residual))
+        return residual + inner if self.training else residual.add_(inner)
+
+    def inner(self, x):
+        return self.down(torch.tanh(self.up(x)))
+
+
+class Plain(Layer):
+    """The same without dropout, and never in place."""
+
+    def forward(self, x):
+        residual = torch.tanh(x)
+        return residual + self.inner(residual)
+
+
+class Tiny(nn.Module):
+    def __init__(self, layer, **settings):
+        torch.manual_seed(0)
+        super().__init__()
+        self.layer, self.head = layer(Config(**settings)), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.layer(x))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_code_of_optimum_habana_runs_in_training_mode_without_dropout(training):
+    model, batch = Tiny(Layer).train(training), torch.randn(3, 6)
+    graph, before = mp.capture(model, batch), helpers.state(model)
+    found = mp.measure_sensitivity(model, graph, [batch], helpers.squared_loss, **ROUNDING)
+    helpers.assert_same_state(before, helpers.state(model))
+    wanted = mp.measure_sensitivity(Tiny(Plain), graph, [batch], helpers.squared_loss, **ROUNDING)
+    assert found.ops == ("layer.up", "layer.down", "head")
+    assert_same(found, wanted)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        model.eval()(batch).sum().backward()
+
+
+@pytest.mark.parametrize("setting", ["attention_dropout", "router_jitter_noise"])
+def test_code_of_optimum_habana_with_randomness_is_refused(setting):
+    model, batch = Tiny(Layer, **{setting: 0.1}), torch.randn(3, 6)
+    graph, before = mp.capture(model, batch), helpers.state(model)
+    measure = partial(mp.measure_sensitivity, model, graph, [batch], helpers.squared_loss)
+    with pytest.raises(InputError, match=rf"config has {setting}=0\.1, which must be 0"):
+        measure()
+    helpers.assert_same_state(before, helpers.state(model))
