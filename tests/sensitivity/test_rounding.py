@@ -184,7 +184,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("method", ["maxabs_pow2", PCS])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "experts" else ()) for case in CASES]
+)
 def test_equals_the_naive_computation(case, method):
     build, make_batches, loss_fn = CASES[case]
     torch.manual_seed(0)
