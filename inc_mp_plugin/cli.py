@@ -152,7 +152,9 @@ def emit(
     """
     from inc_mp_plugin.again import emit_again
 
-    emit_again(folder, target, overrides or [])
+    script = emit_again(folder, target, overrides or []).with_suffix(".sh")
+    if script.exists():
+        typer.echo(f"\n{script}:\n\n{script.read_text(encoding='utf-8')}", nl=False)
 
 
 @command

@@ -66,5 +66,5 @@ def write_files(wanted: Wanted, graph: Graph, target: str, out: Path, recipe: Re
         classes = set(graph.modules.values())
         text = commands(target, Deployment(recipe.model.name_or_path, classes, wanted.serving))
         store.write_bytes(script, text.encode())
-        say(f"configs/{measure.name} measures for it; run both with configs/{script.name}:\n\n{text}")
+        say(f"configs/{measure.name} measures for it; run both with configs/{script.name}")
     return quantize

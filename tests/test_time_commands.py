@@ -115,6 +115,7 @@ def test_modelled_time_needs_no_measurement(project, tmp_path):
     assert "Gain (roofline, modelled)" in result.output
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped(project, tmp_path):
     code = "import sys; from inc_mp_plugin.cli import main; main()"
     arguments = ["tune", str(project / "recipe.yaml"), "timing.repeats=200", "timing.most_repeats=200"]
