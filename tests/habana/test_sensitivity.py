@@ -77,6 +77,23 @@ def test_sensitivities_agree(name):
         np.testing.assert_allclose(one[:, columns[0]], other[:, columns[1]], rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "targets", [["optimum-habana"], ["vllm-gaudi"]], ids=["optimum-habana", "vllm-gaudi"]
+)
+def test_both_calibrations_give_the_same_plan(name, targets):
+    """For memory, in which the fused attention of Mixtral has no part."""
+    plans = []
+    for model in pair(name):
+        graph = mp.capture(model, batches()[0])
+        seen = mp.measure_sensitivity(model, graph, batches())
+        held = mp.demands(graph, targets)
+        gains = mp.memory_gains(graph, ("bf16", "fp8_e4m3"))
+        wanted = [mp.solve(gains, seen, gain_fraction=share, demands=held) for share in (0.2, 0.5, 0.8)]
+        plans.append([plan.quantized for plan in wanted])
+    assert plans[0] == plans[1]
+    assert all(plans[0])
+
+
 def test_measured_rounding_agrees(name):
     """But for the first product of attention where optimum-habana scales queries before it, not after."""
     scales = {"scales": mp.Scales("maxabs_pow2", "cpu"), "formats": ("fp8_e4m3",)}

@@ -121,6 +121,12 @@ def test_a_mix_that_the_consumer_cannot_run(tmp_path):
     assert any("format of the key" in f for f in check(path, "qwen3", "optimum-habana").faults)
 
 
+def test_a_cache_of_vllm_is_all_or_nothing(tmp_path):
+    path = written(tmp_path, blocklist=names(r"^model\.layers\.0\.self_attn\.attn\.impl\.[kv]_cache$"))
+    faults = check(path, "llama", "vllm-gaudi").faults
+    assert any("one --kv-cache-dtype holds for all layers" in fault for fault in faults)
+
+
 def test_without_a_target_the_names_are_those_of_the_model(tmp_path):
     path = written(tmp_path, blocklist=names("q_proj"))
     assert check(path, "llama", None).faults == ()

@@ -6,6 +6,7 @@ from functools import cache
 
 import helpers
 import pytest
+import transformers
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.errors import InputError, SelectionError
@@ -15,7 +16,7 @@ from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
 from inc_mp_plugin.targets.rules import demands, legality
 
-DENSE = ("llama", "qwen3", "mistral", "phi3")
+DENSE = ("llama", "qwen2", "qwen3", "mistral", "phi3")
 EXPERTS = ("mixtral", "qwen3_moe")
 SERVINGS = {
     "eager": mp.Serving(),
@@ -30,7 +31,14 @@ FUSED = "fused_scaled_dot_product_attention"
 
 @cache
 def graph(name):
-    return mp.capture(helpers.language_model(name), {"input_ids": helpers.tokens(1)})
+    model = qwen2() if name == "qwen2" else helpers.language_model(name)
+    return mp.capture(model, {"input_ids": helpers.tokens(1)})
+
+
+def qwen2():
+    sizes = {"num_key_value_heads": 2, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = transformers.Qwen2Config(hidden_size=64, intermediate_size=96, vocab_size=96, **sizes)
+    return transformers.AutoModelForCausalLM.from_config(config)
 
 
 def layer(names, number=0):
