@@ -89,7 +89,10 @@ def sensitivity_stage(subject: Subject, graph: Graph, noise: Noise, out: Path) -
             formats=noise.formats if noise.scales else (),
         )
         sha256 = store.write_arrays(arrays, artefacts.sensitivity_arrays(sensitivity))
-        return sensitivity, artefacts.sensitivity_to_json(sensitivity, sha256)
+        content = artefacts.sensitivity_to_json(sensitivity, sha256)
+        reached = set(sensitivity.ops)
+        missed = [op.name for op in graph.ops if op.name not in reached]
+        return sensitivity, {**content, "not_reached": missed}
 
     return replace(run_stage(path, "sensitivity", depends_on, decode, make), noise=noise.model)
 
