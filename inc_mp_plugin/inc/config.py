@@ -80,7 +80,8 @@ def config_of(
         "mode": "QUANTIZE",
         "observer": "maxabs",
         "fp8_config": _FP8[low[0]] if low else "E4M3",
-        "hp_dtype": base,
+        # The scripts of both consumers run the model in BF16, whatever it was calibrated in.
+        "hp_dtype": "bf16" if consumer in (OPTIMUM_HABANA, VLLM_GAUDI) else base,
         **_lists(consumer, layout, wanted),
         "dump_stats_path": f"./hqt_output/{_folder(consumer, served)}/measure",
         "scale_method": check_scale_method(consumer, scale_method),

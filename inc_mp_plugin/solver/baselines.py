@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.errors import InfeasibleError, InputError, unknown
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Curve
@@ -30,6 +30,7 @@ def baseline(gains: Gains, sensitivity: Sensitivity, strategy: str, tau: float, 
 
     Raises:
         InputError: an unknown strategy, a tau out of range, or a configuration without a gain.
+        InfeasibleError: what must leave the base format costs more than tau allows.
     """
     check_knobs(tau, None)
     if strategy not in BASELINES:
@@ -42,6 +43,12 @@ def baseline(gains: Gains, sensitivity: Sensitivity, strategy: str, tau: float, 
         budget = sensitivity.without_drift(tau**2 * sensitivity.loss_ms)
         spent, listed = list[float](), list(steps[0])
         spent += (loss_mse[op] for op in listed)
+        if math.fsum(spent) > budget:
+            message = (
+                f"what must run in a lower format moves the loss by more than tau {tau:.6g} allows; "
+                "strategy ip_mse names the least tau that can be met"
+            )
+            raise InfeasibleError(message)
         for step in steps[1:]:
             spent += (loss_mse[op] for op in step)
             if math.fsum(spent) > budget:

@@ -93,7 +93,7 @@ def solve(
 def solve_primal(
     one: Program, tau: float, correction: float = 1.0, level: float = DEFAULT_CONFIDENCE
 ) -> Plan:
-    """The largest gain within correction tau^2 E[g^2]; of all that have it, one of least loss MSE."""
+    """The largest gain within correction tau^2 E[g^2]."""
     budget = correction * tau**2 * one.sensitivity.loss_ms
     capacity = one.sensitivity.without_drift(budget)
     least = math.fsum(min(option.loss_mse for option in group) for group in one.groups)
@@ -104,12 +104,7 @@ def solve_primal(
             f"tau that can be met is {nrmse / math.sqrt(correction):.6g}"
         )
         raise InfeasibleError(message)
-    found = choose([[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups], capacity)
-    # Layers gain alike, so that many choices have the largest gain.
-    gain = math.fsum(group[pick].gain for group, pick in zip(one.groups, found.picks, strict=True))
-    least_lossy = least_loss(one, gain)
-    seconds = found.seconds + least_lossy.seconds
-    choice = replace(found, picks=least_lossy.picks, seconds=seconds)
+    choice = choose([[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups], capacity)
     return _plan(one, choice, tau, correction, level)
 
 

@@ -120,7 +120,7 @@ def modules_of(
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         message = (
             f"no {target} file was made: {faults[0]}{more}. Solve with this target among the targets: "
-            f"inc-mp solve DIR targets=[{target}]"
+            f"inc-mp solve DIR 'targets=[{target}]'"
         )
         raise SelectionError(message)
     return wanted

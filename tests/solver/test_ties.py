@@ -205,4 +205,7 @@ def test_a_baseline_starts_with_what_must_be_lowered():
     curve = baseline_curve(program(gains, sensitivity), "prefix", 0)
     assert curve.ops == (1, 2, 3, 4, 5)
     assert curve.gain == (1.0, 2.0, 3.0, 4.0, 5.0)
-    assert baseline(gains, sensitivity, "prefix", 1e-9).quantized == ("k",)
+    least = math.sqrt(sensitivity.loss_mse(LOW)["k"])
+    assert baseline(gains, sensitivity, "prefix", 1.0001 * least).quantized == ("k",)
+    with pytest.raises(InfeasibleError, match="what must run in a lower format"):
+        baseline(gains, sensitivity, "prefix", 0.9999 * least)
