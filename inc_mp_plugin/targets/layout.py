@@ -14,6 +14,7 @@ Member = TypeVar("Member", bound=Hashable)
 
 PREFILL, DECODE = "prefill", "decode"
 
+_MIXTRAL = {"MixtralSparseMoeBlock", "GaudiMixtralSparseMoeBlock"}
 _EXPERT = re.compile(r"(.+)\.experts\.(\d+)\.(\w+)")
 _ROLES = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
 
@@ -110,6 +111,15 @@ def expert_blocks(ops: Iterable[str]) -> dict[str, dict[str, tuple[int, str]]]:
         if found is not None:
             blocks[found[0]][op] = found[1:]
     return dict(blocks)
+
+
+def mixtral_blocks(captured: Captured, blocks: Iterable[str]) -> dict[str, str]:
+    """Blocks of experts of a Mixtral, and the name that both consumers on Gaudi give them."""
+    return {
+        block: f"{split(block)[0]}.block_sparse_moe"
+        for block in blocks
+        if captured.modules.get(block) in _MIXTRAL
+    }
 
 
 def components(sets: Iterable[Collection[Member]]) -> list[frozenset[Member]]:

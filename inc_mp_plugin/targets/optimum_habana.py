@@ -12,6 +12,7 @@ from inc_mp_plugin.targets.layout import (
     Rule,
     attention_layers,
     expert_blocks,
+    mixtral_blocks,
     split,
 )
 from inc_mp_plugin.targets.target import Target
@@ -20,7 +21,6 @@ from inc_mp_plugin.targets.target import Target
 _ALWAYS_FLASH = {"MixtralAttention", "GaudiMixtralAttention"}
 # Its Llama casts keys to the format of the cache; other models allocate the cache in k_proj's format.
 _CASTS_KEYS = {"LlamaAttention", "GaudiLlamaAttention"}
-_MIXTRAL = {"MixtralSparseMoeBlock", "GaudiMixtralSparseMoeBlock"}
 _MIXTRAL_NAMES = {"gate": "w1", "up": "w3", "down": "w2"}
 _KEYS = ("k_proj", "qkv_proj", "query_key_value", "c_attn")
 
@@ -28,11 +28,7 @@ _KEYS = ("k_proj", "qkv_proj", "query_key_value", "c_attn")
 def lay_out(captured: Captured, serving: Serving) -> Layout:
     """Lay a captured model out as optimum-habana's code holds it; see `Layout`."""
     blocks = expert_blocks(captured.ops)
-    new = {
-        block: f"{split(block)[0]}.block_sparse_moe"
-        for block in blocks
-        if captured.modules.get(block) in _MIXTRAL
-    }
+    new = mixtral_blocks(captured, blocks)
     names = {
         op: f"{new[block]}.experts.{number}.{_MIXTRAL_NAMES[role]}"
         for block in new

@@ -14,6 +14,7 @@ from inc_mp_plugin.targets.layout import (
     attention_layers,
     expert_blocks,
     expert_role,
+    mixtral_blocks,
     split,
 )
 from inc_mp_plugin.targets.target import Target
@@ -42,7 +43,6 @@ _ATTENTION = {
     "fused_scaled_dot_product_attention": "ModuleFusedSDPA",
 }
 _PRODUCTS = ("matmul_qk", "matmul_av")
-_MIXTRAL = {"MixtralSparseMoeBlock", "GaudiMixtralSparseMoeBlock"}
 # vLLM takes the embedding itself as the head of these models, if they share it.
 _HEADLESS = {"Qwen2Attention", "Qwen3Attention"}
 # Since vLLM 0.24 the experts stand one level deeper, in classes that INC does not know.
@@ -75,8 +75,10 @@ def lay_out(captured: Captured, serving: Serving) -> Layout:
     caches = tuple(f"{a}.attn.impl.{child}" for a in attentions for child in ("k_cache", "v_cache"))
     trees = [dict(shared), dict(shared)]
     rules: list[Rule] = []
-    for block, ops in expert_blocks(captured.ops).items():
-        owner = f"{split(block)[0]}.block_sparse_moe" if captured.modules.get(block) in _MIXTRAL else block
+    blocks = expert_blocks(captured.ops)
+    renamed = mixtral_blocks(captured, blocks)
+    for block, ops in blocks.items():
+        owner = renamed.get(block, block)
         for tree, (path, kind) in zip(trees, _EXPERTS, strict=True):
             tree[f"{owner}.gate"] = "ReplicatedLinear"
             modules = dict(_experts(f"{owner}.{path}", kind, {number for number, _ in ops.values()}))
@@ -89,7 +91,7 @@ def lay_out(captured: Captured, serving: Serving) -> Layout:
     products = frozenset(op for op in places if split(op)[1] in _PRODUCTS)
     if caches:
         rules.append(Rule(caches, "one --kv-cache-dtype holds for all layers"))
-    if not rules or trees[0] == trees[1]:
+    if not blocks:
         trees = trees[:1]
     idle = {PREFILL: products, DECODE: frozenset[str]()}
     return Layout(tuple(trees), places, tuple(rules), (), {}, unplaced, caches, products, idle)
