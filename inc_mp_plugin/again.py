@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from inc_mp_plugin import result_artefacts, store
-from inc_mp_plugin.emission import emit
-from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.advice import PLAN_KEYS, SERVING_KEYS, solve_command, written
+from inc_mp_plugin.emission import clear_files, emit
+from inc_mp_plugin.errors import InputError, SelectionError, unknown
 from inc_mp_plugin.measurements import TimeValidation
 from inc_mp_plugin.pipeline import goal_of
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.pricing import prices_of
 from inc_mp_plugin.progress import say
+from inc_mp_plugin.recipe import parse_recipe
 from inc_mp_plugin.results import Frontier, Validation
 from inc_mp_plugin.run import Run
+from inc_mp_plugin.serving import Serving
 from inc_mp_plugin.solver.frontier import frontier
 from inc_mp_plugin.solver.planner import check_knobs
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.stages import plan_stage
+from inc_mp_plugin.targets import get_target
+from inc_mp_plugin.targets.layout import Captured
+from inc_mp_plugin.targets.target import Target
 from inc_mp_plugin.validation import validation_stage
 
-SERVING_KEYS = ("kv_cache", "attention", "reuse_cache")
-PLAN_KEYS = (
-    *("tau", "gain_fraction", "objective", "strategy", "seed", "noise", "confidence", "targets"),
-    *SERVING_KEYS,
-)
+# A recipe of which only the keys of serving count: any value of theirs is right in it.
+_SERVED_ANYHOW = {
+    "model": {"name_or_path": "any"},
+    "calibration": {"data": "any.jsonl"},
+    "tau": 1.0,
+    "targets": ["optimum-habana"],
+}
 
 
 def solve_again(folder: Path, overrides: list[str]) -> Plan:
@@ -36,28 +44,38 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
         InputError: an artefact is missing or damaged, or another key is overridden.
         InfeasibleError: no plan meets the constraint.
     """
-    given = [override.partition("=")[0] for override in overrides]
+    given = list(map(_key, overrides))
     faults = [unknown("key of solve", key, PLAN_KEYS) for key in given if key not in PLAN_KEYS]
     if faults:
         raise InputError("\n".join([*faults, "for keys of other stages run `inc-mp tune`"]))
     stored = Run(folder).recipe
     # Without the model nothing can be measured, so a plan that is solved for again is a predicted one.
     run = Run(folder, (*overrides, "verify=false"))
-    before = _formats_before(run)
+    before = _plan_before(folder)
     goal = goal_of(run.recipe)
     plan = plan_stage(run.able, run.free_gains, goal, folder, demands=run.demands)
-    if before and before != plan.formats:
-        say("The plan has changed: run `inc-mp emit` and `inc-mp validate` for it.")
+    if before is None or _files_say(before) != _files_say(plan):
+        clear_files(folder)
+        say("The plan is a new one: run `inc-mp emit` and `inc-mp validate` for it.")
     if stored.verify:
         say("This plan is predicted; `inc-mp tune` with the same keys measures and corrects it.")
     return plan
 
 
-def _formats_before(run: Run) -> object:
+def _key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def _plan_before(folder: Path) -> Plan | None:
     try:
-        return Run(run.folder).plan.formats
+        return Run(folder).plan
     except InputError:  # none yet, or a damaged one: it is about to be written
         return None
+
+
+def _files_say(plan: Plan) -> tuple[object, ...]:
+    """What of a plan the files of a target say."""
+    return plan.formats, plan.targets, plan.serving, plan.objective, plan.tau
 
 
 def validate_again(folder: Path) -> Validation:
@@ -101,21 +119,47 @@ def emit_again(folder: Path, target: str, overrides: list[str]) -> Path:
             for another way of serving.
         SelectionError: the consumer cannot run the plan, or INC would select other ops than the plan's.
     """
-    given = [override.partition("=")[0] for override in overrides]
+    given = list(map(_key, overrides))
     faults = [unknown("key of emit", key, SERVING_KEYS) for key in given if key not in SERVING_KEYS]
     if faults:
         raise InputError("\n".join(faults))
-    run = Run(folder, tuple(overrides))
-    for key in given:
-        planned, wanted = getattr(run.plan.serving, key), getattr(run.recipe, key)
-        if planned != wanted:
-            message = (
-                f"no {target} file was made: the plan is for {key}={planned}, not {key}={wanted}, where "
-                "other modules run, and INC measures others; solve again: "
-                f"inc-mp solve {folder} {key}={wanted}"
-            )
-            raise InputError(message)
-    return emit(run.plan, run.graph, target, folder, run.recipe)
+    get_target(target)
+    run = Run(folder)
+    plan, targets = run.plan, tuple(dict.fromkeys([*run.plan.targets, target]))
+    served = _served(run, target, targets, overrides) if given else plan.serving
+    try:
+        return emit(replace(plan, serving=served), run.graph, target, folder, run.recipe)
+    except SelectionError as error:
+        if target in plan.targets:
+            raise
+        command = solve_command(folder, run.solved_again(targets=targets))
+        message = f"{error}; solve with {target} among the targets, then emit again: {command}"
+        raise SelectionError(message) from None
+
+
+def _served(run: Run, target: str, targets: Sequence[str], overrides: list[str]) -> Serving:
+    """How the model will be served, if that is no other way than the plan's for this target."""
+    asked, planned = parse_recipe(dict(_SERVED_ANYHOW), overrides, "emit"), run.plan.serving
+    wanted = replace(planned, **{key: getattr(asked, key) for key in map(_key, overrides)})
+    if runs_alike(get_target(target), Captured.of(run.graph), planned, wanted):
+        return wanted
+    old, new = asdict(planned), asdict(wanted)
+    others = [key for key in new if new[key] != old[key]]
+    was, will = (" ".join(written(key, one[key]) for key in others) for one in (old, new))
+    command = solve_command(run.folder, run.solved_again(targets=targets, **new))
+    message = (
+        f"no {target} file was made: the plan is for {was}, not {will}, where {target} runs the model in "
+        f"another way; solve for that, then emit again: {command}"
+    )
+    raise InputError(message)
+
+
+def runs_alike(consumer: Target, captured: Captured, one: Serving, other: Serving) -> bool:
+    """Whether a consumer runs a model in the same modules, by the same rules, served in these two ways."""
+    layout = consumer.lay_out(captured, one)
+    if layout.caches and one.kv_cache != other.kv_cache:
+        return False
+    return layout == consumer.lay_out(captured, other)
 
 
 def frontier_again(folder: Path, points: int, draws: int) -> dict[str, Frontier]:

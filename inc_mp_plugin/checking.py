@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inc.check import Report, check_config
 from inc_mp_plugin.inc.modules import load_json, unmeasured
+from inc_mp_plugin.inc.selection import pattern_lists
 from inc_mp_plugin.serving import Serving
-from inc_mp_plugin.targets import get_target
+from inc_mp_plugin.targets import OPTIMUM_HABANA, VLLM_GAUDI, get_target
 from inc_mp_plugin.targets.layout import Captured, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How a model is served, as far as somebody says so: what is None is not compared with the file."""
+
+    kv_cache: str | None = None
+    attention: str | None = None
+    reuse_cache: bool = False
+
+    @property
+    def serving(self) -> Serving:
+        """The same, with defaults where nothing is said."""
+        return Serving(self.kv_cache or "bf16", self.attention or "eager", self.reuse_cache)
 
 
 def check_file(
     path: Path,
     captured: Captured,
     target: str | None,
-    serving: Serving,
+    served: Served,
     measurements: Path | None,
     device: str | None,
 ) -> Report:
@@ -27,22 +45,45 @@ def check_file(
         path: an INC FP8 JSON file.
         captured: the model.
         target: whose module names and rules count; the model's own names, and no rules, if None.
-        serving: how the target serves the model.
+        served: how the target serves the model, as far as it is known.
         measurements: what INC measured, which must hold what is selected.
         device: whose table of classes counts; the target's, or "hpu", if None.
 
     Raises:
         InputError: a file cannot be read, or a pattern is no regular expression.
     """
-    layout, where = Layout((captured.modules,), {}), device or "hpu"
+    layout, where, serving = Layout((captured.modules,), {}), device or "hpu", served.serving
     if target is not None:
         consumer = get_target(target)
         if device not in (None, consumer.device):
             message = f"target {target} runs on {consumer.device}, not on {device}; leave --device out"
             raise InputError(message)
         layout, where = consumer.lay_out(captured, serving), consumer.device
+        layout = layout if served.attention else replace(layout, resting={})
     config = load_json(path)
-    report = check_config(config, layout, where)
+    try:
+        report = check_config(config, layout, where, served.kv_cache)
+    except InputError as error:
+        raise InputError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
     missing = [] if measurements is None else unmeasured(config, layout, where, measurements)
-    faults = tuple(f"{path}: {fault}" for fault in (*report.faults, *missing))
+    elsewhere = _names_of_others(config, captured, layout, serving)
+    faults = tuple(f"{path}: {fault}" for fault in (*report.faults, *elsewhere, *missing))
     return replace(report, faults=faults)
+
+
+def _names_of_others(
+    config: dict[str, Any], captured: Captured, layout: Layout, serving: Serving
+) -> Iterator[str]:
+    """Patterns that match nothing here, but modules of another consumer."""
+    known = {name for tree in layout.trees for name in tree}
+    patterns = {pattern for parts in pattern_lists(config).values() for pattern in parts["names"]}
+    for target in (VLLM_GAUDI, OPTIMUM_HABANA):
+        names = {name for tree in target.lay_out(captured, serving).trees for name in tree}
+        foreign = [
+            pattern
+            for pattern in sorted(patterns)
+            if not any(re.search(pattern, name) for name in known)
+            and any(re.search(pattern, name) for name in names)
+        ]
+        if foreign:
+            yield f"{foreign[0]!r} is of {target.name}'s module names: check with --target {target.name}"

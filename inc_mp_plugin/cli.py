@@ -142,7 +142,7 @@ def emit(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Refused if planned for other values of kv_cache, attention, reuse_cache.",
+            help="kv_cache, attention, reuse_cache; refused if the target runs the plan differently then.",
         ),
     ] = None,
 ) -> None:
@@ -168,8 +168,12 @@ def check(
         str | None,
         typer.Option(help="Whose module names and rules count; the model's own names if not given."),
     ] = None,
-    kv_cache: Annotated[str, typer.Option(help="Of the target: bf16 or fp8.")] = "bf16",
-    attention: Annotated[str, typer.Option(help="Of optimum-habana: eager or flash.")] = "eager",
+    kv_cache: Annotated[
+        str | None, typer.Option(help="Of the target: bf16 or fp8; not compared if not given.")
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="Of optimum-habana: eager or flash; not compared if not given.")
+    ] = None,
     reuse_cache: Annotated[bool, typer.Option("--reuse-cache", help="Of optimum-habana.")] = False,
     measurements: Annotated[
         Path | None, typer.Option(help="INC's ..._hooks_maxabs.json, which must hold what is selected.")
@@ -183,16 +187,16 @@ def check(
     Patterns that match nothing or too much, lists that cancel each other, everything or nothing selected,
     mixes that the target cannot run. Exit code 2 if there is any.
     """
-    from inc_mp_plugin.checking import check_file
+    from inc_mp_plugin.checking import Served, check_file
     from inc_mp_plugin.inc.modules import load_captured
-    from inc_mp_plugin.serving import Serving
 
-    serving, captured = Serving(kv_cache, attention, reuse_cache), load_captured(modules, model)
-    report = check_file(config, captured, target, serving, measurements, device)
+    served = Served(kv_cache, attention, reuse_cache)
+    report = check_file(config, load_captured(modules, model), target, served, measurements, device)
     for line in report.lines:
         typer.echo(line)
     if report.faults:
         raise InputError("\n".join(report.faults))
+    typer.echo("Nothing about the file is suspicious.")
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin import store
-from inc_mp_plugin.emission import emit
+from inc_mp_plugin.advice import DRY_RUN
+from inc_mp_plugin.emission import clear_files, emit
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.measured_loss import LossMeter
@@ -57,6 +58,7 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     if clock is not None:
         get_device(clock.device)  # rather missing now than after all the rest
     store.write_artefact(out / "recipe.json", "recipe", recipe.model_dump(mode="json"))
+    (out / DRY_RUN).unlink(missing_ok=True)
     subject = subject_of(recipe)
     graph = graph_stage(subject, out)
     sensitivity = sensitivity_stage(subject, graph, noise_of(recipe), out)
@@ -71,6 +73,7 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     if recipe.verify and meter is not None:
         correction = verified_correction(meter, gains, sensitivity, goal, demanded, out)
     plan = plan_stage(sensitivity, gains, goal, out, correction, demanded)
+    clear_files(out, recipe.targets)
     for target in recipe.targets:
         emit(plan, graph, target, out, recipe)
     if meter is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -62,15 +63,29 @@ class Recipe(Section):
     def _targets_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             get_target(name)
+            if names.count(name) > 1:
+                message = f"{name} is given more than once"
+                raise ValueError(message)
         return names
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Recipe:
         check_formats((self.model.dtype, *self.formats))
-        for fault in (self._threshold_fault(), self._target_fault(), self._heldout_fault()):
+        for fault in (
+            self._data_fault(),
+            self._threshold_fault(),
+            self._target_fault(),
+            self._heldout_fault(),
+        ):
             if fault:
                 raise ValueError(fault)
         return self
+
+    def _data_fault(self) -> str:
+        for name, section in (("calibration", self.calibration), ("validation", self.validation)):
+            if section is not None and section.data.is_dir():
+                return f"{name}.data is {section.data}, a folder; give a file of JSON lines"
+        return ""
 
     def _threshold_fault(self) -> str:
         if self.tau is None and self.gain_fraction is None:
@@ -112,6 +127,11 @@ class Recipe(Section):
                 "verify measures ip_mse plans on held-out samples until tau holds; it needs tau, and "
                 "validation: {data: HELDOUT.jsonl}"
             )
+        if self.verify and self.kv_cache == "fp8":
+            return (
+                "verify measures through INC on a CPU, where there is no KV cache: kv_cache: fp8 would go "
+                "unmeasured; give verify: false, or kv_cache: bf16"
+            )
         return ""
 
 
@@ -126,6 +146,9 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         message = f"recipe {path} does not exist"
+        raise InputError(message) from None
+    except IsADirectoryError:
+        message = f"recipe {path} is a folder; give its YAML file"
         raise InputError(message) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         message = f"recipe {path} cannot be read: {' '.join(str(error).split())}"
@@ -147,8 +170,8 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> 
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        lines = [_fault(one) for one in error.errors()]
-        raise InputError("\n".join(f"{source}: {line}" for line in lines)) from error
+        lines = [f"{_origin(one, overrides, source)}: {_fault(one)}" for one in error.errors()]
+        raise InputError("\n".join(lines)) from error
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -170,6 +193,18 @@ def _override(content: dict[str, Any], override: str) -> None:
     content[last] = value
 
 
+def _origin(error: Any, overrides: list[str], source: str) -> str:
+    """Where a fault comes from: an override that gave the value, or the file, with what it was joined by."""
+    where, fault = [str(part) for part in error["loc"]], _fault(error)
+    keys = {override: override.partition("=")[0].split(".") for override in overrides}
+    for override, key in reversed(keys.items()):
+        if where[: len(key)] == key:
+            return f"override {override}"
+    said = {override for override, key in keys.items() if re.search(rf"\b{re.escape(key[-1])}\b", fault)}
+    joined = [override for override, key in keys.items() if key[: len(where)] == where and override in said]
+    return f"{source} with {' '.join(joined)}" if joined else source
+
+
 def _fault(error: Any) -> str:
     """One line for one fault: where, what was given, what is allowed."""
     where = ".".join(str(part) for part in error["loc"])
@@ -183,9 +218,13 @@ def _fault(error: Any) -> str:
         return f"key {where!r} is missing"
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
+    given = "empty" if error["input"] is None else repr(error["input"])
     if error["type"] == "tuple_type":
-        return f"{where} is {error['input']!r}: it must be a list, such as [{error['input']}]"
-    return f"{where} is {error['input']!r}: {error['msg'].lower()}"
+        example = error["input"] or Recipe.model_fields[where].default[0]
+        return f"{where} is {given}: it must be a list, such as [{example}]"
+    if error["type"] in ("bool_parsing", "bool_type"):
+        return f"{where} is {given}: it must be true or false"
+    return f"{where} is {given}: {error['msg'].lower()}"
 
 
 def _known_keys(sections: list[Any]) -> list[str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin.emission import Wanted, write_files
+from inc_mp_plugin.advice import mark_dry_run
+from inc_mp_plugin.emission import Wanted, clear_files, counted, write_files
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.inputs import empty_model, load_config, model_fingerprint
 from inc_mp_plugin.pricing import demands_for, gains_stage, prices_of, runnable_ops
@@ -43,13 +44,15 @@ def rehearse(recipe: Recipe, out: Path) -> Rehearsal:
 
     Args:
         recipe: as for `tune_recipe`.
-        out: folder of the artefacts.
+        out: folder of the artefacts; dry-run.json marks it.
 
     Raises:
-        InputError: the model's configuration cannot be loaded, or something cannot be priced.
+        InputError: the model's configuration cannot be loaded, something cannot be priced, or the folder
+            is one that `tune_recipe` planned in.
         SelectionError: INC would select other modules than the plan's.
     """
     subject = _empty_subject(recipe)
+    mark_dry_run(out, recipe.model_dump(mode="json"))
     graph = graph_stage(subject, out)
     able = runnable_ops(graph, recipe)
     demanded = demands_for(graph, recipe)
@@ -65,8 +68,12 @@ def rehearse(recipe: Recipe, out: Path) -> Rehearsal:
         best = max(range(len(group.gain)), key=group.gain.__getitem__)
         formats.update(zip(group.ops, group.configurations[best], strict=True))
     gain = math.fsum(max(group.gain) for group in tied.groups)
+    base = recipe.model.dtype
+    line = f"largest gain, whatever its loss: {counted(base, formats)}, objective {objective}"
+    wanted = Wanted(base, formats, demanded.serving, line)
+    clear_files(out, recipe.targets)
     for target in recipe.targets:
-        write_files(Wanted(recipe.model.dtype, formats, demanded.serving), graph, target, out, recipe)
+        write_files(wanted, graph, target, out, recipe)
     return Rehearsal(graph, demanded, gains[objective], formats, gain)
 
 

@@ -72,7 +72,7 @@ def find(folder: Path) -> Found:
         str(folder),
         run.recipe.model_dump(mode="json"),
         run.graph,
-        replace(run.sensitivity, noise=run.plan.noise),
+        replace(run.sensitivity, noise=run.plan.noise, cached=able.cached),
         able.ops,
         run.free_gains,
         run.plan,

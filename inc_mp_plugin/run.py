@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from inc_mp_plugin import artefacts, result_artefacts, store
+from inc_mp_plugin.advice import PLAN_KEYS, refuse_dry_run, solve_overrides
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.measured_loss import LossMeter
@@ -32,6 +34,14 @@ class Run:
 
     folder: Path
     overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a folder of a dry run.
+
+        Raises:
+            InputError: it is one.
+        """
+        refuse_dry_run(self.folder)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -80,12 +90,22 @@ class Run:
         """plan.json."""
         return artefacts.load(self.folder / "plan.json", "plan", artefacts.plan_from_json)
 
+    def solved_again(self, **changes: Any) -> list[str]:
+        """Overrides of `inc-mp solve` for the plan of this folder, with these changes."""
+        plan, stored = self.plan, {key: getattr(self.recipe, key) for key in PLAN_KEYS}
+        path = self.folder / "plan.json"
+        made = artefacts.load(path, "plan", lambda content: dict(content["depends_on"]))
+        planned = {key: made[key] for key in PLAN_KEYS if key in made}
+        planned |= {"targets": plan.targets, **asdict(plan.serving)}
+        return solve_overrides(stored, planned, changes)
+
     @cached_property
     def priced(self) -> Sensitivity:
-        """Sensitivities with the model of the noise that the plan was made with, and its KV cache."""
+        """Sensitivities of the ops that the plan's own targets can run, with its noise and its KV cache."""
         plan = self.plan
+        able = runnable_ops(self.graph, self.recipe.model_copy(update={"targets": plan.targets}))
         cached = demands(self.graph, plan.targets, plan.serving).cached
-        return replace(self.able, noise=plan.noise, cached=cached)
+        return replace(self.sensitivity.of(able), noise=plan.noise, cached=cached)
 
     @cached_property
     def validation(self) -> Validation | None:

@@ -27,7 +27,7 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
     run = Run(folder)
     print_plan(plan_table(run.plan, run.free_gains[run.plan.objective], run.priced), _console())
     if validation and run.validation is not None:
-        print_validation(run.validation, run.plan.confidence, _console())
+        print_validation(run.validation, run.plan.confidence, _console(), run.plan)
 
 
 def show_time(validation: TimeValidation) -> None:

@@ -41,7 +41,7 @@ def run_stage(
                 return value
         except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"damaged ({error})" if not isinstance(error, InputError) else str(error)
-        say(f"{path.name}: made again: {reason}")
+        say(f"making {path.name} again: {reason}")
     value, content = make()
     store.write_artefact(path, kind, {**content, "depends_on": dict(depends_on)})
     return value
@@ -53,20 +53,26 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     Example:
         >>> changes({"samples": 64, "model": "x"}, {"samples": 32, "model": "x"})
         'samples was 64, is 32'
+        >>> changes({"serving": {"kv_cache": "bf16"}}, {"serving": {"kv_cache": "fp8"}})
+        'serving.kv_cache was bf16, is fp8'
     """
     return "; ".join(_differences(before, now))
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    for name in sorted(before.keys() | now.keys()):
+        old, new, key = before.get(name), now.get(name), f"{within}{name}"
         if old == new:
             continue
-        if any(isinstance(value, str) and len(value) == 64 for value in (old, new)):
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from list(_differences(old, new, f"{key}.")) or [f"{key} was {old}, is {new}"]
+        elif any(isinstance(value, str) and len(value) == 64 for value in (old, new)):
             yield f"{key} has changed"  # two hashes tell a person nothing
         else:
             yield f"{key} was {_shown(old)}, is {_shown(new)}"
 
 
 def _shown(value: Any) -> str:
-    return "not given" if value is None else str(value)
+    if value is None:
+        return "not given"
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -129,7 +129,7 @@ def solve_goal(
             message = f"strategy {goal.strategy} is held to a threshold: give tau, not gain_fraction"
             raise InputError(message)
         tied, priced = constrained(gains, demands), replace(sensitivity, cached=demands.cached)
-        plan = baseline(tied, priced, goal.strategy, goal.tau, seed=goal.seed)
+        plan = baseline(tied, priced, goal.strategy, goal.tau, seed=goal.seed, demands=demands)
         return replace(plan, targets=demands.targets, serving=demands.serving)
     return solve(
         gains,

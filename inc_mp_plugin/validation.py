@@ -45,6 +45,8 @@ def validation_stage(meter: LossMeter, sensitivity: Sensitivity, plan: Plan, out
         "plan": store.fingerprint(dict(plan.formats)),
         "tau": plan.tau,
     }
+    if plan.serving.kv_cache == "fp8":
+        depends_on["kv_cache"] = "fp8 (not measured)"
 
     def predict(ops: Collection[str]) -> tuple[float, Interval]:
         samples = sample_losses_mse(sensitivity, dict.fromkeys(ops, meter.format), plan.base)

@@ -30,6 +30,7 @@ GROUND = {
     "targets",
     "measurements",
     "switch",
+    "advice",
 }
 STAGES = {"graph", "sensitivity", "gain", "solver", "inc", "evaluate", "report"}
 ABOVE = {
@@ -86,6 +87,7 @@ MAY_USE = {
     | STAGES,
     "run": {"measured_loss", "pricing", "recipe", "solver", "stage", "stages", "subject"},
     "again": {"run", "pipeline", "pricing", "time_validation", "validation", "stage", "stages", "emission"}
+    | {"recipe"}
     | STAGES,
     "accuracy": {"inputs", "measured_loss"} | STAGES,
     "experiments": {"accuracy", "run", "stage", "stages"} | STAGES,

@@ -94,6 +94,22 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
             "verify, which measures what confidence estimates",
         ),
         ({"model": {}}, "'model.name_or_path' is missing"),
+        ({"targets": ["cpu-qdq", "vllm-gaudi", "cpu-qdq"]}, "targets: cpu-qdq is given more than once"),
+        ({"targets": None}, r"targets is empty: it must be a list, such as \[cpu-qdq\]"),
+        ({"formats": None}, r"formats is empty: it must be a list, such as \[fp8_e4m3\]"),
+        ({"reuse_cache": "maybe"}, "reuse_cache is 'maybe': it must be true or false"),
+        ({"reuse_cache": None}, "reuse_cache is empty: it must be true or false"),
+        ({"calibration": {"data": "."}}, "calibration.data is ., a folder; give a file of JSON lines"),
+        ({"validation": {"data": ".."}}, "validation.data is .., a folder; give a file of JSON lines"),
+        (
+            {
+                "verify": True,
+                "validation": {"data": "heldout.jsonl"},
+                "kv_cache": "fp8",
+                "targets": ["vllm-gaudi"],
+            },
+            "there is no KV cache: kv_cache: fp8 would go unmeasured; give verify: false, or kv_cache: bf16",
+        ),
     ],
 )
 def test_impossible_values(changes, message):
@@ -108,6 +124,40 @@ def test_overrides():
     assert (dual.tau, dual.gain_fraction) == (None, 0.5)
     both = parse_recipe(content(), ["gain_fraction=0.5", "tau=0.1"], "recipe")
     assert (both.tau, both.gain_fraction) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "lines"),
+    [
+        ({}, ["tau=-1"], ["override tau=-1: tau is -1: input should be greater than 0"]),
+        ({"tau": -1}, ["seed=2"], ["file: tau is -1: input should be greater than 0"]),
+        (
+            {"formats": ["fp9"]},
+            ["tau=x", "targets=[a]"],
+            [
+                "file: formats: unknown format 'fp9'",
+                "override tau=x: tau is 'x'",
+                "override targets=[a]: targets: unknown target 'a'",
+            ],
+        ),
+        ({}, ["tau=1", "tau=0"], ["override tau=0: tau is 0"]),
+        ({}, ["calibration.samples=0"], ["override calibration.samples=0: calibration.samples is 0"]),
+        ({}, ["calibration={data: x, samples: 0}"], ["override calibration={data: x, samples: 0}: "]),
+        ({}, ["kv_cache=fp8", "seed=2"], ["file with kv_cache=fp8: kv_cache: fp8 is of Gaudi"]),
+        ({"kv_cache": "fp8"}, ["seed=2"], ["file: kv_cache: fp8 is of Gaudi"]),
+        (
+            {},
+            ["model.config={a: 1}", "model.dtype=bf16"],
+            ["file with model.config={a: 1}: model: config changes a model's shape"],
+        ),
+    ],
+)
+def test_a_fault_names_the_override_that_made_it(changes, overrides, lines):
+    with pytest.raises(InputError) as error:
+        parse_recipe(content(**changes), overrides, "file")
+    found = str(error.value).splitlines()
+    assert len(found) == len(lines)
+    assert all(any(line.startswith(start) for line in found) for start in lines), found
 
 
 @pytest.mark.parametrize("override", ["tau", "=1", "tau.x=1", "tau=[", "calibration.sampels=3"])
@@ -126,6 +176,11 @@ def test_unreadable_files(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         load_recipe(path, [])
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    with pytest.raises(InputError, match=f"recipe {tmp_path} is a folder; give its YAML file"):
+        load_recipe(tmp_path, [])
 
 
 @pytest.mark.parametrize(

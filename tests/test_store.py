@@ -160,7 +160,7 @@ def test_stages_are_reused_and_made_again(tmp_path, capsys):
     assert run({"samples": 64}) == 1
     assert "x.json: still valid, reused" in capsys.readouterr().err
     assert run({"samples": 32}) == 2
-    assert "made again: samples was 64, is 32" in capsys.readouterr().err
+    assert "making x.json again: samples was 64, is 32" in capsys.readouterr().err
     path.write_text(path.read_text()[:-30])
     assert run({"samples": 32}) == 3
     assert "damaged" in capsys.readouterr().err

@@ -69,6 +69,13 @@ def forget_models() -> None:
         container.clear()
 
 
+def scale_methods() -> list[str]:
+    """Names of the methods by which INC chooses scales, as a file gives them."""
+    from neural_compressor.torch.algorithms.fp8_quant._core.scale_methods import scale_method_config
+
+    return [name.lower() for name in scale_method_config.ScaleMethodString.__members__]
+
+
 def is_cpu() -> bool:
     """Tell whether INC quantizes for a CPU on this machine."""
     from neural_compressor.torch.utils.auto_accelerator import auto_detect_accelerator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.inc.consumers import alike, remarks, resting
+from inc_mp_plugin.inc.patterns import summarize
 from inc_mp_plugin.inc.selection import Lists, pattern_lists, quantizable, selected
-from inc_mp_plugin.inc.settings import inc_keys
+from inc_mp_plugin.inc.values import check_values, is_measuring
 from inc_mp_plugin.targets.layout import Layout
 from inc_mp_plugin.targets.rules import legality
 
@@ -26,46 +27,54 @@ class Report:
     faults: tuple[str, ...]
 
 
-def check_config(config: Mapping[str, Any], layout: Layout, device: str) -> Report:
+def check_config(
+    config: Mapping[str, Any], layout: Layout, device: str, kv_cache: str | None = None
+) -> Report:
     """Say what INC would select with a file, and what about that is suspicious.
+
+    A file that measures is not held to the rules of a consumer: nothing runs in FP8 with it.
 
     Args:
         config: the content of an INC FP8 JSON.
         layout: the consumer's modules, and which of them go together.
         device: whose table of supported classes counts, "hpu" or "cpu".
+        kv_cache: format of the KV cache that the model is served with; not compared if None.
 
     Raises:
         InputError: the device is unknown, or a pattern is no regular expression.
     """
     if device not in ("hpu", "cpu"):
         raise InputError(unknown("device", device, ("hpu", "cpu")))
-    lists = pattern_lists(config)
+    lists, measures = pattern_lists(config), is_measuring(config)
     lines, faults = list[str](), list[str]()
     picked = [selected(tree, config, device) for tree in layout.trees]
     for number, (tree, chosen) in enumerate(zip(layout.trees, picked, strict=True), 1):
         able = quantizable(tree, device)
         which = f" (names, version {number})" if len(layout.trees) > 1 else ""
-        lines += _selection(tree, able, chosen, device, which)
-        faults += _all_or_nothing(lists, able, chosen, which)
+        lines += _selection(tree, able, chosen, f"{device}{which}", "measure" if measures else "quantize")
+        faults += [] if measures else _all_or_nothing(lists, able, chosen, which)
     everything = {name: kind for tree in layout.trees for name, kind in tree.items()}
     faults += _patterns(lists, everything, set(quantizable(everything, device)))
     faults += _cancelled(lists, everything)
-    faults += legality(layout, {name for chosen in picked for name in chosen})
-    known, ignored = _keys(config)
-    return Report((*lines, *ignored), tuple(dict.fromkeys((*faults, *known, *_values(config)))))
+    if not measures:
+        chosen_anywhere = {name for chosen in picked for name in chosen}
+        lines += remarks(layout, chosen_anywhere)
+        faults += alike([*legality(layout, chosen_anywhere, kv_cache), *resting(layout, chosen_anywhere)])
+    notes, wrong = check_values(config)
+    return Report((*lines, *notes), tuple(dict.fromkeys((*faults, *wrong))))
 
 
 def _selection(
-    tree: Modules, able: Sequence[str], chosen: Sequence[str], device: str, which: str
+    tree: Modules, able: Sequence[str], chosen: Sequence[str], where: str, verb: str
 ) -> Iterator[str]:
-    yield f"INC would quantize {len(chosen)} of {len(able)} modules that it could on {device}{which}:"
+    yield f"INC would {verb} {len(chosen)} of {len(able)} modules that it could on {where}:"
     for kind, count in sorted(Counter(tree[name] for name in chosen).items()):
         yield f"  {count:5d} {kind}"
     left = Counter(tree[name] for name in set(able).difference(chosen))
     if left and chosen:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
         yield f"and leave in the base format: {kinds}"
-    yield from (f"  {name}" for name in chosen)
+    yield from (f"  {names}" for names in summarize(chosen))
 
 
 def _all_or_nothing(lists: Lists, able: Sequence[str], chosen: Sequence[str], which: str) -> Iterator[str]:
@@ -116,27 +125,6 @@ def _cancelled(lists: Lists, modules: Modules) -> Iterator[str]:
     if lists["allowlist"]["types"] and lists["allowlist"]["names"]:
         kinds = ", ".join(lists["allowlist"]["types"])
         yield f"allowlist: INC takes what fits a type OR a name, so every {kinds} is in, whatever its name"
-
-
-def _keys(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Keys that INC ignores: probably misspelt ones, and others."""
-    known = inc_keys()
-    misspelt, ignored = [], []
-    for key in sorted(config.keys() - known):
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-        if near:
-            misspelt.append(f"INC ignores the key {key!r}; did you mean {near[0]!r}?")
-        else:
-            ignored.append(f"INC ignores the key {key!r}.")
-    return misspelt, ignored
-
-
-def _values(config: Mapping[str, Any]) -> Iterator[str]:
-    mode, path = config.get("mode"), config.get("dump_stats_path")
-    if mode is not None and str(mode) != str(mode).upper():
-        yield f"mode is {mode!r}: optimum-habana compares it with upper case, and silently does nothing"
-    if path is not None and "/" not in str(path):
-        yield f"dump_stats_path is {path!r}: INC fails unless it has a folder, as './hqt_output/measure'"
 
 
 def _few(names: Sequence[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +61,10 @@ def _ops(modules: dict[str, str]) -> tuple[str, ...]:
 
 
 def unmeasured(config: dict[str, Any], layout: Layout, device: str, measurements: Path) -> list[str]:
-    """Modules that a file selects and a measurement of INC's does not hold, one line.
+    """Modules that a file selects and that a measurement of INC's does not hold, or holds a useless value of.
 
-    INC stops at the first call of such a module. Most often the measurement ran with another attention
-    than the file is for.
+    INC stops at the first call of a module without a measurement; most often the measurement ran with
+    another attention than the file is for. A largest value of 0 or NaN it takes without a word.
 
     Args:
         config: the content of an INC FP8 JSON.
@@ -77,17 +79,39 @@ def unmeasured(config: dict[str, Any], layout: Layout, device: str, measurements
     if not isinstance(nodes, dict):
         message = f"{measurements} holds no measurements of INC's; give its file ..._hooks_maxabs.json"
         raise InputError(message)
-    fewest = min(
-        ([name for name in selected(tree, config, device) if name not in nodes] for tree in layout.trees),
-        key=len,
-    )
-    if not fewest:
-        return []
-    return [
-        f"{len(fewest)} modules are selected but not in {measurements.name}, such as {fewest[0]}: the "
-        "measurement ran another attention, or never reached them; INC stops at their first call. Measure "
-        "again the way the file is used"
-    ]
+    picked = [selected(tree, config, device) for tree in layout.trees]
+    fewest = min(([name for name in names if name not in nodes] for names in picked), key=len)
+    faults = []
+    if fewest:
+        faults.append(
+            f"{len(fewest)} modules are selected but not in {measurements.name}, such as {fewest[0]}: the "
+            "measurement ran another attention, or never reached them; INC stops at their first call. "
+            "Measure again the way the file is used"
+        )
+    chosen = dict.fromkeys(name for names in picked for name in names if name in nodes)
+    unusable = [name for name in chosen if not all(map(_usable, _numbers(nodes[name])))]
+    if unusable:
+        faults.append(
+            f"{len(unusable)} modules are selected whose largest value in {measurements.name} is 0 or no "
+            f"number, such as {unusable[0]}: no token reached them, or the model overflowed; INC would give "
+            "them a useless scale without a word. Measure with more samples, or block them"
+        )
+    return faults
+
+
+def _numbers(node: Any) -> Iterator[float]:
+    """All numbers of a measured node, however deeply they are nested."""
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            yield from _numbers(part)
+    elif isinstance(node, int | float):
+        yield float(node)
+
+
+def _usable(maximum: float) -> bool:
+    return math.isfinite(maximum) and maximum > 0
 
 
 def load_json(path: Path) -> dict[str, Any]:

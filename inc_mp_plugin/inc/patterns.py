@@ -48,3 +48,25 @@ def _any(indices: Iterable[int]) -> str:
     """One of these numbers; nothing at all for -1, which stands for no index."""
     listed = sorted(indices)
     return "" if listed == [-1] else f"(?:{'|'.join(map(str, listed))})"
+
+
+def summarize(names: Iterable[str]) -> list[str]:
+    """Names with their indices drawn together, for people to read.
+
+    Example:
+        >>> summarize(["lm_head", *(f"layers.{i}.mlp" for i in (0, 1, 2, 5))])
+        ['layers.{0-2,5}.mlp', 'lm_head']
+    """
+    plain = (re.sub(r"\\(.)", r"\1", pattern[1:-1]) for pattern in compress(names))
+    return sorted(re.sub(r"\(\?:([0-9|]+)\)", lambda found: _ranges(found[1].split("|")), n) for n in plain)
+
+
+def _ranges(indices: Iterable[str]) -> str:
+    runs: list[list[int]] = []
+    for index in map(int, indices):
+        if runs and runs[-1][-1] == index - 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    shown = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return shown if len(runs) == len(runs[0]) == 1 else f"{{{shown}}}"

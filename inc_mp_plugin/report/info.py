@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from inc_mp_plugin.advice import rounded_up
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Frontier
@@ -28,21 +29,25 @@ class Cell:
 class PlanTable:
     """A plan as layers by ops: `rows` maps a layer ("" outside of layers) to its cells by column.
 
-    `lower` are the formats below the base that the plan uses.
+    `lower` are the formats below the base that the plan uses; `cache_percent` is the share of the loss
+    budget that a KV cache in FP8 takes.
     """
 
     lower: tuple[str, ...]
     columns: tuple[str, ...]
     rows: Mapping[str, Mapping[str, Cell]]
     summary: tuple[str, ...]
+    cache_percent: float = 0.0
 
 
 def plan_table(plan: Plan, gains: Gains, sensitivity: Sensitivity) -> PlanTable:
     """Arrange a plan by layer and op.
 
-    The gain of a group is shared equally among its lowered ops; groups of one op need no sharing.
+    The gain of a group is shared equally among its lowered ops; groups of one op need no sharing. The loss
+    budget is that of the ops and of a KV cache in FP8 together.
     """
-    shares, capacity = _gain_shares(plan, gains), sensitivity.without_drift(plan.budget)
+    shares, cache = _gain_shares(plan, gains), float(sensitivity.cache_loss_mse.mean())
+    capacity = sensitivity.without_drift(plan.budget) + cache
     loss_mse = {format: sensitivity.loss_mse(format) for format in set(plan.lowered.values())}
     rows: dict[str, dict[str, Cell]] = {}
     for op, (layer, column) in places([name for group in gains.groups for name in group.ops]).items():
@@ -57,7 +62,10 @@ def plan_table(plan: Plan, gains: Gains, sensitivity: Sensitivity) -> PlanTable:
         row[column] = _together(row[column], cell, plan.base) if column in row else cell
     columns = dict.fromkeys(column for cells in rows.values() for column in cells)
     lower = sorted({plan.formats[op] for op in plan.quantized})
-    return PlanTable(tuple(lower), tuple(columns), rows, tuple(summary(plan)))
+    lines, share = summary(plan), 100.0 * cache / capacity if cache else 0.0
+    if cache:
+        lines.insert(3, f"The KV cache in FP8 takes {share:.1f} % of the loss budget; the rest is the ops'.")
+    return PlanTable(tuple(lower), tuple(columns), rows, tuple(lines), share)
 
 
 def _together(one: Cell, other: Cell, base: str) -> Cell:
@@ -112,19 +120,27 @@ def summary(plan: Plan) -> list[str]:
         f"the others in {plan.base}.",
         f"Gain ({plan.objective}, {plan.source}): {amount(plan.gain, plan.unit)}, "
         f"{share:.1f} % of the largest there is.",
-        f"Predicted NRMSE of the loss: {plan.nrmse:.4g} (tau {plan.tau:.6g}; {_status(plan)}); "
+        f"Predicted NRMSE of the loss: {plan.nrmse:.4g} ({threshold(plan)}; {_status(plan)}); "
         f"{100 * plan.confidence:g} % of fresh sample sets lie between "
         f"{nrmse_of(plan, plan.interval.low):.4g} and {nrmse_of(plan, plan.interval.high):.4g}.",
     ]
     if plan.correction != 1.0:
         lines.append(f"The budget is {plan.correction:.4g} times that of tau, so that tau holds.")
     lines += tie_lines(plan)
-    if not plan.binds:
+    if not plan.binds and threshold(plan) != _NO_TAU:
         lines.append(
             f"tau {plan.tau:.6g} does not bind: everything that gains anything fits, "
             f"at an NRMSE of {plan.nrmse:.4g}."
         )
     return lines
+
+
+_NO_TAU = "not held to a tau"
+
+
+def threshold(plan: Plan) -> str:
+    """The threshold that a plan was held to; one that was only asked for a gain has its own loss as tau."""
+    return f"tau {plan.tau:.6g}" if (plan.tau, plan.budget) != (plan.nrmse, plan.loss_mse) else _NO_TAU
 
 
 def tie_lines(plan: Plan) -> list[str]:
@@ -224,19 +240,6 @@ def frontier_rows(one: Frontier) -> list[FrontierRow]:
             )
         )
     return rows
-
-
-def rounded_up(value: float) -> str:
-    """A number that is not below this one, with five digits.
-
-    Example:
-        >>> rounded_up(0.0012345678), rounded_up(0.0)
-        ('0.0012346', '0')
-    """
-    if value == 0:
-        return "0"
-    step = 10.0 ** (math.floor(math.log10(value)) - 4)
-    return f"{math.ceil(value / step) * step:.5g}"
 
 
 def _mean_nrmse(one: Frontier, strategy: str, gain: float) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.info import FrontierRow, amount, frontier_rows
+from inc_mp_plugin.report.measured import measured_text
 from inc_mp_plugin.report.page import Block, Chart, Section, Series, Table
 from inc_mp_plugin.report.plan_sections import missing
 from inc_mp_plugin.results import Curve, Frontier, Point, Validation, Verification
@@ -91,18 +92,7 @@ def validation(found: Found) -> Section:
         command = f"inc-mp validate {found.folder}"
         return Section("validation", title, (missing(found, "validation", "Measured losses", command),))
     table = validation_table(seen, found.plan.confidence)
-    return Section("validation", title, (validation_text(seen), _validation_chart(seen), table))
-
-
-def validation_text(seen: Validation) -> str:
-    """How well the prediction did, and whether tau held."""
-    held = "held" if seen.nrmse <= seen.tau else "exceeded"
-    return (
-        f"On {seen.samples} held-out samples through INC, the plan's NRMSE is {seen.nrmse:.4g} "
-        f"(tau {seen.tau:.6g}: {held}). Over {len(seen.points)} random plans the correlation of the "
-        f"logarithms is {seen.log_correlation:.3f}, mean predicted / mean measured {seen.ratio:.2f}, and "
-        f"{seen.covered} of them lie in their interval."
-    )
+    return Section("validation", title, (measured_text(seen, found.plan), _validation_chart(seen), table))
 
 
 def _validation_chart(seen: Validation) -> Chart:

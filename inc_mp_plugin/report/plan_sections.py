@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.info import Cell, PlanTable, amount, nrmse_of, plan_table, summary
+from inc_mp_plugin.report.info import Cell, PlanTable, amount, nrmse_of, plan_table
+from inc_mp_plugin.report.measured import without_cache
 from inc_mp_plugin.report.page import (
     Bars,
     Block,
@@ -48,7 +49,7 @@ def headline(found: Found) -> Section:
         _measured_tile(found),
         _tau_tile(found),
     )
-    return Section("plan", "The plan", (Tiles(tiles), *summary(plan)))
+    return Section("plan", "The plan", (Tiles(tiles), *table_of(found).summary))
 
 
 def measured_nrmse(found: Found) -> tuple[float, int] | None:
@@ -65,13 +66,13 @@ def _measured_tile(found: Found) -> Tile:
     measured = measured_nrmse(found)
     if measured is None:
         return Tile("NRMSE of the loss, measured", "–", f"run `inc-mp validate {found.folder}`")
-    return Tile(
-        "NRMSE of the loss, measured", f"{measured[0]:.3g}", f"through INC, {measured[1]} held-out samples"
-    )
+    without = ", without the KV cache in FP8" if without_cache(found.plan) else ""
+    note = f"through INC, {measured[1]} held-out samples{without}"
+    return Tile("NRMSE of the loss, measured", f"{measured[0]:.3g}", note)
 
 
 def _tau_tile(found: Found) -> Tile:
-    measured, tau = measured_nrmse(found), found.plan.tau
+    measured, tau = None if without_cache(found.plan) else measured_nrmse(found), found.plan.tau
     nrmse = found.plan.nrmse if measured is None else measured[0]
     how = "by the prediction, not measured" if measured is None else "as measured"
     # A plan that was asked for a gain has the tau of its own loss, up to rounding.
@@ -126,8 +127,9 @@ def budget(found: Found, table: PlanTable) -> Section:
         for column, cell in row.items():
             if cell.format in table.lower:
                 kinds[column.rsplit(".", 1)[-1]].append(cell.loss_percent)
-    spent = math.fsum(cells.values())
+    spent = math.fsum([*cells.values(), table.cache_percent])
     by_kind = {f"{kind} ({len(shares)})": math.fsum(shares) for kind, shares in kinds.items()}
+    by_kind |= {"KV cache in FP8": table.cache_percent} if table.cache_percent else {}
     unused = (("not used", 100.0 - spent, f"{100.0 - spent:.1f}"),) if spent < 99.95 else ()
     top = _largest(cells)
     blocks: list[Block] = [

@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from inc_mp_plugin.measurements import TimeValidation
+from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.report.info import Cell, FrontierRow, PlanTable
-from inc_mp_plugin.report.loss_sections import frontier_table, validation_table, validation_text
+from inc_mp_plugin.report.loss_sections import frontier_table, validation_table
+from inc_mp_plugin.report.measured import measured_text
 from inc_mp_plugin.report.page import Table as Words
 from inc_mp_plugin.report.time_section import time_tables, time_text
 from inc_mp_plugin.results import Frontier, Validation
@@ -53,10 +55,12 @@ def print_table(table: Words, console: Console) -> None:
     _print(drawn, console)
 
 
-def print_validation(validation: Validation, confidence: float, console: Console) -> None:
-    """Print predicted against measured: the plan first, then the random plans by size."""
+def print_validation(
+    validation: Validation, confidence: float, console: Console, plan: Plan | None = None
+) -> None:
+    """Print predicted against measured, the plan first, then random plans by size; see `measured_text`."""
     print_table(validation_table(validation, confidence), console)
-    console.print(validation_text(validation), markup=False, soft_wrap=True)
+    console.print(measured_text(validation, plan), markup=False, soft_wrap=True)
 
 
 def print_frontier(one: Frontier, rows: Sequence[FrontierRow], console: Console) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inc_mp_plugin.errors import InfeasibleError, InputError, unknown
+from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Curve
 from inc_mp_plugin.sensitivities import Sensitivity
-from inc_mp_plugin.solver.options import Origin, Program, make_plan, program
+from inc_mp_plugin.serving import NO_DEMANDS, Demands
+from inc_mp_plugin.solver.options import Origin, Program, infeasible, make_plan, program
 from inc_mp_plugin.solver.planner import check_knobs
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval
 
@@ -21,12 +22,28 @@ RANDOM, PREFIX, UNIFORM = "random", "prefix", "uniform"
 BASELINES = (RANDOM, PREFIX, UNIFORM)
 
 
-def baseline(gains: Gains, sensitivity: Sensitivity, strategy: str, tau: float, *, seed: int = 0) -> Plan:
+def baseline(
+    gains: Gains,
+    sensitivity: Sensitivity,
+    strategy: str,
+    tau: float,
+    *,
+    seed: int = 0,
+    demands: Demands = NO_DEMANDS,
+) -> Plan:
     """The plan of a baseline: ops are lowered one after the other while the budget allows.
 
     `random` takes them in an order drawn from `seed`, `prefix` in graph order; both stop before the
     first op that would lift the predicted loss MSE above tau^2 E[g^2]. `uniform` lowers all ops,
     whatever the threshold, and its own loss is then its budget. All take the first lower format.
+
+    Args:
+        gains: of configurations that keep to the demands.
+        sensitivity: from `measure_sensitivity`.
+        strategy: one of BASELINES.
+        tau: threshold of the normalized RMSE of the loss, above 0.
+        seed: of the order of `random`.
+        demands: of the plan's consumers, for what is said when they exceed the threshold.
 
     Raises:
         InputError: an unknown strategy, a tau out of range, or a configuration without a gain.
@@ -44,11 +61,8 @@ def baseline(gains: Gains, sensitivity: Sensitivity, strategy: str, tau: float, 
         spent, listed = list[float](), list(steps[0])
         spent += (loss_mse[op] for op in listed)
         if math.fsum(spent) > budget:
-            message = (
-                f"what must run in a lower format moves the loss by more than tau {tau:.6g} allows; "
-                "strategy ip_mse names the least tau that can be met"
-            )
-            raise InfeasibleError(message)
+            nrmse = math.sqrt(sensitivity.with_drift(math.fsum(spent)) / sensitivity.loss_ms)
+            raise infeasible(one, demands, tau**2 * sensitivity.loss_ms, nrmse, f"tau {tau:.6g} allows")
         for step in steps[1:]:
             spent += (loss_mse[op] for op in step)
             if math.fsum(spent) > budget:

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.advice import rounded_up
+from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.serving import Demands
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
 
 
@@ -77,6 +79,42 @@ def options(group: GroupGains, base: str, loss_mse: Mapping[str, Mapping[str, fl
             cost = math.fsum(loss_mse[format][op] for op, format in lowered)
             found.append(Option(configuration, gain, cost))
     return tuple(found)
+
+
+def least_tau(nrmse: float) -> str:
+    """A threshold that this NRMSE is within, whatever rounding errors do."""
+    return rounded_up(nrmse * (1 + 1e-9), 6)
+
+
+def infeasible(one: Program, demands: Demands, budget: float, nrmse: float, limit: str) -> InfeasibleError:
+    """The error of a threshold that is exceeded by what the consumers fix.
+
+    Args:
+        one: the program.
+        demands: that its gains keep to.
+        budget: the loss MSE that the threshold allows.
+        nrmse: the least that can be met.
+        limit: what the threshold does, in words.
+    """
+    cache, base = float(one.sensitivity.cache_loss_mse.mean()), one.gains.base
+    whole = one.sensitivity.without_drift(budget) + cache
+    fixed = [
+        op
+        for group, options in zip(one.gains.groups, one.groups, strict=True)
+        for place, op in enumerate(group.ops)
+        if all(option.configuration[place] != base for option in options)
+    ]
+    takes = [f"the KV cache in FP8 takes {100.0 * cache / whole:.3g} %"] if cache else []
+    if fixed:
+        least = math.fsum(min(option.loss_mse for option in group) for group in one.groups)
+        reasons = "; ".join(sorted({demands.lowered[op] for op in fixed if op in demands.lowered}))
+        takes.append(f"{len(fixed)} ops take {100.0 * least / whole:.3g} %{reasons and f' ({reasons})'}")
+    remedy = "a larger tau, or kv_cache=bf16" if demands.serving.kv_cache == "fp8" else "a larger tau"
+    message = (
+        f"what must run in a lower format moves the loss by more than {limit}: of the loss budget, "
+        f"{' and '.join(takes)}; give {remedy}: the least tau that can be met is {least_tau(nrmse)}"
+    )
+    return InfeasibleError(message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import NO_DEMANDS, Demands
 from inc_mp_plugin.solver.milp import Candidate, Choice, choose
-from inc_mp_plugin.solver.options import Origin, Program, make_plan, program
+from inc_mp_plugin.solver.options import Origin, Program, infeasible, least_tau, make_plan, program
 from inc_mp_plugin.solver.ties import constrained, held_to
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
 
@@ -83,27 +83,31 @@ def solve(
     if gain_fraction is not None:
         plan = _solve_dual(one, gain_fraction, tau, level)
         _check_dual(plan, gain_fraction, tau, confidence, sensitivity.loss_ms)
+    elif confidence is None:
+        plan = solve_primal(one, wanted, correction, level, demands)
     else:
-        plan = solve_primal(one, wanted, correction, level)
-        if confidence is not None and plan.interval.high > wanted**2 * sensitivity.loss_ms:
-            plan = _within_interval(one, wanted, level)
+        plan = _within_interval(one, wanted, correction, level, demands)
     return held_to(demands, plan, gains, one)
 
 
 def solve_primal(
-    one: Program, tau: float, correction: float = 1.0, level: float = DEFAULT_CONFIDENCE
+    one: Program,
+    tau: float,
+    correction: float = 1.0,
+    level: float = DEFAULT_CONFIDENCE,
+    demands: Demands = NO_DEMANDS,
 ) -> Plan:
-    """The largest gain within correction tau^2 E[g^2]."""
+    """The largest gain within correction tau^2 E[g^2].
+
+    Raises:
+        InfeasibleError: what the demands fix exceeds that.
+    """
     budget = correction * tau**2 * one.sensitivity.loss_ms
     capacity = one.sensitivity.without_drift(budget)
     least = math.fsum(min(option.loss_mse for option in group) for group in one.groups)
     if least > capacity:
         nrmse = math.sqrt(one.sensitivity.with_drift(least) / one.sensitivity.loss_ms)
-        message = (
-            f"what must run in a lower format moves the loss by more than tau {tau:.6g} allows; the least "
-            f"tau that can be met is {nrmse / math.sqrt(correction):.6g}"
-        )
-        raise InfeasibleError(message)
+        raise infeasible(one, demands, budget, nrmse / math.sqrt(correction), f"tau {tau:.6g} allows")
     choice = choose([[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups], capacity)
     return _plan(one, choice, tau, correction, level)
 
@@ -145,27 +149,28 @@ def _check_dual(
         what = "" if confidence is None else f" at a confidence of {confidence:g}"
         message = (
             f"no plan gains {gain_fraction:.3g} of the largest gain within tau {tau:.6g}{what}; "
-            f"the least tau that allows it is {math.sqrt(reached / loss_ms):.6g}"
+            f"the least tau that allows it is {least_tau(math.sqrt(reached / loss_ms))}"
         )
         raise InfeasibleError(message)
 
 
-def _within_interval(one: Program, tau: float, level: float) -> Plan:
+def _within_interval(one: Program, tau: float, correction: float, level: float, demands: Demands) -> Plan:
     """The plan of largest gain found whose interval ends within the budget.
 
     The upper end is nearly the same multiple of the mean for every plan, so bisection serves.
     """
     budget = tau**2 * one.sensitivity.loss_ms
-    least = math.fsum(min(option.loss_mse for option in group) for group in one.groups)
-    low, high = (1.0 + 1e-9) * one.sensitivity.with_drift(least) / budget, 1.0
+    fixed = one.sensitivity.with_drift(math.fsum(min(o.loss_mse for o in group) for group in one.groups))
+    low, high = (1.0 + 1e-9) * fixed / budget, 1.0
+    if low <= correction:
+        plan = solve_primal(one, tau, correction, level)
+        if plan.interval.high <= budget:
+            return plan
     best = solve_primal(one, tau, low, level)
-    if best.interval.high > budget:
-        message = (
-            f"what must run in a lower format moves the loss by more than tau {tau:.6g} allows at a "
-            f"confidence of {level:g}; the least tau that can be met is "
-            f"{math.sqrt(best.interval.high / one.sensitivity.loss_ms):.6g}"
-        )
-        raise InfeasibleError(message)
+    if low > high or best.interval.high > budget:
+        nrmse = math.sqrt(max(best.interval.high, fixed) / one.sensitivity.loss_ms)
+        limit = f"tau {tau:.6g} allows at a confidence of {level:g}, where the interval's upper end counts"
+        raise infeasible(one, demands, budget, nrmse, limit)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         plan = solve_primal(one, tau, middle, level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from inc_mp_plugin.errors import InfeasibleError
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Stability
 from inc_mp_plugin.sensitivities import Sensitivity
@@ -19,10 +20,16 @@ def stability(
         plan: made from `sensitivity`.
         sensitivity: per sample.
         solve_for: makes a plan as `plan` was made, from other samples.
-        draws: how many times.
+        draws: how many times. Draws by which no plan at all is within the threshold, because of what the
+            consumers fix, are left out and not counted.
     """
-    others = [solve_for(resampled(sensitivity, seed)) for seed in range(draws)]
+    others = []
+    for seed in range(draws):
+        try:
+            others.append(solve_for(resampled(sensitivity, seed)))
+        except InfeasibleError:
+            continue
     counts = {op: sum(one.formats[op] != format for one in others) for op, format in plan.formats.items()}
-    changed = {op: count / draws for op, count in counts.items() if count}
-    gains = [one.gain for one in others]
-    return Stability(draws, changed, plan.gain, min(gains), max(gains))
+    changed = {op: count / len(others) for op, count in counts.items() if count}
+    gains = [one.gain for one in others] or [plan.gain]
+    return Stability(len(others), changed, plan.gain, min(gains), max(gains))

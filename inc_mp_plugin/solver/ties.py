@@ -41,6 +41,9 @@ def constrained(gains: Gains, demands: Demands) -> Gains:
     return replace(gains, groups=tuple(groups))
 
 
+_NOTHING = 1e-9  # of the largest gain: differences this small are rounding errors
+
+
 class _Partial(NamedTuple):
     """A choice for the groups so far."""
 
@@ -154,6 +157,7 @@ def tie_costs(
         worth: the best that a group's configurations offer, such as gain less its loss at a price.
     """
     group_of = {op: group for group in gains.groups for op in group.ops}
+    nothing = _NOTHING * gains.largest
     costs = []
     for tie in demands.ties:
         known = [op for op in tie.ops if op in group_of]
@@ -166,5 +170,6 @@ def tie_costs(
             math.fsum(worth(group) for group in constrained(part, replace(demands, ties=tuple(ties))).groups)
             for ties in (nearby, [t for t in nearby if t is not tie])
         ]
-        costs.append((tie, max(0.0, worths[1] - worths[0])))
+        cost = worths[1] - worths[0]
+        costs.append((tie, cost if cost > nothing else 0.0))
     return costs

@@ -58,8 +58,10 @@ class Layout:
     `trees` are its module trees, {name: class}: one per version of the consumer that names modules
     differently; a file must serve them all. `places` maps each op to the modules that run it, those of
     all trees. `kept` are modules that must stay in the base format, and `unplaced` ops that the consumer
-    has no module for, each with the reason. `caches` are the modules that hold the KV cache, `idle` the
-    ops that do not run as such in a pass ("prefill", "decode").
+    has no module for, each with the reason. `caches` are the modules that hold the KV cache, `cached` the
+    products that read from it, `idle` the ops that do not run as such in a pass ("prefill", "decode").
+    `resting` are modules that never run the way the model is served, {name: what runs instead}, and
+    `routers` choose experts.
     """
 
     trees: tuple[Mapping[str, str], ...]
@@ -71,6 +73,8 @@ class Layout:
     caches: tuple[str, ...] = ()
     cached: frozenset[str] = frozenset()
     idle: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    resting: Mapping[str, str] = field(default_factory=dict)
+    routers: tuple[str, ...] = ()
 
 
 def split(name: str) -> tuple[str, str]:

@@ -62,6 +62,8 @@ def lay_out(captured: Captured, serving: Serving) -> Layout:
         kept,
         caches=tuple(cache for layer in layers for cache in layer.caches),
         cached=frozenset(product for layer in layers for product in layer.products if product in places),
+        resting={module: instead for layer in layers for module, instead in layer.resting.items()},
+        routers=tuple(routers),
     )
 
 
@@ -80,6 +82,12 @@ class _Attention:
     @property
     def added(self) -> dict[str, str]:
         return {self.fused: "ModuleFusedSDPA", **dict.fromkeys(self.caches, "KVCache")}
+
+    @property
+    def resting(self) -> dict[str, str]:
+        if self.flash:
+            return dict.fromkeys(self.products, self.fused)
+        return {self.fused: self.products[0]}
 
 
 def _attention(name: str, captured: Captured, serving: Serving) -> _Attention:

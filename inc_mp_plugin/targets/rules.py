@@ -109,25 +109,22 @@ def modules_of(
         base = [op for op in holders[module] if op not in lowered]
         why = reasons.get(module, f"kv_cache is {serving.kv_cache}")
         faults.append(f"{base[0]!r} stays in the base format, but {module} would run in FP8: {why}")
-    if serving.kv_cache != FP8:
-        faults += [
-            f"{cache} would run in FP8, but kv_cache is {serving.kv_cache}: {reasons[cache]}"
-            for cache in layout.caches
-            if cache in wanted
-        ]
-    faults += legality(layout, wanted)
+    faults += legality(layout, wanted, serving.kv_cache)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        message = (
-            f"no {target} file was made: {faults[0]}{more}. Solve with this target among the targets: "
-            f"inc-mp solve DIR 'targets=[{target}]'"
-        )
+        message = f"no {target} file was made: {faults[0]}{more}"
         raise SelectionError(message)
     return wanted
 
 
-def legality(layout: Layout, chosen: Collection[str]) -> list[str]:
-    """Rules of a consumer that a choice of modules breaks, one line each."""
+def legality(layout: Layout, chosen: Collection[str], kv_cache: str | None = None) -> list[str]:
+    """Rules of a consumer that a choice of modules breaks, one line each.
+
+    Args:
+        layout: of the consumer.
+        chosen: modules in FP8.
+        kv_cache: format of the KV cache that the model is served with; not compared if None.
+    """
     faults = [f"{module} is in FP8, but {why}" for module, why in layout.kept.items() if module in chosen]
     for rule in layout.rules:
         inside = [module for module in rule.modules if module in chosen]
@@ -140,6 +137,11 @@ def legality(layout: Layout, chosen: Collection[str]) -> list[str]:
         for need in layout.needs
         if need.module in chosen and need.needed not in chosen
     ]
+    reasons = dict(_reasons(layout))
+    for cache in layout.caches if kv_cache is not None else ():
+        if (cache in chosen) != (kv_cache == FP8):
+            will, why = "would" if cache in chosen else "would not", reasons.get(cache, "")
+            faults.append(f"{cache} {will} run in FP8, but kv_cache is {kv_cache}{why and f' ({why})'}")
     return faults
 
 

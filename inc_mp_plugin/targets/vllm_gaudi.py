@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from inc_mp_plugin.serving import Serving
 from inc_mp_plugin.targets.layout import (
@@ -74,27 +74,44 @@ def lay_out(captured: Captured, serving: Serving) -> Layout:
         shared.update({f"{impl}.{child}": kind for child, kind in _ATTENTION.items()})
     caches = tuple(f"{a}.attn.impl.{child}" for a in attentions for child in ("k_cache", "v_cache"))
     trees = [dict(shared), dict(shared)]
-    rules: list[Rule] = []
     blocks = expert_blocks(captured.ops)
     renamed = mixtral_blocks(captured, blocks)
-    for block, ops in blocks.items():
-        owner = renamed.get(block, block)
-        for tree, (path, kind) in zip(trees, _EXPERTS, strict=True):
-            tree[f"{owner}.gate"] = "ReplicatedLinear"
-            modules = dict(_experts(f"{owner}.{path}", kind, {number for number, _ in ops.values()}))
-            tree.update(modules)
-            for op, (number, role) in ops.items():
-                part = "w2_list" if role == "down" else "w13_list"
-                places[op] = (*places.get(op, ()), f"{owner}.{path}.moe_op.{part}.{number}")
-            members = tuple(name for name, one in modules.items() if one != "RoutedExperts")
-            rules.append(Rule(members, "one kernel runs all experts of a block"))
+    owners = {block: renamed.get(block, block) for block in blocks}
+    rules = [rule for block, ops in blocks.items() for rule in _place(owners[block], ops, trees, places)]
     products = frozenset(op for op in places if split(op)[1] in _PRODUCTS)
     if caches:
         rules.append(Rule(caches, "one --kv-cache-dtype holds for all layers"))
     if not blocks:
         trees = trees[:1]
     idle = {PREFILL: products, DECODE: frozenset[str]()}
-    return Layout(tuple(trees), places, tuple(rules), (), {}, unplaced, caches, products, idle)
+    return Layout(
+        tuple(trees),
+        places,
+        tuple(rules),
+        unplaced=unplaced,
+        caches=caches,
+        cached=products,
+        idle=idle,
+        routers=tuple(f"{owner}.gate" for owner in owners.values()),
+    )
+
+
+def _place(
+    owner: str,
+    ops: Mapping[str, tuple[int, str]],
+    trees: Iterable[dict[str, str]],
+    places: dict[str, tuple[str, ...]],
+) -> Iterator[Rule]:
+    """Enter a block of experts into each tree, and its ops into the places; its rule, once per tree."""
+    for tree, (path, kind) in zip(trees, _EXPERTS, strict=True):
+        tree[f"{owner}.gate"] = "ReplicatedLinear"
+        modules = dict(_experts(f"{owner}.{path}", kind, {number for number, _ in ops.values()}))
+        tree.update(modules)
+        for op, (number, role) in ops.items():
+            part = "w2_list" if role == "down" else "w13_list"
+            places[op] = (*places.get(op, ()), f"{owner}.{path}.moe_op.{part}.{number}")
+        members = tuple(name for name, one in modules.items() if one != "RoutedExperts")
+        yield Rule(members, "one kernel runs all experts of a block")
 
 
 def _experts(path: str, kind: str, numbers: set[int]) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ import pytest
 import transformers
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.checking import check_file
+from inc_mp_plugin.checking import Served, check_file
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inc.modules import load_captured
 from inc_mp_plugin.targets.layout import Captured
@@ -24,9 +24,9 @@ def captured(name, layers=2):
 
 
 def check(path, name, target, layers=2, **options):
-    serving = mp.Serving(**options.pop("serving", {}))
+    served = Served(**options.pop("served", {}))
     given = {"measurements": None, "device": None, **options}
-    return check_file(path, captured(name, layers), target, serving, **given)
+    return check_file(path, captured(name, layers), target, served, **given)
 
 
 def written(tmp_path, **content):
@@ -98,6 +98,11 @@ FAULTS = {
     "lower case": ({"mode": "quantize"}, "silently does nothing"),
     "no folder": ({"dump_stats_path": "stats"}, "INC fails unless it has a folder"),
     "misspelt": ({"scale_metod": "maxabs_hw"}, "did you mean 'scale_method'?"),
+    "no mode": ({"mode": None}, "mode is missing: INC then takes AUTO"),
+    "unknown mode": ({"mode": "QUANTISE"}, "did you mean 'QUANTIZE'?"),
+    "unknown scale method": ({"scale_method": "maxabs_hv"}, "did you mean 'maxabs_hw'?"),
+    "flat strategy": ({"strategy": "ip_mse"}, 'Write the nested form, at which INC then stops: "ip_mse"'),
+    "a vLLM name": ({"blocklist": names("qkv_proj")}, "check with --target vllm-gaudi"),
     "unknown class": ({"allowlist": names("lm_head", types=["Lineal"])}, "'Lineal' is the class of no"),
 }
 
@@ -106,6 +111,68 @@ FAULTS = {
 def test_faults(tmp_path, content, fault):
     faults = check(written(tmp_path, **content), "llama", "optimum-habana").faults
     assert any(fault in one for one in faults), faults
+
+
+def test_a_file_that_measures_is_not_held_to_rules(tmp_path):
+    path = written(tmp_path, mode="MEASURE", blocklist=names("k_proj"))
+    report = check(path, "llama", "optimum-habana", served={"kv_cache": "bf16", "attention": "eager"})
+    assert report.faults == ()
+    assert report.lines[0].startswith("INC would measure 23 of 25 modules")
+
+
+@pytest.mark.parametrize("target", ["vllm-gaudi", "optimum-habana"])
+def test_the_cache_that_is_served(tmp_path, target):
+    everything = written(tmp_path)
+    lines = check(everything, "llama", target).lines
+    assert any("note: 4 modules hold the KV cache" in line for line in lines)
+    faults = check(everything, "llama", target, served={"kv_cache": "bf16"}).faults
+    assert len(faults) == 2
+    for fault, name in zip(faults, ("k_cache", "v_cache"), strict=True):
+        assert f"{name} would run in FP8, but kv_cache is bf16" in fault
+        assert fault.endswith("(and 1 more like it)")
+    assert check(everything, "llama", target, served={"kv_cache": "fp8"}).faults == ()
+    without = written(tmp_path, blocklist=names("[kv]_cache$"))
+    assert check(without, "llama", target, served={"kv_cache": "bf16"}).faults == ()
+    faults = check(without, "llama", target, served={"kv_cache": "fp8"}).faults
+    assert all("_cache would not run in FP8, but kv_cache is fp8" in fault for fault in faults)
+    assert faults
+
+
+def test_modules_that_the_attention_never_runs(tmp_path):
+    products = written(tmp_path, allowlist=names(r"\.matmul_(?:qk|av)$"))
+    assert check(products, "llama", "optimum-habana", served={"attention": "eager"}).faults == ()
+    faults = check(products, "llama", "optimum-habana", served={"attention": "flash"}).faults
+    assert [fault.partition("mine.json: ")[2] for fault in faults] == [
+        f"model.layers.0.self_attn.matmul_{product} is selected but never runs, and model.layers.0.self_attn."
+        "fused_scaled_dot_product_attention, which runs instead, is not selected (and 1 more like it)"
+        for product in ("qk", "av")
+    ]
+    fused = written(tmp_path, allowlist=names("fused_scaled_dot_product_attention$"))
+    assert check(fused, "llama", "optimum-habana", served={"attention": "flash"}).faults == ()
+    (fault,) = check(fused, "llama", "optimum-habana", served={"attention": "eager"}).faults
+    assert "is selected but never runs" in fault
+    assert check(written(tmp_path), "llama", "optimum-habana", served={"attention": "flash"}).faults == ()
+
+
+def test_routers_in_fp8_are_named(tmp_path):
+    lines = check(written(tmp_path), "mixtral", "vllm-gaudi").lines
+    assert any(
+        "note: 2 routers would run in FP8 (model.layers.{0-1}.block_sparse_moe.gate)" in n for n in lines
+    )
+    without = written(tmp_path, blocklist=names(r"\.gate$"))
+    assert not any("router" in line for line in check(without, "mixtral", "vllm-gaudi").lines)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_a_measurement_without_a_usable_value(tmp_path, value):
+    node = {"inputs": [[[3.0]]], "params": {"weight": [[0.5]]}}
+    nodes = {"lm_head": node, "model.layers.0.mlp.up_proj": {**node, "inputs": [[[value]]]}}
+    measured = tmp_path / "measure_hooks_maxabs.json"
+    measured.write_text(json.dumps({"Nodes": nodes}))
+    both = written(tmp_path, allowlist=names("^lm_head$", r"0\.mlp\.up_proj$"))
+    (fault,) = check(both, "llama", "optimum-habana", measurements=measured).faults
+    assert "1 modules are selected whose largest value" in fault
+    assert "model.layers.0.mlp.up_proj" in fault
 
 
 def test_empty_lists_are_everything_on_purpose(tmp_path):
@@ -117,7 +184,7 @@ def test_empty_lists_are_everything_on_purpose(tmp_path):
 def test_a_mix_that_the_consumer_cannot_run(tmp_path):
     path = written(tmp_path, blocklist=names("k_proj"))
     assert any("FP8 keys only" in f for f in check(path, "llama", "optimum-habana").faults)
-    assert check(path, "llama", "optimum-habana", serving={"reuse_cache": True}).faults == ()
+    assert check(path, "llama", "optimum-habana", served={"reuse_cache": True}).faults == ()
     assert any("format of the key" in f for f in check(path, "qwen3", "optimum-habana").faults)
 
 

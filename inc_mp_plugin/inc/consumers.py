@@ -1,0 +1,44 @@
+"""What to say of a selection of modules in the hands of a consumer, beside the rules that it breaks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+
+from inc_mp_plugin.inc.patterns import summarize
+from inc_mp_plugin.targets.layout import Layout
+
+
+def remarks(layout: Layout, chosen: Collection[str]) -> Iterator[str]:
+    """What a reader of the file should know, though nothing is wrong with it."""
+    routers = [name for name in layout.routers if name in chosen]
+    if routers:
+        yield (
+            f"note: {len(routers)} routers would run in FP8 ({'; '.join(summarize(routers))}), which may "
+            "choose other experts; plans of ours never do that"
+        )
+    caches = [name for name in layout.caches if name in chosen]
+    if caches:
+        yield f"note: {len(caches)} modules hold the KV cache: it would be in FP8"
+
+
+def resting(layout: Layout, chosen: Collection[str]) -> Iterator[str]:
+    """Selected modules that never run as the model is served, where what runs instead is not selected."""
+    for module, instead in layout.resting.items():
+        if module in chosen and instead not in chosen:
+            yield f"{module} is selected but never runs, and {instead}, which runs instead, is not selected"
+
+
+def alike(faults: Iterable[str]) -> list[str]:
+    """One line for faults that differ in their numbers (of layers, of experts) only.
+
+    Example:
+        >>> alike(["layers.0.k is in FP8", "layers.1.k is in FP8", "lm_head is in FP8"])
+        ['layers.0.k is in FP8 (and 1 more like it)', 'lm_head is in FP8']
+    """
+    groups: dict[str, list[str]] = {}
+    for fault in faults:
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", fault), []).append(fault)
+    return [
+        first if not more else f"{first} (and {len(more)} more like it)" for first, *more in groups.values()
+    ]

@@ -1,0 +1,69 @@
+"""Checking the keys and values of an INC FP8 file, its lists aside."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from inc_mp_plugin.errors import unknown
+from inc_mp_plugin.inc.backend import scale_methods
+from inc_mp_plugin.inc.settings import NAME, inc_keys
+
+_MODES = ("MEASURE", "QUANTIZE", "LOAD", "AUTO")
+
+
+def is_measuring(config: Mapping[str, Any]) -> bool:
+    """Whether a file lets INC measure, so that nothing runs in FP8."""
+    return str(config.get("mode", "")).upper() == "MEASURE"
+
+
+def check_values(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What to know about keys and values of a file, and what is wrong with them.
+
+    Args:
+        config: the content of an INC FP8 JSON.
+
+    Returns:
+        Remarks and faults, one line each.
+    """
+    known = inc_keys()
+    notes, faults = [], [*_mode(config), *_others(config)]
+    for key in sorted(config.keys() - known - {"strategy", NAME}):
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if near:
+            faults.append(f"INC ignores the key {key!r}; did you mean {near[0]!r}?")
+        else:
+            notes.append(f"INC ignores the key {key!r}.")
+    if NAME in config:
+        notes.append(f"{NAME!r} is the plugin's: INC stops at it if the plugin is not registered.")
+    return notes, faults
+
+
+def _mode(config: Mapping[str, Any]) -> Iterator[str]:
+    mode = config.get("mode")
+    if mode is None:
+        yield (
+            "mode is missing: INC then takes AUTO, with which optimum-habana silently does nothing; write "
+            '"mode": "QUANTIZE"'
+        )
+    elif str(mode).upper() not in _MODES:
+        yield unknown("mode", str(mode), _MODES)
+    elif str(mode) != str(mode).upper():
+        yield (
+            f"mode is {mode!r}: optimum-habana compares it with upper case and silently does nothing, "
+            "vLLM stops"
+        )
+
+
+def _others(config: Mapping[str, Any]) -> Iterator[str]:
+    path, method = config.get("dump_stats_path"), config.get("scale_method")
+    if path is not None and "/" not in str(path):
+        yield f"dump_stats_path is {path!r}: INC fails unless it has a folder, as './hqt_output/measure'"
+    if isinstance(method, str) and method.lower() not in scale_methods():
+        yield unknown("scale_method", method, scale_methods())
+    if config.get("strategy") == NAME and NAME not in config:
+        yield (
+            f'"strategy": "{NAME}" is of the plugin: without it INC ignores the key and quantizes '
+            f'everything. Write the nested form, at which INC then stops: "{NAME}": {{"tau": 0.01}}'
+        )

@@ -1,0 +1,37 @@
+"""How well a prediction did, in words, and what of a plan was not measured."""
+
+from __future__ import annotations
+
+from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.results import Validation
+
+
+def without_cache(plan: Plan) -> bool:
+    """Whether losses are measured of a plan's ops alone: INC has no KV cache to put in FP8 on a CPU."""
+    return plan.serving.kv_cache == "fp8"
+
+
+def measured_text(seen: Validation, plan: Plan | None = None) -> str:
+    """How well the prediction did, and whether tau held.
+
+    Args:
+        seen: what was measured.
+        plan: that was measured; without it, one that has no KV cache in FP8.
+    """
+    if plan is not None and without_cache(plan):
+        first = (
+            f"On {seen.samples} held-out samples through INC, the NRMSE of the plan's ops is "
+            f"{seen.nrmse:.4g}. Its KV cache in FP8 cannot be measured on a CPU: an NRMSE of "
+            f"{plan.nrmse:.4g} with the cache (tau {seen.tau:.6g}) is predicted, not measured."
+        )
+    else:
+        held = "held" if seen.nrmse <= seen.tau else "exceeded"
+        first = (
+            f"On {seen.samples} held-out samples through INC, the plan's NRMSE is {seen.nrmse:.4g} "
+            f"(tau {seen.tau:.6g}: {held})."
+        )
+    return (
+        f"{first} Over {len(seen.points)} random plans the correlation of the "
+        f"logarithms is {seen.log_correlation:.3f}, mean predicted / mean measured {seen.ratio:.2f}, and "
+        f"{seen.covered} of them lie in their interval."
+    )

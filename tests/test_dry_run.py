@@ -1,0 +1,80 @@
+"""Folders of a dry run: what they lack is said, and a plan is never overwritten by one."""
+
+import json
+import re
+import shutil
+
+import helpers
+import pytest
+from test_command_line import call, read
+
+from inc_mp_plugin.recipe import load_recipe
+from inc_mp_plugin.rehearsal import rehearse
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return helpers.small_project(tmp_path_factory.mktemp("dry"))
+
+
+def told(result):
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def rehearsed(project, tmp_path_factory):
+    """A folder of a dry run."""
+    folder = tmp_path_factory.mktemp("folder") / "its-dry-run"
+    rehearse(load_recipe(project / "recipe.yaml", []), folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["emit", "{folder}", "--target", "vllm-gaudi"],
+        ["solve", "{folder}", "tau=1"],
+        ["validate", "{folder}"],
+        ["validate", "{folder}", "--time"],
+        ["report", "{folder}"],
+        ["frontier", "{folder}"],
+        ["experiment", "{folder}", "choices"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_dry_run_has_nothing_to_plan_from(rehearsed, arguments):
+    before = {path: path.read_bytes() for path in rehearsed.rglob("*") if path.is_file()}
+    result = call(*(rehearsed if one == "{folder}" else one for one in arguments))
+    assert result.exit_code == 2
+    assert f"{rehearsed.name} is of a dry run, without sensitivities" in told(result).replace("- ", "-")
+    assert "run `inc-mp tune RECIPE.yaml` without --dry-run" in told(result)
+    assert {path: path.read_bytes() for path in rehearsed.rglob("*") if path.is_file()} == before
+
+
+def test_a_dry_run_says_so_in_its_scripts(rehearsed):
+    lowered = len(
+        json.loads((rehearsed / "configs" / "optimum-habana.json").read_text())["allowlist"]["names"]
+    )
+    assert lowered
+    script = (rehearsed / "configs" / "optimum-habana.sh").read_text()
+    ops = len(read(rehearsed, "graph.json")["ops"])
+    assert re.search(
+        rf"# largest gain, whatever its loss: \d+ of {ops} ops in FP8, objective memory\n", script
+    )
+
+
+def test_a_dry_run_does_not_overwrite_a_plan(project, tmp_path):
+    folder = tmp_path / "run"
+    assert call("tune", project / "recipe.yaml", "validation=null", "--out", folder).exit_code == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    result = call("tune", project / "recipe.yaml", "--dry-run", "--out", folder)
+    assert result.exit_code == 2
+    assert "holds a plan, whose files a dry run would replace; give another folder" in told(result)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_tune_takes_the_folder_of_a_dry_run_over(project, rehearsed, tmp_path):
+    folder = shutil.copytree(rehearsed, tmp_path / "run")
+    assert call("tune", project / "recipe.yaml", "validation=null", "--out", folder).exit_code == 0
+    assert not (folder / "dry-run.json").exists()
+    assert call("solve", folder).exit_code == 0

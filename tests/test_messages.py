@@ -1,0 +1,70 @@
+"""What is said in a terminal: true at the time, and readable."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from report.report_case import gains, plan, sensitivity
+
+from inc_mp_plugin.report.info import plan_table, threshold
+from inc_mp_plugin.stage import changes, run_stage
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"serving": {"a": 1, "b": 2}}, {"serving": {"a": 1, "b": 3}}, "serving.b was 2, is 3"),
+        (
+            {"a": {"b": {"c": 1}}},
+            {"a": {"b": {"c": 2, "d": 3}}},
+            "a.b.c was 1, is 2; a.b.d was not given, is 3",
+        ),
+        ({"targets": ["x", "y"]}, {"targets": []}, "targets was [x, y], is []"),
+        ({"tau": 0.1}, {"tau": None}, "tau was 0.1, is not given"),
+        ({"config": {}}, {"config": None}, "config was {}, is not given"),
+        ({"files": {"a": "0" * 64}}, {"files": {"a": "1" * 64}}, "files.a has changed"),
+        ({"serving": {"a": 1}}, {"serving": {"a": 1}}, ""),
+    ],
+)
+def test_changes_are_readable(before, now, said):
+    assert changes(before, now) == said
+
+
+def test_no_change_within_a_section_goes_unsaid():
+    """None is not the same as not there: a value of a model's configuration may be None."""
+    assert changes({"config": {"a": None}}, {"config": {}})
+
+
+def test_nothing_is_said_to_be_made_that_then_fails(tmp_path, capsys):
+    path = tmp_path / "x.json"
+
+    def fail():
+        message = "no"
+        raise ValueError(message)
+
+    run_stage(path, "x", {"samples": 64}, dict, lambda: (1, {}))
+    with pytest.raises(ValueError, match="no"):
+        run_stage(path, "x", {"samples": 32}, dict, fail)
+    assert capsys.readouterr().err == "making x.json again: samples was 64, is 32\n"
+
+
+@pytest.mark.parametrize("binds", [True, False])
+def test_a_plan_for_a_gain_has_no_tau_that_could_bind(binds):
+    wanted = plan(tau=0.08, nrmse=0.08, budget=plan().loss_mse, binds=binds)
+    assert threshold(wanted) == "not held to a tau"
+    lines = plan_table(wanted, gains(), sensitivity()).summary
+    assert len(lines) == 3
+    assert not any("tau 0" in line or "bind" in line for line in lines)
+    assert threshold(plan()) == "tau 0.1"
+
+
+def test_shares_of_ops_and_cache_add_up_to_the_plan():
+    """The cache that `up` of layer 0 reads takes half of its loss; by hand, of a budget of 10 / 768."""
+    seen = sensitivity()
+    second = {"input": seen.input * [0.5, 0.0, 0.0, 0.0]}
+    seen = replace(seen, second=second, cached=frozenset({seen.ops[0]}))
+    table = plan_table(plan(), gains(), seen)
+    shares = [cell.loss_percent for cells in table.rows.values() for cell in cells.values()]
+    assert shares == [pytest.approx(share) for share in (5.0, 20.0, 0.0, 40.0)]
+    assert "The KV cache in FP8 takes 5.0 % of the loss budget; the rest is the ops'." in table.summary
+    assert math.fsum(shares) + 5.0 == pytest.approx(100 * plan().loss_mse / plan().budget)
