@@ -6,7 +6,8 @@ The first axis of every tensor counts samples; anything else is passed along as 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.errors import InputError
@@ -46,6 +47,22 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
     from torch.utils import _pytree as pytree
 
     return pytree.tree_map_only(_tensor_type(), function, batch)
+
+
+@dataclass(frozen=True)
+class OnDevice(Sequence["Batch"]):
+    """Batches that are kept elsewhere, each moved to a device when it is asked for."""
+
+    batches: Sequence[Batch]
+    device: Any
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return len(self.batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Move one batch, or a part of them."""
+        return map_tensors(self.batches[index], lambda tensor: tensor.to(self.device))
 
 
 def batch_size(batch: Batch) -> int:

@@ -33,8 +33,9 @@ from inc_mp_plugin.stages import (
     plan_stage,
     sensitivity_stage,
     solve_goal,
+    without_noise,
 )
-from inc_mp_plugin.subject import subject_in_memory, subject_of
+from inc_mp_plugin.subject import subject_in_memory, subject_measured_before, subject_of
 from inc_mp_plugin.targets import check_scale_method, get_target
 from inc_mp_plugin.targets.rules import demands
 from inc_mp_plugin.validation import validation_stage, verification_stage
@@ -125,7 +126,7 @@ def verified_correction(
 
 def tune(
     model: nn.Module,
-    batches: Sequence[Batch],
+    batches: Sequence[Batch] | None,
     *,
     tau: float | None = None,
     gain_fraction: float | None = None,
@@ -148,7 +149,8 @@ def tune(
 
     Args:
         model: in its base format; it leaves as it came.
-        batches: calibration batches, the first of which also serves to capture the graph.
+        batches: calibration batches, the first of which also serves to capture the graph; with None the
+            sensitivities are those that another process measured of this model in `out`.
         tau: threshold of the normalized RMSE of the loss (eq. 5).
         gain_fraction: instead, the wanted fraction of the largest gain, at the least loss.
         objective: "memory", "theoretical_time", "roofline" or "empirical_time".
@@ -170,7 +172,11 @@ def tune(
         InputError, CaptureError, NonFiniteError, InfeasibleError: as the stages.
     """
     folder = Path(out)
-    subject = subject_in_memory(model, batches, loss_fn)
+    if batches is None:
+        stored = store.read_json(folder / "sensitivity.json", "sensitivity")["depends_on"]
+        subject = subject_measured_before(model, without_noise(stored))
+    else:
+        subject = subject_in_memory(model, batches, loss_fn)
     graph: Graph = graph_stage(subject, folder)
     sensitivity = sensitivity_stage(subject, graph, noise or Noise(), folder)
     if allowed is not None:

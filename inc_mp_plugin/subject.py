@@ -6,11 +6,13 @@ import hashlib
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from inc_mp_plugin.batches import map_tensors
 from inc_mp_plugin.errors import InputError
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+_CLOSURES = WeakKeyDictionary[FunctionType, str]()
 _FORMAT_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -99,6 +102,23 @@ def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossF
     )
 
 
+def subject_measured_before(model: nn.Module, depends_on: Json) -> Subject:
+    """A model whose sensitivities were measured by another process, from batches that are gone.
+
+    Args:
+        model: as it was measured.
+        depends_on: what the stored sensitivities follow from.
+    """
+    now = subject_in_memory(model, (), None)
+
+    def no_batches() -> Sequence[Batch]:
+        message = "the stored sensitivities are of another model, or of other versions: measure again"
+        raise InputError(message)
+
+    same = {key: now.depends_on[key] for key in ("model", "architecture", "versions")}
+    return replace(now, depends_on={**depends_on, **same}, load_batches=no_batches)
+
+
 def base_format(model: nn.Module) -> str:
     """The format that a model runs in: that of most of its floating-point parameters.
 
@@ -117,10 +137,12 @@ def base_format(model: nn.Module) -> str:
 
 
 def _identity(loss_fn: LossFunction | None) -> str:
-    """Tell loss functions apart; one whose behaviour its code does not show is never the same again."""
+    """Tell loss functions apart; where the code does not show the behaviour, only one object is itself."""
     code = getattr(loss_fn, "__code__", None)
     if loss_fn is None:
         return "language model"
+    if isinstance(loss_fn, FunctionType) and code.co_freevars:
+        return _CLOSURES.setdefault(loss_fn, uuid.uuid4().hex)
     if code is None or code.co_freevars:
         return uuid.uuid4().hex
     defaults = getattr(loss_fn, "__defaults__", None)

@@ -85,18 +85,27 @@ def is_cpu() -> bool:
 
 def restore_modules(model: nn.Module) -> None:
     """Write INC's measurements and put the original modules back, as INC's convert begins."""
+    from neural_compressor.torch.algorithms.fp8_quant import finish_measurements, with_patched_module
+
+    if with_patched_module(model):
+        finish_measurements(model)
+    put_modules_back(model)
+
+
+def put_modules_back(model: nn.Module) -> None:
+    """Put the original modules back in the place of those that INC measures with."""
     from neural_compressor.torch.algorithms.fp8_quant import (
-        finish_measurements,
         restore_patched_module,
         with_patched_module,
     )
 
     if with_patched_module(model):
-        finish_measurements(model)
         restore_patched_module(model)
 
 
 def take_attributes_back(model: nn.Module, before: Collection[str]) -> None:
-    """Delete what INC hung on a model beyond the attributes it had."""
+    """Delete what INC hung on a model beyond the attributes it had, and on the modules it replaced."""
     for name in vars(model).keys() - set(before):
         delattr(model, name)
+    for module in model.modules():
+        vars(module).pop("__hqt_config__", None)

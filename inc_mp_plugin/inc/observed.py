@@ -10,19 +10,24 @@ from torch import Tensor, nn
 
 from inc_mp_plugin.batches import batch_size, map_tensors
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.progress import say
+
+ROOM = 2**31  # bytes
 
 
 class Observed:
     """The first samples that pass through a model, as dicts by the forward's argument names.
 
-    A hook on the model copies them; the copies are ordinary tensors, whatever mode calibration runs
-    in. Steps that go on from a key-value cache (all but the first of a generation) are left out.
+    A hook on the model copies them off its device; the copies are ordinary tensors, whatever mode
+    calibration runs in. Steps that go on from a key-value cache (all but the first of a generation) are
+    left out.
     """
 
-    def __init__(self, samples: int) -> None:
-        """Keep up to this many samples."""
+    def __init__(self, samples: int, room: int = ROOM) -> None:
+        """Keep up to this many samples, and no more once they fill `room` bytes."""
         self.batches: list[dict[str, Any]] = []
         self._missing = samples
+        self._room = room
         self._hook_id = -1
 
     def watch(self, model: nn.Module) -> None:
@@ -33,16 +38,18 @@ class Observed:
     def stop(self, model: nn.Module) -> None:
         """Stop, and take the hook off the model.
 
-        By its id, for a deep copy of a model has copies of its hooks.
-
         Raises:
             InputError: no batch was seen.
         """
-        model._forward_pre_hooks.pop(self._hook_id, None)
-        model._forward_pre_hooks_with_kwargs.pop(self._hook_id, None)
+        self.forget(model)
         if not self.batches:
             message = "calibration did not call the model; run at least one batch through it"
             raise InputError(message)
+
+    def forget(self, model: nn.Module) -> None:
+        """Take the hook off the model, by its id: a deep copy of a model has copies of its hooks."""
+        model._forward_pre_hooks.pop(self._hook_id, None)
+        model._forward_pre_hooks_with_kwargs.pop(self._hook_id, None)
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep one call; called by torch before the model's forward."""
@@ -53,8 +60,13 @@ class Observed:
         tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
         if not tensors:
             return
+        self._room -= sum(tensor.nbytes for tensor in tensors.values())
+        if self._room < 0 and self.batches:
+            say(f"Gradients are of the first {len(self.batches)} batches, which fill the room for them.")
+            self._missing = 0
+            return
         with torch.inference_mode(False):
-            batch = map_tensors(tensors, lambda t: t.detach().clone())
+            batch = map_tensors(tensors, lambda t: t.detach().to("cpu", copy=True))
         self.batches.append(batch)
         self._missing -= batch_size(batch)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ _OTHER_INC_KEYS = {
 }
 
 # What INC's configuration objects carry beside the keys of its JSON.
-_INTERNAL = {"_json_file", "non_tunable_params", "params_list", "model_path", "ours"}
+_INTERNAL = {"_json_file", "non_tunable_params", "params_list", "model_path", "ours", "theirs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Settings:
     `samples` bounds how many calibration samples are kept for the gradients; `device` is where
     `theoretical_time` counts; `loss_fn(model, batch)` returns one loss per sample. `noise` says how
     rounding is priced ("measured" under the configuration's own scale method), `confidence` that the
-    budget is to hold at the upper end of that interval.
+    budget is to hold at the upper end of that interval. `attention` and `reuse_cache` say how
+    optimum-habana will run the model on a Gaudi.
     """
 
     tau: float | None = None
@@ -51,6 +53,8 @@ class Settings:
     loss_fn: Callable[..., Any] | None = None
     noise: str = "uniform"
     confidence: float | None = None
+    attention: str = "eager"
+    reuse_cache: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
@@ -64,6 +68,24 @@ class Settings:
                 raise InputError(unknown("ip_mse key", key, cls.__slots__))
         knobs = {} if {"tau", "gain_fraction"} & given.keys() else {"tau": 0.01}
         return cls(**{**knobs, **given})
+
+
+def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the keys that are given as lists, the largest gain first.
+
+    A larger threshold, or a larger wanted gain, is the faster model; other keys keep their order.
+
+    Example:
+        >>> [one["tau"] for one in grid({"tau": [0.003, 0.03, 0.01], "objective": "memory"})]
+        [0.03, 0.01, 0.003]
+    """
+    choices = []
+    for key, value in ours.items():
+        values = list(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else [value]
+        if key in ("tau", "gain_fraction"):
+            values.sort(reverse=True)
+        choices.append([(key, one) for one in values])
+    return [dict(one) for one in itertools.product(*choices)]
 
 
 def inc_keys() -> set[str]:
@@ -112,6 +134,7 @@ def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
     inc.update(pattern_lists(inc))
     for old in ("whitelist", "blacklist"):
         inc.pop(old, None)
+    inc.setdefault("dump_stats_path", "./hqt_output/measure")  # INC's own default has no folder, and fails
     inc["hp_dtype"] = base
     if is_cpu():
         if str(inc.get("use_qdq", False)).lower() != "true":

@@ -1,52 +1,33 @@
 """`strategy: ip_mse` in INC: the configuration, the algorithm, and their registration.
 
 INC 3 has no registry of strategies; `register_config` and `register_algo` are its two public doors, and
-both are used as they are. Importing this file registers.
+both are used as they are. Calibration that ends in another process, and loading, pass through neither:
+there a function of INC's is wrapped. Importing this file registers.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from neural_compressor.common.base_config import register_config
 from neural_compressor.common.utils import FP8_QUANT, Mode
+from neural_compressor.torch.algorithms import fp8_quant
 from neural_compressor.torch.quantization.config import FRAMEWORK_NAME, FP8Config
 from neural_compressor.torch.utils.utility import algos_mapping, register_algo
 from torch import nn
 
-from inc_mp_plugin import pipeline
-from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.errors import InputError, unknown
-from inc_mp_plugin.experts import expose_experts
-from inc_mp_plugin.formats import NOISES
-from inc_mp_plugin.gain.accelerators import ACCELERATORS
-from inc_mp_plugin.graph.capture import QUANTIZABLE
-from inc_mp_plugin.inc.backend import enable_on_cpu, forget_models, is_cpu, restore_modules
-from inc_mp_plugin.inc.observed import Observed
-from inc_mp_plugin.inc.patterns import compress
-from inc_mp_plugin.inc.selection import selected
-from inc_mp_plugin.inc.settings import NAME, Settings, inc_keys, read, split
-from inc_mp_plugin.progress import say
-from inc_mp_plugin.report.info import summary
-from inc_mp_plugin.sensitivity.scales import Scales
-from inc_mp_plugin.solver.planner import check_knobs
-from inc_mp_plugin.solver.uncertainty import check_confidence
-from inc_mp_plugin.stages import Noise
-from inc_mp_plugin.subject import base_format
-from inc_mp_plugin.targets import OPTIMUM_HABANA
-
-_OBJECTIVES = ("memory", "theoretical_time")
-_OBSERVED = "_ip_mse_observed"
-_LOW = {"E4M3": "fp8_e4m3", "E5M2": "fp8_e5m2"}
+from inc_mp_plugin.inc import flow
+from inc_mp_plugin.inc.loading import with_modules_of
+from inc_mp_plugin.inc.settings import NAME, Settings, grid, inc_keys, split
 
 
 @register_config(framework_name=FRAMEWORK_NAME, algo_name=NAME, priority=0)
 class IPMSEConfig(FP8Config):  # type: ignore[misc]
     """INC configuration of `ip_mse`: the keys of `Settings`, and all of INC's `FP8Config`.
+
+    A key of ours may be a list: INC's `autotune` then tries its values, the fastest model first.
 
     Example::
 
@@ -54,6 +35,7 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
     """
 
     name = NAME
+    __hash__ = None  # it can be changed, and is compared by content
 
     def __init__(self, **kwargs: Any) -> None:
         """Tell our keys from INC's and check both; INC's base class insists on the name kwargs.
@@ -62,7 +44,8 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
             InputError: a key that neither `Settings` nor INC's FP8Config knows.
         """
         ours, theirs = split(kwargs)
-        _check(Settings.of(ours))
+        for one in grid(ours):
+            flow.check_settings(Settings.of(one))
         known = inc_keys()
         for key in theirs:
             if key not in known:
@@ -70,9 +53,27 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
                 raise InputError(unknown("IPMSEConfig key", key, known | set(Settings.__slots__)))
         super().__init__(**theirs)
         self.ours = ours
+        self.theirs = theirs
+
+    def expand(self) -> list[IPMSEConfig]:
+        """One configuration for each combination of values, the fastest model first."""
+        return [type(self)(**self.theirs, ip_mse=one) for one in grid(self.ours)]
+
+    def __iter__(self) -> Iterator[IPMSEConfig]:
+        """Itself alone: INC's autotune goes through what may be a list of configurations."""
+        return iter((self,))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare keys; INC's own comparison knows none of them, and autotune skips what is equal."""
+        return isinstance(other, IPMSEConfig) and (self.ours, self.theirs) == (other.ours, other.theirs)
 
     def save_temp_json_file(self) -> None:
         """Write nothing: INC would leave a temporary file behind."""
+
+    @classmethod
+    def get_config_set_for_tuning(cls) -> IPMSEConfig:
+        """Thresholds from fast to careful, for INC's `autotune`."""
+        return cls(tau=[0.03, 0.01, 0.003])
 
 
 def register() -> None:
@@ -82,7 +83,15 @@ def register() -> None:
     """
 
 
-_inc_entry = algos_mapping[FP8_QUANT]
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """INC's own function, also where an earlier import of this file has wrapped it."""
+    original: Callable[..., Any] = getattr(function, "of_inc", function)
+    return original
+
+
+_inc_entry = _unwrapped(algos_mapping[FP8_QUANT])
+_inc_save_calib_result = _unwrapped(fp8_quant.save_calib_result)
+_inc_load = _unwrapped(fp8_quant.load)
 
 
 @register_algo(NAME)  # type: ignore[untyped-decorator]
@@ -101,15 +110,16 @@ def ip_mse_entry(
     """
     config = next(iter(configs_mapping.values()))
     if mode == Mode.PREPARE:
-        return _prepare(model, config, configs_mapping)
+        return flow.prepare(_inc_entry, model, config, configs_mapping)
     if mode == Mode.CONVERT:
-        return _convert(model, config, configs_mapping)
+        return flow.convert(_inc_entry, model, config, configs_mapping)
     if run_fn is None:
         message = "quantize with ip_mse needs run_fn, a function that runs calibration batches"
         raise InputError(message)
-    prepared = _prepare(model, config, configs_mapping)
-    run_fn(prepared, *(run_args or ()))
-    return _convert(prepared, config, configs_mapping)
+    prepared = flow.prepare(_inc_entry, model, config, configs_mapping)
+    with flow.calibrated(prepared):
+        run_fn(prepared, *(run_args or ()))
+    return flow.convert(_inc_entry, prepared, config, configs_mapping)
 
 
 @register_algo(FP8_QUANT)  # type: ignore[untyped-decorator]
@@ -118,96 +128,28 @@ def fp8_entry(
 ) -> nn.Module:
     """INC's own FP8 algorithm, unless its configuration says `strategy: ip_mse`."""
     config = next(iter(configs_mapping.values()))
-    if getattr(config, "strategy", None) == NAME:
+    if getattr(config, "strategy", None) == NAME or hasattr(config, NAME):
         planned: nn.Module = ip_mse_entry(model, configs_mapping, mode, **kwargs)
         return planned
     converted: nn.Module = _inc_entry(model, configs_mapping, mode=mode, **kwargs)
     return converted
 
 
-def _check(settings: Settings) -> None:
-    check_knobs(settings.tau, settings.gain_fraction)
-    if settings.objective not in _OBJECTIVES:
-        raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
-    if settings.device not in ACCELERATORS:
-        raise InputError(unknown("device", settings.device, ACCELERATORS))
-    if settings.noise not in NOISES:
-        raise InputError(unknown("noise", settings.noise, NOISES))
-    if settings.confidence is not None:
-        check_confidence(settings.confidence)
+def save_calib_result(model: nn.Module) -> None:
+    """INC's end of a calibration, by `finalize_calibration`; the sensitivities are kept, too."""
+    _inc_save_calib_result(model)
+    flow.finalize(model)
 
 
-def _prepare(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
-    enable_on_cpu()
-    settings, inc = read(config, base_format(model))
-    _check(settings)  # before calibration, which may take long
-    _noise(settings, inc)
-    expose_experts(model)
-    if settings.objective != "memory":  # no bgemm gains memory, so attention may stay as it is
-        expose_bgemms(model)
-    forget_models()
-    prepared = _run_inc(model, {**inc, "mode": "MEASURE"}, mapping, Mode.PREPARE)
-    observed = Observed(settings.samples)
-    observed.watch(prepared)
-    vars(prepared)[_OBSERVED] = observed
-    return prepared
+def load(model_name_or_path: str, format: str = "huggingface", device: str = "hpu", **kwargs: Any) -> Any:
+    """INC's loading, into a model that has the modules that were saved."""
+    kwargs = with_modules_of(model_name_or_path, kwargs)
+    return _inc_load(model_name_or_path, format=format, device=device, **kwargs)
 
 
-def _convert(model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
-    settings, inc = read(config, base_format(model))
-    observed: Observed | None = vars(model).pop(_OBSERVED, None)
-    if observed is None:
-        message = "convert with ip_mse needs the model that prepare returned and calibration ran"
-        raise InputError(message)
-    observed.stop(model)
-    restore_modules(model)
-    modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
-    candidates = selected(modules, inc, "cpu" if is_cpu() else "hpu")
-    plan = pipeline.tune(
-        model,
-        observed.batches,
-        tau=settings.tau,
-        gain_fraction=settings.gain_fraction,
-        objective=settings.objective,
-        confidence=settings.confidence,
-        noise=_noise(settings, inc),
-        formats=(_format(inc),),
-        device=settings.device,
-        loss_fn=settings.loss_fn,
-        allowed=candidates,
-        out=f"{inc['dump_stats_path']}_{NAME}",
-    )
-    for line in summary(plan):
-        say(line)
-    # Modules of which the plan says nothing (caches, softmax) stay as the user's own lists have them;
-    # a module that INC could swap but calibration never ran would raise at its first call.
-    wanted = set(plan.quantized)
-    blocked = [n for n in candidates if modules[n] in QUANTIZABLE and n not in wanted]
-    inc["blocklist"]["names"] += compress(blocked)
-    del model.quantizer  # INC's, which still points at the file of prepare
-    try:
-        return _run_inc(model, {**inc, "mode": "QUANTIZE"}, mapping, Mode.CONVERT)
-    finally:
-        forget_models()
-
-
-def _format(inc: Mapping[str, Any]) -> str:
-    return _LOW[inc.get("fp8_config", "E4M3")]
-
-
-def _noise(settings: Settings, inc: Mapping[str, Any]) -> Noise:
-    """How rounding is priced; on a Gaudi, measured noise takes the scales of the settings' device."""
-    if settings.noise != "measured":
-        return Noise(settings.noise)
-    method = str(inc.get("scale_method", OPTIMUM_HABANA.scale_methods[0])).lower()
-    return Noise("measured", Scales(method, "cpu" if is_cpu() else settings.device), (_format(inc),))
-
-
-def _run_inc(model: nn.Module, content: dict[str, Any], mapping: Mapping[Any, Any], mode: Mode) -> nn.Module:
-    """Run INC's own algorithm with a JSON file of INC's keys only."""
-    with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
-        path = Path(folder, "config.json")
-        path.write_text(json.dumps(content))
-        config = FP8Config.from_json_file(str(path))
-        result: nn.Module = _inc_entry(model, dict.fromkeys(mapping, config), mode=mode)
-    return result
+fp8_entry.of_inc = _inc_entry
+save_calib_result.of_inc = _inc_save_calib_result  # type: ignore[attr-defined]
+load.of_inc = _inc_load  # type: ignore[attr-defined]
+# INC looks both up when they are called.
+fp8_quant.save_calib_result = save_calib_result
+fp8_quant.load = load

@@ -170,7 +170,7 @@ def test_a_json_file(tmp_path):
     wanted = expected(model, tau=TAU)
     result = quantize(model, FP8Config.from_json_file(str(path)), run_fn=keyword)
     assert patched(result) == wanted
-    assert (tmp_path / "stats" / "measure_ip_mse" / "plan.json").exists()
+    assert (tmp_path / "stats" / "ip_mse" / "measure" / "plan.json").exists()
 
 
 def test_incs_own_fp8_still_works():

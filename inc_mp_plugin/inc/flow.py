@@ -1,0 +1,255 @@
+"""INC's flows with a plan in them: prepare, calibrate, and convert here or in another process."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from neural_compressor.common.utils import Mode
+from neural_compressor.torch.quantization.config import FP8Config
+from torch import nn
+
+from inc_mp_plugin import pipeline
+from inc_mp_plugin.attention import expose_bgemms
+from inc_mp_plugin.batches import OnDevice
+from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.experts import expose_experts
+from inc_mp_plugin.formats import NOISES
+from inc_mp_plugin.gain.accelerators import ACCELERATORS
+from inc_mp_plugin.inc.backend import (
+    enable_on_cpu,
+    forget_models,
+    is_cpu,
+    put_modules_back,
+    restore_modules,
+    take_attributes_back,
+)
+from inc_mp_plugin.inc.live import LiveModel
+from inc_mp_plugin.inc.observed import Observed
+from inc_mp_plugin.inc.settings import NAME, Settings, read
+from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.progress import say
+from inc_mp_plugin.report.info import summary
+from inc_mp_plugin.sensitivity.scales import Scales
+from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.solver.planner import check_knobs
+from inc_mp_plugin.solver.uncertainty import check_confidence
+from inc_mp_plugin.stages import Noise
+from inc_mp_plugin.subject import base_format
+from inc_mp_plugin.targets import OPTIMUM_HABANA
+
+Entry = Callable[..., nn.Module]
+
+_OBJECTIVES = ("memory", "theoretical_time")
+_PREPARED = "_ip_mse_prepared"
+_LOW = {"E4M3": "fp8_e4m3", "E5M2": "fp8_e5m2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a prepared model carries until it is converted."""
+
+    settings: Settings
+    inc: dict[str, Any]
+    observed: Observed
+    attributes: frozenset[str]  # that the model had before
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse settings that no plan could be made for.
+
+    Raises:
+        InputError: one is missing, unknown or out of range.
+    """
+    check_knobs(settings.tau, settings.gain_fraction)
+    if settings.objective not in _OBJECTIVES:
+        raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
+    if settings.device not in ACCELERATORS:
+        raise InputError(unknown("device", settings.device, ACCELERATORS))
+    if settings.noise not in NOISES:
+        raise InputError(unknown("noise", settings.noise, NOISES))
+    if settings.confidence is not None:
+        check_confidence(settings.confidence)
+    Serving(attention=settings.attention, reuse_cache=settings.reuse_cache)
+
+
+def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
+    """Let INC observe a model, and keep what it is called with.
+
+    Args:
+        entry: INC's own FP8 algorithm.
+        model: changed in place; fused experts and, where they count, attention products become modules.
+        config: INC's, with keys of ours.
+        mapping: as INC gives it to its algorithms.
+    """
+    enable_on_cpu()
+    settings, inc = _read(model, config)
+    _expose(model, settings)
+    forget_models()
+    attributes = frozenset(vars(model))
+    with _undone(model, attributes):
+        prepared = _run(entry, model, {**inc, "mode": "MEASURE"}, mapping, Mode.PREPARE)
+    observed = Observed(settings.samples)
+    observed.watch(prepared)
+    vars(prepared)[_PREPARED] = Prepared(settings, inc, observed, attributes)
+    return prepared
+
+
+@contextmanager
+def calibrated(model: nn.Module) -> Iterator[None]:
+    """Calibrate a prepared model: if that fails, the model leaves as it came to `prepare`."""
+    prepared: Prepared = vars(model)[_PREPARED]
+    with _undone(model, prepared.attributes):
+        try:
+            yield
+        except BaseException:
+            prepared.observed.forget(model)
+            raise
+
+
+@contextmanager
+def _undone(model: nn.Module, attributes: Collection[str]) -> Iterator[None]:
+    """On an error the model has its own modules and attributes again."""
+    try:
+        yield
+    except BaseException:
+        put_modules_back(model)
+        take_attributes_back(model, attributes)
+        forget_models()
+        raise
+
+
+def finalize(model: nn.Module) -> None:
+    """End a calibration whose model another process will convert: sensitivities and plan go to disk.
+
+    The model has its own modules again afterwards. Nothing is done for a model that was not prepared
+    for `ip_mse`.
+    """
+    prepared: Prepared | None = vars(model).pop(_PREPARED, None)
+    if prepared is None:
+        return
+    prepared.observed.stop(model)
+    put_modules_back(model)
+    live = LiveModel.of(model, prepared.inc, prepared.settings)
+    _plan(live, prepared.settings, prepared.inc, prepared.observed)
+
+
+def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
+    """Plan, and let INC convert what is planned; see `prepare`.
+
+    A model that was not prepared here is planned from what `finalize` left on disk.
+    """
+    enable_on_cpu()
+    prepared: Prepared | None = vars(model).pop(_PREPARED, None)
+    if prepared is None:
+        settings, inc = _read(model, config)
+        _expose(model, settings)
+    else:
+        settings, inc = prepared.settings, prepared.inc
+    with _undone(model, vars(model).keys() if prepared is None else prepared.attributes):
+        if prepared is not None:
+            prepared.observed.stop(model)
+            restore_modules(model)
+        live = LiveModel.of(model, inc, settings)
+        plan = _plan(live, settings, inc, None if prepared is None else prepared.observed)
+        inc["blocklist"]["names"] += live.blocked(plan)
+    vars(model).pop("quantizer", None)  # INC's, which still points at the file of prepare
+    forget_models()
+    try:
+        converted = _run(entry, model, {**inc, "mode": "QUANTIZE"}, mapping, Mode.CONVERT)
+    finally:
+        forget_models()
+    # transformers 5 would save under the names of the original checkpoint, which INC does not know.
+    vars(converted)["_weight_conversions"] = []
+    return converted
+
+
+def folder_of(inc: Mapping[str, Any]) -> Path:
+    """Where artefacts are: beside INC's measurements, under another name, or INC would move them away."""
+    path = Path(inc["dump_stats_path"])
+    return path.parent / NAME / path.name
+
+
+def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
+    settings, inc = read(config, base_format(model))
+    for key, value in asdict(settings).items():
+        if isinstance(value, (list, tuple)):
+            message = f"{key} is {value}: autotune tries several, everything else needs one"
+            raise InputError(message)
+    check_settings(settings)  # before calibration, which may take long
+    _noise(settings, inc)
+    _remove_temporary(config)
+    return settings, inc
+
+
+def _remove_temporary(config: Any) -> None:
+    """Remove the file that INC wrote for a configuration without one, and never removes itself."""
+    path = Path(config.json_file or "")
+    if path.parent == Path(tempfile.gettempdir()) and re.fullmatch(r"tmp\w{8}\.json", path.name):
+        path.unlink(missing_ok=True)
+        config.json_file = None
+
+
+def _expose(model: nn.Module, settings: Settings) -> None:
+    expose_experts(model)
+    if settings.objective != "memory":  # no bgemm gains memory, so attention may stay as it is
+        expose_bgemms(model)
+
+
+def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed: Observed | None) -> Plan:
+    model, folder = live.model, folder_of(inc)
+    if observed is None and not (folder / "sensitivity.json").exists():
+        message = (
+            f"there are no sensitivities in {folder}: convert the model that prepare returned and "
+            f"calibration ran, or measure with {NAME} first and end with finalize_calibration"
+        )
+        raise InputError(message)
+    device = next(model.parameters()).device
+    plan = pipeline.tune(
+        model,
+        None if observed is None else OnDevice(observed.batches, device),
+        tau=settings.tau,
+        gain_fraction=settings.gain_fraction,
+        objective=settings.objective,
+        confidence=settings.confidence,
+        noise=_noise(settings, inc),
+        formats=(_format(inc),),
+        device=settings.device,
+        loss_fn=settings.loss_fn,
+        allowed=live.candidates,
+        targets=(live.target.name,),
+        serving=live.serving,
+        out=folder,
+    )
+    for line in summary(plan):
+        say(line)
+    return plan
+
+
+def _format(inc: Mapping[str, Any]) -> str:
+    return _LOW[inc.get("fp8_config", "E4M3")]
+
+
+def _noise(settings: Settings, inc: Mapping[str, Any]) -> Noise:
+    """How rounding is priced; on a Gaudi, measured noise takes the scales of the settings' device."""
+    if settings.noise != "measured":
+        return Noise(settings.noise)
+    method = str(inc.get("scale_method", OPTIMUM_HABANA.scale_methods[0])).lower()
+    return Noise("measured", Scales(method, "cpu" if is_cpu() else settings.device), (_format(inc),))
+
+
+def _run(
+    entry: Entry, model: nn.Module, content: dict[str, Any], mapping: Mapping[Any, Any], mode: Mode
+) -> nn.Module:
+    """Run INC's own algorithm with a JSON file of INC's keys only."""
+    with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
+        path = Path(folder, "config.json")
+        path.write_text(json.dumps(content))
+        config = FP8Config.from_json_file(str(path))
+        return entry(model, dict.fromkeys(mapping, config), mode=mode)
