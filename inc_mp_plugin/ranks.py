@@ -1,0 +1,135 @@
+"""Several processes of torch.distributed: the first one decides, all of them measure.
+
+Without a process group every function acts as for one process alone.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+Item = TypeVar("Item")
+
+
+def rank() -> int:
+    """Number of this process; 0 is the one that decides."""
+    return _group().get_rank() if _started() else 0
+
+
+def size() -> int:
+    """Number of processes."""
+    return _group().get_world_size() if _started() else 1
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the processes that `torchrun` started with this one, if it did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _started():
+        yield
+        return
+    _group().init_process_group("gloo")
+    try:
+        yield
+    finally:
+        _group().destroy_process_group()
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """The part of this process: consecutive ones, so that all parts in a row are the whole.
+
+    Example:
+        >>> share([1, 2, 3])
+        [1, 2, 3]
+    """
+    start, stop = (len(items) * number // size() for number in (rank(), rank() + 1))
+    return items[start:stop]
+
+
+def exchange(content: bytes) -> list[bytes]:
+    """What every process gave, in the order of their ranks."""
+    if size() == 1:
+        return [content]
+    import torch
+
+    lengths = [torch.zeros(1, dtype=torch.long, device=_device()) for _ in range(size())]
+    _group().all_gather(lengths, torch.tensor([len(content)], device=_device()))
+    longest = max(int(length) for length in lengths)
+    parts = [torch.zeros(longest, dtype=torch.uint8, device=_device()) for _ in range(size())]
+    _group().all_gather(parts, _tensor(content.ljust(longest, b"\0")))
+    return [
+        part.cpu().numpy().tobytes()[: int(length)] for part, length in zip(parts, lengths, strict=True)
+    ]
+
+
+def exchange_arrays(arrays: Arrays) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Arrays of every process, in the order of their ranks."""
+    import numpy as np
+
+    if size() == 1:
+        return [dict(arrays)]
+    buffer = io.BytesIO()
+    np.savez(buffer, **{f"_{name}": array for name, array in arrays.items()})  # a name may be "file"
+    gathered = []
+    for content in exchange(buffer.getvalue()):
+        with np.load(io.BytesIO(content), allow_pickle=False) as found:
+            gathered.append({name[1:]: found[name] for name in found.files})
+    return gathered
+
+
+def tell(content: bytes) -> None:
+    """Send something from the first process to all others, which `hear` it."""
+    if size() > 1:
+        _broadcast(content)
+
+
+def hear() -> bytes:
+    """What the first process tells."""
+    return _broadcast(b"")
+
+
+def _broadcast(content: bytes) -> bytes:
+    import torch
+
+    length = torch.tensor([len(content)], device=_device())
+    _group().broadcast(length, 0)
+    data = _tensor(content) if rank() == 0 else torch.zeros(int(length), dtype=torch.uint8, device=_device())
+    _group().broadcast(data, 0)
+    return data.cpu().numpy().tobytes()
+
+
+def _tensor(content: bytes) -> torch.Tensor:
+    import torch
+
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).to(_device())
+
+
+def _device() -> torch.device:
+    """Where the group's backend wants its tensors."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    on_cpu = "gloo" in str(_group().get_backend()) or accelerator is None
+    return torch.device("cpu") if on_cpu else accelerator
+
+
+def _started() -> bool:
+    import sys
+
+    if "torch" not in sys.modules:  # nobody can have started a group
+        return False
+    return bool(_group().is_available() and _group().is_initialized())
+
+
+def _group() -> Any:
+    from torch import distributed
+
+    return distributed

@@ -1,0 +1,54 @@
+"""One plan for several processes: the first makes it, the others measure their share and take it over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from inc_mp_plugin import artefacts, errors, ranks
+from inc_mp_plugin.plan import Graph, Plan
+
+Json = dict[str, Any]
+
+
+def plan_together(make: Callable[[], Plan], measure: Callable[[Graph], object]) -> Plan:
+    """Make a plan in the first process; all others return the same one.
+
+    Args:
+        make: makes the plan; before it measures sensitivities, it calls `ask`.
+        measure: what another process does when it is asked: measure its own samples.
+
+    Raises:
+        PluginError: what `make` raised, in every process.
+    """
+    if ranks.size() == 1:
+        return make()
+    if ranks.rank():
+        return _take_part(measure)
+    try:
+        plan = make()
+    except errors.PluginError as error:
+        _tell({"error": type(error).__name__, "text": str(error)})
+        raise
+    _tell({"plan": artefacts.plan_to_json(plan)})
+    return plan
+
+
+def ask(graph: Graph) -> None:
+    """Ask the other processes to measure the sensitivities of a graph with this one."""
+    _tell({"measure": artefacts.graph_to_json(graph)})
+
+
+def _take_part(measure: Callable[[Graph], object]) -> Plan:
+    while True:
+        said = json.loads(ranks.hear())
+        if "error" in said:
+            raise getattr(errors, said["error"])(said["text"])
+        if "plan" in said:
+            return artefacts.plan_from_json(said["plan"])
+        measure(artefacts.graph_from_json(said["measure"]))
+
+
+def _tell(content: Json) -> None:
+    ranks.tell(json.dumps(content).encode())
