@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from inc_mp_plugin.cli_app import Folder, Overrides, app, command
+from inc_mp_plugin.cli_app import Folder, Overrides, app, command, reported
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.progress import say
 
@@ -30,7 +30,7 @@ def tune(
     ] = False,
 ) -> None:
     """Run every stage of a recipe; a second call reuses what is done and still valid."""
-    from inc_mp_plugin import pipeline
+    from inc_mp_plugin import pipeline, ranks
     from inc_mp_plugin.recipe import load_recipe
     from inc_mp_plugin.shown import show_plan
 
@@ -43,9 +43,11 @@ def tune(
             typer.echo(line)
         return
     folder = out or Path("runs") / recipe.stem
-    pipeline.tune_recipe(load_recipe(recipe, changes), folder)
-    show_plan(folder)
-    say(f"Everything is in {folder}.")
+    with ranks.joined():
+        pipeline.tune_recipe(load_recipe(recipe, changes), folder)
+        if ranks.rank() == 0:
+            show_plan(folder)
+            say(f"Everything is in {folder}.")
 
 
 @command
@@ -124,6 +126,24 @@ def experiment(
     settings = Settings(objective or Run(folder).plan.objective, draws, tasks)
     show_experiment(run_experiment(folder, name, settings))
     say(f"`inc-mp report {folder}` draws it.")
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,
+    }
+)
+@reported
+def run(
+    context: typer.Context,
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="A Python script that uses INC.")],
+) -> None:
+    """Run an INC script unchanged, with `ip_mse` registered; what follows its name is for the script."""
+    from inc_mp_plugin.scripts import run_script
+
+    run_script(script, context.args)
 
 
 @command

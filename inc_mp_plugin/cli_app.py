@@ -24,6 +24,11 @@ app = typer.Typer(
 
 def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Register a command; errors meant for the user become a line and an exit code."""
+    return app.command()(reported(function))
+
+
+def reported(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """The same function, with errors meant for the user as a line and an exit code."""
 
     @wraps(function)
     def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
@@ -36,7 +41,7 @@ def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
             say("Interrupted; the same command goes on where it stopped.")
             raise typer.Exit(1) from None
 
-    return app.command()(guarded)
+    return guarded
 
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `inc-mp tune` wrote.")]

@@ -29,15 +29,22 @@ from inc_mp_plugin.stages import (
     Noise,
     check_objective,
     graph_stage,
+    measure,
     plan_depends_on,
     plan_stage,
     sensitivity_stage,
     solve_goal,
     without_noise,
 )
-from inc_mp_plugin.subject import subject_in_memory, subject_measured_before, subject_of
+from inc_mp_plugin.subject import (
+    subject_in_memory,
+    subject_measured_before,
+    subject_of,
+    with_data_of_all_ranks,
+)
 from inc_mp_plugin.targets import check_scale_method, get_target
 from inc_mp_plugin.targets.rules import demands
+from inc_mp_plugin.together import plan_together
 from inc_mp_plugin.validation import validation_stage, verification_stage
 
 if TYPE_CHECKING:
@@ -51,16 +58,27 @@ if TYPE_CHECKING:
     from inc_mp_plugin.recipe import Recipe
     from inc_mp_plugin.request import Request
     from inc_mp_plugin.serving import Demands, Serving
+    from inc_mp_plugin.subject import Subject
 
 
 def tune_recipe(recipe: Recipe, out: Path) -> Plan:
-    """Run every stage of a recipe in a folder; what is there and still valid is reused."""
+    """Run every stage of a recipe in a folder; what is there and still valid is reused.
+
+    Of several processes the first does everything, and all share the samples of the sensitivities.
+    """
+    subject = subject_of(recipe)
+    return plan_together(
+        lambda: _tune_recipe(recipe, subject, out),
+        lambda graph: measure(subject, graph, noise_of(recipe), out),
+    )
+
+
+def _tune_recipe(recipe: Recipe, subject: Subject, out: Path) -> Plan:
     clock = clock_of(recipe)
     if clock is not None:
         get_device(clock.device)  # rather missing now than after all the rest
     store.write_artefact(out / "recipe.json", "recipe", recipe.model_dump(mode="json"))
     (out / DRY_RUN).unlink(missing_ok=True)
-    subject = subject_of(recipe)
     graph = graph_stage(subject, out)
     sensitivity = sensitivity_stage(subject, graph, noise_of(recipe), out)
     sensitivity = sensitivity.of(runnable_ops(graph, recipe))
@@ -150,7 +168,8 @@ def tune(
     Args:
         model: in its base format; it leaves as it came.
         batches: calibration batches, the first of which also serves to capture the graph; with None the
-            sensitivities are those that another process measured of this model in `out`.
+            sensitivities are those that another process measured of this model in `out`. Of several
+            processes of torch.distributed each gives its own; the plan is the same in all.
         tau: threshold of the normalized RMSE of the loss (eq. 5).
         gain_fraction: instead, the wanted fraction of the largest gain, at the least loss.
         objective: "memory", "theoretical_time", "roofline" or "empirical_time".
@@ -176,16 +195,21 @@ def tune(
         stored = store.read_json(folder / "sensitivity.json", "sensitivity")["depends_on"]
         subject = subject_measured_before(model, without_noise(stored))
     else:
-        subject = subject_in_memory(model, batches, loss_fn)
-    graph: Graph = graph_stage(subject, folder)
-    sensitivity = sensitivity_stage(subject, graph, noise or Noise(), folder)
-    if allowed is not None:
-        sensitivity = sensitivity.of(allowed)
+        subject = with_data_of_all_ranks(subject_in_memory(model, batches, loss_fn))
     if objective == "empirical_time" and clock is None:
         clock = Clock("cpu", TimingSettings())
-    demanded = demands(graph, targets, serving)
-    low = (subject.base, *formats)
-    prices = Prices(low, sensitivity.ops, device, request, objective == "roofline", clock, demanded)
-    gains = gains_stage(subject, graph, sensitivity, prices, folder)
-    goal = Goal(objective, tau, gain_fraction, strategy, seed, confidence)
-    return plan_stage(sensitivity, gains, goal, folder, demands=demanded)
+    noise = noise or Noise()
+
+    def make() -> Plan:
+        graph: Graph = graph_stage(subject, folder)
+        sensitivity = sensitivity_stage(subject, graph, noise, folder)
+        if allowed is not None:
+            sensitivity = sensitivity.of(allowed)
+        demanded = demands(graph, targets, serving)
+        low = (subject.base, *formats)
+        prices = Prices(low, sensitivity.ops, device, request, objective == "roofline", clock, demanded)
+        gains = gains_stage(subject, graph, sensitivity, prices, folder)
+        goal = Goal(objective, tau, gain_fraction, strategy, seed, confidence)
+        return plan_stage(sensitivity, gains, goal, folder, demands=demanded)
+
+    return plan_together(make, lambda graph: measure(subject, graph, noise, folder))

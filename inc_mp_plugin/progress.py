@@ -6,6 +6,8 @@ from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
+from inc_mp_plugin import ranks
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -21,7 +23,9 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """Print one line."""
+    """Print one line; of several processes only the first does."""
+    if ranks.rank():
+        return
     console().print(text, markup=False, soft_wrap=True)
 
 
@@ -43,7 +47,7 @@ def track(items: Sequence[Item], description: str, done: int = 0) -> Generator[I
     )
     if not console().is_terminal:
         say(f"{description}: {len(items)} steps")
-    hidden = not console().is_terminal
+    hidden = not console().is_terminal or ranks.rank() > 0
     with Progress(*columns, console=console(), transient=True, disable=hidden) as bar:
         task = bar.add_task(description, total=done + len(items), completed=done)
         for item in items:

@@ -9,13 +9,14 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    Arrays = Mapping[str, np.ndarray[Any, Any]]
+    Arrays = Mapping[str, Any]
 
 Item = TypeVar("Item")
 
@@ -36,7 +37,8 @@ def joined() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _started():
         yield
         return
-    _group().init_process_group("gloo")
+    # Others wait while the first process solves and validates, which may take hours.
+    _group().init_process_group("gloo", timeout=timedelta(days=7))
     try:
         yield
     finally:
@@ -65,9 +67,7 @@ def exchange(content: bytes) -> list[bytes]:
     longest = max(int(length) for length in lengths)
     parts = [torch.zeros(longest, dtype=torch.uint8, device=_device()) for _ in range(size())]
     _group().all_gather(parts, _tensor(content.ljust(longest, b"\0")))
-    return [
-        part.cpu().numpy().tobytes()[: int(length)] for part, length in zip(parts, lengths, strict=True)
-    ]
+    return [part.cpu().numpy().tobytes()[: int(length)] for part, length in zip(parts, lengths, strict=True)]
 
 
 def exchange_arrays(arrays: Arrays) -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -77,7 +77,8 @@ def exchange_arrays(arrays: Arrays) -> list[dict[str, np.ndarray[Any, Any]]]:
     if size() == 1:
         return [dict(arrays)]
     buffer = io.BytesIO()
-    np.savez(buffer, **{f"_{name}": array for name, array in arrays.items()})  # a name may be "file"
+    named: dict[str, Any] = {f"_{name}": array for name, array in arrays.items()}  # a name may be "file"
+    np.savez(buffer, **named)
     gathered = []
     for content in exchange(buffer.getvalue()):
         with np.load(io.BytesIO(content), allow_pickle=False) as found:
@@ -117,8 +118,9 @@ def _device() -> torch.device:
     import torch
 
     accelerator = torch.accelerator.current_accelerator()
-    on_cpu = "gloo" in str(_group().get_backend()) or accelerator is None
-    return torch.device("cpu") if on_cpu else accelerator
+    if accelerator is None or "gloo" in str(_group().get_backend()):
+        return torch.device("cpu")
+    return accelerator
 
 
 def _started() -> bool:

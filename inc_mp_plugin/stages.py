@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inc_mp_plugin import artefacts, store
+from inc_mp_plugin import artefacts, ranks, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.plan import Graph, Plan
@@ -20,6 +20,7 @@ from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import IP_MSE, solve
 from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stage import run_stage
+from inc_mp_plugin.together import ask
 
 if TYPE_CHECKING:
     from inc_mp_plugin.subject import Subject
@@ -77,17 +78,8 @@ def sensitivity_stage(subject: Subject, graph: Graph, noise: Noise, out: Path) -
         return artefacts.sensitivity_from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
 
     def make() -> tuple[Sensitivity, Json]:
-        from inc_mp_plugin.sensitivity.resume import measure_in_steps
-
-        sensitivity = measure_in_steps(
-            subject.model,
-            graph,
-            subject.batches,
-            subject.loss_fn,
-            store.Partial(out / "sensitivity.partial.npz", store.fingerprint(depends_on)),
-            scales=noise.scales,
-            formats=noise.formats if noise.scales else (),
-        )
+        ask(graph)
+        sensitivity = measure(subject, graph, noise, out)
         sha256 = store.write_arrays(arrays, artefacts.sensitivity_arrays(sensitivity))
         content = artefacts.sensitivity_to_json(sensitivity, sha256)
         reached = set(sensitivity.ops)
@@ -95,6 +87,23 @@ def sensitivity_stage(subject: Subject, graph: Graph, noise: Noise, out: Path) -
         return sensitivity, {**content, "not_reached": missed}
 
     return replace(run_stage(path, "sensitivity", depends_on, decode, make), noise=noise.model)
+
+
+def measure(subject: Subject, graph: Graph, noise: Noise, out: Path) -> Sensitivity:
+    """Measure sensitivities, with the other processes if there are any; see `measure_in_steps`."""
+    from inc_mp_plugin.sensitivity.resume import measure_in_steps
+
+    own = f".{ranks.rank()}" if ranks.rank() else ""
+    settings = {**subject.depends_on, "scales": str(noise.scales), "formats": list(noise.formats)}
+    return measure_in_steps(
+        subject.model,
+        graph,
+        subject.batches if subject.own_share else ranks.share(subject.batches),
+        subject.loss_fn,
+        store.Partial(out / f"sensitivity.partial{own}.npz", store.fingerprint(settings)),
+        scales=noise.scales,
+        formats=noise.formats if noise.scales else (),
+    )
 
 
 def without_noise(depends_on: Mapping[str, Any]) -> Json:

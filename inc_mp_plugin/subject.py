@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from inc_mp_plugin import ranks
 from inc_mp_plugin.batches import map_tensors
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inputs import (
@@ -45,6 +46,7 @@ class Subject:
     """What is to be planned: a model and its calibration batches, loaded when first needed.
 
     `depends_on` identifies them (hashes and settings); `base` is the format the model runs in.
+    `own_share` says that of several processes each has batches of its own, not all the same ones.
     """
 
     depends_on: Json
@@ -52,6 +54,7 @@ class Subject:
     load_model: Callable[[], nn.Module]
     load_batches: Callable[[], Sequence[Batch]]
     loss_fn: LossFunction | None = None
+    own_share: bool = False
 
     @cached_property
     def model(self) -> nn.Module:
@@ -99,7 +102,16 @@ def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossF
         load_model=lambda: model,
         load_batches=lambda: batches,
         loss_fn=loss_fn,
+        own_share=True,
     )
+
+
+def with_data_of_all_ranks(subject: Subject) -> Subject:
+    """The same, identified by the batches of every process."""
+    if ranks.size() == 1:
+        return subject
+    everywhere = ranks.exchange(subject.depends_on["data"].encode())
+    return replace(subject, depends_on={**subject.depends_on, "data": _hash_text(f"{everywhere}")})
 
 
 def subject_measured_before(model: nn.Module, depends_on: Json) -> Subject:
@@ -138,10 +150,10 @@ def base_format(model: nn.Module) -> str:
 
 def _identity(loss_fn: LossFunction | None) -> str:
     """Tell loss functions apart; where the code does not show the behaviour, only one object is itself."""
-    code = getattr(loss_fn, "__code__", None)
     if loss_fn is None:
         return "language model"
-    if isinstance(loss_fn, FunctionType) and code.co_freevars:
+    code = getattr(loss_fn, "__code__", None)
+    if isinstance(loss_fn, FunctionType) and loss_fn.__code__.co_freevars:
         return _CLOSURES.setdefault(loss_fn, uuid.uuid4().hex)
     if code is None or code.co_freevars:
         return uuid.uuid4().hex

@@ -37,7 +37,8 @@ def plan_together(make: Callable[[], Plan], measure: Callable[[Graph], object]) 
 
 def ask(graph: Graph) -> None:
     """Ask the other processes to measure the sensitivities of a graph with this one."""
-    _tell({"measure": artefacts.graph_to_json(graph)})
+    if ranks.size() > 1:
+        _tell({"measure": artefacts.graph_to_json(graph)})
 
 
 def _take_part(measure: Callable[[Graph], object]) -> Plan:

@@ -19,6 +19,7 @@ GROUND = {
     "gains",
     "results",
     "store",
+    "ranks",
     "artefacts",
     "result_artefacts",
     "batches",
@@ -39,6 +40,8 @@ ABOVE = {
     "inputs",
     "subject",
     "stage",
+    "together",
+    "scripts",
     "float8",
     "request",
     "switching",
@@ -62,7 +65,7 @@ ABOVE = {
     "cli_app",
     "cli",
 }
-# What stands on what, above the stages; inc/strategy is the one file of a stage that stands on them.
+# What stands on what, above the stages; two files of inc stand on them, too.
 MAY_USE = {
     "sections": set(),
     "recipe": {"targets", "sections"},
@@ -75,15 +78,26 @@ MAY_USE = {
     "checking": {"inc"},
     "rehearsal": {"emission", "inputs", "pricing", "recipe", "stages", "subject"} | STAGES,
     "float8": set(),
+    "together": set(),
+    "scripts": {"inc"},
     "request": {"gain"},
     "switching": {"float8", "inc"},
     "measured_time": {"request", "switching", "gain"},
     "pricing": {"measured_time", "request", "recipe", "sections", "stage", "subject", "gain", "graph"},
     "time_validation": {"pricing", "stage", "subject"} | STAGES,
-    "stages": {"stage", "subject"} | STAGES,
+    "stages": {"stage", "subject", "together"} | STAGES,
     "measured_loss": {"subject", "switching", "recipe", "sections"},
     "validation": {"measured_loss", "stage"} | STAGES,
-    "pipeline": {"subject", "stages", "emission", "measured_loss", "validation", "recipe", "pricing"}
+    "pipeline": {
+        "subject",
+        "stages",
+        "together",
+        "emission",
+        "measured_loss",
+        "validation",
+        "recipe",
+        "pricing",
+    }
     | STAGES,
     "run": {"measured_loss", "pricing", "recipe", "solver", "stage", "stages", "subject"},
     "again": {"run", "pipeline", "pricing", "time_validation", "validation", "stage", "stages", "emission"}
@@ -94,9 +108,11 @@ MAY_USE = {
     "reporting": {"pipeline", "run", "stages"} | STAGES,
     "shown": {"run"} | STAGES,
     "cli": {"again", "checking", "experiments", "reporting", "rehearsal", "shown", "run", "pipeline"}
-    | {"recipe", "cli_app"}
+    | {"recipe", "cli_app", "scripts"}
     | STAGES,
-    "inc/strategy": {"pipeline", "stages", "subject"} | STAGES,
+    "inc/live": {"graph"},
+    "inc/choices": {"gain", "sensitivity", "solver", "stages"},
+    "inc/flow": {"pipeline", "stages", "subject"} | STAGES,
 }
 # Libraries that only certain places may load.
 HOMES = {
@@ -107,7 +123,7 @@ HOMES = {
     "pydantic": {"recipe", "sections"},
     "typer": {"cli", "cli_app"},
     "rich": {"progress", "report", "shown"},
-    "transformers": {"attention", "inputs", "inc/modules", "request"},
+    "transformers": {"attention", "inputs", "inc/modules", "inc/loading", "request"},
     "habana_frameworks": {"gain/devices"},
 }
 FILES = sorted(p.relative_to(PACKAGE).with_suffix("").as_posix() for p in PACKAGE.rglob("*.py"))

@@ -18,37 +18,27 @@ from torch import nn
 from inc_mp_plugin import pipeline
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.batches import OnDevice
-from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.experts import expose_experts
-from inc_mp_plugin.formats import NOISES
-from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.inc.backend import (
     enable_on_cpu,
     forget_models,
-    is_cpu,
     put_modules_back,
     restore_modules,
     take_attributes_back,
 )
+from inc_mp_plugin.inc.choices import check_settings, format_of, noise_of
 from inc_mp_plugin.inc.live import LiveModel
 from inc_mp_plugin.inc.observed import Observed
 from inc_mp_plugin.inc.settings import NAME, Settings, read
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.report.info import summary
-from inc_mp_plugin.sensitivity.scales import Scales
-from inc_mp_plugin.serving import Serving
-from inc_mp_plugin.solver.planner import check_knobs
-from inc_mp_plugin.solver.uncertainty import check_confidence
-from inc_mp_plugin.stages import Noise
 from inc_mp_plugin.subject import base_format
-from inc_mp_plugin.targets import OPTIMUM_HABANA
 
 Entry = Callable[..., nn.Module]
 
-_OBJECTIVES = ("memory", "theoretical_time")
 _PREPARED = "_ip_mse_prepared"
-_LOW = {"E4M3": "fp8_e4m3", "E5M2": "fp8_e5m2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +49,6 @@ class Prepared:
     inc: dict[str, Any]
     observed: Observed
     attributes: frozenset[str]  # that the model had before
-
-
-def check_settings(settings: Settings) -> None:
-    """Refuse settings that no plan could be made for.
-
-    Raises:
-        InputError: one is missing, unknown or out of range.
-    """
-    check_knobs(settings.tau, settings.gain_fraction)
-    if settings.objective not in _OBJECTIVES:
-        raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
-    if settings.device not in ACCELERATORS:
-        raise InputError(unknown("device", settings.device, ACCELERATORS))
-    if settings.noise not in NOISES:
-        raise InputError(unknown("noise", settings.noise, NOISES))
-    if settings.confidence is not None:
-        check_confidence(settings.confidence)
-    Serving(attention=settings.attention, reuse_cache=settings.reuse_cache)
 
 
 def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
@@ -183,7 +155,7 @@ def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
             message = f"{key} is {value}: autotune tries several, everything else needs one"
             raise InputError(message)
     check_settings(settings)  # before calibration, which may take long
-    _noise(settings, inc)
+    noise_of(settings, inc)
     _remove_temporary(config)
     return settings, inc
 
@@ -218,8 +190,8 @@ def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed:
         gain_fraction=settings.gain_fraction,
         objective=settings.objective,
         confidence=settings.confidence,
-        noise=_noise(settings, inc),
-        formats=(_format(inc),),
+        noise=noise_of(settings, inc),
+        formats=(format_of(inc),),
         device=settings.device,
         loss_fn=settings.loss_fn,
         allowed=live.candidates,
@@ -230,18 +202,6 @@ def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed:
     for line in summary(plan):
         say(line)
     return plan
-
-
-def _format(inc: Mapping[str, Any]) -> str:
-    return _LOW[inc.get("fp8_config", "E4M3")]
-
-
-def _noise(settings: Settings, inc: Mapping[str, Any]) -> Noise:
-    """How rounding is priced; on a Gaudi, measured noise takes the scales of the settings' device."""
-    if settings.noise != "measured":
-        return Noise(settings.noise)
-    method = str(inc.get("scale_method", OPTIMUM_HABANA.scale_methods[0])).lower()
-    return Noise("measured", Scales(method, "cpu" if is_cpu() else settings.device), (_format(inc),))
 
 
 def _run(

@@ -19,6 +19,7 @@ from torch import nn
 
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.inc import flow
+from inc_mp_plugin.inc.choices import check_settings
 from inc_mp_plugin.inc.loading import with_modules_of
 from inc_mp_plugin.inc.settings import NAME, Settings, grid, inc_keys, split
 
@@ -35,7 +36,7 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
     """
 
     name = NAME
-    __hash__ = None  # it can be changed, and is compared by content
+    __hash__ = None  # type: ignore[assignment]  # it can be changed, and is compared by content
 
     def __init__(self, **kwargs: Any) -> None:
         """Tell our keys from INC's and check both; INC's base class insists on the name kwargs.
@@ -45,7 +46,7 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
         """
         ours, theirs = split(kwargs)
         for one in grid(ours):
-            flow.check_settings(Settings.of(one))
+            check_settings(Settings.of(one))
         known = inc_keys()
         for key in theirs:
             if key not in known:

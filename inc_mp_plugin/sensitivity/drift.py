@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from inc_mp_plugin import ranks
 from inc_mp_plugin.errors import NonFiniteError
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
@@ -75,11 +76,13 @@ def rounded_losses(
 ) -> FloatArray:
     """Loss of each sample with the inputs and weights of all ops rounded, shape (samples,).
 
-    What INC's quantize-dequantize computes on a CPU; the model leaves as it came.
+    What INC's quantize-dequantize computes on a CPU; the model leaves as it came. Samples of other
+    processes are among them, in the order of the ranks.
     """
     with as_measured(model), torch.no_grad(), _all_rounded(model, graph, rounding, format):
-        losses = [sample_losses(model, batch, loss_fn) for batch in batches]
-    return np.asarray(torch.cat(losses).double().cpu().numpy())
+        losses = [sample_losses(model, batch, loss_fn).double().cpu().numpy() for batch in batches]
+    everywhere = ranks.exchange_arrays({"losses": np.concatenate([np.zeros(0), *losses])})
+    return np.concatenate([part["losses"] for part in everywhere])
 
 
 @contextmanager

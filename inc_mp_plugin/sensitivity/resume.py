@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inc_mp_plugin import ranks
 from inc_mp_plugin.batches import batch_size
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.progress import say, track
@@ -38,13 +39,14 @@ def measure_in_steps(
 ) -> Sensitivity:
     """Do what `measure_sensitivity` does, saving the rows after every batch.
 
-    After an interrupt the passes for the maxabs of the ops' inputs and for the drift, which take no
-    gradients, are made again.
+    Of several processes each measures batches of its own; the result holds the samples of all, in the
+    order of their ranks. After an interrupt the passes for the maxabs of the ops' inputs and for the
+    drift, which take no gradients, are made again.
 
     Raises:
         InputError, NonFiniteError: as `measure_sensitivity`.
     """
-    rows = _restore(partial.load(), formats)
+    rows = _restore([partial.load()], formats)
     samples = sum(len(part.loss) for part in rows)
     sizes = np.cumsum([0, *(batch_size(batch) for batch in batches)]).tolist()
     done = sizes.index(samples) if samples in sizes else 0
@@ -58,6 +60,9 @@ def measure_in_steps(
     for measured in sensitivity_rows(model, graph, remaining, loss_fn, rounding):
         rows.append(measured)
         partial.save(_arrays(concatenate(rows)))
+    if ranks.size() > 1:
+        everywhere = ranks.exchange_arrays(_arrays(concatenate(rows)) if rows else {})
+        rows = _restore(everywhere, formats)
     sensitivity = join(graph, rows)
     if rounding is not None:
         everything = track(batches, "Everything rounded")
@@ -77,12 +82,16 @@ def _arrays(rows: Rows) -> dict[str, object]:
     }
 
 
-def _restore(arrays: dict[str, np.ndarray], formats: Sequence[str]) -> list[Rows]:
+def _restore(parts: Sequence[dict[str, np.ndarray]], formats: Sequence[str]) -> list[Rows]:
+    return [rows for arrays in parts if (rows := _rows(arrays, formats)) is not None]
+
+
+def _rows(arrays: dict[str, np.ndarray], formats: Sequence[str]) -> Rows | None:
     rounding, second = (
         {name.removeprefix(start): part for name, part in arrays.items() if name.startswith(start)}
         for start in (_ROUNDING, _SECOND)
     )
     if not arrays or set(rounding) != set(formats) or not second:
-        return []
+        return None
     called = frozenset(str(name) for name in arrays["called"])
-    return [Rows(arrays["loss"], arrays["input"], arrays["weight"], called, rounding, second)]
+    return Rows(arrays["loss"], arrays["input"], arrays["weight"], called, rounding, second)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from inc_mp_plugin import ranks
 from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
@@ -151,8 +152,25 @@ def _observe(
         finally:
             for handle in handles:
                 handle.remove()
+        maxabs = _of_all_ranks(maxabs)
         _check_finite(modules, maxabs)
     return maxabs
+
+
+def _of_all_ranks(maxabs: MaxAbs) -> MaxAbs:
+    """The largest over the processes, each of which saw batches of its own."""
+    if ranks.size() == 1:
+        return maxabs
+    # BF16 has no counterpart in numpy; FP32 holds it exactly.
+    mine = {f"{index} {op}": value.float().cpu().numpy() for (op, index), value in maxabs.items()}
+    largest: MaxAbs = {}
+    for part in ranks.exchange_arrays(mine):
+        for name, array in part.items():
+            index, _, op = name.partition(" ")
+            value, key = torch.from_numpy(array), (op, int(index))
+            largest[key] = torch.maximum(largest.get(key, value), value)
+    like = next(iter(maxabs.values()), torch.zeros(()))
+    return {key: value.to(maxabs.get(key, like)) for key, value in largest.items()}
 
 
 def _check_finite(modules: Mapping[str, nn.Module], maxabs: MaxAbs) -> None:

@@ -1,0 +1,52 @@
+"""What a user's settings come to: whether they can be met, and how rounding is priced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.formats import NOISES
+from inc_mp_plugin.gain.accelerators import ACCELERATORS
+from inc_mp_plugin.inc.backend import is_cpu
+from inc_mp_plugin.inc.settings import Settings
+from inc_mp_plugin.sensitivity.scales import Scales
+from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.solver.planner import check_knobs
+from inc_mp_plugin.solver.uncertainty import check_confidence
+from inc_mp_plugin.stages import Noise
+from inc_mp_plugin.targets import OPTIMUM_HABANA
+
+_OBJECTIVES = ("memory", "theoretical_time")
+_LOW = {"E4M3": "fp8_e4m3", "E5M2": "fp8_e5m2"}
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse settings that no plan could be made for.
+
+    Raises:
+        InputError: one is missing, unknown or out of range.
+    """
+    check_knobs(settings.tau, settings.gain_fraction)
+    if settings.objective not in _OBJECTIVES:
+        raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
+    if settings.device not in ACCELERATORS:
+        raise InputError(unknown("device", settings.device, ACCELERATORS))
+    if settings.noise not in NOISES:
+        raise InputError(unknown("noise", settings.noise, NOISES))
+    if settings.confidence is not None:
+        check_confidence(settings.confidence)
+    Serving(attention=settings.attention, reuse_cache=settings.reuse_cache)
+
+
+def format_of(inc: Mapping[str, Any]) -> str:
+    """The FP8 format that INC's keys ask for."""
+    return _LOW[inc.get("fp8_config", "E4M3")]
+
+
+def noise_of(settings: Settings, inc: Mapping[str, Any]) -> Noise:
+    """How rounding is priced; on a Gaudi, measured noise takes the scales of the settings' device."""
+    if settings.noise != "measured":
+        return Noise(settings.noise)
+    method = str(inc.get("scale_method", OPTIMUM_HABANA.scale_methods[0])).lower()
+    return Noise("measured", Scales(method, "cpu" if is_cpu() else settings.device), (format_of(inc),))
