@@ -16,6 +16,7 @@ from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.experts import expose_experts
 from inc_mp_plugin.inc.backend import (
+    attributes_of,
     device_table,
     enable_on_cpu,
     forget_models,
@@ -87,7 +88,7 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
             paths[mode] = Path(folder, f"{mode.lower()}.json")
             paths[mode].write_text(json.dumps({**settings, "mode": mode}))
         forget_models()
-        attributes = set(vars(model))
+        attributes = attributes_of(model)
         try:
             prepare(model, FP8Config.from_json_file(str(paths["MEASURE"])))
             try:

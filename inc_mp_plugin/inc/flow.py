@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +21,13 @@ from inc_mp_plugin.batches import OnDevice
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.experts import expose_experts
 from inc_mp_plugin.inc.backend import (
+    Attributes,
+    attributes_of,
     enable_on_cpu,
     forget_models,
     put_modules_back,
     restore_modules,
+    set_aside,
     take_attributes_back,
 )
 from inc_mp_plugin.inc.choices import check_settings, format_of, noise_of
@@ -48,7 +51,7 @@ class Prepared:
     settings: Settings
     inc: dict[str, Any]
     observed: Observed
-    attributes: frozenset[str]  # that the model had before
+    attributes: Attributes  # that the model's modules had before
 
 
 def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
@@ -64,7 +67,7 @@ def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
     settings, inc = _read(model, config)
     _expose(model, settings)
     forget_models()
-    attributes = frozenset(vars(model))
+    attributes = attributes_of(model)
     with _undone(model, attributes):
         prepared = _run(entry, model, {**inc, "mode": "MEASURE"}, mapping, Mode.PREPARE)
     observed = Observed(settings.samples)
@@ -86,7 +89,7 @@ def calibrated(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _undone(model: nn.Module, attributes: Collection[str]) -> Iterator[None]:
+def _undone(model: nn.Module, attributes: Attributes) -> Iterator[None]:
     """On an error the model has its own modules and attributes again."""
     try:
         yield
@@ -108,8 +111,9 @@ def finalize(model: nn.Module) -> None:
         return
     prepared.observed.stop(model)
     put_modules_back(model)
-    live = LiveModel.of(model, prepared.inc, prepared.settings)
-    _plan(live, prepared.settings, prepared.inc, prepared.observed)
+    with set_aside(model, prepared.attributes):
+        live = LiveModel.of(model, prepared.inc, prepared.settings)
+        _plan(live, prepared.settings, prepared.inc, prepared.observed)
 
 
 def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
@@ -124,12 +128,14 @@ def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
         _expose(model, settings)
     else:
         settings, inc = prepared.settings, prepared.inc
-    with _undone(model, vars(model).keys() if prepared is None else prepared.attributes):
+    attributes = attributes_of(model) if prepared is None else prepared.attributes
+    with _undone(model, attributes):
         if prepared is not None:
             prepared.observed.stop(model)
             restore_modules(model)
-        live = LiveModel.of(model, inc, settings)
-        plan = _plan(live, settings, inc, None if prepared is None else prepared.observed)
+        with set_aside(model, attributes):
+            live = LiveModel.of(model, inc, settings)
+            plan = _plan(live, settings, inc, None if prepared is None else prepared.observed)
         inc["blocklist"]["names"] += live.blocked(plan)
     vars(model).pop("quantizer", None)  # INC's, which still points at the file of prepare
     forget_models()

@@ -84,4 +84,4 @@ class LiveModel:
 def _decided(layout: Layout) -> set[str]:
     """Modules of a consumer that plans decide about."""
     together = [*layout.places.values(), *(rule.modules for rule in layout.rules), layout.caches]
-    return {*layout.kept, *(module for modules in together for module in modules)}
+    return {*layout.kept, *layout.resting, *(module for modules in together for module in modules)}
