@@ -113,6 +113,7 @@ MAY_USE = {
     | {"recipe", "cli_app", "scripts"}
     | STAGES,
     "inc/live": {"graph"},
+    "inc/legacy": {"graph", "sensitivity", "solver"},
     "inc/choices": {"gain", "sensitivity", "solver", "stages"},
     "inc/flow": {"pipeline", "stages", "subject"} | STAGES,
 }

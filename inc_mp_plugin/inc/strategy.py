@@ -8,6 +8,7 @@ there a function of INC's is wrapped. Importing this file registers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from neural_compressor.common.base_config import register_config
@@ -147,6 +148,11 @@ def load(model_name_or_path: str, format: str = "huggingface", device: str = "hp
     kwargs = with_modules_of(model_name_or_path, kwargs)
     return _inc_load(model_name_or_path, format=format, device=device, **kwargs)
 
+
+if find_spec("neural_compressor.strategy"):  # up to INC 3.7.1
+    from inc_mp_plugin.inc.legacy import register_legacy
+
+    register_legacy()
 
 fp8_entry.of_inc = _inc_entry
 save_calib_result.of_inc = _inc_save_calib_result  # type: ignore[attr-defined]

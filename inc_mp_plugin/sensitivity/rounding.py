@@ -118,7 +118,7 @@ def observe_rounding(
         return None
     for format in formats:
         scales.full_scale(format)  # refuses what is not FP8
-    return Rounding(scales, tuple(formats), _observe(model, graph, batches, loss_fn))
+    return Rounding(scales, tuple(formats), observe_maxabs(model, graph, batches, loss_fn))
 
 
 def floating_inputs(args: Any, kwargs: Any) -> list[Tensor]:
@@ -127,9 +127,14 @@ def floating_inputs(args: Any, kwargs: Any) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def _observe(
+def observe_maxabs(
     model: nn.Module, graph: Graph, batches: Iterable[Batch], loss_fn: LossFunction | None
 ) -> MaxAbs:
+    """Largest magnitude of every op's inputs over all batches, {(op, index of the input): maxabs}.
+
+    Raises:
+        NonFiniteError: a NaN or an infinity in an input or a weight; the text names the op.
+    """
     maxabs: MaxAbs = {}
 
     def look(op: str, module: nn.Module, args: Any, kwargs: Any) -> None:

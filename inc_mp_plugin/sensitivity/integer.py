@@ -1,0 +1,51 @@
+"""The noise of integers: uniform over one step, the same for every element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_STEPS = 255  # of 8 bits, between the least and the largest number
+INT8 = "int8"
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerNoise:
+    """Root mean square of the rounding noise of INT8, one tensor at a time.
+
+    Rounding to steps of size D makes errors that are uniform on [-D / 2, D / 2], so that::
+
+        E[q^2] = D^2 / 12,    D = 2 maxabs / 255
+
+    whatever the value: per tensor for inputs, whose `maxabs` is given by op and index, per output channel
+    for weights. It stands where measured rounding errors of FP8 stand (`Rounding`): what the taps make of
+    it, ||q * dg/dz||^2, is then sum_k D_k^2 / 12 (dg/dz_k)^2.
+    """
+
+    maxabs: Mapping[tuple[str, int], Tensor]
+    formats: tuple[str, ...] = (INT8,)
+
+    def of_input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+        """Noise of input `index` of an op, in FP32 and the value's shape."""
+        del format
+        return torch.full(value.shape, float(_noise(self.maxabs[op, index])), device=value.device)
+
+    def of_weight(self, weight: Tensor, format: str) -> Tensor:
+        """Noise of a weight, in FP32 and its shape; its first axis counts output channels.
+
+        Example:
+            >>> noise = IntegerNoise({}).of_weight(torch.tensor([[3.0, -51.0], [255.0, 0.0]]), "int8")
+            >>> (noise**2 * 12).round(decimals=4)  # steps of 2 * 51 / 255 and 2
+            tensor([[0.1600, 0.1600],
+                    [4.0000, 4.0000]])
+        """
+        del format
+        channels = weight.float().abs().flatten(1).amax(dim=1)
+        return _noise(channels).view(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
+
+
+def _noise(maxabs: Tensor) -> Tensor:
+    return 2 * maxabs.float() / _STEPS / 12**0.5
