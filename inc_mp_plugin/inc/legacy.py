@@ -62,9 +62,7 @@ class IP_MSETuneStrategy(TuneStrategy):  # type: ignore[misc]  # INC makes "ip_m
         while before is None or before:
             plan = solve(memory_gains_int8(graph, names), seen, tau)
             if plan.quantized != before:
-                say(
-                    f"{len(plan.quantized)} of {len(names)} ops in INT8: NRMSE {plan.nrmse:.4g}, tau {tau:.4g}"
-                )
+                say(f"tau {tau:.4g}: {len(plan.quantized)} of {len(names)} ops in INT8")
                 yield self._configuration(initial, set(plan.quantized), names)
             before, tau = plan.quantized, tau / 2
 

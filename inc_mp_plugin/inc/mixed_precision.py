@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.inc.backend import take_attributes_back
+from inc_mp_plugin.inc.backend import attributes_of, take_attributes_back
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection
 from inc_mp_plugin.switch import Switch, put_module, twin
@@ -78,7 +78,7 @@ def half_precision_switch(model: nn.Module, formats: Mapping[str, str]) -> Switc
     """
     base = {op: model.get_submodule(op) for op in formats}
     modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
-    attributes = set(vars(model))
+    attributes = attributes_of(model)
     try:
         lower_precision(model, mixed_precision_config(BASE, formats, modules))
         wrappers = {op: model.get_submodule(op) for op in formats}
