@@ -8,7 +8,6 @@ there a function of INC's is wrapped. Importing this file registers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from neural_compressor.common.base_config import register_config
@@ -23,6 +22,8 @@ from inc_mp_plugin.inc import flow
 from inc_mp_plugin.inc.choices import check_settings
 from inc_mp_plugin.inc.loading import with_modules_of
 from inc_mp_plugin.inc.settings import NAME, Settings, grid, inc_keys, split
+from inc_mp_plugin.inc.versions import autotune_forgets_the_best, has_legacy_tuning
+from inc_mp_plugin.progress import say
 
 
 @register_config(framework_name=FRAMEWORK_NAME, algo_name=NAME, priority=0)
@@ -59,7 +60,13 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
 
     def expand(self) -> list[IPMSEConfig]:
         """One configuration for each combination of values, the fastest model first."""
-        return [type(self)(**self.theirs, ip_mse=one) for one in grid(self.ours)]
+        expanded = [type(self)(**self.theirs, ip_mse=one) for one in grid(self.ours)]
+        if autotune_forgets_the_best():
+            say(
+                "This version of INC returns None if none is good enough, unless TuningConfig is given "
+                f"max_trials={len(expanded)}, the number of configurations."
+            )
+        return expanded
 
     def __iter__(self) -> Iterator[IPMSEConfig]:
         """Itself alone: INC's autotune goes through what may be a list of configurations."""
@@ -149,7 +156,7 @@ def load(model_name_or_path: str, format: str = "huggingface", device: str = "hp
     return _inc_load(model_name_or_path, format=format, device=device, **kwargs)
 
 
-if find_spec("neural_compressor.strategy"):  # up to INC 3.7.1
+if has_legacy_tuning():
     from inc_mp_plugin.inc.legacy import register_legacy
 
     register_legacy()

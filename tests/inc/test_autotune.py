@@ -4,11 +4,13 @@ import gc
 import weakref
 
 import helpers
+import neural_compressor
 import pytest
 import torch
 from neural_compressor.torch.quantization import FP8Config, TuningConfig, autotune
 
 import inc_mp_plugin as mp
+from inc_mp_plugin.inc import versions
 from inc_mp_plugin.sensitivity import resume
 
 TAUS = [0.0002, 0.002, 0.0005]
@@ -102,6 +104,22 @@ def test_configurations_are_compared_by_their_content():
     assert [each.ours["tau"] for each in mp.IPMSEConfig(tau=TAUS).expand()] == sorted(TAUS, reverse=True)
     expanded = mp.IPMSEConfig(tau=TAUS, dump_stats_path="./here/measure", use_qdq=True).expand()
     assert {(each.dump_stats_path, each.use_qdq) for each in expanded} == {("./here/measure", "True")}
+
+
+def test_versions_that_forget_the_best_are_named(capsys):
+    """INC 3.5 and 3.6: None, and a line that says so beforehand; later versions return the best."""
+    given = TuningConfig(config_set=mp.IPMSEConfig(tau=[1.0]), tolerable_loss=0.01)
+    judge = Judge(lambda size: 50.0)
+    best = autotune(helpers.language_model("llama"), given, judge, run_fn=calibrate)
+    said = "max_trials=1" in capsys.readouterr().err
+    assert (best is None) == said == (versions.version() < (3, 7))
+
+
+@pytest.mark.parametrize("unknown", ["3.4.1", "4.0"])
+def test_unknown_versions_are_refused(monkeypatch, unknown):
+    monkeypatch.setattr(neural_compressor, "__version__", unknown)
+    with pytest.raises(mp.InputError, match=f"INC {unknown} is installed; ip_mse runs with neural-comp"):
+        versions.version()
 
 
 def test_several_values_are_for_autotune_only():
