@@ -158,7 +158,9 @@ def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
     settings, inc = read(config, base_format(model))
     for key, value in asdict(settings).items():
         if isinstance(value, (list, tuple)):
-            message = f"{key} is {value}: autotune tries several, everything else needs one"
+            message = (
+                f"{key} is {value}: autotune tries several, of an IPMSEConfig; everything else needs one"
+            )
             raise InputError(message)
     check_settings(settings)  # before calibration, which may take long
     noise_of(settings, inc)
