@@ -12,27 +12,30 @@ from neural_compressor.torch.quantization import FP8Config, convert, finalize_ca
 import inc_mp_plugin as mp
 from inc_mp_plugin import pipeline
 
-mode, path, stage = sys.argv[1:]
-mp.register()
-
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-if stage == "finalize":
-    pipeline.gains_stage = die  # sensitivities are written, the plan is not
-if stage == "convert":
-    pipeline.plan_stage = die
-model, config = helpers.language_model("llama"), FP8Config.from_json_file(path)
-if mode == "MEASURE":
-    model = prepare(model, config)
-    with torch.no_grad():
-        for seed in range(3):
-            model(input_ids=helpers.tokens(2, 16, seed))
-            if stage == "calibrate":
-                die()
-    finalize_calibration(model)
-else:
-    model = convert(model, config)
-    print(json.dumps(sorted(n for n, m in model.named_modules() if type(m).__name__.startswith("Patched"))))
+if __name__ == "__main__":
+    mode, path, stage = sys.argv[1:]
+    mp.register()
+
+    if stage == "finalize":
+        pipeline.gains_stage = die  # sensitivities are written, the plan is not
+    if stage == "convert":
+        pipeline.plan_stage = die
+    model, config = helpers.language_model("llama"), FP8Config.from_json_file(path)
+    if mode == "MEASURE":
+        model = prepare(model, config)
+        with torch.no_grad():
+            for seed in range(3):
+                model(input_ids=helpers.tokens(2, 16, seed))
+                if stage == "calibrate":
+                    die()
+        finalize_calibration(model)
+    else:
+        model = convert(model, config)
+        print(
+            json.dumps(sorted(n for n, m in model.named_modules() if type(m).__name__.startswith("Patched")))
+        )
