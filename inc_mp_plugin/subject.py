@@ -229,7 +229,8 @@ def _load(model: ModelSection, calibration: CalibrationSection, data: Path, samp
 
 def versions() -> dict[str, str]:
     """Versions of what the artefacts depend on."""
-    names = ("inc-mp-plugin", "torch", "transformers", "neural-compressor")
+    # Gaudi software brings INC under the last of these names.
+    names = ("inc-mp-plugin", "torch", "transformers", "neural-compressor", "neural-compressor-pt")
     installed = {}
     for name in names:
         try:

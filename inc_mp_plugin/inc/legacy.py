@@ -56,7 +56,7 @@ class IP_MSETuneStrategy(TuneStrategy):  # type: ignore[misc]  # INC makes "ip_m
         model: nn.Module = self.model.model
         batches = _first(self.calib_dataloader, given.get("samples", 64))
         graph = capture(model, batches[0][0] if isinstance(batches[0], (tuple, list)) else batches[0])
-        names = {name for name, _ in initial} & graph.by_name.keys()
+        names = {_op(name) for name, _ in initial} & graph.by_name.keys()
         seen = measure_int8(model, graph, batches, loss_fn).of(names)
         before: Collection[str] | None = None
         while before is None or before:
@@ -70,11 +70,16 @@ class IP_MSETuneStrategy(TuneStrategy):  # type: ignore[misc]  # INC makes "ip_m
         """INC's configuration of a plan; what is not an op of ours stays as INC has it."""
         chosen: dict[Any, Any] = copy.deepcopy(initial)
         for name, kind in initial:
-            if name in names - quantized:
+            if _op(name) in names - quantized:
                 chosen[name, kind] = OpTuningConfig(name, kind, "fp32", self.tuning_space)
         size = self.tuning_space.root_item.get_option_by_name("calib_sampling_size")
         chosen["calib_sampling_size"] = size.options[0]
         return chosen
+
+
+def _op(name: str) -> str:
+    """Name of a module for INC's name of it: where INC wraps a module, it adds `.module`."""
+    return name.removesuffix(".module")
 
 
 def measure_int8(model: nn.Module, graph: Graph, batches: Sequence[Any], loss_fn: Any) -> Sensitivity:

@@ -16,7 +16,7 @@ def version() -> tuple[int, ...]:
     Raises:
         InputError: it is one that the plugin does not know.
     """
-    from neural_compressor import __version__
+    from neural_compressor.common.version import __version__  # neural-compressor-pt has no other
 
     found = tuple(int(part) for part in re.findall(r"\d+", str(__version__))[:3])
     if not OLDEST <= found < AFTER:

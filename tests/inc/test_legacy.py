@@ -3,6 +3,7 @@
 import itertools
 from importlib.util import find_spec
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -133,6 +134,32 @@ def test_smaller_plans_follow_until_one_is_good_enough(net, data):
     assert len(seen[-1]) <= 1
     trials = seen[1:]  # the first is the base model
     assert [len(one) for one in trials] == sorted({len(one) for one in trials}, reverse=True)
+
+
+def next_token_loss(model, batch):
+    logits = model(batch[0]).logits[:, :-1]
+    return nn.functional.cross_entropy(logits.transpose(1, 2), batch[1][:, 1:], reduction="none").mean(dim=1)
+
+
+@legacy
+def test_a_language_model():
+    """INC calls some of its modules by another name than ours."""
+    ids = helpers.tokens(8, 16)
+    model = helpers.language_model("llama")
+    result = fit(model, (ids, ids), tau=1.0, loss_fn=next_token_loss).model
+    kinds = {name: type(module).__module__ for name, module in result.named_modules()}
+    assert (
+        sum(
+            "quantized" in kind
+            for name, kind in kinds.items()
+            if name.removesuffix(".module").endswith("_proj")
+        )
+        == 14
+    )
+    whole = fit(helpers.language_model("llama"), (ids, ids), tau=1e-9, loss_fn=next_token_loss).model
+    assert not any(
+        "quantized" in type(module).__module__ for name, module in whole.named_modules() if "_proj" in name
+    )
 
 
 @legacy
