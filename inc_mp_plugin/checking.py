@@ -66,24 +66,29 @@ def check_file(
     except InputError as error:
         raise InputError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
     missing = [] if measurements is None else unmeasured(config, layout, where, measurements)
-    elsewhere = _names_of_others(config, captured, layout, serving)
+    elsewhere = _names_of_others(config, captured, layout, serving, target)
     faults = tuple(f"{path}: {fault}" for fault in (*report.faults, *elsewhere, *missing))
     return replace(report, faults=faults)
 
 
 def _names_of_others(
-    config: dict[str, Any], captured: Captured, layout: Layout, serving: Serving
+    config: dict[str, Any], captured: Captured, layout: Layout, serving: Serving, target: str | None
 ) -> Iterator[str]:
-    """Patterns that match nothing here, but modules of another consumer."""
+    """Patterns that match nothing here, but ops in the modules of another consumer."""
     known = {name for tree in layout.trees for name in tree}
     patterns = {pattern for parts in pattern_lists(config).values() for pattern in parts["names"]}
-    for target in (VLLM_GAUDI, OPTIMUM_HABANA):
-        names = {name for tree in target.lay_out(captured, serving).trees for name in tree}
-        foreign = [
-            pattern
-            for pattern in sorted(patterns)
-            if not any(re.search(pattern, name) for name in known)
-            and any(re.search(pattern, name) for name in names)
-        ]
-        if foreign:
-            yield f"{foreign[0]!r} is of {target.name}'s module names: check with --target {target.name}"
+    foreign = sorted(one for one in patterns if not any(re.search(one, name) for name in known))
+    for consumer in (VLLM_GAUDI, OPTIMUM_HABANA):
+        places = consumer.lay_out(captured, serving).places
+        found = {
+            pattern: op
+            for pattern in foreign
+            for op, modules in places.items()
+            if any(re.search(pattern, module) for module in modules)
+        }
+        for pattern, op in list(found.items())[:1]:
+            if target is None:
+                yield f"{pattern!r} is a name of {consumer.name}'s: check with --target {consumer.name}"
+            elif op in layout.places:
+                here = layout.places[op][0]
+                yield f"{pattern!r} is a name of {consumer.name}'s; {target} runs that op in {here}"

@@ -92,6 +92,7 @@ def find(folder: Path) -> Found:
             same | {"objective": goal.objective, "tau": made.get("tau")},
         ),
         _experiments(shelf, run.gains, same),
+        run.held_back,
         shelf.depends_on,
         shelf.outdated,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,21 @@ class Run:
     def gains(self) -> dict[str, Gains]:
         """Gains of the configurations that keep to the demands of the recipe's targets."""
         return {name: constrained(gains, self.demands) for name, gains in self.free_gains.items()}
+
+    @cached_property
+    def held_back(self) -> tuple[str, ...]:
+        """Why ops stay in the base format whatever the threshold, one line per reason."""
+        base, reached = self.recipe.model.dtype, set(self.sensitivity.ops)
+        missed = {op.name for op in self.graph.ops} - reached
+        demanded = demands(self.graph, self.plan.targets, self.plan.serving)
+        whys = Counter(demanded.kept.values())
+        lines = [f"{count} ops stay in {base}: {why}" for why, count in whys.items()]
+        together = {op for tie in demanded.ties if not missed.isdisjoint(tie.ops) for op in tie.ops}
+        if missed:
+            with_them = len(together - missed)
+            also = f", and so do {with_them} ops that share one format with them" if with_them else ""
+            lines.append(f"{len(missed)} ops stay in {base}: no sample reached them{also}; give more samples")
+        return tuple(lines)
 
     @cached_property
     def plan(self) -> Plan:

@@ -26,6 +26,8 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
     """The plan of a folder and, if it was measured, its validation."""
     run = Run(folder)
     print_plan(plan_table(run.plan, run.free_gains[run.plan.objective], run.priced), _console())
+    for line in run.held_back:
+        _console().print(f"{line}.", markup=False, soft_wrap=True)
     if validation and run.validation is not None:
         print_validation(run.validation, run.plan.confidence, _console(), run.plan)
 

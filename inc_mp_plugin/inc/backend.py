@@ -79,6 +79,21 @@ def scale_methods() -> list[str]:
     return [name.lower() for name in scale_method_config.ScaleMethodString.__members__]
 
 
+def refused_values(config: Mapping[str, Any]) -> list[str]:
+    """Keys of a file whose values INC's own parser refuses, a line each."""
+    from neural_compressor.torch.algorithms.fp8_quant._quant_common import quant_config
+
+    faults = []
+    for key, kind in quant_config._config_to_enum.items():
+        try:
+            if key in config:
+                quant_config._get_enum_from_string(kind, config[key], key)
+        except ValueError:
+            allowed = ", ".join(name.lower() for name in kind.__members__)
+            faults.append(f"{key} is {config[key]!r}, which INC refuses; allowed are {allowed}")
+    return faults
+
+
 def is_cpu() -> bool:
     """Tell whether INC quantizes for a CPU on this machine."""
     from neural_compressor.torch.utils.auto_accelerator import auto_detect_accelerator

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.inc.backend import device_table
 from inc_mp_plugin.inc.consumers import alike, remarks, resting
 from inc_mp_plugin.inc.patterns import summarize
 from inc_mp_plugin.inc.selection import Lists, pattern_lists, quantizable, selected
@@ -54,12 +55,13 @@ def check_config(
         lines += _selection(tree, able, chosen, f"{device}{which}", "measure" if measures else "quantize")
         faults += [] if measures else _all_or_nothing(lists, able, chosen, which)
     everything = {name: kind for tree in layout.trees for name, kind in tree.items()}
-    faults += _patterns(lists, everything, set(quantizable(everything, device)))
+    faults += _patterns(lists, everything, set(quantizable(everything, device)), device)
     faults += _cancelled(lists, everything)
     if not measures:
         chosen_anywhere = {name for chosen in picked for name in chosen}
         lines += remarks(layout, chosen_anywhere)
-        faults += alike([*legality(layout, chosen_anywhere, kv_cache), *resting(layout, chosen_anywhere)])
+        faults += alike(legality(layout, chosen_anywhere, kv_cache))
+        faults += resting(layout, lists, everything, chosen_anywhere)
     notes, wrong = check_values(config)
     return Report((*lines, *notes), tuple(dict.fromkeys((*faults, *wrong))))
 
@@ -80,19 +82,24 @@ def _selection(
 def _all_or_nothing(lists: Lists, able: Sequence[str], chosen: Sequence[str], which: str) -> Iterator[str]:
     """What INC would do without a word: nothing at all, or everything although the file says otherwise."""
     given = any(lists[name][part] for name in lists for part in lists[name])
-    if not chosen and lists["blocklist"]["names"] != [".*"]:
+    if not chosen and ".*" not in lists["blocklist"]["names"]:
         yield f"the file selects nothing{which}: the model would run without FP8, and INC would not say so"
     elif given and len(chosen) == len(able):
         yield f"the lists change nothing{which}: everything that INC could quantize would run in FP8"
 
 
-def _patterns(lists: Lists, modules: Modules, able: set[str]) -> Iterator[str]:
+def _patterns(lists: Lists, modules: Modules, able: set[str], device: str) -> Iterator[str]:
     for name, parts in lists.items():
         for pattern in parts["names"]:
             hits = [module for module in modules if re.search(pattern, module)]
             # Read as whole parts of a dotted name, which is what is usually meant.
             meant = {m for m in hits if re.search(rf"(?:^|\.)(?:{pattern})(?:\.|$)", m)}
             more = [module for module in hits if module not in meant and module in able]
+            if re.search(r"\[\d+-\d\d+\]", pattern):
+                yield (
+                    f"{name}.names: {pattern!r} holds a set of digits, not a range of numbers; write "
+                    "(?:0|1|2) for 0 to 2"
+                )
             if not hits:
                 yield f"{name}.names: {pattern!r} matches no module of the model"
             elif more and (meant or re.fullmatch(r"[\w.]+", pattern)):
@@ -103,7 +110,7 @@ def _patterns(lists: Lists, modules: Modules, able: set[str]) -> Iterator[str]:
                 )
         kinds = set(modules.values())
         for kind in parts["types"]:
-            if name == "allowlist" and kind not in kinds:
+            if kind not in kinds and (name == "allowlist" or kind not in device_table(device)):
                 yield f"{name}.types: {kind!r} is the class of no module"
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from inc_mp_plugin.inc.patterns import summarize
+from inc_mp_plugin.inc.selection import Lists
 from inc_mp_plugin.targets.layout import Layout
 
 
@@ -17,16 +18,29 @@ def remarks(layout: Layout, chosen: Collection[str]) -> Iterator[str]:
             f"note: {len(routers)} routers would run in FP8 ({'; '.join(summarize(routers))}), which may "
             "choose other experts; plans of ours never do that"
         )
+    if not chosen:
+        yield "note: nothing is selected: the model runs without FP8"
     caches = [name for name in layout.caches if name in chosen]
     if caches:
         yield f"note: {len(caches)} modules hold the KV cache: it would be in FP8"
 
 
-def resting(layout: Layout, chosen: Collection[str]) -> Iterator[str]:
-    """Selected modules that never run as the model is served, where what runs instead is not selected."""
-    for module, instead in layout.resting.items():
-        if module in chosen and instead not in chosen:
-            yield f"{module} is selected but never runs, and {instead}, which runs instead, is not selected"
+def resting(layout: Layout, lists: Lists, modules: Iterable[str], chosen: Collection[str]) -> Iterator[str]:
+    """Patterns that were meant for modules which never run the way the model is served.
+
+    An allowed one leaves in the base format, and a blocked one lets into FP8, what runs in their place.
+    """
+    names = list(modules)
+    for name, wanted in (("allowlist", False), ("blocklist", True)):
+        for pattern in lists[name]["names"]:
+            hits = [module for module in names if re.search(pattern, module)]
+            instead = [layout.resting[module] for module in hits if module in layout.resting]
+            if hits and len(instead) == len(hits) and (instead[0] in chosen) == wanted:
+                runs = "in FP8" if wanted else "in the base format"
+                yield (
+                    f"{name}.names: {pattern!r} matches only modules that never run with this attention; "
+                    f"{instead[0]} runs instead, {runs}"
+                )
 
 
 def alike(faults: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from inc_mp_plugin.errors import unknown
-from inc_mp_plugin.inc.backend import scale_methods
+from inc_mp_plugin.inc.backend import refused_values, scale_methods
 from inc_mp_plugin.inc.settings import NAME, inc_keys
 
 _MODES = ("MEASURE", "QUANTIZE", "LOAD", "AUTO")
@@ -35,6 +35,8 @@ def check_values(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             faults.append(f"INC ignores the key {key!r}; did you mean {near[0]!r}?")
         else:
             notes.append(f"INC ignores the key {key!r}.")
+    if str(config.get("mode")).upper() == "AUTO":
+        notes.append("note: mode AUTO is for scripts that prepare and convert; optimum-habana does nothing.")
     if NAME in config:
         notes.append(f"{NAME!r} is the plugin's: INC stops at it if the plugin is not registered.")
     return notes, faults
@@ -62,6 +64,11 @@ def _others(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"dump_stats_path is {path!r}: INC fails unless it has a folder, as './hqt_output/measure'"
     if isinstance(method, str) and method.lower() not in scale_methods():
         yield unknown("scale_method", method, scale_methods())
+    rest = {key: value for key, value in config.items() if key not in ("mode", "scale_method")}
+    yield from refused_values(rest)
+    for old, new in (("whitelist", "allowlist"), ("blacklist", "blocklist")):
+        if old in config and new in config:
+            yield f"{old} and {new} are one key to INC, and only the later one counts; unite them"
     if config.get("strategy") == NAME and NAME not in config:
         yield (
             f'"strategy": "{NAME}" is of the plugin: without it INC ignores the key and quantizes '

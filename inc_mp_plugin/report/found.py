@@ -19,7 +19,8 @@ Json = dict[str, Any]
 class Found:
     """The artefacts of a folder; None where one is missing.
 
-    `able` are the ops that every target can run in a lower format. `recipe` is the recipe as JSON,
+    `able` are the ops that every target can run in a lower format; `held_back` says why others cannot leave
+    the base format. `recipe` is the recipe as JSON,
     `depends_on` what each artefact followed from, by its file's stem, and `outdated` says why an
     artefact that is there is of another plan or another state of things.
     """
@@ -37,6 +38,7 @@ class Found:
     time: TimeValidation | None = None
     verification: Verification | None = None
     experiments: tuple[Experiment, ...] = ()
+    held_back: tuple[str, ...] = ()
     depends_on: Mapping[str, Json] = field(default_factory=dict)
     outdated: Mapping[str, str] = field(default_factory=dict)
 

@@ -35,4 +35,5 @@ def ties(found: Found) -> Section | None:
         caption = "Ops that share one format, and the gain that would come on top if they did not have to."
         columns = ("what ties them", "ties", "ops in each", "of them lowered", "cost")
         blocks.append(Table(caption, columns, tuple(rows)))
+    blocks += [f"{line}." for line in found.held_back]
     return Section("ties", "What the consumers tie together", tuple(blocks))

@@ -91,6 +91,8 @@ def _all_rounded(model: nn.Module, graph: Graph, rounding: Rounding, format: str
     handles, weights = [], []
     try:
         for op in graph.ops:
+            if (op.name, 0) not in rounding.maxabs:
+                continue  # no sample reached this expert, so no plan lowers it; rounding may reach it
             module = module_of(model, op.name)
             hook = partial(_round_inputs, op.name, rounding, format)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))

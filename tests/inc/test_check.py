@@ -102,7 +102,15 @@ FAULTS = {
     "unknown mode": ({"mode": "QUANTISE"}, "did you mean 'QUANTIZE'?"),
     "unknown scale method": ({"scale_method": "maxabs_hv"}, "did you mean 'maxabs_hw'?"),
     "flat strategy": ({"strategy": "ip_mse"}, 'Write the nested form, at which INC then stops: "ip_mse"'),
-    "a vLLM name": ({"blocklist": names("qkv_proj")}, "check with --target vllm-gaudi"),
+    "a value INC refuses": ({"fp8_config": "E5M3"}, "fp8_config is 'E5M3', which INC refuses; allowed are"),
+    "no yes or no": ({"use_qdq": "maybe"}, "use_qdq is 'maybe', which INC refuses"),
+    "old and new key": ({"blacklist": names("x"), "blocklist": names("y")}, "only the later one counts"),
+    "a set of digits": ({"blocklist": names("layers.[0-15].mlp")}, "a set of digits, not a range"),
+    "a blocked class": ({"blocklist": names(types=["Matmull"])}, "'Matmull' is the class of no module"),
+    "a vLLM name": (
+        {"blocklist": names("qkv_proj")},
+        "'qkv_proj' is a name of vllm-gaudi's; optimum-habana runs that op in model.layers.",
+    ),
     "unknown class": ({"allowlist": names("lm_head", types=["Lineal"])}, "'Lineal' is the class of no"),
 }
 
@@ -138,20 +146,36 @@ def test_the_cache_that_is_served(tmp_path, target):
     assert faults
 
 
-def test_modules_that_the_attention_never_runs(tmp_path):
-    products = written(tmp_path, allowlist=names(r"\.matmul_(?:qk|av)$"))
-    assert check(products, "llama", "optimum-habana", served={"attention": "eager"}).faults == ()
-    faults = check(products, "llama", "optimum-habana", served={"attention": "flash"}).faults
-    assert [fault.partition("mine.json: ")[2] for fault in faults] == [
-        f"model.layers.0.self_attn.matmul_{product} is selected but never runs, and model.layers.0.self_attn."
-        "fused_scaled_dot_product_attention, which runs instead, is not selected (and 1 more like it)"
-        for product in ("qk", "av")
-    ]
-    fused = written(tmp_path, allowlist=names("fused_scaled_dot_product_attention$"))
-    assert check(fused, "llama", "optimum-habana", served={"attention": "flash"}).faults == ()
-    (fault,) = check(fused, "llama", "optimum-habana", served={"attention": "eager"}).faults
-    assert "is selected but never runs" in fault
-    assert check(written(tmp_path), "llama", "optimum-habana", served={"attention": "flash"}).faults == ()
+FUSED = "fused_scaled_dot_product_attention"
+RESTING = {
+    "allowed products": ("allowlist", r"matmul_qk$", "flash", "in the base format"),
+    "allowed kernel": ("allowlist", f"{FUSED}$", "eager", "in the base format"),
+    "blocked products": ("blocklist", r"\.matmul_(?:qk|av)$", "flash", "in FP8"),
+    "blocked kernel": ("blocklist", f"{FUSED}$", "eager", "in FP8"),
+}
+
+
+@pytest.mark.parametrize(("part", "pattern", "attention", "runs"), RESTING.values(), ids=RESTING.keys())
+def test_modules_that_the_attention_never_runs(tmp_path, part, pattern, attention, runs):
+    path = written(tmp_path, **{part: names(pattern)})
+    (fault,) = check(path, "llama", "optimum-habana", served={"attention": attention}).faults
+    assert "matches only modules that never run with this attention" in fault
+    assert fault.endswith(f"runs instead, {runs}")
+    other = {"eager": "flash", "flash": "eager"}[attention]
+    for unsuspicious in ({"attention": other}, {}):
+        assert check(path, "llama", "optimum-habana", served=unsuspicious).faults == ()
+
+
+@pytest.mark.parametrize(("attention", "faults"), [("eager", 0), ("flash", 2)])
+def test_gemmas_list_is_for_eager_attention(attention, faults):
+    """It blocks the two products, which flash attention runs in its kernel, and there in FP8."""
+    path = HANDWRITTEN / "optimum-habana-gemma-first.json"
+    assert len(check(path, "llama", "optimum-habana", served={"attention": attention}).faults) == faults
+
+
+def test_names_of_another_consumer_without_a_target(tmp_path):
+    path = written(tmp_path, blocklist=names("qkv_proj"))
+    assert any("check with --target vllm-gaudi" in fault for fault in check(path, "llama", None).faults)
 
 
 def test_routers_in_fp8_are_named(tmp_path):

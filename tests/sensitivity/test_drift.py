@@ -1,6 +1,7 @@
 """The drift of the mean loss: losses as INC's converted model gives them, and the second-order theory."""
 
 import math
+from dataclasses import replace
 
 import helpers
 import numpy as np
@@ -45,6 +46,18 @@ def test_everything_rounded_is_what_inc_converts(name):
     with torch.no_grad():
         theirs = torch.cat([sample_losses(model, batch, None) for batch in text()])
     assert ours.tolist() == theirs.double().tolist()
+
+
+def test_what_no_sample_reached_is_not_rounded():
+    """As an expert that gets its first token when everything else is rounded: no scale is known for it."""
+    model = helpers.language_model("llama")
+    graph = capture(model, text()[0])
+    rounding = observe_rounding(model, graph, text(), None, SCALES, (E4M3,))
+    seen = {key: value for key, value in rounding.maxabs.items() if key[0] != "lm_head"}
+    found = rounded_losses(model, graph, text(), None, replace(rounding, maxabs=seen), E4M3)
+    others = replace(graph, ops=tuple(op for op in graph.ops if op.name != "lm_head"))
+    assert found.tolist() == rounded_losses(model, others, text(), None, rounding, E4M3).tolist()
+    assert found.tolist() != rounded_losses(model, graph, text(), None, rounding, E4M3).tolist()
 
 
 def test_drift_by_hand():
