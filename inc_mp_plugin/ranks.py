@@ -86,6 +86,11 @@ def exchange_arrays(arrays: Arrays) -> list[dict[str, np.ndarray[Any, Any]]]:
     return gathered
 
 
+def wait() -> None:
+    """Wait until every process has come here."""
+    exchange(b"here")
+
+
 def tell(content: bytes) -> None:
     """Send something from the first process to all others, which `hear` it."""
     if size() > 1:

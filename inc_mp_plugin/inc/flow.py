@@ -15,7 +15,7 @@ from neural_compressor.common.utils import Mode
 from neural_compressor.torch.quantization.config import FP8Config
 from torch import nn
 
-from inc_mp_plugin import pipeline
+from inc_mp_plugin import pipeline, ranks
 from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.batches import OnDevice
 from inc_mp_plugin.errors import InputError
@@ -70,6 +70,7 @@ def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
     attributes = attributes_of(model)
     with _undone(model, attributes):
         prepared = _run(entry, model, {**inc, "mode": "MEASURE"}, mapping, Mode.PREPARE)
+    ranks.wait()  # to measure, INC moves older files away, and with them those of a faster process
     observed = Observed(settings.samples)
     observed.watch(prepared)
     vars(prepared)[_PREPARED] = Prepared(settings, inc, observed, attributes)
