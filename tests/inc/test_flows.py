@@ -159,13 +159,11 @@ def globals_of_inc():
     return len(IMOD_DICT) + len(parent_child_mod_dict) + len(gmod_list)
 
 
-CONFIGS = {
-    "ours": lambda: mp.IPMSEConfig(tau=TAU),
-    "INC's": lambda: FP8Config(strategy="ip_mse", ip_mse={"tau": TAU}),
-}
+OURS = pytest.param(lambda: mp.IPMSEConfig(tau=TAU))
+OF_INC = pytest.param(lambda: FP8Config(strategy="ip_mse", ip_mse={"tau": TAU}), marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize("config", [OURS, OF_INC], ids=["ours", "INC's"])
 def test_ten_quantizations_leave_nothing(config, tmp_path, monkeypatch):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
