@@ -43,7 +43,11 @@ def test_scores_of_every_strategy(folder, monkeypatch):
     ("arguments", "message"),
     [
         ([], "no task was given"),
-        (["--task", "stdlib_close", *TASKS[2:4]], "lm-eval has no task 'stdlib_close'; near:"),
+        pytest.param(  # lm-eval reads all its tasks first
+            ["--task", "stdlib_close", *TASKS[2:4]],
+            "lm-eval has no task 'stdlib_close'; near:",
+            marks=pytest.mark.slow,
+        ),
         ([*TASKS[:2], "--include-path", "nowhere"], "there is no folder nowhere"),
     ],
 )

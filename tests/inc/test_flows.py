@@ -159,11 +159,14 @@ def globals_of_inc():
     return len(IMOD_DICT) + len(parent_child_mod_dict) + len(gmod_list)
 
 
-OURS = pytest.param(lambda: mp.IPMSEConfig(tau=TAU))
-OF_INC = pytest.param(lambda: FP8Config(strategy="ip_mse", ip_mse={"tau": TAU}), marks=pytest.mark.slow)
+CONFIGS = {
+    "ours": lambda: mp.IPMSEConfig(tau=TAU),
+    "INC's": lambda: FP8Config(strategy="ip_mse", ip_mse={"tau": TAU}),
+}
 
 
-@pytest.mark.parametrize("config", [OURS, OF_INC], ids=["ours", "INC's"])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_ten_quantizations_leave_nothing(config, tmp_path, monkeypatch):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -217,6 +220,7 @@ def test_after_an_error_the_model_is_as_it_came(config, run, error):
     assert patched(quantize(model, mp.IPMSEConfig(tau=1.0), run_fn=calibrate))
 
 
+@pytest.mark.slow
 def test_several_models_at_a_time():
     """Calibrated in turns; each is planned from what it was called with itself."""
     one, other = helpers.language_model("llama"), helpers.language_model("qwen3")

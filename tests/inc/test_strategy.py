@@ -98,7 +98,7 @@ def expected(model, **settings):
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
+@pytest.mark.parametrize("mode", ["no_grad", pytest.param("inference_mode", marks=pytest.mark.slow)])
 def test_every_flow_quantizes_the_plan(flow, mode):
     model = helpers.language_model("llama")
     wanted = expected(model, tau=TAU)

@@ -183,7 +183,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("method", ["maxabs_pow2", PCS])
+@pytest.mark.parametrize("method", ["maxabs_pow2", pytest.param(PCS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow if case == "experts" else ()) for case in CASES]
 )
