@@ -30,6 +30,11 @@ def loss_fn(model, batch):
     return nn.functional.cross_entropy(model(x), label, reduction="none")
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # INC writes its history to ./nc_workspace
+
+
 @pytest.fixture
 def net():
     torch.manual_seed(0)
