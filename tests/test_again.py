@@ -12,6 +12,8 @@ from test_command_line import call, read
 import inc_mp_plugin as mp
 from inc_mp_plugin.again import emit_again, runs_alike
 from inc_mp_plugin.errors import SelectionError
+from inc_mp_plugin.recipe import parse_recipe
+from inc_mp_plugin.run import Run
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
 
@@ -202,3 +204,29 @@ def _cache_loss_mse(folder):
     arrays = np.load(folder / "sensitivity.npz")
     second = next(arrays[key] for key in arrays.files if "second" in key and "input" in key)
     return float(second.sum(axis=1).mean()) * 2.0**-6 / 12
+
+
+def test_what_stays_in_the_base_format_is_named(tmp_path):
+    """Experts that no sample reached hold the others of their block back, on vLLM, and are counted."""
+    batch = {"input_ids": helpers.tokens(2)}
+    model = helpers.mixture("mixtral")
+    graph = mp.capture(model, batch)
+    seen = mp.measure_sensitivity(model, graph, [batch])
+    experts = [op.name for op in graph.ops if ".layers.0." in op.name and ".experts." in op.name]
+    missed = experts[:3]
+    seen = seen.of([op for op in seen.ops if op not in missed])
+    demanded = mp.demands(graph, ["vllm-gaudi"])
+    plan = mp.solve(mp.memory_gains(graph, ("fp32", "fp8_e4m3")), seen, tau=1.0, demands=demanded)
+    assert not set(experts) & set(plan.quantized)
+    recipe = parse_recipe(
+        {"model": {"name_or_path": "x", "dtype": "fp32"}, "calibration": {"data": "x.jsonl"}, "tau": 1.0},
+        [],
+        "here",
+    )
+    run = Run(tmp_path)
+    vars(run).update(graph=graph, sensitivity=seen, plan=plan, recipe=recipe)
+    rest = len(experts) - len(missed)
+    assert run.held_back == (
+        f"3 ops stay in fp32: no sample reached them, and so do {rest} ops that share one format with them; "
+        "give more samples",
+    )

@@ -72,26 +72,18 @@ def forget_models() -> None:
         container.clear()
 
 
-def scale_methods() -> list[str]:
-    """Names of the methods by which INC chooses scales, as a file gives them."""
-    from neural_compressor.torch.algorithms.fp8_quant._core.scale_methods import scale_method_config
-
-    return [name.lower() for name in scale_method_config.ScaleMethodString.__members__]
-
-
-def refused_values(config: Mapping[str, Any]) -> list[str]:
-    """Keys of a file whose values INC's own parser refuses, a line each."""
+def refused_values(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Keys of a file whose values INC's own parser refuses, with what it allows."""
     from neural_compressor.torch.algorithms.fp8_quant._quant_common import quant_config
 
-    faults = []
+    refused = {}
     for key, kind in quant_config._config_to_enum.items():
         try:
-            if key in config:
+            if key in config and not isinstance(config[key], dict):
                 quant_config._get_enum_from_string(kind, config[key], key)
         except ValueError:
-            allowed = ", ".join(name.lower() for name in kind.__members__)
-            faults.append(f"{key} is {config[key]!r}, which INC refuses; allowed are {allowed}")
-    return faults
+            refused[key] = [name.lower() for name in kind.__members__]
+    return refused
 
 
 def is_cpu() -> bool:

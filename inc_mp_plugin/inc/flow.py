@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,8 @@ def folder_of(inc: Mapping[str, Any]) -> Path:
 
 def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
     settings, inc = read(config, base_format(model))
-    for key, value in asdict(settings).items():
+    for key in Settings.__slots__:
+        value = getattr(settings, key)
         if isinstance(value, (list, tuple)):
             message = (
                 f"{key} is {value}: autotune tries several, of an IPMSEConfig; everything else needs one"

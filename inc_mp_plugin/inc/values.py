@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from inc_mp_plugin.errors import unknown
-from inc_mp_plugin.inc.backend import refused_values, scale_methods
+from inc_mp_plugin.inc.backend import refused_values
 from inc_mp_plugin.inc.settings import NAME, inc_keys
 
 _MODES = ("MEASURE", "QUANTIZE", "LOAD", "AUTO")
@@ -59,13 +59,12 @@ def _mode(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _others(config: Mapping[str, Any]) -> Iterator[str]:
-    path, method = config.get("dump_stats_path"), config.get("scale_method")
+    path = config.get("dump_stats_path")
     if path is not None and "/" not in str(path):
         yield f"dump_stats_path is {path!r}: INC fails unless it has a folder, as './hqt_output/measure'"
-    if isinstance(method, str) and method.lower() not in scale_methods():
-        yield unknown("scale_method", method, scale_methods())
-    rest = {key: value for key, value in config.items() if key not in ("mode", "scale_method")}
-    yield from refused_values(rest)
+    for key, allowed in refused_values(config).items():
+        if key != "mode":  # AUTO among others is no mode of the parser's, but of INC's scripts
+            yield unknown(key, str(config[key]), allowed)
     for old, new in (("whitelist", "allowlist"), ("blacklist", "blocklist")):
         if old in config and new in config:
             yield f"{old} and {new} are one key to INC, and only the later one counts; unite them"

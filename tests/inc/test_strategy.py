@@ -13,6 +13,7 @@ from torch import nn
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.inc.observed import Observed
 
 TAU = 0.0005
 INPUTS = [helpers.tokens(2, 16, seed) for seed in range(3)]
@@ -150,6 +151,35 @@ def test_measured_noise_takes_the_scales_of_the_configuration(method):
     assert plan.binds
     config = mp.IPMSEConfig(tau=TAU, noise="measured", confidence=0.9, scale_method=method)
     assert patched(quantize(model, config, run_fn=keyword)) == set(plan.quantized)
+
+
+@pytest.mark.parametrize(("room", "kept"), [(3 * 8 * 4 * 5, 3), (8 * 4 * 5, 1), (0, 1)])
+def test_batches_are_kept_as_long_as_there_is_room(room, kept):
+    """Of 4 rows of 5 numbers of 8 bytes; the first is kept in any case, or there would be no gradient."""
+    model = nn.Linear(5, 2).double()
+    observed = Observed(100, room)
+    observed.watch(model)
+    given = [torch.full((4, 5), float(i), dtype=torch.float64) for i in range(6)]
+    for batch in given:
+        model(batch)
+        batch.zero_()  # what is kept is a copy
+    observed.stop(model)
+    assert [batch["input"].unique().tolist() for batch in observed.batches] == [
+        [float(i)] for i in range(kept)
+    ]
+
+
+def test_hooks_of_the_users_own_stay():
+    seen = []
+    model = helpers.language_model("llama")
+    wanted = expected(model, tau=TAU)
+    handle = model.register_forward_pre_hook(lambda *_: seen.append(1))
+    found = quantize(model, mp.IPMSEConfig(tau=TAU), run_fn=keyword)
+    assert patched(found) == wanted
+    assert list(found._forward_pre_hooks) == [handle.id]
+    seen.clear()
+    found(INPUTS[0])
+    assert seen == [1]
 
 
 def test_the_users_lists_are_respected():
