@@ -210,6 +210,7 @@ def test_interrupt_and_resume(project, finished, tmp_path, monkeypatch, where, p
     assert not list(tmp_path.glob("*partial*"))
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_time(project, finished, tmp_path):
     command = [sys.executable, "-m", "inc_mp_plugin.cli", "tune", str(project / "recipe.yaml")]
     process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True)

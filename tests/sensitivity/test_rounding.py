@@ -185,7 +185,8 @@ CASES = {
 
 @pytest.mark.parametrize("method", ["maxabs_pow2", pytest.param(PCS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow if case == "experts" else ()) for case in CASES]
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case in ("experts", "llama") else ()) for case in CASES],
 )
 def test_equals_the_naive_computation(case, method):
     build, make_batches, loss_fn = CASES[case]

@@ -81,7 +81,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "experts" else ()) for case in CASES]
+)
 def test_equals_the_naive_computation(case):
     build, make_batches, loss_fn = CASES[case]
     torch.manual_seed(0)
@@ -98,7 +100,9 @@ def test_equals_the_naive_computation(case):
         assert found.total[name] == pytest.approx(np.mean(wanted[name]), rel=1e-4)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if "experts" in case else ()) for case in CASES]
+)
 def test_does_not_depend_on_the_batch_size(case):
     build, make_batches, loss_fn = CASES[case]
     torch.manual_seed(0)
