@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.errors import NonFiniteError as NonFiniteError
     from inc_mp_plugin.errors import PluginError as PluginError
     from inc_mp_plugin.gain.bench import TimingSettings as TimingSettings
+    from inc_mp_plugin.gain.bit_operations import bit_operation_gains as bit_operation_gains
     from inc_mp_plugin.gain.macs import mac_gains as mac_gains
     from inc_mp_plugin.gain.memory import memory_gains as memory_gains
     from inc_mp_plugin.gain.roofline import Phase as Phase
@@ -25,12 +26,18 @@ if TYPE_CHECKING:
     from inc_mp_plugin.inc.strategy import IPMSEConfig as IPMSEConfig
     from inc_mp_plugin.inc.strategy import register as register
     from inc_mp_plugin.measured_time import time_gains as time_gains
+    from inc_mp_plugin.op_values import OpValues as OpValues
     from inc_mp_plugin.pipeline import tune as tune
     from inc_mp_plugin.plan import Graph as Graph
     from inc_mp_plugin.plan import Plan as Plan
     from inc_mp_plugin.pricing import Clock as Clock
     from inc_mp_plugin.request import Request as Request
     from inc_mp_plugin.sensitivities import Sensitivity as Sensitivity
+    from inc_mp_plugin.sensitivity.alps import measure_alps as measure_alps
+    from inc_mp_plugin.sensitivity.alps import (
+        measure_alps_without_training as measure_alps_without_training,
+    )
+    from inc_mp_plugin.sensitivity.eagl import measure_eagl as measure_eagl
     from inc_mp_plugin.sensitivity.scales import Scales as Scales
     from inc_mp_plugin.sensitivity.taylor import measure_sensitivity as measure_sensitivity
     from inc_mp_plugin.solver.baselines import baseline as baseline
@@ -41,6 +48,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "errors": ("InfeasibleError", "InputError", "NonFiniteError", "PluginError"),
     "gain.bench": ("TimingSettings",),
+    "gain.bit_operations": ("bit_operation_gains",),
     "gain.macs": ("mac_gains",),
     "gain.memory": ("memory_gains",),
     "gain.roofline": ("Phase", "roofline_gains"),
@@ -50,6 +58,7 @@ _HOMES = {
     "inc.convert": ("apply",),
     "inc.strategy": ("IPMSEConfig", "register"),
     "measured_time": ("time_gains",),
+    "op_values": ("OpValues",),
     "pipeline": ("tune",),
     "plan": ("Graph", "Plan"),
     "serving": ("Serving",),
@@ -57,6 +66,8 @@ _HOMES = {
     "targets.rules": ("demands",),
     "pricing": ("Clock",),
     "request": ("Request",),
+    "sensitivity.alps": ("measure_alps", "measure_alps_without_training"),
+    "sensitivity.eagl": ("measure_eagl",),
     "sensitivity.scales": ("Scales",),
     "sensitivity.taylor": ("measure_sensitivity",),
     "solver.baselines": ("baseline",),

@@ -11,7 +11,7 @@ from typing import Any
 from inc_mp_plugin import store
 from inc_mp_plugin.errors import InputError
 
-KNOBS = ("tau", "gain_fraction")
+KNOBS = ("tau", "gain_fraction", "budget")
 SERVING_KEYS = ("kv_cache", "attention", "reuse_cache")
 PLAN_KEYS = (
     *KNOBS,
@@ -41,7 +41,7 @@ def solve_overrides(
     """
     wanted = {**planned, **changes}
     keys = [key for key in PLAN_KEYS if wanted[key] != stored[key]]
-    if not set(KNOBS).isdisjoint(keys):  # given alone, each of them drops the other
+    if not set(KNOBS).isdisjoint(keys):  # those that are given drop the others
         keys = [key for key in KNOBS if wanted[key] is not None] + [key for key in keys if key not in KNOBS]
     return [written(key, wanted[key]) for key in keys]
 

@@ -20,7 +20,7 @@ from inc_mp_plugin.results import Frontier, Validation
 from inc_mp_plugin.run import Run
 from inc_mp_plugin.serving import Serving
 from inc_mp_plugin.solver.frontier import frontier
-from inc_mp_plugin.solver.planner import check_knobs
+from inc_mp_plugin.solver.knobs import check_knobs
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.stages import plan_stage
 from inc_mp_plugin.targets import get_target
@@ -53,7 +53,8 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
     run = Run(folder, (*overrides, "verify=false"))
     before = _plan_before(folder)
     goal = goal_of(run.recipe)
-    plan = plan_stage(run.able, run.free_gains, goal, folder, demands=run.demands)
+    values = run.values(goal.strategy)
+    plan = plan_stage(run.able, run.free_gains, goal, folder, demands=run.demands, values=values)
     if before is None or _files_say(before) != _files_say(plan):
         clear_files(folder)
         say("The plan is a new one: run `inc-mp emit` and `inc-mp validate` for it.")

@@ -117,6 +117,7 @@ def gains_to_json(gains: Mapping[str, Gains]) -> Json:
                 "source": one.source,
                 "base": one.base,
                 "groups": [asdict(group) for group in one.groups],
+                "cost": one.cost,
             }
             for name, one in gains.items()
         }
@@ -142,6 +143,7 @@ def gains_from_json(content: Json) -> dict[str, Gains]:
                 )
                 for group in one["groups"]
             ),
+            one.get("cost"),
         )
         for name, one in content["objectives"].items()
     }

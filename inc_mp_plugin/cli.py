@@ -102,7 +102,9 @@ def validate(
 @command
 def experiment(
     folder: Folder,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="choices, prediction, curve or accuracy.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="choices, prediction, curve, methods or accuracy.")
+    ],
     objective: Annotated[str | None, typer.Option(help="Whose gain; the plan's if not given.")] = None,
     draws: Annotated[int, typer.Option(help="Random draws, and seeds of perturbed scales.")] = 10,
     task: Annotated[
@@ -116,7 +118,8 @@ def experiment(
     """Do one of the paper's experiments: plans of every strategy, compared and measured.
 
     choices: what each lowers (figure 2). prediction: predicted against measured loss (figure 3).
-    curve: measured loss at equal gain (figure 4). accuracy: task scores (figures 5, 7 to 9, table 1).
+    curve: measured loss at equal gain (figure 4). methods: the same of ip_mse, EAGL and ALPS.
+    accuracy: task scores (figures 5, 7 to 9, table 1).
     """
     from inc_mp_plugin.experiments import Settings, Tasks, run_experiment
     from inc_mp_plugin.run import Run

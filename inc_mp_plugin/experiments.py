@@ -12,6 +12,7 @@ from inc_mp_plugin import result_artefacts
 from inc_mp_plugin.accuracy import Examiner
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.op_values import METHODS
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.progress import say, track
 from inc_mp_plugin.results import Experiment, Trial
@@ -20,6 +21,7 @@ from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, b
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.stages import Goal, check_objective, plan_depends_on
+from inc_mp_plugin.value_stages import low_of, values_stage
 
 # Fractions of the largest gain at which strategies are compared, and of everything's NRMSE.
 GAIN_LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
@@ -50,8 +52,9 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
 
     `choices`: what each strategy lowers at the recipe's tau (figure 2). `prediction`: predicted against
     measured loss MSE at several thresholds (figure 3). `curve`: measured loss MSE at equal gain (figure
-    4). `accuracy`: task scores at several thresholds, over seeds that perturb the scales before
-    quantization (figures 5, 7 to 9 and table 1).
+    4). `methods`: the same of the ways to price ops: ip_mse, EAGL and ALPS (arXiv 2301.13330), whose
+    values are measured first. `accuracy`: task scores at several thresholds, over seeds that perturb the
+    scales before quantization (figures 5, 7 to 9 and table 1).
 
     Raises:
         InputError: an unknown name or objective, or an artefact is missing, damaged or outdated.
@@ -110,6 +113,18 @@ def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
     return _measured(run, gains, "curve", [*trials, everything])
 
 
+def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    low = low_of(run.recipe)
+    # Before anything is measured through INC, which converts the model for good.
+    values = [values_stage(method, run.subject, run.graph, low, run.folder) for method in METHODS]
+    trials = [
+        _trial(solve(gains, run.able, gain_fraction=level, values=one), 0, level)
+        for level in GAIN_LEVELS
+        for one in (None, *values)
+    ]
+    return _measured(run, gains, "methods", trials)
+
+
 def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
     everything = baseline(gains, run.able, UNIFORM, 1.0)
     trials = []
@@ -133,6 +148,7 @@ _EXPERIMENTS: dict[str, Callable[[Run, Gains, Settings], Experiment]] = {
     "choices": _choices,
     "prediction": _prediction,
     "curve": _curve,
+    "methods": _methods,
     "accuracy": _accuracy,
 }
 

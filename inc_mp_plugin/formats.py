@@ -1,4 +1,4 @@
-"""Number formats: mantissa bits, bytes per element, and the noise factor alpha."""
+"""Number formats: bits per element, mantissa bits, and the noise factor alpha."""
 
 from __future__ import annotations
 
@@ -11,21 +11,40 @@ from inc_mp_plugin.errors import InputError, unknown
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A floating-point number format."""
+    """A number format; an integer, which has no mantissa, counts steps of a size that its tensor has."""
 
     name: str
-    mantissa_bits: int
-    bytes: int
+    bits: int
+    mantissa_bits: int | None = None
+
+    @property
+    def bytes(self) -> float:
+        """Bytes per element."""
+        return self.bits / 8
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether it is one."""
+        return self.mantissa_bits is None
+
+    def is_coarser_than(self, other: Format) -> bool:
+        """Whether it says less of a number: by mantissa bits, or by bits where one is an integer."""
+        if self.mantissa_bits is None or other.mantissa_bits is None:
+            return self.bits < other.bits
+        return self.mantissa_bits < other.mantissa_bits
 
 
 FORMATS = {
     format.name: format
     for format in (
-        Format("fp32", 23, 4),
-        Format("bf16", 7, 2),
-        Format("fp16", 10, 2),
-        Format("fp8_e4m3", 3, 1),
-        Format("fp8_e5m2", 2, 1),
+        Format("fp32", 32, 23),
+        Format("bf16", 16, 7),
+        Format("fp16", 16, 10),
+        Format("fp8_e4m3", 8, 3),
+        Format("fp8_e5m2", 8, 2),
+        Format("int8", 8),
+        Format("int4", 4),
+        Format("int2", 2),
     )
 }
 
@@ -61,7 +80,7 @@ def alpha(name: str, noise: str = "uniform") -> float:
     is uniform is taken: alpha E[1/x^2], E[1/x^2] = 3 / (8 ln 2) = 0.541.
 
     Raises:
-        InputError: there is no format of that name.
+        InputError: there is no format of that name, or it is an integer, whose steps are of one size.
 
     Example:
         >>> alpha("fp8_e4m3") == 2**-6 / 12
@@ -69,8 +88,15 @@ def alpha(name: str, noise: str = "uniform") -> float:
         >>> round(alpha("fp8_e4m3", "log_uniform") / alpha("fp8_e4m3"), 3)
         0.541
     """
+    bits = get_format(name).mantissa_bits
+    if bits is None:
+        message = (
+            f"the noise of {name} is not relative to a value, as that of floating point is: its rounding "
+            "error has to be measured (noise: measured)"
+        )
+        raise InputError(message)
     factor = _LOG_UNIFORM if noise == "log_uniform" else 1.0
-    return factor * float(2.0 ** (-2 * get_format(name).mantissa_bits) / 12.0)
+    return factor * float(2.0 ** (-2 * bits) / 12.0)
 
 
 def check_formats(names: Sequence[str]) -> tuple[str, ...]:
@@ -85,10 +111,10 @@ def check_formats(names: Sequence[str]) -> tuple[str, ...]:
         raise InputError(message)
     base = formats[0]
     for format in formats[1:]:
-        if format.mantissa_bits >= base.mantissa_bits:
+        if not format.is_coarser_than(base):
             message = (
-                f"format {format.name!r} is not coarser than the base format {base.name!r}; "
-                f"only formats of fewer mantissa bits than {base.mantissa_bits} save anything"
+                f"format {format.name!r} is not coarser than the base format {base.name!r}; only formats of "
+                "fewer mantissa bits, or integers of fewer bits, save anything"
             )
             raise InputError(message)
     return tuple(names)

@@ -26,13 +26,18 @@ class GroupGains:
 
 @dataclass(frozen=True, slots=True)
 class Gains:
-    """The gains of one objective: `unit` is "s" or "byte", `source` measured, modelled or exact."""
+    """The gains of one objective.
+
+    `unit` is "s", "byte" or "bit operation", `source` measured, modelled or exact; `cost` is what everything
+    costs in the base format, in that unit: a plan costs as much less as it gains.
+    """
 
     objective: str
     unit: str
     source: str
     base: str
     groups: tuple[GroupGains, ...]
+    cost: float | None = None
 
     @property
     def largest(self) -> float:

@@ -42,10 +42,11 @@ from inc_mp_plugin.subject import (
     subject_of,
     with_data_of_all_ranks,
 )
-from inc_mp_plugin.targets import check_scale_method, get_target
+from inc_mp_plugin.targets import CPU_QDQ, get_target
 from inc_mp_plugin.targets.rules import demands
 from inc_mp_plugin.together import plan_together
 from inc_mp_plugin.validation import validation_stage, verification_stage
+from inc_mp_plugin.value_stages import Low, low_of, scales_of, tasks, values_stage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -69,7 +70,10 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     subject = subject_of(recipe)
     return plan_together(
         lambda: _tune_recipe(recipe, subject, out),
-        lambda graph: measure(subject, graph, noise_of(recipe), out),
+        {
+            "sensitivity": lambda graph: measure(subject, graph, noise_of(recipe), out),
+            **tasks(subject, low_of(recipe), out),
+        },
     )
 
 
@@ -85,13 +89,14 @@ def _tune_recipe(recipe: Recipe, subject: Subject, out: Path) -> Plan:
     demanded = demands_for(graph, recipe)
     gains = gains_stage(subject, graph, sensitivity, prices_of(recipe, sensitivity.ops, demanded), out)
     goal = goal_of(recipe)
+    values = values_stage(goal.strategy, subject, graph, low_of(recipe), out)
     meter = None
     if recipe.validation is not None:
         meter = LossMeter(recipe, recipe.validation, subject, graph, sensitivity, out)
     correction = 1.0
     if recipe.verify and meter is not None:
         correction = verified_correction(meter, gains, sensitivity, goal, demanded, out)
-    plan = plan_stage(sensitivity, gains, goal, out, correction, demanded)
+    plan = plan_stage(sensitivity, gains, goal, out, correction, demanded, values)
     clear_files(out, recipe.targets)
     for target in recipe.targets:
         emit(plan, graph, target, out, recipe)
@@ -109,6 +114,7 @@ def goal_of(recipe: Recipe) -> Goal:
         recipe.strategy,
         recipe.seed,
         recipe.confidence,
+        recipe.budget,
     )
 
 
@@ -116,10 +122,7 @@ def noise_of(recipe: Recipe) -> Noise:
     """How a recipe prices rounding; measured noise takes the scales of its first target."""
     if recipe.noise != "measured":
         return Noise(recipe.noise)
-    target = get_target(recipe.targets[0])
-    method = check_scale_method(target, recipe.scale_method)
-    device = "cpu" if target.device == "cpu" else recipe.device
-    return Noise("measured", Scales(method, device), recipe.formats)
+    return Noise("measured", scales_of(recipe, get_target(recipe.targets[0])), recipe.formats)
 
 
 def verified_correction(
@@ -148,11 +151,13 @@ def tune(
     *,
     tau: float | None = None,
     gain_fraction: float | None = None,
+    budget: float | None = None,
     objective: str = "memory",
     strategy: str = "ip_mse",
     seed: int = 0,
     confidence: float | None = None,
     noise: Noise | None = None,
+    scales: Scales | None = None,
     formats: Sequence[str] = ("fp8_e4m3",),
     device: str = "gaudi2",
     request: Request | None = None,
@@ -172,11 +177,14 @@ def tune(
             processes of torch.distributed each gives its own; the plan is the same in all.
         tau: threshold of the normalized RMSE of the loss (eq. 5).
         gain_fraction: instead, the wanted fraction of the largest gain, at the least loss.
-        objective: "memory", "theoretical_time", "roofline" or "empirical_time".
-        strategy: "ip_mse", or a baseline: "random" (of `seed`), "prefix" or "uniform".
+        budget: instead, the fraction of what everything costs in the base format that a plan may cost.
+        objective: "memory", "theoretical_time", "bit_operations", "roofline" or "empirical_time".
+        strategy: "ip_mse"; "eagl" or "alps", which price ops in other ways; or a baseline: "random" (of
+            `seed`), "prefix" or "uniform".
         seed: of the order of "random".
         confidence: the budget is to hold at the upper end of this interval, such as 0.95.
         noise: how rounding is priced; as the paper does if None.
+        scales: how INC will scale to FP8, for "eagl" and "alps"; as on a CPU by default if None.
         formats: formats below the base format.
         device: where modelled time counts.
         request: what time is priced for; the forward pass of the first batch is measured without it.
@@ -191,14 +199,11 @@ def tune(
         InputError, CaptureError, NonFiniteError, InfeasibleError: as the stages.
     """
     folder = Path(out)
-    if batches is None:
-        stored = store.read_json(folder / "sensitivity.json", "sensitivity")["depends_on"]
-        subject = subject_measured_before(model, without_noise(stored))
-    else:
-        subject = with_data_of_all_ranks(subject_in_memory(model, batches, loss_fn))
+    subject = _subject(model, batches, loss_fn, folder)
     if objective == "empirical_time" and clock is None:
         clock = Clock("cpu", TimingSettings())
     noise = noise or Noise()
+    low = Low((subject.base, *formats), scales or Scales(CPU_QDQ.scale_methods[0], "cpu"))
 
     def make() -> Plan:
         graph: Graph = graph_stage(subject, folder)
@@ -206,10 +211,20 @@ def tune(
         if allowed is not None:
             sensitivity = sensitivity.of(allowed)
         demanded = demands(graph, targets, serving)
-        low = (subject.base, *formats)
-        prices = Prices(low, sensitivity.ops, device, request, objective == "roofline", clock, demanded)
+        prices = Prices(low.formats, sensitivity.ops, device, request, objective, clock, demanded)
         gains = gains_stage(subject, graph, sensitivity, prices, folder)
-        goal = Goal(objective, tau, gain_fraction, strategy, seed, confidence)
-        return plan_stage(sensitivity, gains, goal, folder, demands=demanded)
+        goal = Goal(objective, tau, gain_fraction, strategy, seed, confidence, budget)
+        values = values_stage(strategy, subject, graph, low, folder)
+        return plan_stage(sensitivity, gains, goal, folder, demands=demanded, values=values)
 
-    return plan_together(make, lambda graph: measure(subject, graph, noise, folder))
+    sensitivities = {"sensitivity": lambda graph: measure(subject, graph, noise, folder)}
+    return plan_together(make, {**sensitivities, **tasks(subject, low, folder)})
+
+
+def _subject(
+    model: nn.Module, batches: Sequence[Batch] | None, loss_fn: LossFunction | None, folder: Path
+) -> Subject:
+    if batches is not None:
+        return with_data_of_all_ranks(subject_in_memory(model, batches, loss_fn))
+    stored = store.read_json(folder / "sensitivity.json", "sensitivity")["depends_on"]
+    return subject_measured_before(model, without_noise(stored))

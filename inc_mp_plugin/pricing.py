@@ -11,6 +11,7 @@ from inc_mp_plugin import artefacts, result_artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.bench import TimingSettings
+from inc_mp_plugin.gain.bit_operations import bit_operation_gains
 from inc_mp_plugin.gain.configurations import free_formats, in_large_groups
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
@@ -55,15 +56,16 @@ class Prices:
     """What is to be priced: always memory; and time, modelled and measured, as far as it is asked for.
 
     `formats` are the base format and the lower ones; `ops` those that may leave the base format;
-    `device` is the one that time is modelled for; `request` what time is priced for; `roofline` and
-    `clock` ask for those objectives; `demands` are those of the consumers.
+    `device` is the one that time is modelled for; `request` what time is priced for; `objective` is what
+    a plan is wanted for, if it is one that is not always priced; `clock` asks for measured time; `demands`
+    are those of the consumers.
     """
 
     formats: tuple[str, ...]
     ops: tuple[str, ...]
     device: str
     request: Request | None = None
-    roofline: bool = False
+    objective: str = "memory"
     clock: Clock | None = None
     demands: Demands = NO_DEMANDS
 
@@ -100,8 +102,7 @@ def prices_of(recipe: Recipe, ops: tuple[str, ...], demanded: Demands) -> Prices
     if section is not None:
         request = Request(section.prompt_tokens, section.output_tokens, section.batch_size)
     formats = (recipe.model.dtype, *recipe.formats)
-    roofline, clock = recipe.objective == "roofline", clock_of(recipe)
-    return Prices(formats, ops, recipe.device, request, roofline, clock, demanded)
+    return Prices(formats, ops, recipe.device, request, recipe.objective, clock_of(recipe), demanded)
 
 
 def gains_stage(
@@ -121,7 +122,9 @@ def gains_stage(
     ties, kept = in_large_groups(graph, prices.demands)
     if ties or kept:
         depends_on["ties"] = store.fingerprint({"ties": [list(tie) for tie in ties], "kept": sorted(kept)})
-    if prices.roofline:
+    if prices.objective == "bit_operations":
+        depends_on["objective"] = prices.objective
+    if prices.objective == "roofline":
         consumer = _consumer(prices)
         depends_on["request"] = asdict(_request(prices))
         depends_on["served by"] = consumer or "no target"
@@ -136,7 +139,9 @@ def gains_stage(
         gains = {"memory": memory_gains(graph, prices.formats)}
         if set(prices.formats) <= ACCELERATORS[prices.device].flops.keys():
             gains["theoretical_time"] = mac_gains(graph, prices.formats, prices.device)
-        if prices.roofline:
+        if prices.objective == "bit_operations":
+            gains["bit_operations"] = bit_operation_gains(graph, prices.formats)
+        if prices.objective == "roofline":
             phases = _phases(subject, graph, prices)
             gains["roofline"] = roofline_gains(
                 phases, prices.formats, prices.device, sensitivity.total, ties, kept

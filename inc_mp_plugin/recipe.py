@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from inc_mp_plugin.advice import KNOBS
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.formats import check_formats, get_format
 from inc_mp_plugin.sections import (
@@ -20,11 +21,12 @@ from inc_mp_plugin.sections import (
     Threshold,
     TimingSection,
     ValidationSection,
+    knob_fault,
 )
 from inc_mp_plugin.targets import get_target
 
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Objective = Literal["memory", "theoretical_time", "roofline", "empirical_time"]
+Objective = Literal["memory", "theoretical_time", "bit_operations", "roofline", "empirical_time"]
 
 
 class Recipe(Section):
@@ -32,13 +34,14 @@ class Recipe(Section):
 
     model: ModelSection
     calibration: CalibrationSection
-    strategy: Literal["ip_mse", "random", "prefix", "uniform"] = "ip_mse"
+    strategy: Literal["ip_mse", "eagl", "alps", "random", "prefix", "uniform"] = "ip_mse"
     seed: int = 0
     objective: Objective = "memory"
     device: Literal["gaudi2", "gaudi3", "h100", "cpu"] = "gaudi2"
     formats: tuple[str, ...] = ("fp8_e4m3",)
     tau: Threshold | None = None
     gain_fraction: Fraction | None = None
+    budget: Fraction | None = None
     noise: Literal["uniform", "log_uniform", "measured"] = "uniform"
     scale_method: str | None = None
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -55,7 +58,12 @@ class Recipe(Section):
     @classmethod
     def _formats_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            get_format(name)
+            if get_format(name).is_integer:
+                message = (
+                    f"{name} is an integer, which no FP8 configuration of INC holds; a recipe takes formats "
+                    "of floating point, and recipes/digits shows how integers are planned from Python"
+                )
+                raise ValueError(message)
         return names
 
     @field_validator("targets")
@@ -88,10 +96,9 @@ class Recipe(Section):
         return ""
 
     def _threshold_fault(self) -> str:
-        if self.tau is None and self.gain_fraction is None:
-            return "give tau (threshold of the normalized RMSE) or gain_fraction (wanted gain)"
-        if self.tau is None and self.strategy != "ip_mse":
-            return f"strategy {self.strategy} is held to a threshold: give tau, not gain_fraction"
+        fault = knob_fault(self.strategy, self.tau, self.gain_fraction, self.budget)
+        if fault:
+            return fault
         if self.confidence and (self.verify or self.strategy != "ip_mse"):
             return (
                 "confidence makes ip_mse keep to the budget at its upper end; it goes neither with another "
@@ -163,10 +170,10 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> 
     """Check the content of a recipe after overrides; see `load_recipe`."""
     for override in overrides:
         _override(content, override)
-    # Whoever asks for one of the two knobs means it instead of the other, unless both are given.
-    given = {override.partition("=")[0] for override in overrides} & {"tau", "gain_fraction"}
-    if len(given) == 1:
-        content.pop("gain_fraction" if "tau" in given else "tau", None)
+    # Whoever asks for some of the knobs means these, instead of those that the recipe has.
+    given = {override.partition("=")[0] for override in overrides} & set(KNOBS)
+    for knob in set(KNOBS) - given if given else ():
+        content.pop(knob, None)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

@@ -163,7 +163,7 @@ def _goal(run: Run, made: Json) -> Goal:
         Goal(**{key: value for key, value in made.items() if key in names}) if made else goal_of(run.recipe)
     )
     # The least loss for a gain is the same at any tau that allows it.
-    return replace(goal, tau=None) if goal.gain_fraction is not None else goal
+    return goal if goal.gain_fraction is None and goal.budget is None else replace(goal, tau=None)
 
 
 def _stability(run: Run, able: Sensitivity, goal: Goal) -> Stability:
@@ -171,4 +171,5 @@ def _stability(run: Run, able: Sensitivity, goal: Goal) -> Stability:
     gains = constrained(run.free_gains[plan.objective], demands(run.graph, plan.targets, plan.serving))
     # With a confidence, each draw finds the correction that it needs.
     correction = plan.correction if goal.confidence is None else 1.0
-    return stability(plan, able, lambda seen: solve_goal(gains, seen, goal, correction))
+    values = run.values(goal.strategy)
+    return stability(plan, able, lambda seen: solve_goal(gains, seen, goal, correction, values=values))

@@ -13,6 +13,7 @@ from inc_mp_plugin.advice import PLAN_KEYS, refuse_dry_run, solve_overrides
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.measured_loss import LossMeter
+from inc_mp_plugin.op_values import OpValues
 from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.pricing import demands_for, runnable_ops
 from inc_mp_plugin.recipe import Recipe, parse_recipe
@@ -24,6 +25,7 @@ from inc_mp_plugin.stage import changes
 from inc_mp_plugin.stages import without_noise
 from inc_mp_plugin.subject import Subject, subject_of
 from inc_mp_plugin.targets.rules import demands
+from inc_mp_plugin.value_stages import stored_values
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Run:
     def gains(self) -> dict[str, Gains]:
         """Gains of the configurations that keep to the demands of the recipe's targets."""
         return {name: constrained(gains, self.demands) for name, gains in self.free_gains.items()}
+
+    def values(self, strategy: str) -> OpValues | None:
+        """eagl.json or alps.json, for these strategies; None for the others."""
+        stored = store.read_json(self.folder / "sensitivity.json", "sensitivity").get("depends_on", {})
+        return stored_values(strategy, self.folder, without_noise(stored))
 
     @cached_property
     def held_back(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin import artefacts, ranks, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.op_values import METHODS, OpValues
 from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.sensitivities import Sensitivity
@@ -47,6 +48,7 @@ class Goal:
     strategy: str = IP_MSE
     seed: int = 0
     confidence: float | None = None
+    budget: float | None = None
 
 
 def graph_stage(subject: Subject, out: Path) -> Graph:
@@ -78,7 +80,7 @@ def sensitivity_stage(subject: Subject, graph: Graph, noise: Noise, out: Path) -
         return artefacts.sensitivity_from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
 
     def make() -> tuple[Sensitivity, Json]:
-        ask(graph)
+        ask("sensitivity", graph)
         sensitivity = measure(subject, graph, noise, out)
         sha256 = store.write_arrays(arrays, artefacts.sensitivity_arrays(sensitivity))
         content = artefacts.sensitivity_to_json(sensitivity, sha256)
@@ -131,11 +133,15 @@ def solve_goal(
     goal: Goal,
     correction: float = 1.0,
     demands: Demands = NO_DEMANDS,
+    values: OpValues | None = None,
 ) -> Plan:
-    """The plan for a goal, by its strategy, held to what its consumers demand."""
-    if goal.strategy != IP_MSE:
+    """The plan for a goal, by its strategy, held to what its consumers demand.
+
+    `values` are those of the strategy, if it has any.
+    """
+    if goal.strategy not in (IP_MSE, *METHODS):
         if goal.tau is None:
-            message = f"strategy {goal.strategy} is held to a threshold: give tau, not gain_fraction"
+            message = f"strategy {goal.strategy} is held to a threshold: give tau, neither gain nor budget"
             raise InputError(message)
         tied, priced = constrained(gains, demands), replace(sensitivity, cached=demands.cached)
         plan = baseline(tied, priced, goal.strategy, goal.tau, seed=goal.seed, demands=demands)
@@ -145,6 +151,8 @@ def solve_goal(
         sensitivity,
         goal.tau,
         gain_fraction=goal.gain_fraction,
+        budget=goal.budget,
+        values=values,
         confidence=goal.confidence,
         correction=correction,
         demands=demands,
@@ -152,7 +160,11 @@ def solve_goal(
 
 
 def plan_depends_on(
-    sensitivity: Sensitivity, gains: Mapping[str, Gains], goal: Goal, demands: Demands = NO_DEMANDS
+    sensitivity: Sensitivity,
+    gains: Mapping[str, Gains],
+    goal: Goal,
+    demands: Demands = NO_DEMANDS,
+    values: OpValues | None = None,
 ) -> Json:
     """What a plan follows from."""
     rows = store.fingerprint({"loss": sensitivity.loss.tolist(), "rows": _rows(sensitivity)})
@@ -161,6 +173,7 @@ def plan_depends_on(
         "sensitivity": rows,
         "noise": sensitivity.noise,
         "gains": store.fingerprint(artefacts.gains_to_json(gains)),
+        "values": None if values is None else store.fingerprint(asdict(values)),
         "targets": list(demands.targets),
         "serving": asdict(demands.serving),
         "version": metadata.version("inc-mp-plugin"),
@@ -179,6 +192,7 @@ def plan_stage(
     out: Path,
     correction: float = 1.0,
     demands: Demands = NO_DEMANDS,
+    values: OpValues | None = None,
 ) -> Plan:
     """plan.json.
 
@@ -188,10 +202,10 @@ def plan_stage(
     check_objective(gains, goal.objective)
 
     def make() -> tuple[Plan, Json]:
-        plan = solve_goal(gains[goal.objective], sensitivity, goal, correction, demands)
+        plan = solve_goal(gains[goal.objective], sensitivity, goal, correction, demands, values)
         return plan, artefacts.plan_to_json(plan)
 
-    depends_on = {**plan_depends_on(sensitivity, gains, goal, demands), "correction": correction}
+    depends_on = {**plan_depends_on(sensitivity, gains, goal, demands, values), "correction": correction}
     return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from inc_mp_plugin import artefacts, errors, ranks
@@ -12,12 +12,12 @@ from inc_mp_plugin.plan import Graph, Plan
 Json = dict[str, Any]
 
 
-def plan_together(make: Callable[[], Plan], measure: Callable[[Graph], object]) -> Plan:
+def plan_together(make: Callable[[], Plan], tasks: Mapping[str, Callable[[Graph], object]]) -> Plan:
     """Make a plan in the first process; all others return the same one.
 
     Args:
-        make: makes the plan; before it measures sensitivities, it calls `ask`.
-        measure: what another process does when it is asked: measure its own samples.
+        make: makes the plan; before all processes are to measure together, it calls `ask`.
+        tasks: what another process does when it is asked, by name: measure its own samples.
 
     Raises:
         PluginError: what `make` raised, in every process.
@@ -25,7 +25,7 @@ def plan_together(make: Callable[[], Plan], measure: Callable[[Graph], object]) 
     if ranks.size() == 1:
         return make()
     if ranks.rank():
-        return _take_part(measure)
+        return _take_part(tasks)
     try:
         plan = make()
     except errors.PluginError as error:
@@ -35,20 +35,20 @@ def plan_together(make: Callable[[], Plan], measure: Callable[[Graph], object]) 
     return plan
 
 
-def ask(graph: Graph) -> None:
-    """Ask the other processes to measure the sensitivities of a graph with this one."""
+def ask(task: str, graph: Graph) -> None:
+    """Ask the other processes to do a task, on a graph, with this one."""
     if ranks.size() > 1:
-        _tell({"measure": artefacts.graph_to_json(graph)})
+        _tell({"task": task, "graph": artefacts.graph_to_json(graph)})
 
 
-def _take_part(measure: Callable[[Graph], object]) -> Plan:
+def _take_part(tasks: Mapping[str, Callable[[Graph], object]]) -> Plan:
     while True:
         said = json.loads(ranks.hear())
         if "error" in said:
             raise getattr(errors, said["error"])(said["text"])
         if "plan" in said:
             return artefacts.plan_from_json(said["plan"])
-        measure(artefacts.graph_from_json(said["measure"]))
+        tasks[said["task"]](artefacts.graph_from_json(said["graph"]))
 
 
 def _tell(content: Json) -> None:

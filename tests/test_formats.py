@@ -27,6 +27,23 @@ def test_bits_and_bytes_are_those_of_torch(name):
     assert dtype.itemsize == FORMATS[name].bytes
 
 
+@pytest.mark.parametrize(("name", "size"), [("int8", 1.0), ("int4", 0.5), ("int2", 0.25)])
+def test_integers_have_a_size_and_no_relative_noise(name, size):
+    assert FORMATS[name].bytes == size
+    assert FORMATS[name].is_integer
+    with pytest.raises(InputError, match="has to be measured"):
+        alpha(name)
+
+
+@pytest.mark.parametrize("formats", [("bf16", "fp16"), ("fp16", "bf16"), ("fp16", "int8"), ("int4", "int2")])
+def test_which_formats_are_coarser(formats):
+    if formats == ("bf16", "fp16"):
+        with pytest.raises(InputError, match="not coarser"):
+            check_formats(formats)
+    else:
+        assert check_formats(formats) == formats
+
+
 def test_unknown_format_suggests():
     with pytest.raises(InputError, match="did you mean 'fp8_e4m3'"):
         get_format("fp8_e4m")
@@ -39,6 +56,8 @@ def test_unknown_format_suggests():
         (["bf16", "bf16"], "each once"),
         (["bf16", "fp32"], "not coarser than the base"),
         (["fp8_e5m2", "fp8_e4m3"], "not coarser than the base"),
+        (["int4", "int8"], "not coarser than the base"),
+        (["int8", "fp8_e4m3"], "not coarser than the base"),
     ],
 )
 def test_formats_that_make_no_sense(formats, message):

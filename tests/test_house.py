@@ -15,6 +15,7 @@ GROUND = {
     "formats",
     "plan",
     "sensitivities",
+    "op_values",
     "serving",
     "gains",
     "results",
@@ -33,7 +34,7 @@ GROUND = {
     "switch",
     "advice",
 }
-STAGES = {"graph", "sensitivity", "gain", "solver", "inc", "evaluate", "report"}
+STAGES = {"graph", "sensitivity", "gain", "solver", "qat", "inc", "evaluate", "report"}
 ABOVE = {
     "sections",
     "recipe",
@@ -41,6 +42,7 @@ ABOVE = {
     "subject",
     "stage",
     "together",
+    "value_stages",
     "scripts",
     "ip_mse",
     "float8",
@@ -88,6 +90,7 @@ MAY_USE = {
     "pricing": {"measured_time", "request", "recipe", "sections", "stage", "subject", "gain", "graph"},
     "time_validation": {"pricing", "stage", "subject"} | STAGES,
     "stages": {"stage", "subject", "together"} | STAGES,
+    "value_stages": {"recipe", "stage", "subject", "together", "sensitivity"},
     "measured_loss": {"subject", "switching", "recipe", "sections"},
     "validation": {"measured_loss", "stage"} | STAGES,
     "pipeline": {
@@ -99,14 +102,15 @@ MAY_USE = {
         "validation",
         "recipe",
         "pricing",
+        "value_stages",
     }
     | STAGES,
-    "run": {"measured_loss", "pricing", "recipe", "solver", "stage", "stages", "subject"},
+    "run": {"measured_loss", "pricing", "recipe", "solver", "stage", "stages", "subject", "value_stages"},
     "again": {"run", "pipeline", "pricing", "time_validation", "validation", "stage", "stages", "emission"}
     | {"recipe"}
     | STAGES,
     "accuracy": {"inputs", "measured_loss"} | STAGES,
-    "experiments": {"accuracy", "run", "stage", "stages"} | STAGES,
+    "experiments": {"accuracy", "run", "stage", "stages", "value_stages"} | STAGES,
     "reporting": {"pipeline", "run", "stages"} | STAGES,
     "shown": {"run"} | STAGES,
     "cli": {"again", "checking", "experiments", "reporting", "rehearsal", "shown", "run", "pipeline"}

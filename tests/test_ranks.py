@@ -61,6 +61,24 @@ def test_two_processes_make_the_plan_of_one(tmp_path, mode):
     assert not list(together.glob("*partial*"))
 
 
+@pytest.mark.slow
+def test_two_processes_value_ops_as_one_does(tmp_path):
+    alone = mp.tune(
+        helpers.language_model("llama"), BATCHES, strategy="alps", budget=0.8, out=tmp_path / "alone"
+    )
+    together = tmp_path / "together"
+    together.mkdir()
+    (first, second), done = in_ranks("alps", together)
+    assert first == second == {"quantized": sorted(alone.quantized)}
+    assert done.stderr.count("ALPS: ops alone") == 1
+    one, two = (
+        json.loads((folder / "alps.json").read_text())["values"]["fp8_e4m3"]
+        for folder in (tmp_path / "alone", together)
+    )
+    assert two == pytest.approx(one, abs=1e-7)
+    assert not list(together.glob("*partial*"))
+
+
 def _arrays(folder):
     import numpy as np
 

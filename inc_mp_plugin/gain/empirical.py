@@ -106,9 +106,8 @@ def empirical_gains(listed: Sequence[Course], timing: Timing, graph: Graph, base
                 course.measured if group != course.measured and kept else (),
                 note,
             )
-    return Gains(
-        "empirical_time", "s", "measured", base, tuple(found[tuple(group)] for group in graph.groups)
-    )
+    groups = tuple(found[tuple(group)] for group in graph.groups)
+    return Gains("empirical_time", "s", "measured", base, groups, timing.price_s)
 
 
 def _usable(course: Course, timed: Sequence[TimedConfiguration]) -> tuple[list[int], str]:

@@ -50,4 +50,5 @@ def mac_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3"), devic
         )
         for op in graph.ops
     ]
-    return Gains("theoretical_time", "s", "modelled", base, tuple(groups))
+    cost = sum(op.macs for op in graph.ops) * seconds_per_mac(device, base)
+    return Gains("theoretical_time", "s", "modelled", base, tuple(groups), cost)

@@ -24,7 +24,8 @@ def memory_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3")) ->
         formats: the base format, then the lower ones.
 
     Returns:
-        Gains in bytes, exact; every op is a group of its own.
+        Gains in bytes, exact; every op is a group of its own. The cost is that of all their weights, of a
+        tied one none.
 
     Raises:
         InputError: an unknown format, or one not below the base.
@@ -41,9 +42,13 @@ def memory_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3")) ->
                 (0.0,) * (1 + len(choices)),
             )
         )
-    return Gains("memory", "byte", "exact", base, tuple(groups))
+    cost = sum(_bytes(op, base) for op in graph.ops)
+    return Gains("memory", "byte", "exact", base, tuple(groups), cost)
+
+
+def _bytes(op: Op, base: str) -> float:
+    return 0.0 if op.tied else op.weight_elements * get_format(base).bytes
 
 
 def _saved_bytes(op: Op, base: str, lower: str) -> float:
-    before = 0 if op.tied else get_format(base).bytes
-    return float(op.weight_elements * (before - get_format(lower).bytes))
+    return _bytes(op, base) - op.weight_elements * get_format(lower).bytes

@@ -78,7 +78,7 @@ def roofline_gains(
             message = f"op {min(missing)!r} does not run in every phase of the request"
             raise InputError(message)
     known: dict[object, float] = {}  # groups of the same structure take the same time
-    groups = []
+    groups, cost = [], 0.0
     for index, group in enumerate(graph.groups):
         choices = {op: (base,) if op in kept else (base, *lower) for op in group}
         priced, note = configurations(group, choices, sensitivity or {}, ties)
@@ -90,9 +90,10 @@ def roofline_gains(
                     p.times * _group_s(p, group, one, base, ACCELERATORS[device]) for p in passes
                 )
             seconds.append(known[likeness, one])
+        cost += seconds[0]
         gain = tuple(seconds[0] - s for s in seconds)
         groups.append(GroupGains(tuple(group), priced, gain, (0.0,) * len(priced), note=note))
-    return Gains("roofline", "s", "modelled", base, tuple(groups))
+    return Gains("roofline", "s", "modelled", base, tuple(groups), cost)
 
 
 def gemm_s(gemm: Gemm, format: str, base: str, device: Accelerator) -> float:

@@ -12,7 +12,7 @@ from inc_mp_plugin.inc.backend import is_cpu
 from inc_mp_plugin.inc.settings import Settings
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.serving import Serving
-from inc_mp_plugin.solver.planner import check_knobs
+from inc_mp_plugin.solver.knobs import check_knobs
 from inc_mp_plugin.solver.uncertainty import check_confidence
 from inc_mp_plugin.stages import Noise
 from inc_mp_plugin.targets import OPTIMUM_HABANA

@@ -26,7 +26,8 @@ from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.integer import INT8, IntegerNoise
 from inc_mp_plugin.sensitivity.rounding import observe_maxabs
 from inc_mp_plugin.sensitivity.taylor import join, sensitivity_rows
-from inc_mp_plugin.solver.planner import check_knobs, solve
+from inc_mp_plugin.solver.knobs import check_knobs
+from inc_mp_plugin.solver.planner import solve
 
 _KEYS = ("tau", "samples", "loss_fn")
 _SAVED_BYTES = 3  # of a weight in INT8 instead of FP32

@@ -14,10 +14,16 @@ from inc_mp_plugin.report.trials import levels, mean, measured, percent
 from inc_mp_plugin.results import Experiment, Point, Trial
 
 _LOSS = "loss MSE, measured"
+_COMPARED = {
+    "curve": "Of several draws the mean, with the least and the largest as a band.",
+    "methods": "One program, three prices of an op: its loss MSE (ip_mse), the entropy of its weight (EAGL), "
+    "the loss with it alone lowered (ALPS).",
+}
 _TITLES = {
     "choices": "What each strategy lowers",
     "prediction": "Predicted against measured loss, over thresholds",
     "curve": "Measured loss at equal gain",
+    "methods": "Ways to price ops, at equal gain",
     "accuracy": "Accuracy on tasks",
 }
 
@@ -33,6 +39,7 @@ def experiment_blocks(one: Experiment) -> tuple[Block, ...]:
         "choices": _choices,
         "prediction": _prediction,
         "curve": _curve,
+        "methods": _curve,
         "accuracy": accuracy_blocks,
     }
     return blocks[one.name](one)
@@ -138,9 +145,9 @@ def _prediction(one: Experiment) -> tuple[Block, ...]:
 def _curve(one: Experiment) -> tuple[Block, ...]:
     kinds = dict.fromkeys(trial.strategy for trial in one.trials)
     chart = Chart(
-        f"curve-{one.objective}",
-        f"At equal {one.objective} gain, who loses least? Measured on {one.samples} held-out samples; of "
-        "several draws the mean, with the least and the largest as a band. Below: better.",
+        f"{one.name}-{one.objective}",
+        f"At equal {one.objective} gain, who loses least? {_COMPARED[one.name]} Measured on {one.samples} "
+        "held-out samples. Below: better.",
         "gain, % of the largest",
         _LOSS,
         tuple(_curve_series(one, strategy) for strategy in kinds),

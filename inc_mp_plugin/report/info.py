@@ -174,6 +174,7 @@ def amount(value: float, unit: str) -> str:
     scales = {
         "byte": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "byte")),
         "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")),
+        "bit operation": ((1e9, "GBOP"), (1e6, "MBOP"), (1e3, "kBOP"), (1.0, "BOP")),
     }[unit]
     factor, name = next((s for s in scales if abs(value) >= s[0]), scales[-1])
     return f"{value / factor:.3g} {name}"

@@ -29,6 +29,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "ip_mse": {**_LINE, "color": _BLUE, "zorder": 4},
     "prefix": {**_LINE, "color": _VERMILION, "linestyle": "--", "marker": "s"},
     "random": {**_LINE, "color": _PURPLE, "linestyle": ":", "marker": "^"},
+    "eagl": {**_LINE, "color": _VERMILION, "linestyle": "--", "marker": "s"},
+    "alps": {**_LINE, "color": _GREEN, "linestyle": "-.", "marker": "D"},
     "uniform": {"color": _GREEN, "linestyle": "none", "marker": "D", "markersize": 6},
     "prefix_curve": {"color": _VERMILION, "linestyle": "--", "linewidth": 1.4},
     "random_curve": {"color": _PURPLE, "linestyle": ":", "linewidth": 0.8},

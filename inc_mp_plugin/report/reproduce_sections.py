@@ -53,7 +53,7 @@ def commands(found: Found) -> Iterator[str]:
     """What was called, in order, as far as the artefacts tell."""
     folder, made = shlex.quote(found.folder), found.depends_on
     yield f"inc-mp tune recipe.yaml --out {folder}"
-    keys = ("objective", "strategy", "seed", "tau", "gain_fraction", "noise", "confidence")
+    keys = ("objective", "strategy", "seed", "tau", "gain_fraction", "budget", "noise", "confidence")
     goal = {key: made.get("plan", {}).get(key) for key in keys}
     other = {key: value for key, value in goal.items() if value != found.recipe.get(key)}
     changed = [f"{key}={value}" for key, value in other.items() if value is not None]

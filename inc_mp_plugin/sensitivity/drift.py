@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from inc_mp_plugin import ranks
 from inc_mp_plugin.errors import NonFiniteError
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivities import Drift, Sensitivity
-from inc_mp_plugin.sensitivity.measured import as_measured, module_of
+from inc_mp_plugin.sensitivity.measured import as_measured
+from inc_mp_plugin.sensitivity.rounded import rounded
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -79,43 +76,9 @@ def rounded_losses(
     What INC's quantize-dequantize computes on a CPU; the model leaves as it came. Samples of other
     processes are among them, in the order of the ranks.
     """
-    with as_measured(model), torch.no_grad(), _all_rounded(model, graph, rounding, format):
+    # An expert that no sample reached is lowered by no plan, though rounding the others may reach it.
+    reached = {op.name: format for op in graph.ops if (op.name, 0) in rounding.maxabs}
+    with as_measured(model), torch.no_grad(), rounded(model, rounding, reached):
         losses = [sample_losses(model, batch, loss_fn).double().cpu().numpy() for batch in batches]
     everywhere = ranks.exchange_arrays({"losses": np.concatenate([np.zeros(0), *losses])})
     return np.concatenate([part["losses"] for part in everywhere])
-
-
-@contextmanager
-def _all_rounded(model: nn.Module, graph: Graph, rounding: Rounding, format: str) -> Iterator[None]:
-    """Round every op's inputs by hooks, and its weight in a parameter of its own; undone at the end."""
-    handles, weights = [], []
-    try:
-        for op in graph.ops:
-            if (op.name, 0) not in rounding.maxabs:
-                continue  # no sample reached this expert, so no plan lowers it; rounding may reach it
-            module = module_of(model, op.name)
-            hook = partial(_round_inputs, op.name, rounding, format)
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-            weight = module._parameters.get("weight")
-            if weight is not None:
-                weights.append((module, weight))
-                rounded = nn.Parameter(rounding.weight(weight, format), requires_grad=False)
-                module._parameters["weight"] = rounded
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, weight in weights:
-            module._parameters["weight"] = weight
-
-
-def _round_inputs(op: str, rounding: Rounding, format: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
-    del module
-    index = count()
-
-    def rounded(value: Tensor) -> Tensor:
-        if not value.is_floating_point() or not value.numel():
-            return value
-        return rounding.input(op, next(index), value, format)
-
-    return pytree.tree_map_only(Tensor, rounded, (args, kwargs))

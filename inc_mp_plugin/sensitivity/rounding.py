@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
     MaxAbs = dict[tuple[str, int], Tensor]
 
-_DTYPE = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+CAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FP8_DTYPE = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+
+
+def quantize(value: Tensor, scale: Scale, format: str, full_scale: float) -> Tensor:
+    """Divide by the scale, clamp to the full scale and cast to FP8, as `quantize_dequantize` does first."""
+    return (value.float() / scale.divisor).clamp(-full_scale, full_scale).to(FP8_DTYPE[format])
 
 
 def quantize_dequantize(value: Tensor, scale: Scale, format: str, full_scale: float) -> Tensor:
@@ -39,7 +45,7 @@ def quantize_dequantize(value: Tensor, scale: Scale, format: str, full_scale: fl
         format: an FP8 format.
         full_scale: its largest value on the device.
     """
-    low = (value.float() / scale.divisor).clamp(-full_scale, full_scale).to(_DTYPE[format])
+    low = quantize(value, scale, format, full_scale)
     return (low.float() * scale.factor).to(value.dtype)
 
 
@@ -81,6 +87,44 @@ class Rounding:
         """A weight, rounded."""
         scale = self.scales.of_weight(weight, format)
         return quantize_dequantize(weight, scale, format, self.scales.full_scale(format))
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Rounds to BF16 or FP16, which need no scale; `maxabs` tells which ops ran, as in `Rounding`."""
+
+    maxabs: Mapping[tuple[str, int], Tensor]
+
+    def input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+        """Input of an op, rounded."""
+        del op, index
+        return self.weight(value, format)
+
+    def weight(self, weight: Tensor, format: str) -> Tensor:
+        """A weight, rounded."""
+        return weight.to(CAST_DTYPE[format]).to(weight.dtype)
+
+
+def rounder_to(
+    model: nn.Module,
+    graph: Graph,
+    batches: Iterable[Batch],
+    loss_fn: LossFunction | None,
+    scales: Scales | None,
+    formats: Sequence[str],
+) -> Rounding | Cast:
+    """What rounds to these formats, all of them FP8 under scales, or BF16 and FP16; see `observe_rounding`.
+
+    Raises:
+        InputError: other formats, or FP8 without scales.
+    """
+    if formats and CAST_DTYPE.keys() >= set(formats):
+        return Cast(observe_maxabs(model, graph, batches, loss_fn))
+    found = observe_rounding(model, graph, batches, loss_fn, scales, formats)
+    if found is None:
+        message = "no format to round to was given; give FP8 formats with scales, or bf16 or fp16"
+        raise InputError(message)
+    return found
 
 
 def observe_rounding(

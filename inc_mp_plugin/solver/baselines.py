@@ -14,8 +14,8 @@ from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Curve
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import NO_DEMANDS, Demands
+from inc_mp_plugin.solver.knobs import check_knobs
 from inc_mp_plugin.solver.options import Origin, Program, infeasible, make_plan, program
-from inc_mp_plugin.solver.planner import check_knobs
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval
 
 RANDOM, PREFIX, UNIFORM = "random", "prefix", "uniform"

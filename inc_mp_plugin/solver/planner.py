@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from inc_mp_plugin.errors import InfeasibleError, InputError
+from inc_mp_plugin.errors import InfeasibleError
 from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.op_values import OpValues
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import NO_DEMANDS, Demands
+from inc_mp_plugin.solver.knobs import check_knobs, wanted_gain
 from inc_mp_plugin.solver.milp import Candidate, Choice, choose
 from inc_mp_plugin.solver.options import Origin, Program, infeasible, least_tau, make_plan, program
 from inc_mp_plugin.solver.ties import constrained, held_to
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
+from inc_mp_plugin.solver.valued import least_value, priced_by
 
 IP_MSE = "ip_mse"
 _HALVINGS = 12  # of the correction: to 1/4096 of the budget
@@ -25,6 +28,8 @@ def solve(
     tau: float | None = None,
     *,
     gain_fraction: float | None = None,
+    budget: float | None = None,
+    values: OpValues | None = None,
     confidence: float | None = None,
     correction: float = 1.0,
     demands: Demands = NO_DEMANDS,
@@ -40,7 +45,12 @@ def solve(
     (see `Sensitivity`), which grows with that sum alone: the same program, with a smaller capacity.
 
     With `gain_fraction`: the least predicted loss MSE that still gains this fraction of the largest
-    gain there is; with both, the latter, refused if it is not within tau.
+    gain there is. With `budget`: the least among plans that cost at most this fraction of what everything
+    costs in the base format, so gain the rest of it. With tau as well, refused if it is not within tau.
+
+    With `values` (EAGL's or ALPS's) the values of the ops that are lowered are to add up to the least,
+    instead of their loss MSE: the knapsack of arXiv 2301.13330, the most value kept within a budget of
+    cost, which `budget` or `gain_fraction` gives. An op without a value stays in its base format.
 
     With `confidence` the upper end of the loss MSE's interval must be within tau^2 E[g^2], not only its
     mean; the correction is then the largest found by bisection at which it is.
@@ -53,13 +63,15 @@ def solve(
         sensitivity: from `measure_sensitivity`.
         tau: threshold of the normalized RMSE of the loss, above 0.
         gain_fraction: above 0, at most 1.
+        budget: instead, above 0, at most 1.
+        values: what ops are priced by, if not by their loss MSE.
         confidence: between 0 and 1.
         correction: of the budget, above 0: measured losses may ask for another than 1.
         demands: what the consumers of the plan can run: ops that share a format, and ops that must be in
             one. They restrict the configurations before anything is solved.
 
     Raises:
-        InputError: tau, gain_fraction or confidence is missing or out of range.
+        InputError: tau, gain_fraction, budget or confidence is missing or out of range.
         InfeasibleError: no plan meets the constraint; the text names the least that can be met.
 
     Example:
@@ -72,21 +84,23 @@ def solve(
         >>> plan.formats["a"], plan.gain, round(plan.nrmse, 4)
         ('fp8_e4m3', 8.0, 0.051)
     """
-    check_knobs(tau, gain_fraction)
+    check_knobs(tau, gain_fraction, budget)
     if confidence is not None:
         check_confidence(confidence)
     if demands.cached:
         sensitivity = replace(sensitivity, cached=demands.cached)
     one = program(constrained(gains, demands), sensitivity)
     level = DEFAULT_CONFIDENCE if confidence is None else confidence
-    wanted = float(tau or 0.0)
-    if gain_fraction is not None:
-        plan = _solve_dual(one, gain_fraction, tau, level)
-        _check_dual(plan, gain_fraction, tau, confidence, sensitivity.loss_ms)
+    gain = wanted_gain(one, gain_fraction, budget)
+    if values is not None:
+        one = priced_by(one, values, gain)
+    if gain is not None:
+        plan = _gaining(one, gain, tau, level, values)
+        _check_tau(plan, gain, tau, confidence, sensitivity.loss_ms)
     elif confidence is None:
-        plan = solve_primal(one, wanted, correction, level, demands)
+        plan = solve_primal(one, float(tau or 0.0), correction, level, demands)
     else:
-        plan = _within_interval(one, wanted, correction, level, demands)
+        plan = _within_interval(one, float(tau or 0.0), correction, level, demands)
     return held_to(demands, plan, gains, one)
 
 
@@ -120,35 +134,21 @@ def least_loss(one: Program, gain: float) -> Choice:
     return choose([[Candidate(-o.loss_mse, -o.gain) for o in group] for group in one.groups], -gain)
 
 
-def check_knobs(tau: float | None, gain_fraction: float | None) -> None:
-    """Refuse thresholds that no plan could be made for.
-
-    Raises:
-        InputError: both are missing, or one is out of range.
-    """
-    if tau is None and gain_fraction is None:
-        message = "give tau (the threshold of the normalized RMSE) or gain_fraction (the wanted gain)"
-        raise InputError(message)
-    if tau is not None and not (math.isfinite(tau) and tau > 0):
-        message = f"tau is {tau}; it must be a number above 0, such as 0.01"
-        raise InputError(message)
-    if gain_fraction is not None and not 0 < gain_fraction <= 1:
-        message = f"gain_fraction is {gain_fraction}; it must be above 0 and at most 1"
-        raise InputError(message)
+def _gaining(
+    one: Program, gain: float, tau: float | None, level: float, values: OpValues | None = None
+) -> Plan:
+    if values is None:
+        return _plan(one, least_loss(one, gain), tau, 1.0, level)
+    return _plan(one, least_value(one, values, gain), tau, 1.0, level, values.method)
 
 
-def _solve_dual(one: Program, gain_fraction: float, tau: float | None, level: float) -> Plan:
-    return _plan(one, least_loss(one, gain_fraction * one.largest), tau, 1.0, level)
-
-
-def _check_dual(
-    plan: Plan, gain_fraction: float, tau: float | None, confidence: float | None, loss_ms: float
-) -> None:
+def _check_tau(plan: Plan, gain: float, tau: float | None, confidence: float | None, loss_ms: float) -> None:
     reached = plan.loss_mse if confidence is None else plan.interval.high
     if tau is not None and reached > tau**2 * loss_ms:
         what = "" if confidence is None else f" at a confidence of {confidence:g}"
+        none = "no plan gains" if plan.strategy == IP_MSE else f"the {plan.strategy} plan does not gain"
         message = (
-            f"no plan gains {gain_fraction:.3g} of the largest gain within tau {tau:.6g}{what}; "
+            f"{none} {gain / plan.largest_gain:.3g} of the largest gain within tau {tau:.6g}{what}; "
             f"the least tau that allows it is {least_tau(math.sqrt(reached / loss_ms))}"
         )
         raise InfeasibleError(message)
@@ -181,9 +181,11 @@ def _within_interval(one: Program, tau: float, correction: float, level: float, 
     return best
 
 
-def _plan(one: Program, choice: Choice, tau: float | None, correction: float, level: float) -> Plan:
+def _plan(
+    one: Program, choice: Choice, tau: float | None, correction: float, level: float, strategy: str = IP_MSE
+) -> Plan:
     picked = [group[pick] for group, pick in zip(one.groups, choice.picks, strict=True)]
-    origin = Origin(IP_MSE, tau, choice.status.value, choice.gap, choice.seconds, correction, level)
+    origin = Origin(strategy, tau, choice.status.value, choice.gap, choice.seconds, correction, level)
     gain = math.fsum(option.gain for option in picked)
     first_order = math.fsum(option.loss_mse for option in picked)
     return make_plan(one, one.formats(choice.picks), gain, first_order, origin)

@@ -33,6 +33,7 @@ def test_memory_by_hand():
         "qk": {("bf16",): 0.0},  # nothing stored, nothing gained: it stays
         "head": {("bf16",): 0.0, ("fp8_e4m3",): -80.0},  # untied: its copy comes on top
     }
+    assert gains.cost == 80.0
 
 
 def test_memory_against_fp32_and_with_two_formats():
@@ -45,6 +46,7 @@ def test_time_by_hand():
     gains = mac_gains(GRAPH, ("bf16", "fp8_e4m3"), "gaudi2")
     saved = 2 / 432e12 - 2 / 865e12
     assert (gains.unit, gains.source) == ("s", "modelled")
+    assert gains.cost == pytest.approx(3500 * 2 / 432e12, rel=1e-12)
     for op in GRAPH.ops:
         assert by_op(gains)[op.name][("fp8_e4m3",)] == pytest.approx(op.macs * saved, rel=1e-12)
 

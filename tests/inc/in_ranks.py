@@ -31,6 +31,9 @@ if __name__ == "__main__":
         model = quantize(helpers.language_model("llama"), config, run_fn=calibrate)
         names = [n for n, m in model.named_modules() if type(m).__name__.startswith("Patched")]
         said["quantized"] = sorted(names)
+    elif mode == "alps":
+        plan = mp.tune(helpers.language_model("llama"), share, strategy="alps", budget=0.8, out=folder)
+        said["quantized"] = sorted(plan.quantized)
     else:
         tau = 1e-9 if mode == "no plan" else TAU
         gain = 1.0 if mode == "no plan" else None

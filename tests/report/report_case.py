@@ -149,6 +149,12 @@ CURVE = experiment(
     trial("ip_mse", 0.5, 6e6, (UP, DOWN), measured=1e-6),
     trial("ip_mse", 0.2, 3e6, (HEAD,), measured=0.0),
 )
+METHODS = experiment(
+    "methods",
+    trial("ip_mse", 0.5, 6e6, (UP, DOWN), measured=1e-6),
+    trial("eagl", 0.5, 9e6, (UP, DOWN, HEAD), measured=3e-6),
+    trial("alps", 0.5, 6e6, (UP, DOWN), measured=1e-6),
+)
 ACCURACY = experiment(
     "accuracy",
     trial("ip_mse", 0.5, 6e6, (UP, DOWN), **{"piqa/acc": 0.49, "wiki/perplexity": 22.0}),
@@ -162,5 +168,5 @@ EVERYTHING = {
     "validation": VALIDATION,
     "time": TIMES,
     "verification": VERIFICATION,
-    "experiments": (CHOICES, PREDICTION, CURVE, ACCURACY),
+    "experiments": (CHOICES, PREDICTION, CURVE, METHODS, ACCURACY),
 }

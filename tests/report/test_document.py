@@ -12,6 +12,7 @@ from report_case import (
     FORMATS,
     HEAD,
     LATER,
+    METHODS,
     OPS,
     PREDICTION,
     UP,
@@ -51,10 +52,10 @@ def test_order_and_titles():
     assert info.subtitle == "objective memory · strategy ip_mse · tau 0.1"
     assert [one.key for one in info.sections] == [
         *("plan", "map", "budget", "frontier", "validation", "time", "loop"),
-        *("choices", "prediction", "curve", "accuracy", "uncertainty", "left-out", "reproduce"),
+        *("choices", "prediction", "curve", "methods", "accuracy", "uncertainty", "left-out", "reproduce"),
     ]
     names = [figure.name for figure in info.figures]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 15
 
 
 def test_headline():
@@ -223,6 +224,13 @@ def test_curve():
     )
 
 
+def test_methods():
+    chart, table = section("methods", experiments=(METHODS,)).blocks
+    assert [(one.label, one.style) for one in chart.series] == [(m, m) for m in ("ip_mse", "eagl", "alps")]
+    assert table.columns == ("gain, %", "ip_mse", "eagl", "alps")
+    assert table.rows == (("50", "1.00e-06", "3.00e-06", "1.00e-06"),)
+
+
 def test_accuracy():
     _, piqa, wiki, table, base = section("accuracy", experiments=(ACCURACY,)).blocks
     spread = 2.0 * 2**0.5
@@ -322,6 +330,7 @@ def test_what_is_missing_is_said_once_with_its_command():
         Missing("Experiment choices: not made yet.", "inc-mp experiment runs/x choices"),
         Missing("Experiment prediction: not made yet.", "inc-mp experiment runs/x prediction"),
         Missing("Experiment curve-memory: curve-memory.json is old.", "inc-mp experiment runs/x curve"),
+        Missing("Experiment methods: not made yet.", "inc-mp experiment runs/x methods"),
         Missing("Experiment accuracy: not made yet.", "inc-mp experiment runs/x accuracy --task TASK"),
     )
 

@@ -1,0 +1,136 @@
+"""ALPS (arXiv 2301.13330): what is lost when one op alone runs in the lower precision, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from inc_mp_plugin import ranks
+from inc_mp_plugin.batches import batch_size
+from inc_mp_plugin.errors import NonFiniteError
+from inc_mp_plugin.losses import sample_losses
+from inc_mp_plugin.op_values import ALPS, OpValues
+from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.sensitivity.measured import as_measured
+from inc_mp_plugin.sensitivity.rounded import rounded
+from inc_mp_plugin.sensitivity.rounding import rounder_to
+from inc_mp_plugin.store import Partial
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.sensitivity.scales import Scales
+
+Formats = Mapping[str, str]
+_BASE = "base"
+
+
+def measure_alps(
+    ops: Sequence[str],
+    formats: Sequence[str],
+    score: Callable[[Formats], float],
+    partial: Partial,
+    unit: str = "loss",
+) -> OpValues:
+    """Value of keeping each op: how much worse the score is with it alone in a lower format.
+
+    ::
+
+        value(op, format) = score({op: format}) - score({})         (section 3.2)
+
+    Args:
+        ops: their names.
+        formats: the lower formats.
+        score: of a model with these ops in these formats, all others in the base format; lower is better.
+            In the paper the model is fine-tuned briefly before.
+        partial: where scores are kept until all are there; after an interrupt only the others are made.
+        unit: of the score.
+
+    Raises:
+        NonFiniteError: a score is NaN or infinite; the text names the op.
+    """
+    scores = scores_alone(ops, formats, score, partial)
+    partial.remove()
+    return _values(ops, formats, scores, unit)
+
+
+def scores_alone(
+    ops: Sequence[str], formats: Sequence[str], score: Callable[[Formats], float], partial: Partial
+) -> dict[str, float]:
+    """Scores of all ops in the base format, "base", and of each one alone, "format op"."""
+    wanted: dict[str, Formats] = {_BASE: {}}
+    wanted |= {_key(format, op): {op: format} for format in formats for op in ops}
+    scores = {key: float(value) for key, value in partial.load().items() if key in wanted}
+    if scores:
+        say(f"alps: going on after {len(scores)} of {len(wanted)} scores that were measured before")
+    missing = [key for key in wanted if key not in scores]
+    for key in track(missing, "ALPS: ops alone", len(scores)):
+        scores[key] = score(wanted[key])
+        if not np.isfinite(scores[key]):
+            message = f"the score is {scores[key]} with {key.partition(' ')[2] or 'every op'} in " + (
+                key.partition(" ")[0] if wanted[key] else "the base format"
+            )
+            raise NonFiniteError(message)
+        partial.save({name: np.array(value) for name, value in scores.items()})
+    return scores
+
+
+def measure_alps_without_training(
+    model: nn.Module,
+    graph: Graph,
+    batches: Sequence[Batch],
+    loss_fn: LossFunction | None,
+    formats: Sequence[str],
+    partial: Partial,
+    scales: Scales | None = None,
+) -> OpValues:
+    """ALPS of a model that is not trained: how much the mean loss rises with each op alone rounded.
+
+    One forward pass over the batches per op and format. Of several processes each runs batches of its
+    own, and the values are those of all samples.
+
+    Args:
+        model: in its base format; it leaves as it came.
+        graph: from `capture`.
+        batches: calibration batches.
+        loss_fn: as in `measure_sensitivity`.
+        formats: the lower formats.
+        partial: as in `measure_alps`.
+        scales: how INC scales to FP8; needed for FP8 formats.
+
+    Returns:
+        Values in units of the loss, of the ops that a sample reached. One below 0 says that the loss of
+        these samples falls.
+
+    Raises:
+        InputError: an FP8 format without scales, or a format that is no FP8, BF16 or FP16.
+        NonFiniteError: a loss is NaN or infinite; the text names the op.
+    """
+    rounder = rounder_to(model, graph, batches, loss_fn, scales, formats)
+    ops = [op.name for op in graph.ops if (op.name, 0) in rounder.maxabs]
+
+    def total_loss(lowered: Formats) -> float:
+        with as_measured(model), torch.no_grad(), rounded(model, rounder, lowered):
+            return sum(float(sample_losses(model, batch, loss_fn).double().sum()) for batch in batches)
+
+    totals = scores_alone(ops, formats, total_loss, partial)
+    samples = np.array(sum(batch_size(batch) for batch in batches))
+    everywhere = ranks.exchange_arrays({"samples": samples, **{k: np.array(v) for k, v in totals.items()}})
+    count = sum(int(part["samples"]) for part in everywhere)
+    means = {key: sum(float(part[key]) for part in everywhere) / count for key in totals}
+    partial.remove()
+    return _values(ops, formats, means, "loss")
+
+
+def _values(ops: Sequence[str], formats: Sequence[str], scores: Mapping[str, float], unit: str) -> OpValues:
+    values = {format: {op: scores[_key(format, op)] - scores[_BASE] for op in ops} for format in formats}
+    return OpValues(ALPS, unit, values)
+
+
+def _key(format: str, op: str) -> str:
+    return f"{format} {op}"

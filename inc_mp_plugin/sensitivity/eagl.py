@@ -1,0 +1,118 @@
+"""EAGL (arXiv 2301.13330): entropy of an op's quantized weights as the value of keeping its precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.formats import check_formats, get_format
+from inc_mp_plugin.op_values import EAGL, OpValues
+from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.sensitivity.measured import as_measured, module_of
+from inc_mp_plugin.sensitivity.rounding import CAST_DTYPE, FP8_DTYPE, quantize
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.sensitivity.scales import Scales
+
+_MOST_BITS = 8  # of a format whose codes are counted: those of 16 bits are more than most weights fill
+_INTEGER_OF_BITS = {8: torch.uint8, 16: torch.int16}
+
+
+def code_entropy(codes: Tensor) -> float:
+    """Entropy of the histogram of codes, in bits (section 3.3).
+
+    ::
+
+        H = - sum_b p_b log2 p_b,    p_b = share of the elements in bin b
+
+    It is 0 for one bin and b for 2^b bins that are equally full.
+
+    Args:
+        codes: integers of any shape, one bin per value.
+
+    Raises:
+        InputError: there are none.
+
+    Example:
+        >>> code_entropy(torch.tensor([-1, -1, 3, 3]))
+        1.0
+    """
+    if not codes.numel():
+        message = "the entropy of no weights at all has no meaning; give at least one code"
+        raise InputError(message)
+    _, counts = torch.unique(codes, return_counts=True)
+    shares = counts.double() / codes.numel()
+    return abs(float((shares * shares.log2()).sum()))
+
+
+def eagl_values(codes: Mapping[str, Tensor], formats: Sequence[str]) -> OpValues:
+    """Values of keeping ops, {op: codes of its weight}, rather than lowering them to any of these formats."""
+    entropy = {op: code_entropy(one) for op, one in codes.items()}
+    return OpValues(EAGL, "bit", {format: entropy for format in formats})
+
+
+def measure_eagl(
+    model: nn.Module, graph: Graph, formats: Sequence[str], scales: Scales | None = None
+) -> OpValues:
+    """Value of keeping every op that has a weight, from its weight alone: no data, no forward pass.
+
+    The codes that are counted are those of the higher precision, as in the paper, where it has 8 bits or
+    fewer. A wider base format has more codes than a weight fills, so that every histogram would come out
+    flat; then those of each lower format are counted: of FP8 256, under the scales that INC would use,
+    of which +0 and -0 are one.
+
+    Args:
+        model: in its base format.
+        graph: from `capture`.
+        formats: the base format, then the lower ones.
+        scales: how INC scales to FP8; needed where a counted format is FP8.
+
+    Returns:
+        Entropies in bits. A bgemm has no weight and no value.
+
+    Raises:
+        InputError: a format whose codes cannot be counted here.
+        NonFiniteError: a NaN or an infinity in a weight; the text names the op.
+    """
+    base, *lower = check_formats(formats)
+    counted = {f: base if get_format(base).bits <= _MOST_BITS else f for f in lower}
+    with as_measured(model):
+        entropies = {f: _entropies(model, graph, f, scales) for f in dict.fromkeys(counted.values())}
+    return OpValues(EAGL, "bit", {f: entropies[counted[f]] for f in lower})
+
+
+def _entropies(model: nn.Module, graph: Graph, format: str, scales: Scales | None) -> dict[str, float]:
+    entropies = {}
+    for op in graph.ops:
+        weight = getattr(module_of(model, op.name), "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        if not weight.abs().max().isfinite():
+            message = f"NaN or infinity in the weight of op {op.name!r}"
+            raise NonFiniteError(message)
+        entropies[op.name] = code_entropy(weight_codes(weight.detach(), format, scales))
+    return entropies
+
+
+def weight_codes(weight: Tensor, format: str, scales: Scales | None = None) -> Tensor:
+    """Codes of a weight in a floating-point format, as integers of its shape.
+
+    Raises:
+        InputError: an FP8 format without scales, or a format that is no FP8, BF16 or FP16.
+    """
+    if format in FP8_DTYPE and scales is not None:
+        low = quantize(weight, scales.of_weight(weight, format), format, scales.full_scale(format))
+    elif format in CAST_DTYPE:
+        low = weight.to(CAST_DTYPE[format])
+    else:
+        message = (
+            f"the codes of a weight in {format} depend on its step or scale: give scales for FP8, and for "
+            "integers the codes themselves (eagl_values)"
+        )
+        raise InputError(message)
+    codes = low.view(_INTEGER_OF_BITS[get_format(format).bits])
+    return codes.masked_fill(low.float() == 0, 0)

@@ -1,0 +1,64 @@
+"""A model some of whose ops round their inputs and weight, as they would in a lower format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from inc_mp_plugin.sensitivity.measured import module_of
+
+
+class Rounder(Protocol):
+    """What rounds: `Rounding` to FP8, or `Cast`."""
+
+    def input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+        """Input `index` of an op, rounded to a format."""
+
+    def weight(self, weight: Tensor, format: str) -> Tensor:
+        """A weight, rounded to a format."""
+
+
+@contextmanager
+def rounded(model: nn.Module, rounder: Rounder, formats: Mapping[str, str]) -> Iterator[None]:
+    """Round the inputs of these ops by hooks, and their weights in parameters of their own; then undo it.
+
+    Args:
+        model: leaves as it came.
+        rounder: rounds a tensor.
+        formats: of the ops that are rounded, by their names.
+    """
+    handles, weights = [], []
+    try:
+        for op, format in formats.items():
+            module = module_of(model, op)
+            hook = partial(_round_inputs, op, rounder, format)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            weight = module._parameters.get("weight")
+            if weight is not None:
+                weights.append((module, weight))
+                rounded = nn.Parameter(rounder.weight(weight, format), requires_grad=False)
+                module._parameters["weight"] = rounded
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, weight in weights:
+            module._parameters["weight"] = weight
+
+
+def _round_inputs(op: str, rounder: Rounder, format: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    del module
+    index = count()
+
+    def one(value: Tensor) -> Tensor:
+        if not value.is_floating_point() or not value.numel():
+            return value
+        return rounder.input(op, next(index), value, format)
+
+    return pytree.tree_map_only(Tensor, one, (args, kwargs))

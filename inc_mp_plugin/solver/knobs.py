@@ -1,0 +1,63 @@
+"""The thresholds that a plan is held to, and what they ask for."""
+
+from __future__ import annotations
+
+import math
+
+from inc_mp_plugin.advice import rounded_up
+from inc_mp_plugin.errors import InfeasibleError, InputError
+from inc_mp_plugin.solver.options import Program
+
+_ROUNDING = 1e-12
+
+
+def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | None = None) -> None:
+    """Refuse thresholds that no plan could be made for.
+
+    Raises:
+        InputError: all are missing, one is out of range, or two say how much is to be gained.
+    """
+    if tau is None and gain_fraction is None and budget is None:
+        message = (
+            "give tau (the threshold of the normalized RMSE), gain_fraction (the wanted gain) or budget "
+            "(what a plan may cost)"
+        )
+        raise InputError(message)
+    if tau is not None and not (math.isfinite(tau) and tau > 0):
+        message = f"tau is {tau}; it must be a number above 0, such as 0.01"
+        raise InputError(message)
+    for name, value in (("gain_fraction", gain_fraction), ("budget", budget)):
+        if value is not None and not 0 < value <= 1:
+            message = f"{name} is {value}; it must be above 0 and at most 1"
+            raise InputError(message)
+    if gain_fraction is not None and budget is not None:
+        message = f"gain_fraction {gain_fraction:g} and budget {budget:g} say the same thing twice; give one"
+        raise InputError(message)
+
+
+def wanted_gain(one: Program, gain_fraction: float | None, budget: float | None) -> float | None:
+    """What a plan has to gain, for a fraction of the largest gain or a budget of cost; None for neither.
+
+    Raises:
+        InputError: the objective has no cost that a budget could be a fraction of.
+        InfeasibleError: no plan costs as little.
+    """
+    if gain_fraction is not None:
+        return gain_fraction * one.largest
+    if budget is None:
+        return None
+    cost, objective = one.gains.cost, one.gains.objective
+    if not cost:
+        message = (
+            f"the gains of {objective} do not say what everything costs in {one.gains.base}, so a budget "
+            "means nothing; give gain_fraction, or run `inc-mp tune` again"
+        )
+        raise InputError(message)
+    gain = (1.0 - budget) * cost
+    if gain > one.largest * (1.0 + _ROUNDING):
+        message = (
+            f"no plan costs at most {budget:.6g} of the {objective} of everything in {one.gains.base}; the "
+            f"least budget that can be met is {rounded_up(1.0 - one.largest / cost, 6)}"
+        )
+        raise InfeasibleError(message)
+    return min(gain, one.largest)
