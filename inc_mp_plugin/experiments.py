@@ -10,7 +10,7 @@ from typing import Any
 
 from inc_mp_plugin import result_artefacts
 from inc_mp_plugin.accuracy import Examiner
-from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.errors import InfeasibleError, InputError, unknown
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.op_values import METHODS
 from inc_mp_plugin.plan import Plan
@@ -117,11 +117,10 @@ def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
     low = low_of(run.recipe)
     # Before anything is measured through INC, which converts the model for good.
     values = [values_stage(method, run.subject, run.graph, low, run.folder) for method in METHODS]
-    trials = [
-        _trial(solve(gains, run.able, gain_fraction=level, values=one), 0, level)
-        for level in GAIN_LEVELS
-        for one in (None, *values)
-    ]
+    trials = []
+    for level in GAIN_LEVELS:
+        for one in (None, *values):
+            trials += _if_priced(partial(solve, gains, run.able, gain_fraction=level, values=one), 0, level)
     return _measured(run, gains, "methods", trials)
 
 
@@ -159,10 +158,10 @@ def _baseline_draws(draws: int) -> Iterator[tuple[str, int]]:
 
 
 def _if_priced(make: Callable[[], Plan], seed: int, level: float) -> list[Trial]:
-    """A baseline's trial; none where it never gains as much, or its gain was not measured."""
+    """A plan's trial; none where a strategy never gains as much, or its gain was not measured."""
     try:
         return [_trial(make(), seed, level)]
-    except InputError as error:
+    except (InputError, InfeasibleError) as error:
         say(f"left out: {error}")
         return []
 

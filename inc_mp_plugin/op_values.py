@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 EAGL, ALPS = "eagl", "alps"
 METHODS = (EAGL, ALPS)
@@ -21,9 +21,3 @@ class OpValues:
     method: str
     unit: str
     values: Mapping[str, Mapping[str, float]]
-
-    def of(self, names: Collection[str]) -> OpValues:
-        """The same, of these ops only."""
-        kept = set(names)
-        values = {f: {op: v for op, v in one.items() if op in kept} for f, one in self.values.items()}
-        return replace(self, values=values)

@@ -18,8 +18,8 @@ def bit_operation_gains(
 
         c(op, f) = M (b_base^2 - b_f^2)
 
-    which is the compute that layers cost in arXiv 2301.13330 (appendix A). It adds up over ops, so every op
-    is a group of its own.
+    so that a budget of them is one of compute, as in arXiv 2301.13330. It adds up over ops, so every op is a
+    group of its own.
 
     Args:
         graph: from `capture`; MACs are those of its example inputs, per sample.

@@ -41,7 +41,7 @@ def measure_alps(
 
     ::
 
-        value(op, format) = score({op: format}) - score({})         (section 3.2)
+        value(op, format) = score({op: format}) - score({})
 
     Args:
         ops: their names.

@@ -16,7 +16,7 @@ from inc_mp_plugin.solver.milp import Candidate, Choice, choose
 from inc_mp_plugin.solver.options import Origin, Program, infeasible, least_tau, make_plan, program
 from inc_mp_plugin.solver.ties import constrained, held_to
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
-from inc_mp_plugin.solver.valued import least_value, priced_by
+from inc_mp_plugin.solver.valued import check_gain_is_wanted, least_value
 
 IP_MSE = "ip_mse"
 _HALVINGS = 12  # of the correction: to 1/4096 of the budget
@@ -93,7 +93,7 @@ def solve(
     level = DEFAULT_CONFIDENCE if confidence is None else confidence
     gain = wanted_gain(one, gain_fraction, budget)
     if values is not None:
-        one = priced_by(one, values, gain)
+        check_gain_is_wanted(values, gain)
     if gain is not None:
         plan = _gaining(one, gain, tau, level, values)
         _check_tau(plan, gain, tau, confidence, sensitivity.loss_ms)
@@ -147,8 +147,9 @@ def _check_tau(plan: Plan, gain: float, tau: float | None, confidence: float | N
     if tau is not None and reached > tau**2 * loss_ms:
         what = "" if confidence is None else f" at a confidence of {confidence:g}"
         none = "no plan gains" if plan.strategy == IP_MSE else f"the {plan.strategy} plan does not gain"
+        share = gain / plan.largest_gain if plan.largest_gain else 0.0
         message = (
-            f"{none} {gain / plan.largest_gain:.3g} of the largest gain within tau {tau:.6g}{what}; "
+            f"{none} {share:.3g} of the largest gain within tau {tau:.6g}{what}; "
             f"the least tau that allows it is {least_tau(math.sqrt(reached / loss_ms))}"
         )
         raise InfeasibleError(message)

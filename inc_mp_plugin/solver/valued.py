@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.op_values import OpValues
 from inc_mp_plugin.solver.milp import Candidate, Choice, choose
 from inc_mp_plugin.solver.options import Option, Program
 
+_ROUNDING = 1e-12
 
-def priced_by(one: Program, values: OpValues, gain: float | None) -> Program:
-    """The program, without the configurations that lower an op to a format for which it has no value.
+
+def check_gain_is_wanted(values: OpValues, gain: float | None) -> None:
+    """Refuse to plan by values for a threshold of the loss alone.
 
     Raises:
-        InputError: no gain is wanted, or an op must leave the base format and has no value.
+        InputError: no gain is wanted.
     """
     if gain is None:
         message = (
@@ -23,17 +25,6 @@ def priced_by(one: Program, values: OpValues, gain: float | None) -> Program:
             "losses that tau could hold: give budget (of the cost) or gain_fraction (wanted gain)"
         )
         raise InputError(message)
-    groups = []
-    for group, options in zip(one.gains.groups, one.groups, strict=True):
-        kept = tuple(o for o in options if _value(group.ops, o, one.gains.base, values) is not None)
-        if not kept:
-            message = (
-                f"{values.method} has no value for an op among {', '.join(group.ops[:3])}, and what runs the "
-                "model wants it in a lower format; use strategy ip_mse"
-            )
-            raise InputError(message)
-        groups.append(kept)
-    return replace(one, groups=tuple(groups))
 
 
 def least_value(one: Program, values: OpValues, gain: float) -> Choice:
@@ -43,16 +34,40 @@ def least_value(one: Program, values: OpValues, gain: float) -> Choice:
 
         min sum v(op, f) over lowered ops    s.t.    sum_j c_j(p) >= gain
 
+    An op stays in the base format if it has no value.
+
     Args:
-        one: from `priced_by`.
+        one: the program.
         values: of EAGL or ALPS.
         gain: in the unit of the gains.
+
+    Raises:
+        InputError: an op must leave the base format, and has no value.
+        InfeasibleError: ops that have a value do not gain as much.
     """
-    groups = [
-        [Candidate(-(_value(group.ops, o, one.gains.base, values) or 0.0), -o.gain) for o in options]
-        for group, options in zip(one.gains.groups, one.groups, strict=True)
-    ]
-    return choose(groups, -gain)
+    groups, places = [], []
+    for group, options in zip(one.gains.groups, one.groups, strict=True):
+        sums = [_value(group.ops, option, one.gains.base, values) for option in options]
+        kept = [place for place, value in enumerate(sums) if value is not None]
+        if not kept:
+            message = (
+                f"{values.method} has no value for an op among {', '.join(group.ops[:3])}, and what runs the "
+                "model wants it in a lower format; use strategy ip_mse"
+            )
+            raise InputError(message)
+        groups.append([Candidate(-(sums[place] or 0.0), -options[place].gain) for place in kept])
+        places.append(kept)
+    most = math.fsum(max(-candidate.cost for candidate in group) for group in groups)
+    if gain > most * (1.0 + _ROUNDING):
+        message = (
+            f"strategy {values.method} has no value for some ops (products without a weight, or what no "
+            f"sample reached), so they stay: of the largest gain it can have {most / one.largest:.4g}, not "
+            f"{gain / one.largest:.4g}; want less, or use strategy ip_mse"
+        )
+        raise InfeasibleError(message)
+    choice = choose(groups, -min(gain, most))
+    picks = tuple(kept[pick] for kept, pick in zip(places, choice.picks, strict=True))
+    return replace(choice, picks=picks)
 
 
 def _value(ops: tuple[str, ...], option: Option, base: str, values: OpValues) -> float | None:

@@ -107,6 +107,8 @@ def test_an_op_without_a_value_stays():
     seen, gains = sensitivity_of([1.0, 1.0]), gains_of([10.0, 20.0])
     values = OpValues("eagl", "bit", {LOW: {"op1": 3.0}})
     assert solve(gains, seen, gain_fraction=0.6, values=values).quantized == ("op1",)
+    with pytest.raises(InfeasibleError, match="of the largest gain it can have 0.6667, not 0.9"):
+        solve(gains, seen, gain_fraction=0.9, values=values)
     forced = Demands((), lowered={"op0": "the cache is FP8"})
     with pytest.raises(InputError, match="eagl has no value for an op among op0"):
         solve(gains, seen, gain_fraction=0.6, values=values, demands=forced)
