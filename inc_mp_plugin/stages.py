@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin import artefacts, ranks, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.op_values import METHODS, OpValues
+from inc_mp_plugin.op_values import OpValues
 from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.sensitivities import Sensitivity
@@ -139,12 +139,13 @@ def solve_goal(
 
     `values` are those of the strategy, if it has any.
     """
-    if goal.strategy not in (IP_MSE, *METHODS):
+    gain_is_wanted = goal.gain_fraction is not None or goal.budget is not None
+    if goal.strategy != IP_MSE and not (gain_is_wanted and values is not None):
         if goal.tau is None:
             message = f"strategy {goal.strategy} is held to a threshold: give tau, neither gain nor budget"
             raise InputError(message)
         tied, priced = constrained(gains, demands), replace(sensitivity, cached=demands.cached)
-        plan = baseline(tied, priced, goal.strategy, goal.tau, seed=goal.seed, demands=demands)
+        plan = baseline(tied, priced, goal.strategy, goal.tau, seed=goal.seed, demands=demands, values=values)
         return replace(plan, targets=demands.targets, serving=demands.serving)
     return solve(
         gains,

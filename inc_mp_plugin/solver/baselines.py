@@ -1,4 +1,4 @@
-"""What a plan is compared with (section 3.1): ops in random order, in graph order, and all of them."""
+"""Plans without a program (section 3.1): ops lowered in some order, up to a threshold, or all of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.op_values import OpValues
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.results import Curve
 from inc_mp_plugin.sensitivities import Sensitivity
@@ -30,6 +31,7 @@ def baseline(
     *,
     seed: int = 0,
     demands: Demands = NO_DEMANDS,
+    values: OpValues | None = None,
 ) -> Plan:
     """The plan of a baseline: ops are lowered one after the other while the budget allows.
 
@@ -37,23 +39,27 @@ def baseline(
     first op that would lift the predicted loss MSE above tau^2 E[g^2]. `uniform` lowers all ops,
     whatever the threshold, and its own loss is then its budget. All take the first lower format.
 
+    EAGL and ALPS, whose values are no losses, are held to a threshold in this way, too: ops are lowered in
+    the order of value per gain, the least first, each one that the budget still allows.
+
     Args:
         gains: of configurations that keep to the demands.
         sensitivity: from `measure_sensitivity`.
-        strategy: one of BASELINES.
+        strategy: one of BASELINES, or the method of the values.
         tau: threshold of the normalized RMSE of the loss, above 0.
         seed: of the order of `random`.
         demands: of the plan's consumers, for what is said when they exceed the threshold.
+        values: of EAGL or ALPS.
 
     Raises:
         InputError: an unknown strategy, a tau out of range, or a configuration without a gain.
         InfeasibleError: what must leave the base format costs more than tau allows.
     """
     check_knobs(tau, None)
-    if strategy not in BASELINES:
+    if strategy not in BASELINES and (values is None or strategy != values.method):
         raise InputError(unknown("baseline", strategy, BASELINES))
     one = program(gains, sensitivity)
-    steps = order(one, strategy, seed)
+    steps = order(one, strategy, seed, values)
     listed = [op for step in steps for op in step]
     if strategy != UNIFORM:
         loss_mse = sensitivity.loss_mse(lower_format(gains))
@@ -64,10 +70,12 @@ def baseline(
             nrmse = math.sqrt(sensitivity.with_drift(math.fsum(spent)) / sensitivity.loss_ms)
             raise infeasible(one, demands, tau**2 * sensitivity.loss_ms, nrmse, f"tau {tau:.6g} allows")
         for step in steps[1:]:
-            spent += (loss_mse[op] for op in step)
-            if math.fsum(spent) > budget:
+            with_it = [*spent, *(loss_mse[op] for op in step)]
+            if math.fsum(with_it) <= budget:
+                spent = with_it
+                listed += step
+            elif values is None:
                 break
-            listed += step
     return _lowering(one, strategy, seed, listed, None if strategy == UNIFORM else tau)
 
 
@@ -102,7 +110,9 @@ def _lowering(one: Program, strategy: str, seed: int, listed: Sequence[str], tau
             f"({gains.objective}); take another tau, seed or objective"
         )
         raise InputError(message)
-    status = f"not optimised: ops in random order, seed {seed}" if strategy == RANDOM else "not optimised"
+    status = "not optimised: ops by value per gain"
+    if strategy in BASELINES:
+        status = f"not optimised: ops in random order, seed {seed}" if strategy == RANDOM else "not optimised"
     origin = Origin(strategy, tau, status, None, 0.0)
     return make_plan(one, formats, total[0], math.fsum(loss_mse[op] for op in listed), origin)
 
@@ -122,8 +132,8 @@ def lower_format(gains: Gains) -> str:
     raise InputError(message)
 
 
-def order(one: Program, strategy: str, seed: int) -> list[tuple[str, ...]]:
-    """Ops that can leave the base format, step by step: in graph order, or shuffled for `random`.
+def order(one: Program, strategy: str, seed: int, values: OpValues | None = None) -> list[tuple[str, ...]]:
+    """Ops that can leave the base format, step by step: in graph order, shuffled, or by value per gain.
 
     The first step holds those that must leave it, which may be none; after it, ops that share one format
     in every configuration are one step.
@@ -142,7 +152,21 @@ def order(one: Program, strategy: str, seed: int) -> list[tuple[str, ...]]:
                 steps.append(tuple(ops))
     if strategy == RANDOM:
         random.Random(seed).shuffle(steps)
+    if values is not None:
+        steps = _by_value(steps, one.gains, format, values)
     return [tuple(first), *steps]
+
+
+def _by_value(
+    steps: Sequence[tuple[str, ...]], gains: Gains, format: str, values: OpValues
+) -> list[tuple[str, ...]]:
+    """Steps by the value that they give away per gain; without those that have no value, or gain nothing."""
+    known, rates = values.values.get(format, {}), {}
+    for step in steps:
+        total = gains.total(dict.fromkeys(step, format))
+        if total is not None and total[0] > 0 and all(op in known for op in step):
+            rates[step] = math.fsum(known[op] for op in step) / total[0]
+    return sorted(rates, key=rates.__getitem__)
 
 
 def baseline_curve(one: Program, strategy: str, seed: int, level: float = DEFAULT_CONFIDENCE) -> Curve:

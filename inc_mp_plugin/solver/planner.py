@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from inc_mp_plugin.errors import InfeasibleError
+from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.op_values import OpValues
 from inc_mp_plugin.plan import Plan
@@ -16,7 +16,7 @@ from inc_mp_plugin.solver.milp import Candidate, Choice, choose
 from inc_mp_plugin.solver.options import Origin, Program, infeasible, least_tau, make_plan, program
 from inc_mp_plugin.solver.ties import constrained, held_to
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
-from inc_mp_plugin.solver.valued import check_gain_is_wanted, least_value
+from inc_mp_plugin.solver.valued import least_value
 
 IP_MSE = "ip_mse"
 _HALVINGS = 12  # of the correction: to 1/4096 of the budget
@@ -50,7 +50,8 @@ def solve(
 
     With `values` (EAGL's or ALPS's) the values of the ops that are lowered are to add up to the least,
     instead of their loss MSE: the knapsack of arXiv 2301.13330, the most value kept within a budget of
-    cost, which `budget` or `gain_fraction` gives. An op without a value stays in its base format.
+    cost, which `budget` or `gain_fraction` gives (for a threshold see `baseline`). An op without a value
+    stays in its base format.
 
     With `confidence` the upper end of the loss MSE's interval must be within tau^2 E[g^2], not only its
     mean; the correction is then the largest found by bisection at which it is.
@@ -92,8 +93,11 @@ def solve(
     one = program(constrained(gains, demands), sensitivity)
     level = DEFAULT_CONFIDENCE if confidence is None else confidence
     gain = wanted_gain(one, gain_fraction, budget)
-    if values is not None:
-        check_gain_is_wanted(values, gain)
+    if gain is None and values is not None:
+        message = (
+            f"the values of {values.method} are no losses that tau could hold: give budget or gain_fraction"
+        )
+        raise InputError(message)
     if gain is not None:
         plan = _gaining(one, gain, tau, level, values)
         _check_tau(plan, gain, tau, confidence, sensitivity.loss_ms)

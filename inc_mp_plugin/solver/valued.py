@@ -13,20 +13,6 @@ from inc_mp_plugin.solver.options import Option, Program
 _ROUNDING = 1e-12
 
 
-def check_gain_is_wanted(values: OpValues, gain: float | None) -> None:
-    """Refuse to plan by values for a threshold of the loss alone.
-
-    Raises:
-        InputError: no gain is wanted.
-    """
-    if gain is None:
-        message = (
-            f"strategy {values.method} keeps the most value within a budget of cost, and its values are no "
-            "losses that tau could hold: give budget (of the cost) or gain_fraction (wanted gain)"
-        )
-        raise InputError(message)
-
-
 def least_value(one: Program, values: OpValues, gain: float) -> Choice:
     """The choice that gains this much with the least sum of the values of the ops that it lowers.
 

@@ -15,6 +15,7 @@ from inc_mp_plugin.op_values import OpValues
 from inc_mp_plugin.plan import Graph, Op
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import Demands
+from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import solve
 
 LOW = "fp8_e4m3"
@@ -93,8 +94,34 @@ def test_a_budget_without_values_is_the_least_loss(budget):
 
 
 def test_values_are_no_losses_that_a_threshold_could_hold():
-    with pytest.raises(InputError, match="strategy eagl keeps the most value within a budget"):
+    with pytest.raises(InputError, match="values of eagl are no losses that tau could hold"):
         solve(gains_of([1.0]), sensitivity_of([1.0]), 0.1, values=values_of([1.0]))
+
+
+@pytest.mark.parametrize(
+    ("tau", "wanted"),
+    [
+        (0.05, {"op3"}),
+        (0.06, {"op3", "op1"}),
+        (0.07, {"op3", "op1", "op0"}),
+        (1.0, {"op0", "op1", "op2", "op3"}),
+    ],
+)
+def test_a_threshold_takes_ops_by_value_per_gain(tau, wanted):
+    """Rates -0.1, 0.05, 0.1, 0.2 of op3, op1, op2, op0; a loss MSE of 1/768 each, of op2 3/768."""
+    gains, seen = gains_of([20.0, 20.0, 30.0, 10.0]), sensitivity_of([1.0, 1.0, 3.0, 1.0])
+    plan = baseline(gains, seen, "alps", tau, values=values_of([4.0, 1.0, 3.0, -1.0], "alps"))
+    assert set(plan.quantized) == wanted
+    assert plan.loss_mse <= tau**2
+    assert (plan.strategy, plan.status) == ("alps", "not optimised: ops by value per gain")
+
+
+def test_ops_without_value_or_gain_are_in_no_order():
+    gains, seen = gains_of([20.0, 0.0, 30.0]), sensitivity_of([1.0, 1.0, 1.0])
+    values = OpValues("eagl", "bit", {LOW: {"op0": 1.0, "op1": 1.0}})
+    assert baseline(gains, seen, "eagl", 1.0, values=values).quantized == ("op0",)
+    with pytest.raises(InputError, match="unknown baseline"):
+        baseline(gains, seen, "alps", 1.0, values=values)
 
 
 def test_a_threshold_and_a_wanted_gain_that_values_do_not_meet():
