@@ -10,6 +10,7 @@ from inc_mp_plugin.formats import NOISES
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.inc.backend import is_cpu
 from inc_mp_plugin.inc.settings import Settings
+from inc_mp_plugin.op_values import METHODS
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.serving import Serving
 from inc_mp_plugin.solver.knobs import check_knobs
@@ -27,7 +28,9 @@ def check_settings(settings: Settings) -> None:
     Raises:
         InputError: one is missing, unknown or out of range.
     """
-    check_knobs(settings.tau, settings.gain_fraction)
+    check_knobs(settings.tau, settings.gain_fraction, settings.budget)
+    if settings.values not in (None, *METHODS):
+        raise InputError(unknown("values", str(settings.values), METHODS))
     if settings.objective not in _OBJECTIVES:
         raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
     if settings.device not in ACCELERATORS:
@@ -48,5 +51,10 @@ def noise_of(settings: Settings, inc: Mapping[str, Any]) -> Noise:
     """How rounding is priced; on a Gaudi, measured noise takes the scales of the settings' device."""
     if settings.noise != "measured":
         return Noise(settings.noise)
+    return Noise("measured", scales_of(settings, inc), (format_of(inc),))
+
+
+def scales_of(settings: Settings, inc: Mapping[str, Any]) -> Scales:
+    """How INC will scale to FP8; on a Gaudi, as the settings' device does."""
     method = str(inc.get("scale_method", OPTIMUM_HABANA.scale_methods[0])).lower()
-    return Noise("measured", Scales(method, "cpu" if is_cpu() else settings.device), (format_of(inc),))
+    return Scales(method, "cpu" if is_cpu() else settings.device)

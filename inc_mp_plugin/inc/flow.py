@@ -30,7 +30,7 @@ from inc_mp_plugin.inc.backend import (
     set_aside,
     take_attributes_back,
 )
-from inc_mp_plugin.inc.choices import check_settings, format_of, noise_of
+from inc_mp_plugin.inc.choices import check_settings, format_of, noise_of, scales_of
 from inc_mp_plugin.inc.live import LiveModel
 from inc_mp_plugin.inc.observed import Observed
 from inc_mp_plugin.inc.settings import NAME, Settings, read
@@ -198,6 +198,9 @@ def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed:
         None if observed is None else OnDevice(observed.batches, device),
         tau=settings.tau,
         gain_fraction=settings.gain_fraction,
+        budget=settings.budget,
+        strategy=settings.values or NAME,
+        scales=scales_of(settings, inc) if settings.values else None,
         objective=settings.objective,
         confidence=settings.confidence,
         noise=noise_of(settings, inc),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inc_mp_plugin.advice import KNOBS
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.inc.backend import is_cpu
 from inc_mp_plugin.inc.selection import pattern_lists
@@ -36,17 +37,19 @@ _INTERNAL = {"_json_file", "non_tunable_params", "params_list", "model_path", "o
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The keys of ours: a threshold `tau` or a `gain_fraction`, and what the plan is made for.
+    """The keys of ours: a threshold `tau`, a `gain_fraction` or a `budget`, and what the plan is made for.
 
-    `samples` bounds how many calibration samples are kept for the gradients; `device` is where
-    `theoretical_time` counts; `loss_fn(model, batch)` returns one loss per sample. `noise` says how
-    rounding is priced ("measured" under the configuration's own scale method), `confidence` that the
-    budget is to hold at the upper end of that interval. `attention` and `reuse_cache` say how
-    optimum-habana will run the model on a Gaudi.
+    `values` may be "eagl" or "alps", to price ops in these ways. `samples` bounds how many calibration
+    samples are kept for the gradients; `device` is where `theoretical_time` counts; `loss_fn(model, batch)`
+    returns one loss per sample. `noise` says how rounding is priced ("measured" under the configuration's
+    own scale method), `confidence` that the budget is to hold at the upper end of that interval.
+    `attention` and `reuse_cache` say how optimum-habana will run the model on a Gaudi.
     """
 
     tau: float | None = None
     gain_fraction: float | None = None
+    budget: float | None = None
+    values: str | None = None
     objective: str = "memory"
     device: str = "gaudi2"
     samples: int = 64
@@ -58,7 +61,7 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
-        """Check the keys of ours; tau is 0.01 if neither knob is given.
+        """Check the keys of ours; tau is 0.01 if no knob is given.
 
         Raises:
             InputError: a key that is not ours.
@@ -66,14 +69,15 @@ class Settings:
         for key in given:
             if key not in cls.__slots__:
                 raise InputError(unknown("ip_mse key", key, cls.__slots__))
-        knobs = {} if {"tau", "gain_fraction"} & given.keys() else {"tau": 0.01}
+        knobs = {} if set(KNOBS) & given.keys() else {"tau": 0.01}
         return cls(**{**knobs, **given})
 
 
 def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every combination of the keys that are given as lists, the largest gain first.
 
-    A larger threshold, or a larger wanted gain, is the faster model; other keys keep their order.
+    A larger threshold, a larger wanted gain or a smaller budget is the faster model; other keys keep their
+    order.
 
     Example:
         >>> [one["tau"] for one in grid({"tau": [0.003, 0.03, 0.01], "objective": "memory"})]
@@ -82,8 +86,8 @@ def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
     choices = []
     for key, value in ours.items():
         values = list(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else [value]
-        if key in ("tau", "gain_fraction"):
-            values.sort(reverse=True)
+        if key in KNOBS:
+            values.sort(reverse=key != "budget")
         choices.append([(key, one) for one in values])
     return [dict(one) for one in itertools.product(*choices)]
 

@@ -180,9 +180,9 @@ def _curve_table(one: Experiment, kinds: Sequence[str]) -> Table:
         (f"{100 * level:.0f}", *(_spread(measured(grouped[kind].get(level, []))) for kind in kinds))
         for level in wanted
     )
-    caption = (
-        f"Measured loss MSE of {one.objective} plans that gain at least so much; mean (least to largest)."
-    )
+    several = any(len(group) > 1 for by_level in grouped.values() for group in by_level.values())
+    spread = "; mean (least to largest)" if several else ""
+    caption = f"Measured loss MSE of {one.objective} plans that gain at least so much{spread}."
     return Table(caption, ("gain, %", *kinds), rows, left=0)
 
 

@@ -139,6 +139,15 @@ def test_gain_fraction():
     assert patched(quantize(model, config, run_fn=keyword)) == wanted
 
 
+@pytest.mark.parametrize("method", ["eagl", "alps"])
+def test_other_prices(method, tmp_path):
+    model = helpers.language_model("llama")
+    batches = [{"input_ids": ids} for ids in INPUTS]
+    wanted = mp.tune(model, batches, strategy=method, budget=0.8, out=tmp_path / "by hand").quantized
+    config = mp.IPMSEConfig(values=method, budget=0.8)
+    assert patched(quantize(model, config, run_fn=keyword)) == set(wanted)
+
+
 @pytest.mark.parametrize("method", ["maxabs_arbitrary", "maxabs_pow2"])
 def test_measured_noise_takes_the_scales_of_the_configuration(method):
     model = helpers.language_model("llama")
@@ -247,6 +256,9 @@ def test_errors():
         {"device": "tpu"},
         {"noise": "loud"},
         {"confidence": 95},
+        {"budget": 0},
+        {"budget": 0.5, "gain_fraction": 0.5},
+        {"values": "egal"},
     )
     for wrong in wrong_ones:
         with pytest.raises(InputError):
