@@ -79,6 +79,13 @@ def test_two_processes_value_ops_as_one_does(tmp_path):
     assert not list(together.glob("*partial*"))
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_ops_of_a_score(tmp_path):
+    (first, second), _ = in_ranks("ops", tmp_path)
+    assert first["values"] == second["values"] == {op: float(ord(op)) for op in "abcd"}
+    assert (first["scored"], second["scored"]) == (["a"], ["b", "c", "d"])  # the first has the base, too
+
+
 def _arrays(folder):
     import numpy as np
 

@@ -43,28 +43,36 @@ def measure_alps(
 
         value(op, format) = score({op: format}) - score({})
 
+    Of several processes each scores a share of the ops, one after the other, and all get all values.
+
     Args:
         ops: their names.
         formats: the lower formats.
         score: of a model with these ops in these formats, all others in the base format; lower is better.
             In the paper the model is fine-tuned briefly before.
         partial: where scores are kept until all are there; after an interrupt only the others are made.
+            Each process needs one of its own.
         unit: of the score.
 
     Raises:
         NonFiniteError: a score is NaN or infinite; the text names the op.
     """
-    scores = scores_alone(ops, formats, score, partial)
+    wanted = _wanted(ops, formats)
+    mine = {key: wanted[key] for key in ranks.share(list(wanted))}
+    scores = _scores(mine, score, partial)
+    everywhere = ranks.exchange_arrays({key: np.array(value) for key, value in scores.items()})
     partial.remove()
-    return _values(ops, formats, scores, unit)
+    return _values(ops, formats, {key: float(v) for part in everywhere for key, v in part.items()}, unit)
 
 
-def scores_alone(
-    ops: Sequence[str], formats: Sequence[str], score: Callable[[Formats], float], partial: Partial
+def _wanted(ops: Sequence[str], formats: Sequence[str]) -> dict[str, Formats]:
+    """Everything that is to be scored: all ops in the base format, and each one alone in each format."""
+    return {_BASE: {}, **{_key(format, op): {op: format} for format in formats for op in ops}}
+
+
+def _scores(
+    wanted: Mapping[str, Formats], score: Callable[[Formats], float], partial: Partial
 ) -> dict[str, float]:
-    """Scores of all ops in the base format, "base", and of each one alone, "format op"."""
-    wanted: dict[str, Formats] = {_BASE: {}}
-    wanted |= {_key(format, op): {op: format} for format in formats for op in ops}
     scores = {key: float(value) for key, value in partial.load().items() if key in wanted}
     if scores:
         say(f"alps: going on after {len(scores)} of {len(wanted)} scores that were measured before")
@@ -72,9 +80,9 @@ def scores_alone(
     for key in track(missing, "ALPS: ops alone", len(scores)):
         scores[key] = score(wanted[key])
         if not np.isfinite(scores[key]):
-            message = f"the score is {scores[key]} with {key.partition(' ')[2] or 'every op'} in " + (
-                key.partition(" ")[0] if wanted[key] else "the base format"
-            )
+            format, _, op = key.partition(" ")
+            where = f"{op} in {format}" if op else "every op in the base format"
+            message = f"the score is {scores[key]} with {where}; it must be a number"
             raise NonFiniteError(message)
         partial.save({name: np.array(value) for name, value in scores.items()})
     return scores
@@ -118,7 +126,7 @@ def measure_alps_without_training(
         with as_measured(model), torch.no_grad(), rounded(model, rounder, lowered):
             return sum(float(sample_losses(model, batch, loss_fn).double().sum()) for batch in batches)
 
-    totals = scores_alone(ops, formats, total_loss, partial)
+    totals = _scores(_wanted(ops, formats), total_loss, partial)
     samples = np.array(sum(batch_size(batch) for batch in batches))
     everywhere = ranks.exchange_arrays({"samples": samples, **{k: np.array(v) for k, v in totals.items()}})
     count = sum(int(part["samples"]) for part in everywhere)

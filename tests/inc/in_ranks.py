@@ -11,6 +11,7 @@ from torch import distributed
 
 import inc_mp_plugin as mp
 from inc_mp_plugin import ranks
+from inc_mp_plugin.store import Partial
 
 if __name__ == "__main__":
     mode, folder = sys.argv[1], Path(sys.argv[2])
@@ -34,6 +35,16 @@ if __name__ == "__main__":
     elif mode == "alps":
         plan = mp.tune(helpers.language_model("llama"), share, strategy="alps", budget=0.8, out=folder)
         said["quantized"] = sorted(plan.quantized)
+    elif mode == "ops":
+        scored = []
+
+        def score(formats):
+            scored.extend(formats)
+            return float(sum(map(ord, formats)))
+
+        partial = Partial(folder / f"{ranks.rank()}.partial.npz", "key")
+        said["values"] = mp.measure_alps(list("abcd"), ["int2"], score, partial).values["int2"]
+        said["scored"] = scored
     else:
         tau = 1e-9 if mode == "no plan" else TAU
         gain = 1.0 if mode == "no plan" else None
