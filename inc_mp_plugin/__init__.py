@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from inc_mp_plugin.plan import Graph as Graph
     from inc_mp_plugin.plan import Plan as Plan
     from inc_mp_plugin.pricing import Clock as Clock
+    from inc_mp_plugin.qat.finetune import finetune as finetune
+    from inc_mp_plugin.qat.layers import in_formats as in_formats
+    from inc_mp_plugin.qat.layers import quantized as quantized
     from inc_mp_plugin.request import Request as Request
     from inc_mp_plugin.sensitivities import Sensitivity as Sensitivity
     from inc_mp_plugin.sensitivity.alps import measure_alps as measure_alps
@@ -65,6 +68,8 @@ _HOMES = {
     "sensitivities": ("Sensitivity",),
     "targets.rules": ("demands",),
     "pricing": ("Clock",),
+    "qat.finetune": ("finetune",),
+    "qat.layers": ("in_formats", "quantized"),
     "request": ("Request",),
     "sensitivity.alps": ("measure_alps", "measure_alps_without_training"),
     "sensitivity.eagl": ("measure_eagl",),

@@ -11,6 +11,7 @@ from inc_mp_plugin.emission import clear_files, emit
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.measured_loss import LossMeter
+from inc_mp_plugin.op_values import METHODS
 from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.pricing import (
     Clock,
@@ -72,7 +73,7 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
         lambda: _tune_recipe(recipe, subject, out),
         {
             "sensitivity": lambda graph: measure(subject, graph, noise_of(recipe), out),
-            **tasks(subject, low_of(recipe), out),
+            **tasks(subject, _low(recipe), out),
         },
     )
 
@@ -89,7 +90,7 @@ def _tune_recipe(recipe: Recipe, subject: Subject, out: Path) -> Plan:
     demanded = demands_for(graph, recipe)
     gains = gains_stage(subject, graph, sensitivity, prices_of(recipe, sensitivity.ops, demanded), out)
     goal = goal_of(recipe)
-    values = values_stage(goal.strategy, subject, graph, low_of(recipe), out)
+    values = values_stage(goal.strategy, subject, graph, _low(recipe), out)
     meter = None
     if recipe.validation is not None:
         meter = LossMeter(recipe, recipe.validation, subject, graph, sensitivity, out)
@@ -116,6 +117,11 @@ def goal_of(recipe: Recipe) -> Goal:
         recipe.confidence,
         recipe.budget,
     )
+
+
+def _low(recipe: Recipe) -> Low:
+    """The lower formats; a strategy that rounds nothing itself needs no scales, which a device may lack."""
+    return low_of(recipe) if recipe.strategy in METHODS else Low((recipe.model.dtype, *recipe.formats), None)
 
 
 def noise_of(recipe: Recipe) -> Noise:

@@ -14,6 +14,7 @@ from inc_mp_plugin.pipeline import goal_of
 from inc_mp_plugin.report.document import report_info
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.html import page
+from inc_mp_plugin.report.page import ReportInfo
 from inc_mp_plugin.report.plots import render
 from inc_mp_plugin.report.svg import inline
 from inc_mp_plugin.results import Experiment, Stability
@@ -37,7 +38,15 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: an artefact of the plan is missing, any artefact is damaged, or matplotlib is missing.
     """
-    info = report_info(find(folder))
+    return write_pages(folder, report_info(find(folder)))
+
+
+def write_pages(folder: Path, info: ReportInfo) -> Path:
+    """Write what a report says: report.html, and every figure as PNG and SVG under figures/.
+
+    Raises:
+        InputError: matplotlib is missing.
+    """
     pictures = {}
     for figure in info.figures:
         png, svg = render(figure)

@@ -42,7 +42,11 @@ def scales_of(recipe: Recipe, target: Target) -> Scales:
 
 
 def low_of(recipe: Recipe) -> Low:
-    """The formats of a recipe, and how its first target that runs FP8 scales to them."""
+    """The formats of a recipe, and how its first target that runs FP8 scales to them.
+
+    Raises:
+        InputError: the recipe's device has not the scales of that target.
+    """
     able = [target for target in map(get_target, recipe.targets) if target.scale_methods]
     return Low((recipe.model.dtype, *recipe.formats), scales_of(recipe, able[0] if able else CPU_QDQ))
 

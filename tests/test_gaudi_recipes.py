@@ -34,8 +34,10 @@ def two_layers(model, device, *overrides):
     return recipe_of(model, device, "model.weights=random", small, *overrides)
 
 
-@pytest.mark.parametrize("device", ["gaudi2", "gaudi3"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("device", [pytest.param("gaudi2", marks=pytest.mark.slow), "gaudi3"])
+@pytest.mark.parametrize(
+    "model", [pytest.param(m, marks=pytest.mark.slow if m == "qwen3-30b-a3b" else ()) for m in MODELS]
+)
 def test_recipes_without_weights(model, device, tmp_path):
     recipe = two_layers(model, device)
     found = rehearse(recipe, tmp_path)
@@ -74,6 +76,7 @@ def test_whole_models_without_weights(model, tmp_path):
     assert len(found.graph.ops) == layers * (4 + 2 + IN_THE_MLP.get(model, 3)) + 1
 
 
+@pytest.mark.slow
 def test_what_the_experts_of_a_qwen_come_to_on_optimum_habana(tmp_path):
     found = rehearse(two_layers("qwen3-30b-a3b", "gaudi2", "targets=[optimum-habana]"), tmp_path)
     kept = [line for line in lines(found) if "768 ops" in line and "INC never measures the experts" in line]

@@ -67,6 +67,7 @@ def test_another_objective_and_threshold_without_the_model(finished, tmp_path):
         assert f"Gain ({objective}, {source})" in result.output
 
 
+@pytest.mark.slow
 def test_every_group_is_measured_on_its_own(project, tmp_path):
     result = call("tune", project / "recipe.yaml", "--every-group", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -89,6 +90,7 @@ def test_plans_are_timed_at_several_thresholds(finished):
     assert "time_validation.json: still valid, reused" in again.output
 
 
+@pytest.mark.slow
 def test_a_plan_for_time_is_validated_for_loss_too(project, tmp_path):
     heldout = [json.dumps({"text": f"A held-out sentence, number {n}, of some words."}) for n in range(3)]
     (tmp_path / "heldout.jsonl").write_text("\n".join(heldout))

@@ -85,7 +85,7 @@ def _op(name: str) -> str:
 
 def measure_int8(model: nn.Module, graph: Graph, batches: Sequence[Any], loss_fn: Any) -> Sensitivity:
     """Sensitivities with the noise of INT8, D^2 / 12 per element; see `IntegerNoise`."""
-    noise: Any = IntegerNoise(observe_maxabs(model, graph, batches, loss_fn))
+    noise = IntegerNoise(observe_maxabs(model, graph, batches, loss_fn))
     seen = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, noise)))
     return Sensitivity(seen.ops, seen.loss, seen.input, seen.weight, seen.rounding, "measured")
 

@@ -14,6 +14,20 @@ from torch.utils import _pytree as pytree
 from inc_mp_plugin.sensitivity.measured import module_of
 
 
+class Errors(Protocol):
+    """What gives rounding errors, or their root mean square, of a tensor's elements in some formats."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats."""
+
+    def of_input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+        """Error of input `index` of an op, in its shape."""
+
+    def of_weight(self, weight: Tensor, format: str) -> Tensor:
+        """Error of a weight, in its shape."""
+
+
 class Rounder(Protocol):
     """What rounds: `Rounding` to FP8, or `Cast`."""
 

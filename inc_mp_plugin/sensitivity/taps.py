@@ -20,7 +20,7 @@ from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivity.measured import module_of
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.sensitivity.rounding import Rounding
+    from inc_mp_plugin.sensitivity.rounded import Errors
 
 
 class MixedSamplesError(Exception):
@@ -57,7 +57,7 @@ class Taps:
         model: nn.Module,
         graph: Graph,
         size: int,
-        rounding: Rounding | None = None,
+        rounding: Errors | None = None,
         *,
         inputs_only: bool = False,
     ) -> None:

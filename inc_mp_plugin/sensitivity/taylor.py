@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
     from inc_mp_plugin.losses import LossFunction
     from inc_mp_plugin.sensitivities import FloatArray
-    from inc_mp_plugin.sensitivity.rounding import Rounding
+    from inc_mp_plugin.sensitivity.rounded import Errors
     from inc_mp_plugin.sensitivity.scales import Scales
 
 # Gradients of FP16 models underflow below 6e-8; they are computed scaled up by this power of two.
@@ -137,7 +137,7 @@ def sensitivity_rows(
     graph: Graph,
     batches: Iterable[Batch],
     loss_fn: LossFunction | None = None,
-    rounding: Rounding | None = None,
+    rounding: Errors | None = None,
 ) -> Iterator[Rows]:
     """Yield the rows of each batch in turn: `measure_sensitivity`, in steps.
 
@@ -158,7 +158,7 @@ def _rows(
     graph: Graph,
     batch: Batch,
     loss_fn: LossFunction | None,
-    rounding: Rounding | None,
+    rounding: Errors | None,
     *,
     together: bool,
 ) -> Rows:
@@ -189,7 +189,7 @@ def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFuncti
 
 
 def _measure(
-    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, rounding: Rounding | None
+    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, rounding: Errors | None
 ) -> Rows:
     with Taps(model, graph, batch_size(batch), rounding) as taps:
         losses = _losses(model, batch, loss_fn)

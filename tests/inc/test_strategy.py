@@ -139,7 +139,7 @@ def test_gain_fraction():
     assert patched(quantize(model, config, run_fn=keyword)) == wanted
 
 
-@pytest.mark.parametrize("method", ["eagl", "alps"])
+@pytest.mark.parametrize("method", ["eagl", pytest.param("alps", marks=pytest.mark.slow)])
 def test_other_prices(method, tmp_path):
     model = helpers.language_model("llama")
     batches = [{"input_ids": ids} for ids in INPUTS]

@@ -108,6 +108,7 @@ def test_a_plan_for_a_gain_is_planned_again_for_that_gain(folder):
     assert find(folder).stability.gain == plan.gain == find(folder).stability.gain_low
 
 
+@pytest.mark.slow
 def test_the_report_is_written_and_the_same_twice_without_torch(folder):
     add_everything(folder)
     path = write_report(folder)

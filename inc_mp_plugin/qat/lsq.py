@@ -1,0 +1,129 @@
+"""Integers with a learned step: LSQ (Esser et al., "Learned step size quantization", 2020)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.formats import get_format
+
+
+class CodeRange(NamedTuple):
+    """The least and the largest code of an integer: -Qn and Qp."""
+
+    low: int
+    high: int
+
+
+def code_range(format: str, *, signed: bool) -> CodeRange:
+    """Codes of an integer format: -2^(b-1) to 2^(b-1) - 1, or 0 to 2^b - 1 without a sign.
+
+    Raises:
+        InputError: there is no format of that name, or it is no integer.
+
+    Example:
+        >>> code_range("int2", signed=True), code_range("int2", signed=False)
+        (CodeRange(low=-2, high=1), CodeRange(low=0, high=3))
+    """
+    found = get_format(format)
+    if not found.is_integer:
+        message = f"format {format!r} is no integer, so it has no steps to learn; give int8, int4 or int2"
+        raise InputError(message)
+    if signed:
+        return CodeRange(-(2 ** (found.bits - 1)), 2 ** (found.bits - 1) - 1)
+    return CodeRange(0, 2**found.bits - 1)
+
+
+def initial_step(mean_magnitude: Tensor, codes: CodeRange) -> Tensor:
+    """Step to start from: 2 mean|v| / sqrt(Qp), one for every mean given.
+
+    A channel of nothing but zeros is exact with any step, and gets the mean of the others.
+
+    Raises:
+        InputError: a mean is not finite, or all of them are 0.
+    """
+    step = 2.0 * mean_magnitude / math.sqrt(codes.high)
+    if not bool(step.isfinite().all()) or not bool((step > 0).any()):
+        message = "values that are all 0, or not all finite, say nothing of a step; give others"
+        raise InputError(message)
+    return torch.where(step > 0, step, step[step > 0].mean())
+
+
+class _Rounding(torch.autograd.Function):
+    """`quantize`, with the gradients of LSQ."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, step: Tensor, codes: CodeRange, gradient_scale: float) -> Tensor:
+        ratio = value / step
+        rounded = ratio.clamp(*codes).round()
+        ctx.save_for_backward(ratio, rounded, step)
+        ctx.codes, ctx.gradient_scale = codes, gradient_scale
+        return rounded * step
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (gradient,) = gradients
+        ratio, rounded, step = ctx.saved_tensors
+        inside = (ratio > ctx.codes.low) & (ratio < ctx.codes.high)
+        # Outside of the range the code is -Qn or Qp, which is the gradient there; inside v / s comes off.
+        slope = torch.where(inside, rounded - ratio, rounded)
+        return gradient * inside, ctx.gradient_scale * (gradient * slope).sum_to_size(step.shape), None, None
+
+
+def quantize(value: Tensor, step: Tensor, codes: CodeRange, gradient_scale: float = 1.0) -> Tensor:
+    """Round to whole steps, within a range of codes.
+
+    ::
+
+        v^ = s round(clip(v / s, -Qn, Qp))
+
+    The gradient passes to v unchanged where -Qn < v / s < Qp, and not elsewhere. To the step it passes as::
+
+        dv^/ds = -v / s + round(v / s)    where -Qn < v / s < Qp
+                 -Qn                      where v / s <= -Qn
+                 Qp                       where v / s >= Qp
+
+    times `gradient_scale`, summed over the values that share a step.
+
+    Args:
+        value: of any shape.
+        step: broadcasts to it: one number, or one per channel.
+        codes: -Qn and Qp.
+        gradient_scale: g of LSQ, 1 / sqrt(N Qp) with N the values that share a step.
+    """
+    rounded: Tensor = _Rounding.apply(value, step, codes, gradient_scale)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+class Quantizer(nn.Module):
+    """Rounds a tensor to an integer format whose step is a parameter.
+
+    One step for the whole tensor, or one per entry of its first axis (the output channels of a weight).
+    """
+
+    def __init__(self, format: str, step: Tensor, *, signed: bool) -> None:
+        """Start from this step, of shape () or (channels,)."""
+        super().__init__()
+        self.format, self.signed = format, signed
+        self.range = code_range(format, signed=signed)
+        self.step = nn.Parameter(step.detach().clone())
+
+    def forward(self, value: Tensor, samples: int = 1) -> Tensor:
+        """The tensor in this format; of `samples` samples, the values of one share the step."""
+        shared = value.numel() / (samples * self.step.numel())
+        return quantize(value, self._broadcast(value), self.range, 1.0 / math.sqrt(shared * self.range.high))
+
+    def codes(self, value: Tensor) -> Tensor:
+        """Codes of a tensor, in its shape: integers of the format's range."""
+        return (value / self._broadcast(value)).detach().clamp(*self.range).round().int()
+
+    def extra_repr(self) -> str:
+        """Format and range, for printing."""
+        return f"{self.format}, codes {self.range.low} to {self.range.high}"
+
+    def _broadcast(self, value: Tensor) -> Tensor:
+        return self.step.view(-1, *[1] * (value.dim() - 1)) if self.step.dim() else self.step
