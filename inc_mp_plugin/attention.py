@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,46 +104,58 @@ def exposed_bgemms(model: nn.Module) -> Iterator[tuple[str, ...]]:
     Yields:
         Names of the attention modules that were given products.
     """
-    undo, names = _expose(model)
+    before = implementations_of(model)
+    names = expose_bgemms(model)
     try:
         yield names
     finally:
-        undo()
+        hide_bgemms(model, names, before)
 
 
 def expose_bgemms(model: nn.Module) -> tuple[str, ...]:
-    """Expose the attention products for good: for a model that is about to be quantized.
+    """Expose the attention products: for good, or until `hide_bgemms`.
 
     Returns:
         Names of the attention modules that were given products; none if they were there already.
     """
-    return _expose(model)[1]
-
-
-def _expose(model: nn.Module) -> tuple[Callable[[], None], tuple[str, ...]]:
     modules = {n: m for n, m in attention_modules(model).items() if not hasattr(m, "matmul_qk")}
-    if not modules:
-        return (lambda: None), ()
-    _register()
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    before = [
-        (config, config._attn_implementation_internal)
-        for config in configs.values()
-        if hasattr(config, "_attn_implementation_internal")
-    ]
-
-    def undo() -> None:
+    if modules:
+        _register()
         for module in modules.values():
-            del module.matmul_qk, module.matmul_av
-        for config, implementation in before:
-            config._attn_implementation_internal = implementation
+            module.matmul_qk, module.matmul_av = (Matmul().train(module.training) for _ in range(2))
+        _implement(model, dict.fromkeys(implementations_of(model), IMPLEMENTATION))
+    return tuple(modules)
 
-    for module in modules.values():
-        module.matmul_qk, module.matmul_av = Matmul(), Matmul()
-    for config, _ in before:
+
+def hide_bgemms(model: nn.Module, names: Iterable[str], implementations: Mapping[str, str | None]) -> None:
+    """Take the products of these attention modules off again.
+
+    Args:
+        model: as `expose_bgemms` left it.
+        names: what it returned.
+        implementations: from `implementations_of`, before.
+    """
+    for name in names:
+        module: Any = model.get_submodule(name)
+        del module.matmul_qk, module.matmul_av
+    if names:
+        _implement(model, implementations)
+
+
+def implementations_of(model: nn.Module) -> dict[str, str | None]:
+    """How attention is computed, by the name of every module that has a configuration."""
+    return {
+        name: module.config._attn_implementation_internal
+        for name, module in model.named_modules()
+        if hasattr(getattr(module, "config", None), "_attn_implementation_internal")
+    }
+
+
+def _implement(model: nn.Module, implementations: Mapping[str, str | None]) -> None:
+    for name, implementation in implementations.items():
         # The public setter would also overwrite sub-configs whose values are not ours to restore.
-        config._attn_implementation_internal = IMPLEMENTATION
-    return undo, tuple(modules)
+        config: Any = model.get_submodule(name).config
+        config._attn_implementation_internal = implementation
 
 
 def _register() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -107,14 +107,29 @@ def exposed_experts(model: nn.Module) -> Iterator[tuple[str, ...]]:
     Yields:
         Names of the modules whose experts were exposed.
     """
-    modules = _to_expose(model)
+    names = show_experts(model)
     try:
-        for module in modules.values():
-            _attach(module, experts_of(module))
-        yield tuple(modules)
+        yield names
     finally:
-        for module in modules.values():
-            _detach(module)
+        hide_experts(model, names)
+
+
+def show_experts(model: nn.Module) -> tuple[str, ...]:
+    """Expose fused experts until `hide_experts`: their weights are views of the fused parameters.
+
+    Returns:
+        Names of the modules whose experts were exposed; none if they were there already.
+    """
+    modules = _to_expose(model)
+    for module in modules.values():
+        _attach(module, experts_of(module))
+    return tuple(modules)
+
+
+def hide_experts(model: nn.Module, names: Iterable[str]) -> None:
+    """Take the experts off again that `show_experts` exposed in these modules."""
+    for name in names:
+        _detach(model.get_submodule(name))
 
 
 def expose_experts(model: nn.Module) -> tuple[str, ...]:
@@ -124,9 +139,10 @@ def expose_experts(model: nn.Module) -> tuple[str, ...]:
     freed alone; one layer at a time is held twice.
 
     Returns:
-        Names of the modules whose experts were exposed; none if they were there already.
+        Names of the modules whose experts were exposed; none if they were there already for good.
     """
-    modules = _to_expose(model)
+    shown = {name: m for name, m in model.named_modules() if is_exposed(m) and _STACKS[0] in m._parameters}
+    modules = {**shown, **_to_expose(model)}
     for module in modules.values():
         experts = experts_of(module)
         for expert in experts.values():

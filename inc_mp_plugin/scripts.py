@@ -9,6 +9,8 @@ from pathlib import Path
 
 from inc_mp_plugin.errors import InputError
 
+_INTERRUPTED = 130  # as shells have it
+
 
 def run_script(path: Path, arguments: Sequence[str]) -> None:
     """Run a Python script as `python SCRIPT.py ...` would, after registering.
@@ -19,6 +21,7 @@ def run_script(path: Path, arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: there is no such file.
+        SystemExit: as the script ends, or 130 after Ctrl-C.
     """
     if not path.is_file():
         message = f"script {path} {'is a folder' if path.is_dir() else 'does not exist'}; give a Python file"
@@ -31,5 +34,7 @@ def run_script(path: Path, arguments: Sequence[str]) -> None:
     sys.path = [str(path.resolve().parent), *sys.path]
     try:
         runpy.run_path(str(path), run_name="__main__")
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
     finally:
         sys.argv, sys.path = before

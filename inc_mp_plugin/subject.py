@@ -124,7 +124,10 @@ def subject_measured_before(model: nn.Module, depends_on: Json) -> Subject:
     now = subject_in_memory(model, (), None)
 
     def no_batches() -> Sequence[Batch]:
-        message = "the stored sensitivities are of another model, or of other versions: measure again"
+        message = (
+            "the stored sensitivities are of another model, of other versions or of other settings "
+            "(objective, noise, values): measure again; only tau, gain_fraction and budget may differ"
+        )
         raise InputError(message)
 
     same = {key: now.depends_on[key] for key in ("model", "architecture", "versions")}

@@ -61,6 +61,7 @@ def sort_products(
     by_module: dict[tuple[str, bool], list[Product]] = {}
     for product in products:
         by_module.setdefault((product.module, product.kind == EXPERTS), []).append(product)
+    modules = dict(skeleton.named_modules(remove_duplicate=False))
     aliases = Counter(id(m) for _, m in skeleton.named_modules(remove_duplicate=False))
     owners = Counter(id(p) for _, p in skeleton.named_parameters(remove_duplicate=False))
     captured: dict[str, Found] = {}
@@ -68,7 +69,10 @@ def sort_products(
         if routed:
             _add_layer(found, name, layers.get(name, _UNKNOWN), calls, samples, captured)
             continue
-        module = skeleton.get_submodule(name)
+        module = modules.get(name)
+        if module is None:  # as a module that stands in two places, reached through a slice of a list
+            found.unsupported.append(Unsupported(name, calls[0].kind, "no module has this name"))
+            continue
         reason = _reason(calls[0], routers, aliases[id(module)])
         if reason:
             found.unsupported.append(Unsupported(name, calls[0].kind, reason))

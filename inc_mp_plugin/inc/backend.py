@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,44 +17,74 @@ def device_table(device: str) -> Mapping[str, Any]:
     """INC's table of classes it can swap on a device, {class name: ModuleInfo}.
 
     The Gaudi table is a constant of INC's, there on any machine; the CPU's is completed with the
-    classes that `enable_on_cpu` adds.
+    classes that `enabled_on_cpu` adds.
     """
     from neural_compressor.torch.algorithms.fp8_quant._core import patching_common
     from neural_compressor.torch.algorithms.fp8_quant.model_configs import PATCHED_MODULE_TABLE
 
     if device == "cpu":
-        enable_on_cpu()
-        table: Mapping[str, Any] = PATCHED_MODULE_TABLE["cpu"]
-    else:
-        table = patching_common._mod_default_dict
+        return {**PATCHED_MODULE_TABLE["cpu"], **_added_on_cpu()}
+    table: Mapping[str, Any] = patching_common._mod_default_dict
     return table
 
 
-def enable_on_cpu() -> None:
-    """Let INC quantize attention products (and Falcon's linear class) on a CPU, as it does on Gaudi.
+def _added_on_cpu() -> dict[str, Any]:
+    from neural_compressor.torch.algorithms.fp8_quant._quant_common import helper_modules
+    from neural_compressor.torch.algorithms.fp8_quant.model_configs import ModuleInfo
 
-    INC has the patched classes, its CPU table leaves them out. `FP8Config`'s default allow list was
-    filled from that table when INC was imported, so it is completed too.
-    """
+    patched = {"matmul": helper_modules.PatchedMatmul, "linear": helper_modules.PatchedLinear}
+    return {kind: ModuleInfo(form, patched[form]) for kind, form in _ADDED_ON_CPU.items()}
+
+
+def _default_types() -> list[str]:
+    """The classes of `FP8Config`'s default allow list: INC fills it from its CPU table on import."""
     import inspect
 
-    from neural_compressor.torch.algorithms.fp8_quant._quant_common import helper_modules
+    from neural_compressor.torch.quantization.config import FP8Config
+
+    types: list[str] = inspect.signature(FP8Config.__init__).parameters["allowlist"].default["types"]
+    return types
+
+
+def completed_on_cpu(types: Iterable[str]) -> list[str]:
+    """An allow list's classes; INC's default list with the classes that `enabled_on_cpu` adds."""
+    given, default = list(types), set(_default_types())
+    if {*given, *_ADDED_ON_CPU} != {*default, *_ADDED_ON_CPU}:
+        return given
+    return [*given, *(kind for kind in _ADDED_ON_CPU if kind not in given)]
+
+
+@contextmanager
+def enabled_on_cpu() -> Iterator[None]:
+    """Let INC quantize attention products (and Falcon's linear class) on a CPU, as it does on Gaudi.
+
+    INC has the patched classes, its CPU table leaves them out, and so does the default allow list. All is as
+    INC has it afterwards: a class of the user's own may be called Matmul.
+    """
     from neural_compressor.torch.algorithms.fp8_quant.model_configs import (
         PATCHED_MODULE_TABLE,
         PATCHED_MODULE_TYPES_TABLE,
-        ModuleInfo,
         ModuleType,
     )
-    from neural_compressor.torch.quantization.config import FP8Config
 
-    patched = {"matmul": helper_modules.PatchedMatmul, "linear": helper_modules.PatchedLinear}
-    allowed = inspect.signature(FP8Config.__init__).parameters["allowlist"].default["types"]
-    for kind, form in _ADDED_ON_CPU.items():
-        PATCHED_MODULE_TABLE["cpu"].setdefault(kind, ModuleInfo(form, patched[form]))
-        if kind not in allowed:
-            allowed.append(kind)
-    PATCHED_MODULE_TYPES_TABLE["cpu"].setdefault("linear", ModuleType(1, ["weight"], 1, False))
-    PATCHED_MODULE_TYPES_TABLE["cpu"].setdefault("matmul", ModuleType(2, [], 1, False))
+    forms = {"linear": ModuleType(1, ["weight"], 1, False), "matmul": ModuleType(2, [], 1, False)}
+    additions: list[tuple[dict[str, Any], Mapping[str, Any]]] = [
+        (PATCHED_MODULE_TABLE["cpu"], _added_on_cpu()),
+        (PATCHED_MODULE_TYPES_TABLE["cpu"], forms),
+    ]
+    allowed = _default_types()
+    kinds = [kind for kind in _ADDED_ON_CPU if kind not in allowed]
+    added = [(table, {k: v for k, v in new.items() if k not in table}) for table, new in additions]
+    try:
+        allowed.extend(kinds)
+        for table, new in added:
+            table.update(new)
+        yield
+    finally:
+        allowed[:] = [kind for kind in allowed if kind not in kinds]
+        for table, new in added:
+            for key in new:
+                table.pop(key, None)
 
 
 def forget_models() -> None:
@@ -97,8 +127,9 @@ def restore_modules(model: nn.Module) -> None:
     """Write INC's measurements and put the original modules back, as INC's convert begins."""
     from neural_compressor.torch.algorithms.fp8_quant import finish_measurements, with_patched_module
 
-    if with_patched_module(model):
-        finish_measurements(model)
+    with enabled_on_cpu():
+        if with_patched_module(model):
+            finish_measurements(model)
     put_modules_back(model)
 
 
@@ -109,8 +140,9 @@ def put_modules_back(model: nn.Module) -> None:
         with_patched_module,
     )
 
-    if with_patched_module(model):
-        restore_patched_module(model)
+    with enabled_on_cpu():  # INC looks for the classes of its table
+        if with_patched_module(model):
+            restore_patched_module(model)
 
 
 def attributes_of(model: nn.Module) -> Attributes:

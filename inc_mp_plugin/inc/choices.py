@@ -7,13 +7,13 @@ from typing import Any
 
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.formats import NOISES
-from inc_mp_plugin.gain.accelerators import ACCELERATORS
+from inc_mp_plugin.gain.accelerators import ACCELERATORS, peak
 from inc_mp_plugin.inc.backend import is_cpu
 from inc_mp_plugin.inc.settings import Settings
 from inc_mp_plugin.op_values import METHODS
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.serving import Serving
-from inc_mp_plugin.solver.knobs import check_knobs
+from inc_mp_plugin.solver.knobs import check_knobs, is_number
 from inc_mp_plugin.solver.uncertainty import check_confidence
 from inc_mp_plugin.stages import Noise
 from inc_mp_plugin.targets import OPTIMUM_HABANA
@@ -29,6 +29,12 @@ def check_settings(settings: Settings) -> None:
         InputError: one is missing, unknown or out of range.
     """
     check_knobs(settings.tau, settings.gain_fraction, settings.budget)
+    if not isinstance(settings.samples, int) or isinstance(settings.samples, bool) or settings.samples < 1:
+        message = f"samples is {settings.samples!r}; it must be a whole number above 0, such as 64"
+        raise InputError(message)
+    if settings.loss_fn is not None and not callable(settings.loss_fn):
+        message = f"loss_fn is {settings.loss_fn!r}; it must be a function of model and batch"
+        raise InputError(message)
     if settings.values not in (None, *METHODS):
         raise InputError(unknown("values", str(settings.values), METHODS))
     if settings.objective not in _OBJECTIVES:
@@ -38,8 +44,21 @@ def check_settings(settings: Settings) -> None:
     if settings.noise not in NOISES:
         raise InputError(unknown("noise", settings.noise, NOISES))
     if settings.confidence is not None:
+        if not is_number(settings.confidence):
+            message = f"confidence is {settings.confidence!r}; it must be a number, such as 0.95"
+            raise InputError(message)
         check_confidence(settings.confidence)
     Serving(attention=settings.attention, reuse_cache=settings.reuse_cache)
+
+
+def check_base(settings: Settings, base: str) -> None:
+    """Refuse an objective that counts nothing for a model's own format.
+
+    Raises:
+        InputError: modelled time, on a device without a peak for the format.
+    """
+    if settings.objective == "theoretical_time":
+        peak(settings.device, base)
 
 
 def format_of(inc: Mapping[str, Any]) -> str:

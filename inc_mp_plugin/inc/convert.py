@@ -18,7 +18,7 @@ from inc_mp_plugin.experts import expose_experts
 from inc_mp_plugin.inc.backend import (
     attributes_of,
     device_table,
-    enable_on_cpu,
+    enabled_on_cpu,
     forget_models,
     is_cpu,
     restore_modules,
@@ -80,8 +80,7 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
     """
     from neural_compressor.torch.quantization import FP8Config, convert, prepare
 
-    enable_on_cpu()
-    with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
+    with enabled_on_cpu(), tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
         settings = {**config, "dump_stats_path": f"{folder}/measure"}
         paths = {}
         for mode in ("MEASURE", "QUANTIZE"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,26 +13,26 @@ from typing import Any
 from neural_compressor.common.utils import Mode
 from neural_compressor.torch.quantization.config import FP8Config
 from torch import nn
+from torch._dynamo.eval_frame import OptimizedModule
 
 from inc_mp_plugin import pipeline, ranks
-from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.batches import OnDevice
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.experts import expose_experts
 from inc_mp_plugin.inc.backend import (
     Attributes,
     attributes_of,
-    enable_on_cpu,
+    enabled_on_cpu,
     forget_models,
     put_modules_back,
     restore_modules,
     set_aside,
     take_attributes_back,
 )
-from inc_mp_plugin.inc.choices import check_settings, format_of, noise_of, scales_of
+from inc_mp_plugin.inc.choices import check_base, check_settings, format_of, noise_of, scales_of
+from inc_mp_plugin.inc.exposed import Exposed
 from inc_mp_plugin.inc.live import LiveModel
 from inc_mp_plugin.inc.observed import Observed
-from inc_mp_plugin.inc.settings import NAME, Settings, read
+from inc_mp_plugin.inc.settings import NAME, Settings, read, remove_temporary_file
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.report.info import summary
@@ -52,6 +51,7 @@ class Prepared:
     inc: dict[str, Any]
     observed: Observed
     attributes: Attributes  # that the model's modules had before
+    exposed: Exposed
 
 
 def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
@@ -63,25 +63,33 @@ def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
         config: INC's, with keys of ours.
         mapping: as INC gives it to its algorithms.
     """
-    enable_on_cpu()
     settings, inc = _read(model, config)
-    _expose(model, settings)
+    _forget_preparation(model)
     forget_models()
+    exposed = _expose(model, settings)
     attributes = attributes_of(model)
-    with _undone(model, attributes):
+    with _undone(model, attributes, exposed), enabled_on_cpu():
         prepared = _run(entry, model, {**inc, "mode": "MEASURE"}, mapping, Mode.PREPARE)
     ranks.wait()  # to measure, INC moves older files away, and with them those of a faster process
     observed = Observed(settings.samples)
     observed.watch(prepared)
-    vars(prepared)[_PREPARED] = Prepared(settings, inc, observed, attributes)
+    vars(prepared)[_PREPARED] = Prepared(settings, inc, observed, attributes, exposed)
     return prepared
+
+
+def _forget_preparation(model: nn.Module) -> None:
+    """Undo an earlier prepare that was not followed by a convert."""
+    before: Prepared | None = vars(model).pop(_PREPARED, None)
+    if before is not None:
+        before.observed.forget(model)
+        _restore(model, before.attributes, before.exposed)
 
 
 @contextmanager
 def calibrated(model: nn.Module) -> Iterator[None]:
     """Calibrate a prepared model: if that fails, the model leaves as it came to `prepare`."""
     prepared: Prepared = vars(model)[_PREPARED]
-    with _undone(model, prepared.attributes):
+    with _undone(model, prepared.attributes, prepared.exposed):
         try:
             yield
         except BaseException:
@@ -90,15 +98,20 @@ def calibrated(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _undone(model: nn.Module, attributes: Attributes) -> Iterator[None]:
+def _undone(model: nn.Module, attributes: Attributes, exposed: Exposed) -> Iterator[None]:
     """On an error the model has its own modules and attributes again."""
     try:
         yield
     except BaseException:
-        put_modules_back(model)
-        take_attributes_back(model, attributes)
-        forget_models()
+        _restore(model, attributes, exposed)
         raise
+
+
+def _restore(model: nn.Module, attributes: Attributes, exposed: Exposed) -> None:
+    put_modules_back(model)
+    take_attributes_back(model, attributes)
+    exposed.hide(model)
+    forget_models()
 
 
 def finalize(model: nn.Module) -> None:
@@ -110,11 +123,13 @@ def finalize(model: nn.Module) -> None:
     prepared: Prepared | None = vars(model).pop(_PREPARED, None)
     if prepared is None:
         return
-    prepared.observed.stop(model)
-    put_modules_back(model)
-    with set_aside(model, prepared.attributes):
-        live = LiveModel.of(model, prepared.inc, prepared.settings)
-        _plan(live, prepared.settings, prepared.inc, prepared.observed)
+    with _undone(model, prepared.attributes, prepared.exposed):
+        prepared.observed.stop(model)
+        put_modules_back(model)
+        with set_aside(model, prepared.attributes):
+            live = LiveModel.of(model, prepared.inc, prepared.settings)
+            _plan(live, prepared.settings, prepared.inc, prepared.observed)
+    prepared.exposed.hide(model)
 
 
 def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
@@ -122,28 +137,33 @@ def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
 
     A model that was not prepared here is planned from what `finalize` left on disk.
     """
-    enable_on_cpu()
     prepared: Prepared | None = vars(model).pop(_PREPARED, None)
     if prepared is None:
         settings, inc = _read(model, config)
-        _expose(model, settings)
+        exposed = _expose(model, settings)
+        attributes = attributes_of(model)
     else:
         settings, inc = prepared.settings, prepared.inc
-    attributes = attributes_of(model) if prepared is None else prepared.attributes
-    with _undone(model, attributes):
-        if prepared is not None:
-            prepared.observed.stop(model)
-            restore_modules(model)
-        with set_aside(model, attributes):
-            live = LiveModel.of(model, inc, settings)
-            plan = _plan(live, settings, inc, None if prepared is None else prepared.observed)
-        inc["blocklist"]["names"] += live.blocked(plan)
-    vars(model).pop("quantizer", None)  # INC's, which still points at the file of prepare
-    forget_models()
-    try:
-        converted = _run(entry, model, {**inc, "mode": "QUANTIZE"}, mapping, Mode.CONVERT)
-    finally:
+        exposed, attributes = prepared.exposed, prepared.attributes
+    with enabled_on_cpu():
+        with _undone(model, attributes, exposed):
+            if prepared is not None:
+                prepared.observed.stop(model)
+                restore_modules(model)
+            with set_aside(model, attributes):
+                live = LiveModel.of(model, inc, settings)
+                plan = _plan(live, settings, inc, None if prepared is None else prepared.observed)
+            inc["blocklist"]["names"] += live.blocked(plan)
+        if not live.candidates:  # the lists keep everything out, and INC has measured nothing
+            _restore(model, attributes, exposed)
+            return model
+        exposed.keep(model)
+        vars(model).pop("quantizer", None)  # INC's, which still points at the file of prepare
         forget_models()
+        try:
+            converted = _run(entry, model, {**inc, "mode": "QUANTIZE"}, mapping, Mode.CONVERT)
+        finally:
+            forget_models()
     # transformers 5 would save under the names of the original checkpoint, which INC does not know.
     vars(converted)["_weight_conversions"] = []
     return converted
@@ -156,7 +176,11 @@ def folder_of(inc: Mapping[str, Any]) -> Path:
 
 
 def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
-    settings, inc = read(config, base_format(model))
+    if isinstance(model, OptimizedModule):
+        message = "the model is compiled; give the model itself (model._orig_mod), and compile what comes out"
+        raise InputError(message)
+    base = base_format(model)
+    settings, inc = read(config, base)
     for key in Settings.__slots__:
         value = getattr(settings, key)
         if isinstance(value, (list, tuple)):
@@ -165,23 +189,15 @@ def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
             )
             raise InputError(message)
     check_settings(settings)  # before calibration, which may take long
+    check_base(settings, base)
     noise_of(settings, inc)
-    _remove_temporary(config)
+    remove_temporary_file(config)
     return settings, inc
 
 
-def _remove_temporary(config: Any) -> None:
-    """Remove the file that INC wrote for a configuration without one, and never removes itself."""
-    path = Path(config.json_file or "")
-    if path.parent == Path(tempfile.gettempdir()) and re.fullmatch(r"tmp\w{8}\.json", path.name):
-        path.unlink(missing_ok=True)
-        config.json_file = None
-
-
-def _expose(model: nn.Module, settings: Settings) -> None:
-    expose_experts(model)
-    if settings.objective != "memory":  # no bgemm gains memory, so attention may stay as it is
-        expose_bgemms(model)
+def _expose(model: nn.Module, settings: Settings) -> Exposed:
+    # No bgemm gains memory, so attention may stay as it is.
+    return Exposed.in_model(model, products=settings.objective != "memory")
 
 
 def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed: Observed | None) -> Plan:

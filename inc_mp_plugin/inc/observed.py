@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from inc_mp_plugin.batches import batch_size, map_tensors
 from inc_mp_plugin.errors import InputError
@@ -16,7 +17,7 @@ ROOM = 2**31  # bytes
 
 
 class Observed:
-    """The first samples that pass through a model, as dicts by the forward's argument names.
+    """The first samples that pass through a model, mostly as dicts by the forward's argument names.
 
     A hook on the model copies them off its device; the copies are ordinary tensors, whatever mode
     calibration runs in. Steps that go on from a key-value cache (all but the first of a generation) are
@@ -25,10 +26,11 @@ class Observed:
 
     def __init__(self, samples: int, room: int = ROOM) -> None:
         """Keep up to this many samples, and no more once they fill `room` bytes."""
-        self.batches: list[dict[str, Any]] = []
+        self.batches: list[Any] = []
         self._missing = samples
         self._room = room
         self._hook_id = -1
+        self._called = False
 
     def watch(self, model: nn.Module) -> None:
         """Start keeping what the model is called with."""
@@ -44,6 +46,11 @@ class Observed:
         self.forget(model)
         if not self.batches:
             message = "calibration did not call the model; run at least one batch through it"
+            if self._called:
+                message = (
+                    "calibration called the model without tensors to be kept for the gradients; they may be "
+                    "arguments of its forward, or in lists and dicts that are"
+                )
             raise InputError(message)
 
     def forget(self, model: nn.Module) -> None:
@@ -53,14 +60,15 @@ class Observed:
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep one call; called by torch before the model's forward."""
+        self._called = True
         if self._missing <= 0 or _goes_on_from_cache(kwargs):
             return
-        named = inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments
-        named.update(named.pop("kwargs", {}))
-        tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+        tensors = _kept(model, args, kwargs)
         if not tensors:
             return
-        self._room -= sum(tensor.nbytes for tensor in tensors.values())
+        sizes: list[int] = []
+        map_tensors(tensors, lambda tensor: sizes.append(tensor.nbytes))
+        self._room -= sum(sizes)
         if self._room < 0 and self.batches:
             say(f"Gradients are of the first {len(self.batches)} batches, which fill the room for them.")
             self._missing = 0
@@ -69,6 +77,26 @@ class Observed:
             batch = map_tensors(tensors, lambda t: t.detach().to("cpu", copy=True))
         self.batches.append(batch)
         self._missing -= batch_size(batch)
+
+
+def _kept(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What is kept of a call: arguments that are tensors, or lists and dicts of them.
+
+    By the names of the forward's arguments; a tuple where it has a `*args` that takes them.
+    """
+    signature = inspect.signature(model.forward)
+    named: dict[str, Any] = {}
+    for key, value in signature.bind_partial(*args, **kwargs).arguments.items():
+        kind = signature.parameters[key].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL and value:
+            return tuple(one for one in args if _holds_tensors(one))
+        named |= value if kind is inspect.Parameter.VAR_KEYWORD else {key: value}
+    return {key: value for key, value in named.items() if _holds_tensors(value)}
+
+
+def _holds_tensors(value: Any) -> bool:
+    leaves = tree_leaves(value)
+    return bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
 
 
 def _goes_on_from_cache(kwargs: dict[str, Any]) -> bool:

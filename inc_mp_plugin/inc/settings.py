@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import itertools
 import json
+import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 from inc_mp_plugin.advice import KNOBS
 from inc_mp_plugin.errors import InputError, unknown
-from inc_mp_plugin.inc.backend import is_cpu
+from inc_mp_plugin.inc.backend import completed_on_cpu, is_cpu
 from inc_mp_plugin.inc.selection import pattern_lists
 from inc_mp_plugin.targets.cpu import CPU_QDQ
 
@@ -30,6 +33,9 @@ _OTHER_INC_KEYS = {
     "row_parallel_linear_allreduce_quantization",
     "seperate_measure_files",
 }
+
+# Keys of ours that nothing of INC's looks like: INC takes any misspelling of them without a word.
+_LONG_KEYS = ("gain_fraction", "budget", "objective", "confidence", "loss_fn")
 
 # What INC's configuration objects carry beside the keys of its JSON.
 _INTERNAL = {"_json_file", "non_tunable_params", "params_list", "model_path", "ours", "theirs"}
@@ -103,7 +109,7 @@ def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tell keys of ours (flat, or nested under "ip_mse") from INC's.
 
     Raises:
-        InputError: "ip_mse" is not a mapping.
+        InputError: "ip_mse" is not a mapping, or a key is close to one of ours.
 
     Example:
         >>> split({"strategy": "ip_mse", "ip_mse": {"tau": 0.1}, "use_qdq": True})
@@ -113,6 +119,10 @@ def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(nested, Mapping):
         message = f'"{NAME}" is {nested!r}; it must hold keys such as {{"tau": 0.01}}'
         raise InputError(message)
+    for key in given:
+        near = difflib.get_close_matches(str(key), ("tau", *_LONG_KEYS), n=1, cutoff=0.75)
+        if near and key not in Settings.__slots__ and key not in inc_keys():
+            raise InputError(unknown("key", str(key), near))
     ours = {key: given[key] for key in Settings.__slots__ if key in given}
     theirs = {key: value for key, value in given.items() if key not in {*ours, NAME, "strategy"}}
     return {**ours, **nested}, theirs
@@ -141,8 +151,17 @@ def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
     inc.setdefault("dump_stats_path", "./hqt_output/measure")  # INC's own default has no folder, and fails
     inc["hp_dtype"] = base
     if is_cpu():
+        inc["allowlist"]["types"] = completed_on_cpu(inc["allowlist"]["types"])
         if str(inc.get("use_qdq", False)).lower() != "true":
             inc["use_qdq"] = "True"
         if str(inc.get("scale_method", "maxabs_hw")).lower() == "maxabs_hw":
             inc["scale_method"] = CPU_QDQ.scale_methods[0]
     return Settings.of(ours), inc
+
+
+def remove_temporary_file(config: Any) -> None:
+    """Remove the file that INC wrote for a configuration without one, and never removes itself."""
+    path = Path(config.json_file or "")
+    if path.parent == Path(tempfile.gettempdir()) and re.fullmatch(r"tmp\w{8}\.json", path.name):
+        path.unlink(missing_ok=True)
+        config.json_file = None

@@ -19,6 +19,7 @@ from torch import nn
 
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.inc import flow
+from inc_mp_plugin.inc.backend import enabled_on_cpu
 from inc_mp_plugin.inc.choices import check_settings
 from inc_mp_plugin.inc.loading import with_modules_of
 from inc_mp_plugin.inc.settings import NAME, Settings, grid, inc_keys, split
@@ -137,7 +138,10 @@ def fp8_entry(
 ) -> nn.Module:
     """INC's own FP8 algorithm, unless its configuration says `strategy: ip_mse`."""
     config = next(iter(configs_mapping.values()))
-    if getattr(config, "strategy", None) == NAME or hasattr(config, NAME):
+    strategy = getattr(config, "strategy", None)
+    if strategy != NAME and str(strategy).lower().replace("-", "_") == NAME:
+        raise InputError(unknown("strategy", str(strategy), [NAME]))  # INC would quantize everything
+    if strategy == NAME or hasattr(config, NAME):
         planned: nn.Module = ip_mse_entry(model, configs_mapping, mode, **kwargs)
         return planned
     converted: nn.Module = _inc_entry(model, configs_mapping, mode=mode, **kwargs)
@@ -146,14 +150,16 @@ def fp8_entry(
 
 def save_calib_result(model: nn.Module) -> None:
     """INC's end of a calibration, by `finalize_calibration`; the sensitivities are kept, too."""
-    _inc_save_calib_result(model)
+    with enabled_on_cpu():
+        _inc_save_calib_result(model)
     flow.finalize(model)
 
 
 def load(model_name_or_path: str, format: str = "huggingface", device: str = "hpu", **kwargs: Any) -> Any:
     """INC's loading, into a model that has the modules that were saved."""
     kwargs = with_modules_of(model_name_or_path, kwargs)
-    return _inc_load(model_name_or_path, format=format, device=device, **kwargs)
+    with enabled_on_cpu():
+        return _inc_load(model_name_or_path, format=format, device=device, **kwargs)
 
 
 if has_legacy_tuning():

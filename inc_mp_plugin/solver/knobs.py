@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from inc_mp_plugin.advice import rounded_up
 from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.solver.options import Program
 
 _ROUNDING = 1e-12
+_LARGEST = 1e100  # of tau, whose square must be a number, too
+
+
+def is_number(value: object) -> bool:
+    """Whether something is a finite real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | None = None) -> None:
@@ -23,12 +30,12 @@ def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | 
             "(what a plan may cost)"
         )
         raise InputError(message)
-    if tau is not None and not (math.isfinite(tau) and tau > 0):
-        message = f"tau is {tau}; it must be a number above 0, such as 0.01"
+    if tau is not None and not (is_number(tau) and 0 < tau <= _LARGEST):
+        message = f"tau is {tau!r}; it must be a number above 0, such as 0.01"
         raise InputError(message)
     for name, value in (("gain_fraction", gain_fraction), ("budget", budget)):
-        if value is not None and not 0 < value <= 1:
-            message = f"{name} is {value}; it must be above 0 and at most 1"
+        if value is not None and not (is_number(value) and 0 < value <= 1):
+            message = f"{name} is {value!r}; it must be a number above 0 and at most 1"
             raise InputError(message)
     if gain_fraction is not None and budget is not None:
         message = f"gain_fraction {gain_fraction:g} and budget {budget:g} say the same thing twice; give one"

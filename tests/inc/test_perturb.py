@@ -106,9 +106,6 @@ def test_a_product_is_quantized_as_by_hand(switch):
 
 @torch.no_grad()
 def test_convolutions_are_not_transposed():
-    from inc_mp_plugin.inc.backend import enable_on_cpu
-
-    enable_on_cpu()
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, bias=False)).eval()
     images = torch.randn(2, 4, 6, 6)
