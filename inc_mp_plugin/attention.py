@@ -152,10 +152,11 @@ def implementations_of(model: nn.Module) -> dict[str, str | None]:
 
 
 def _implement(model: nn.Module, implementations: Mapping[str, str | None]) -> None:
-    for name, implementation in implementations.items():
+    modules = dict(model.named_modules())
+    for name in implementations.keys() & modules.keys():  # a skeleton to be captured loses some on the way
         # The public setter would also overwrite sub-configs whose values are not ours to restore.
-        config: Any = model.get_submodule(name).config
-        config._attn_implementation_internal = implementation
+        config: Any = modules[name].config
+        config._attn_implementation_internal = implementations[name]
 
 
 def _register() -> None:

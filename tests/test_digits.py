@@ -112,6 +112,7 @@ def test_equal_values_lower_as_few_ops_as_possible():
     assert len({min(one, key=one.get) for one in values}) == 3  # each op comes first in some draw
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_read_again(tmp_path):
     model, full = training.full_precision(tmp_path, LITTLE, 0)
     again, read = training.full_precision(tmp_path, LITTLE, 0)

@@ -12,6 +12,7 @@ from inc_mp_plugin.recipe import load_recipe
 from inc_mp_plugin.rehearsal import lines, rehearse
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+LONGER = ("llama-3.3-70b", "qwen3-8b", "qwen3-30b-a3b")
 MODELS = ("llama-3.1-8b", "llama-3.3-70b", "qwen3-8b", "mixtral-8x7b", "qwen3-30b-a3b")
 # Linear modules in a layer beside attention's four, and its two products: by hand.
 IN_THE_MLP = {"mixtral-8x7b": 3 * 8, "qwen3-30b-a3b": 3 * 128}
@@ -36,7 +37,7 @@ def two_layers(model, device, *overrides):
 
 @pytest.mark.parametrize("device", [pytest.param("gaudi2", marks=pytest.mark.slow), "gaudi3"])
 @pytest.mark.parametrize(
-    "model", [pytest.param(m, marks=pytest.mark.slow if m == "qwen3-30b-a3b" else ()) for m in MODELS]
+    "model", [pytest.param(m, marks=pytest.mark.slow if m in LONGER else ()) for m in MODELS]
 )
 def test_recipes_without_weights(model, device, tmp_path):
     recipe = two_layers(model, device)

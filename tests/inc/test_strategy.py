@@ -108,7 +108,9 @@ def test_every_flow_quantizes_the_plan(flow, mode):
     assert torch.isfinite(result(INPUTS[0]).logits).all()
 
 
-@pytest.mark.parametrize("mode", CALIBRATIONS)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=pytest.mark.slow if m in ("plain", "no_grad") else ()) for m in CALIBRATIONS]
+)
 def test_calibration_may_run_in_any_mode(mode):
     model = helpers.language_model("llama")
     wanted = expected(model, tau=TAU)
@@ -139,7 +141,8 @@ def test_gain_fraction():
     assert patched(quantize(model, config, run_fn=keyword)) == wanted
 
 
-@pytest.mark.parametrize("method", ["eagl", pytest.param("alps", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["eagl", "alps"])
 def test_other_prices(method, tmp_path):
     model = helpers.language_model("llama")
     batches = [{"input_ids": ids} for ids in INPUTS]
