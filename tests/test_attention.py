@@ -85,3 +85,14 @@ def test_attention_that_computes_something_else_is_left_alone():
         num_local_experts=2,
     )
     assert attention_modules(transformers.AutoModelForCausalLM.from_config(config)) == {}
+
+
+def test_a_model_that_loses_modules_meanwhile():
+    """As a skeleton does when it is captured: what is left has its attention back."""
+    model = helpers.language_model("llama")
+    before = model.config._attn_implementation
+    with exposed_bgemms(model):
+        assert model.config._attn_implementation != before
+        del model.model.layers[0].mlp
+    assert model.config._attn_implementation == before
+    assert not hasattr(model.model.layers[0].self_attn, "matmul_qk")

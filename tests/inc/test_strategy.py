@@ -109,7 +109,8 @@ def test_every_flow_quantizes_the_plan(flow, mode):
 
 
 @pytest.mark.parametrize(
-    "mode", [pytest.param(m, marks=pytest.mark.slow if m in ("plain", "no_grad") else ()) for m in CALIBRATIONS]
+    "mode",
+    [pytest.param(m, marks=pytest.mark.slow if m in ("plain", "no_grad") else ()) for m in CALIBRATIONS],
 )
 def test_calibration_may_run_in_any_mode(mode):
     model = helpers.language_model("llama")
