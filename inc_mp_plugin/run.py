@@ -118,7 +118,7 @@ class Run:
         plan, stored = self.plan, {key: getattr(self.recipe, key) for key in PLAN_KEYS}
         path = self.folder / "plan.json"
         made = artefacts.load(path, "plan", lambda content: dict(content["depends_on"]))
-        planned = {key: made[key] for key in PLAN_KEYS if key in made}
+        planned = {key: made.get(key) for key in PLAN_KEYS}  # a plan may be older than a key
         planned |= {"targets": plan.targets, **asdict(plan.serving)}
         return solve_overrides(stored, planned, changes)
 

@@ -62,7 +62,7 @@ def sort_products(
     for product in products:
         by_module.setdefault((product.module, product.kind == EXPERTS), []).append(product)
     modules = dict(skeleton.named_modules(remove_duplicate=False))
-    aliases = Counter(id(m) for _, m in skeleton.named_modules(remove_duplicate=False))
+    aliases = Counter(map(id, modules.values()))
     owners = Counter(id(p) for _, p in skeleton.named_parameters(remove_duplicate=False))
     captured: dict[str, Found] = {}
     for (name, routed), calls in by_module.items():

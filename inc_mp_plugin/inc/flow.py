@@ -13,7 +13,6 @@ from typing import Any
 from neural_compressor.common.utils import Mode
 from neural_compressor.torch.quantization.config import FP8Config
 from torch import nn
-from torch._dynamo.eval_frame import OptimizedModule
 
 from inc_mp_plugin import pipeline, ranks
 from inc_mp_plugin.batches import OnDevice
@@ -176,7 +175,7 @@ def folder_of(inc: Mapping[str, Any]) -> Path:
 
 
 def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
-    if isinstance(model, OptimizedModule):
+    if hasattr(model, "_orig_mod"):  # of torch.compile, whose class takes a second to import
         message = "the model is compiled; give the model itself (model._orig_mod), and compile what comes out"
         raise InputError(message)
     base = base_format(model)

@@ -35,7 +35,7 @@ _OTHER_INC_KEYS = {
 }
 
 # Keys of ours that nothing of INC's looks like: INC takes any misspelling of them without a word.
-_LONG_KEYS = ("gain_fraction", "budget", "objective", "confidence", "loss_fn")
+_UNLIKE_INC = (*KNOBS, "objective", "confidence", "loss_fn")
 
 # What INC's configuration objects carry beside the keys of its JSON.
 _INTERNAL = {"_json_file", "non_tunable_params", "params_list", "model_path", "ours", "theirs"}
@@ -120,7 +120,7 @@ def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         message = f'"{NAME}" is {nested!r}; it must hold keys such as {{"tau": 0.01}}'
         raise InputError(message)
     for key in given:
-        near = difflib.get_close_matches(str(key), ("tau", *_LONG_KEYS), n=1, cutoff=0.75)
+        near = difflib.get_close_matches(str(key), _UNLIKE_INC, n=1, cutoff=0.75)
         if near and key not in Settings.__slots__ and key not in inc_keys():
             raise InputError(unknown("key", str(key), near))
     ours = {key: given[key] for key in Settings.__slots__ if key in given}
