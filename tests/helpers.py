@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 import transformers
+import typer.testing
 from torch import nn
 
 from inc_mp_plugin.attention import Matmul
+from inc_mp_plugin.cli import app
 
 SHIPPED = Path(__file__).parent.parent / "recipes" / "tiny-llama"
 
@@ -229,3 +232,18 @@ validation: {{data: {folder}/heldout.jsonl, samples: 4, random_plans: 5}}
 """
     )
     return folder
+
+
+def call(*arguments: object) -> typer.testing.Result:
+    """Run a command of `inc-mp` in this process."""
+    return typer.testing.CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def read(folder: Path, name: str) -> dict:
+    """Content of a JSON file in a folder."""
+    return json.loads((folder / name).read_text())
+
+
+def told(result: typer.testing.Result) -> str:
+    """All that a command printed, as one line."""
+    return " ".join(result.output.split())

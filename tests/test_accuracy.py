@@ -4,18 +4,15 @@ import itertools
 
 import helpers
 import pytest
-from test_command_line import call, read
+from helpers import call, read
 
 pytest.importorskip("lm_eval")
 TASKS = ["--task", "stdlib_cloze", "--include-path", str(helpers.SHIPPED / "tasks"), "--limit", "6"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    project = helpers.small_project(tmp_path_factory.mktemp("accuracy"))
-    out = project / "run"
-    assert call("tune", project / "recipe.yaml", "--out", out).exit_code == 0
-    return out
+@pytest.fixture
+def folder(run_folder):
+    return run_folder
 
 
 def test_scores_of_every_strategy(folder, monkeypatch):

@@ -2,12 +2,11 @@
 
 import re
 import shlex
-import shutil
 
 import helpers
 import numpy as np
 import pytest
-from test_command_line import call, read
+from helpers import call, read, told
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.again import emit_again, runs_alike
@@ -18,34 +17,16 @@ from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return helpers.small_project(tmp_path_factory.mktemp("again"))
-
-
-@pytest.fixture(scope="module")
-def finished(project):
-    """A folder that tune wrote."""
-    result = call("tune", project / "recipe.yaml", "--out", project / "its run")
-    assert result.exit_code == 0, result.output
-    return project / "its run"
-
-
-@pytest.fixture
-def folder(finished, tmp_path):
-    """A copy that a test may change."""
-    return shutil.copytree(finished, tmp_path / "my run")
-
-
-def told(result):
-    return " ".join(result.output.split())
-
-
 def advised(result):
     """Run the command at the end of a message."""
     program, *arguments = shlex.split(re.search(r"inc-mp solve .*", told(result))[0])
     assert program == "inc-mp"
     return call(*arguments)
+
+
+@pytest.fixture
+def folder(run_folder):
+    return run_folder
 
 
 def configs(folder):
@@ -119,8 +100,8 @@ def test_a_cpu_has_no_cache_that_could_differ(folder):
         (["tau=1"], "unknown key of emit 'tau'"),
     ],
 )
-def test_wrong_words_for_emit(finished, arguments, message):
-    result = call("emit", finished, "--target", "optimum-habana", *arguments)
+def test_wrong_words_for_emit(folder, arguments, message):
+    result = call("emit", folder, "--target", "optimum-habana", *arguments)
     assert result.exit_code == 2
     assert message in told(result)
 

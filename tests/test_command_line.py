@@ -7,35 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import helpers
 import pytest
-from typer.testing import CliRunner
-
-from inc_mp_plugin.cli import app
-
-SHIPPED = Path(__file__).parent.parent / "recipes" / "tiny-llama"
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A small model of random weights with the shipped tokenizer, data and a recipe."""
-    return helpers.small_project(tmp_path_factory.mktemp("project"))
-
-
-@pytest.fixture(scope="module")
-def finished(project):
-    """A folder that tune wrote."""
-    result = call("tune", project / "recipe.yaml", "--out", project / "finished")
-    assert result.exit_code == 0, result.output
-    return project / "finished"
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def read(folder, name):
-    return json.loads((folder / name).read_text())
+from helpers import call, read
 
 
 def plan_of(folder):
@@ -69,17 +42,16 @@ def test_tune_writes_every_artefact(finished):
     assert plan["binds"]
 
 
-def test_a_second_call_reuses_and_shows_the_same(project, finished):
-    before = {p: p.stat().st_mtime_ns for p in finished.glob("*.json") if p.name != "recipe.json"}
-    result = call("tune", project / "recipe.yaml", "--out", finished)
+def test_a_second_call_reuses_and_shows_the_same(project, run_folder):
+    before = {p: p.stat().st_mtime_ns for p in run_folder.glob("*.json") if p.name != "recipe.json"}
+    result = call("tune", project / "recipe.yaml", "--out", run_folder)
     assert result.exit_code == 0
     assert result.output.count("still valid, reused") == 5
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
-def test_stale_artefacts_are_made_again_and_said_so(project, finished, tmp_path):
-    folder = tmp_path / "run"
-    assert call("tune", project / "recipe.yaml", "--out", folder).exit_code == 0
+def test_stale_artefacts_are_made_again_and_said_so(project, finished, run_folder):
+    folder = run_folder
     result = call("tune", project / "recipe.yaml", "calibration.samples=4", "--out", folder)
     assert "calibration.samples was 6, is 4" in result.output
     assert read(folder, "sensitivity.json")["samples"] == 4
@@ -90,9 +62,8 @@ def test_stale_artefacts_are_made_again_and_said_so(project, finished, tmp_path)
     assert plan_of(folder) == plan_of(finished)
 
 
-def test_solve_and_emit_and_validate(finished, project, tmp_path):
-    folder = tmp_path / "run"
-    call("tune", project / "recipe.yaml", "--out", folder)
+def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
+    folder = run_folder
     before = read(folder, "configs/cpu-qdq.json")
     result = call("solve", folder, "tau=0.00005")
     assert result.exit_code == 0, result.output
@@ -135,11 +106,11 @@ def test_solve_and_emit_and_validate(finished, project, tmp_path):
         (["tune"], 2, "Missing argument"),
     ],
 )
-def test_mistakes(project, finished, tmp_path, arguments, code, message):
+def test_mistakes(project, run_folder, tmp_path, arguments, code, message):
     names = {
         "{recipe}": project / "recipe.yaml",
-        "{finished}": finished,
-        "{config}": finished / "configs" / "cpu-qdq.json",
+        "{finished}": run_folder,
+        "{config}": run_folder / "configs" / "cpu-qdq.json",
     }
     given = [str(names.get(a, a)) for a in arguments]
     if given[0] == "tune":
@@ -152,9 +123,8 @@ def test_mistakes(project, finished, tmp_path, arguments, code, message):
 
 
 @pytest.mark.parametrize("name", ["sensitivity.json", "sensitivity.npz", "gains.json", "plan.json"])
-def test_solve_with_a_damaged_artefact(project, tmp_path, name):
-    folder = tmp_path / "run"
-    call("tune", project / "recipe.yaml", "validation=null", "--out", folder)
+def test_solve_with_a_damaged_artefact(run_folder, name):
+    folder = run_folder
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     result = call("solve", folder)
@@ -227,11 +197,10 @@ def test_a_signal_at_any_time(project, finished, tmp_path):
     assert plan_of(tmp_path) == plan_of(finished)
 
 
-def test_an_edited_plan_is_noticed(project, tmp_path):
-    call("tune", project / "recipe.yaml", "validation=null", "--out", tmp_path)
-    path = tmp_path / "plan.json"
+def test_an_edited_plan_is_noticed(run_folder):
+    path = run_folder / "plan.json"
     path.write_text(path.read_text().replace('"binds": true', '"binds": false'))
-    result = call("emit", tmp_path, "--target", "cpu-qdq")
+    result = call("emit", run_folder, "--target", "cpu-qdq")
     assert result.exit_code == 2
     assert "not what was written" in " ".join(result.output.split())
 
@@ -260,8 +229,8 @@ def test_check(finished, tmp_path):
     assert "selects nothing" in result.output
 
 
-def test_all_lines_of_the_table_are_equally_long(finished):
-    lines = [line for line in call("solve", finished).output.splitlines() if line[:1] in "┏┃┡│└"]
+def test_all_lines_of_the_table_are_equally_long(run_folder):
+    lines = [line for line in call("solve", run_folder).output.splitlines() if line[:1] in "┏┃┡│└"]
     tables = {len(line) for line in lines}
     assert lines
     assert len(tables) <= 2  # one width for layers, one for the head

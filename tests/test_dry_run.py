@@ -4,21 +4,11 @@ import json
 import re
 import shutil
 
-import helpers
 import pytest
-from test_command_line import call, read
+from helpers import call, read, told
 
 from inc_mp_plugin.recipe import load_recipe
 from inc_mp_plugin.rehearsal import rehearse
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return helpers.small_project(tmp_path_factory.mktemp("dry"))
-
-
-def told(result):
-    return " ".join(result.output.split())
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +53,8 @@ def test_a_dry_run_says_so_in_its_scripts(rehearsed):
     )
 
 
-def test_a_dry_run_does_not_overwrite_a_plan(project, tmp_path):
-    folder = tmp_path / "run"
-    assert call("tune", project / "recipe.yaml", "validation=null", "--out", folder).exit_code == 0
+def test_a_dry_run_does_not_overwrite_a_plan(project, run_folder):
+    folder = run_folder
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     result = call("tune", project / "recipe.yaml", "--dry-run", "--out", folder)
     assert result.exit_code == 2

@@ -2,42 +2,40 @@
 
 import shutil
 
-import helpers
 import numpy as np
 import pytest
-from test_command_line import call, read
+from helpers import call, read
 
 from inc_mp_plugin.errors import InputError
 
 KEYS = ["verify=true", "noise=measured", "tau=0.00006"]
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return helpers.small_project(tmp_path_factory.mktemp("proof"))
-
-
-@pytest.fixture(scope="module")
-def finished(project):
+@pytest.fixture(scope="session")
+def proved(made_once, project, finished):
     """A run with measured noise and a closed loop."""
-    result = call("tune", project / "recipe.yaml", *KEYS, "--out", project / "finished")
-    assert result.exit_code == 0, result.output
-    return project / "finished"
+
+    def tune(folder):
+        shutil.copytree(finished, folder, dirs_exist_ok=True)
+        result = call("tune", project / "recipe.yaml", *KEYS, "--out", folder)
+        assert result.exit_code == 0, result.output
+
+    return made_once("proved", tune)
 
 
 @pytest.fixture
-def folder(finished, tmp_path):
+def folder(proved, tmp_path):
     """A copy that a test may change."""
-    return shutil.copytree(finished, tmp_path / "run")
+    return shutil.copytree(proved, tmp_path / "run")
 
 
-def test_the_closed_loop_holds_what_it_says(finished):
-    found, plan = read(finished, "verification.json"), read(finished, "plan.json")
+def test_the_closed_loop_holds_what_it_says(proved):
+    found, plan = read(proved, "verification.json"), read(proved, "plan.json")
     chosen = found["rounds"][found["chosen"]]
     assert chosen["measured_nrmse"] <= found["tau"] == plan["tau"] == 0.00006
     assert chosen["gain"] == plan["predicted"]["gain"]
     assert plan["correction"] == chosen["correction"]
-    validation = read(finished, "validation.json")  # the same plan, measured on its own
+    validation = read(proved, "validation.json")  # the same plan, measured on its own
     assert validation["nrmse"] == chosen["measured_nrmse"]
     held = [one["gain"] for one in found["rounds"] if one["measured_nrmse"] <= found["tau"]]
     assert chosen["gain"] == max(held)
@@ -70,10 +68,8 @@ def test_measured_noise_serves_the_other_models_too(project, folder):
     assert read(folder, "sensitivity.json") == stored
 
 
-def test_noise_that_was_not_measured(project, tmp_path):
-    out = tmp_path / "plain"
-    assert call("tune", project / "recipe.yaml", "--out", out).exit_code == 0
-    result = call("solve", out, "noise=measured")
+def test_noise_that_was_not_measured(run_folder):
+    result = call("solve", run_folder, "noise=measured")
     assert result.exit_code == 2
     assert (
         "the noise of fp8_e4m3 was not measured; `inc-mp tune` with noise=measured does it" in result.output

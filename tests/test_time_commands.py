@@ -8,7 +8,7 @@ import time
 
 import helpers
 import pytest
-from test_command_line import SHIPPED, call, read
+from helpers import SHIPPED, call, read
 
 
 @pytest.fixture(scope="module")

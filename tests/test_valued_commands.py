@@ -4,7 +4,7 @@ import shutil
 
 import helpers
 import pytest
-from test_command_line import call, read
+from helpers import call, read
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.inc.modules import load_captured
@@ -14,38 +14,37 @@ METHODS = ["eagl", "alps"]
 BATCHES = [{"input_ids": helpers.tokens(2, 16, seed)} for seed in range(3)]
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return helpers.small_project(tmp_path_factory.mktemp("valued"))
-
-
-@pytest.fixture(scope="module")
-def finished(project):
+@pytest.fixture(scope="session")
+def valued(made_once, project, finished):
     """A folder in which both methods were tuned."""
-    for method, others in zip(METHODS, [["validation=null"], []], strict=True):
-        changes = [f"strategy={method}", "budget=0.8", *others]
-        result = call("tune", project / "recipe.yaml", *changes, "--out", project / "finished")
-        assert result.exit_code == 0, result.output
-    return project / "finished"
+
+    def tune(folder):
+        shutil.copytree(finished, folder, dirs_exist_ok=True)
+        for method, others in zip(METHODS, [["validation=null"], []], strict=True):
+            changes = [f"strategy={method}", "budget=0.8", *others]
+            result = call("tune", project / "recipe.yaml", *changes, "--out", folder)
+            assert result.exit_code == 0, result.output
+
+    return made_once("valued", tune)
 
 
 @pytest.fixture
-def folder(finished, tmp_path):
+def folder(valued, tmp_path):
     """A copy that a test may change."""
-    return shutil.copytree(finished, tmp_path / "run")
+    return shutil.copytree(valued, tmp_path / "run")
 
 
-def test_both_have_an_artefact_of_their_own(finished):
+def test_both_have_an_artefact_of_their_own(valued):
     for method, unit in zip(METHODS, ["bit", "loss"], strict=True):
-        found = read(finished, f"{method}.json")
+        found = read(valued, f"{method}.json")
         assert (found["method"], found["unit"], found["schema"]) == (
             method,
             unit,
             "inc_mp_plugin/op_values/1",
         )
-        ops = {op["name"] for op in read(finished, "graph.json")["ops"] if op["kind"] != "bgemm"}
+        ops = {op["name"] for op in read(valued, "graph.json")["ops"] if op["kind"] != "bgemm"}
         assert ops <= set(found["values"]["fp8_e4m3"])
-    assert not list(finished.glob("*partial*"))
+    assert not list(valued.glob("*partial*"))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -110,7 +109,7 @@ def test_methods_are_measured_at_equal_gain(folder):
     assert (folder / "figures" / "methods-memory.svg").exists()
 
 
-def test_an_interrupt_loses_no_value(project, finished, tmp_path, monkeypatch):
+def test_an_interrupt_loses_no_value(project, valued, tmp_path, monkeypatch):
     keys = ["tune", project / "recipe.yaml", "strategy=alps", "budget=0.8", "--out", tmp_path]
     stock, calls = alps.sample_losses, []
 
@@ -126,7 +125,7 @@ def test_an_interrupt_loses_no_value(project, finished, tmp_path, monkeypatch):
     result = call(*keys)
     assert result.exit_code == 0, result.output
     assert "going on after" in result.output
-    assert read(tmp_path, "alps.json")["values"] == read(finished, "alps.json")["values"]
+    assert read(tmp_path, "alps.json")["values"] == read(valued, "alps.json")["values"]
 
 
 def test_values_of_other_data_do_not_count(project, folder):
