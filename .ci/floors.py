@@ -1,4 +1,4 @@
-"""Print the lowest versions that setup.cfg allows, as constraints; torch aside, whose build is chosen by hand."""
+"""Print the lowest versions that setup.cfg allows, as constraints; torch aside, whose build is chosen."""
 
 import configparser
 import re

@@ -91,14 +91,14 @@ def write_samples(
 def heldout_loss(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
     """Mean negative log-likelihood per token of every fourth held-out sample."""
     model.eval()
-    losses = [model(input_ids=part, labels=part).loss for part in tokens[::4].split(32)]
+    losses = [model(input_ids=part, labels=part).loss for part in torch.split(tokens[::4], 32)]
     model.train()
     return torch.stack(losses).mean().item()
 
 
 def train(
     model: LlamaForCausalLM, stream: torch.Tensor, heldout: torch.Tensor, steps: int, batch: int
-) -> list[dict]:
+) -> list[dict[str, float]]:
     """Train with AdamW, a short warm-up and a cosine to zero; return the log."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -53,7 +53,8 @@ def followers(samples: list[str]) -> Counts:
 
 def guessable(text: str, known: Counts) -> list[tuple[int, int]]:
     """Find the words, (start, end), that counting guesses from what stands before them."""
-    found, here = [], {}
+    found: list[tuple[int, int]] = []
+    here: Counts = {}
     pieces = list(PIECE.finditer(text))
     for i in range(2, len(pieces)):
         word = pieces[i].group()
@@ -86,7 +87,7 @@ def documents() -> list[dict[str, str]]:
     tokenizer = AutoTokenizer.from_pretrained(FOLDER.parent)
     tokenizer.model_max_length = 10**6  # whole texts are tokenized here, the model is not run
     known = followers(texts("calibration.jsonl"))
-    chosen, uses = [], Counter()
+    chosen, uses = [], Counter[str]()
     for text in texts("heldout.jsonl")[VALIDATION:]:
         taken: set[str] = set()
         for span in reversed(guessable(text, known)):

@@ -1,0 +1,146 @@
+# The lanes of .ci/run and .ci/nightly, one function each; to be sourced at the root of the repository.
+
+work=$(mktemp -d)
+trap 'kill $(jobs -p) 2> /dev/null || true; rm -rf "$work"' EXIT
+
+# Two torch processes of two threads each hinder each other: every process of tests has one.
+export OMP_NUM_THREADS=1
+# Environments live for minutes here, so nothing is gained by compiling all of them ahead (0 is how pip reads it).
+export PIP_NO_COMPILE=0
+# uv reads none of pip's settings: where pip is told of a CPU build of torch, uv has to be told, too.
+UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-$(python3.11 -m pip config get global.find-links 2> /dev/null || true)}}
+export UV_FIND_LINKS
+
+times=$work/minutes
+newest=$work/newest
+
+run_lane() {  # NAME: run a lane, and note how long it took
+  local started=$SECONDS
+  echo "== $1 =="
+  "lane_${1//-/_}"
+  awk -v name="$1" -v s=$((SECONDS - started)) 'BEGIN { printf "%-14s %5.1f min\n", name, s / 60 }' >> "$times"
+}
+
+tools() {  # uv, in an environment of its own
+  [ -x "$work/tools/bin/uv" ] && return
+  python3.11 -m venv "$work/tools"
+  "$work/tools/bin/pip" install --quiet uv
+}
+
+environment() {  # NAME REQUIREMENT...: make $work/NAME, with the CPU build of torch that pip would take
+  local name=$1 python=$work/$1/bin/python
+  shift
+  tools
+  "$work/tools/bin/uv" venv --quiet --python python3.11 "$work/$name"
+  "$work/tools/bin/uv" pip install --quiet --python "$python" torch==2.13.0
+  "$work/tools/bin/uv" pip install --quiet --python "$python" torch==2.13.0 "$@"
+  cpu_only "$python"
+}
+
+cpu_only() {  # PYTHON: a CUDA build would bring gigabytes that nothing here can use
+  "$1" -c 'import torch; assert torch.version.cuda is None, f"torch {torch.__version__} is a CUDA build"'
+}
+
+tests() {  # ENVIRONMENT ARGUMENT...: pytest on all cores; modules stay whole, for their fixtures are expensive
+  local name=$1
+  shift
+  "$work/$name/bin/python" -m pytest -q -n auto --dist loadscope \
+    --junitxml "$work/results/$name-$RANDOM.xml" "$@"
+}
+
+readme() {  # LAST WORDS: the README's command that ends so, word for word
+  local command
+  command=$(grep -E "^python3\.11 -m venv \.(venv|habana) .*$1\$" README.md)
+  echo "$command"
+  bash -c "$command"
+}
+
+# --- what every change must pass ---
+
+lane_first() { readme "inc-mp tune recipes/tiny-llama\.yaml"; }
+
+lane_tests() {
+  readme "pytest -n auto"
+  cpu_only .venv/bin/python
+}
+
+lane_lint() {
+  environment dev -c constraints.txt -e ".[dev,eval]"
+  (
+    PATH="$work/dev/bin:$PATH"
+    ruff check .
+    ruff format --check .
+    mypy
+    bash -n .ci/run .ci/nightly .ci/lanes.sh
+    # Gaudi images run Python 3.10, which is not at hand: its grammar is.
+    python -c 'import ast, pathlib
+for path in pathlib.Path("inc_mp_plugin").rglob("*.py"):
+    ast.parse(path.read_text(), str(path), feature_version=(3, 10))'
+    for version in 3.10 3.12 3.13 3.14; do
+      "python$version" -c '' 2> /dev/null || continue
+      echo "compiled by Python $version"
+      "python$version" -X "pycache_prefix=$work/compiled" -m compileall -q inc_mp_plugin
+    done
+  )
+  python3.11 .ci/nightly.py stale
+}
+
+lane_newest() {  # never fails the run: a library that was released today is no fault of the change
+  environment newest -e ".[test]"
+  tests newest > "$newest" 2>&1 || true
+  tail -n 1 "$newest"
+}
+
+inc_tests="tests/inc tests/evaluate tests/test_command_line.py tests/test_proof_commands.py
+  tests/test_time_commands.py tests/test_measured_time.py tests/sensitivity/test_scales.py
+  tests/sensitivity/test_rounding.py tests/sensitivity/test_drift.py"
+
+lane_gaudi() {  # the INC of Gaudi software 1.24
+  environment gaudi -c <(grep -v ^neural constraints.txt) neural-compressor==3.8.1 -e ".[test]"
+  # shellcheck disable=SC2086
+  tests gaudi $inc_tests
+}
+
+lane_habana() {
+  PYTEST_ADDOPTS="-q -n auto --dist loadscope" readme "pytest tests/habana"
+  cpu_only .habana/bin/python
+}
+
+lane_slow() {  # the shipped model from end to end, scripts, ranks
+  environment slow -c constraints.txt -e ".[test]"
+  tests slow -m slow --ignore tests/test_digits.py --ignore tests/evaluate/test_tasks.py
+}
+
+# --- what takes heavy environments or long; each watches its paths in .ci/nightly.toml ---
+
+lane_inc_versions() {  # the INC of Gaudi software 1.22 and 1.23, and those that no image has
+  local version
+  for version in 3.7.1 3.9 3.6 3.5; do
+    echo "INC $version"
+    case $version in
+      3.7.1) set -- inc37 "$inc_tests" ;;
+      3.9) set -- test "tests/inc/test_flows.py tests/inc/test_autotune.py tests/inc/test_legacy.py" ;;
+      *) set -- inc37 "tests/inc/test_flows.py tests/inc/test_autotune.py tests/inc/test_legacy.py" ;;
+    esac
+    environment "inc$version" -c <(grep -Ev "^(neural|numpy|setuptools)" constraints.txt) \
+      "neural-compressor[pt]==$version" -e ".[test,$1]"
+    # shellcheck disable=SC2086
+    tests "inc$version" $2
+    rm -rf "${work:?}/inc$version"
+  done
+}
+
+lane_oldest() {
+  environment oldest -c <(python3.11 .ci/floors.py) -e ".[test,inc37]"
+  tests oldest
+}
+
+lane_digits() {
+  environment digits -c constraints.txt -e ".[test]"
+  tests digits tests/test_digits.py tests/qat -m "slow or not slow"
+}
+
+lane_tasks() {
+  environment tasks -c constraints.txt -e ".[test,eval]"
+  tests tasks tests/evaluate/test_tasks.py tests/test_accuracy.py -m "slow or not slow"
+}
