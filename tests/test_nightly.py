@@ -1,4 +1,4 @@
-"""Results of the nightly lanes: written from pytest's own files, and out of date when a watched path changes."""
+"""Results of the nightly lanes: written from pytest's files, and out of date once a watched path changes."""
 
 import importlib.util
 import json
