@@ -76,10 +76,10 @@ lane_lint() {
     python -c 'import ast, pathlib
 for path in pathlib.Path("inc_mp_plugin").rglob("*.py"):
     ast.parse(path.read_text(), str(path), feature_version=(3, 10))'
-    for version in 3.10 3.12 3.13 3.14; do
-      other=$("$work/tools/bin/uv" python find --system --no-python-downloads "$version" 2> /dev/null) || continue
-      echo "compiled by Python $version"
+    for other in python3.10 python3.12 python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[0-9].*/bin/python; do
+      "$other" -c '' 2> /dev/null || continue
       "$other" -X "pycache_prefix=$work/compiled" -m compileall -q inc_mp_plugin
+      echo "compiled by $("$other" --version)"
     done
   )
   python3.11 .ci/nightly.py stale
