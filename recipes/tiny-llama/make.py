@@ -166,6 +166,8 @@ def main() -> None:
     model.to(torch.bfloat16).save_pretrained(FOLDER)  # as models are published; the recipe loads it in FP32
     tokenizer.model_max_length = CONTEXT
     tokenizer.save_pretrained(FOLDER)
+    settings = FOLDER / "tokenizer_config.json"  # transformers 4 does not know the class that 5 writes there
+    settings.write_text(settings.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
     facts = {"python": platform.python_version(), "training_tokens": len(stream), "log": log}
     (FOLDER / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
