@@ -8,14 +8,20 @@ runs silently without a causal mask).
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from inc_mp_plugin.libraries.transformers import (
+    asks_for_attention,
+    eager_attention,
+    implement,
+    implementations_of,
+    register_attention,
+)
 
 IMPLEMENTATION = "inc_mp_bgemm"
 
@@ -91,7 +97,7 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     for name, module in model.named_modules():
         kind = type(module)
         if kind not in same:
-            same[kind] = _asks_interface(kind) and _eager_is_same(module)
+            same[kind] = asks_for_attention(kind) and _eager_is_same(module)
         if same[kind]:
             found[name] = module
     return found
@@ -120,10 +126,10 @@ def expose_bgemms(model: nn.Module) -> tuple[str, ...]:
     """
     modules = {n: m for n, m in attention_modules(model).items() if not hasattr(m, "matmul_qk")}
     if modules:
-        _register()
+        register_attention(IMPLEMENTATION, bgemm_attention)
         for module in modules.values():
             module.matmul_qk, module.matmul_av = (Matmul().train(module.training) for _ in range(2))
-        _implement(model, dict.fromkeys(implementations_of(model), IMPLEMENTATION))
+        implement(model, dict.fromkeys(implementations_of(model), IMPLEMENTATION))
     return tuple(modules)
 
 
@@ -139,46 +145,13 @@ def hide_bgemms(model: nn.Module, names: Iterable[str], implementations: Mapping
         module: Any = model.get_submodule(name)
         del module.matmul_qk, module.matmul_av
     if names:
-        _implement(model, implementations)
-
-
-def implementations_of(model: nn.Module) -> dict[str, str | None]:
-    """How attention is computed, by the name of every module that has a configuration."""
-    return {
-        name: module.config._attn_implementation_internal
-        for name, module in model.named_modules()
-        if hasattr(getattr(module, "config", None), "_attn_implementation_internal")
-    }
-
-
-def _implement(model: nn.Module, implementations: Mapping[str, str | None]) -> None:
-    modules = dict(model.named_modules())
-    for name in implementations.keys() & modules.keys():  # a skeleton to be captured loses some on the way
-        # The public setter would also overwrite sub-configs whose values are not ours to restore.
-        config: Any = modules[name].config
-        config._attn_implementation_internal = implementations[name]
-
-
-def _register() -> None:
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, bgemm_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, eager_mask)
-
-
-def _asks_interface(kind: type[nn.Module]) -> bool:
-    forward = inspect.unwrap(kind.forward)
-    code = getattr(forward, "__code__", None)
-    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+        implement(model, implementations)
 
 
 def _eager_is_same(module: nn.Module) -> bool:
     """Compare a module's own eager attention with ours on random numbers."""
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    if eager is None or {"sinks", "s_aux", "position_bias"} & (
-        set(dict(module.named_parameters(recurse=False))) | set(inspect.signature(eager).parameters)
-    ):
+    eager = eager_attention(module)
+    if eager is None:
         return False
     probe: Any = nn.Module().eval()
     probe.matmul_qk, probe.matmul_av = Matmul(), Matmul()

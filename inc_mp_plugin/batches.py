@@ -44,9 +44,9 @@ def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str
 
 def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
     """Apply a function to every tensor of a batch, keeping its structure."""
-    from torch.utils import _pytree as pytree
+    from inc_mp_plugin.libraries import torch as of_torch
 
-    return pytree.tree_map_only(_tensor_type(), function, batch)
+    return of_torch.map_tensors(function, batch)
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,3 @@ def samples(batch: Batch, start: int, stop: int) -> Batch:
     size = batch_size(batch)
     part: Batch = map_tensors(batch, lambda t: t[start:stop] if t.dim() and t.shape[0] == size else t)
     return part
-
-
-def _tensor_type() -> type:
-    from torch import Tensor
-
-    return Tensor

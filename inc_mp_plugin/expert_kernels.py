@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
 from inc_mp_plugin.experts import routed
+from inc_mp_plugin.libraries.torch import operator_name, viewed
 
 KERNEL = "mixture_of_experts"
 _NAMES = {f"hpu.{KERNEL}", f"hpu.{KERNEL}.default"}
@@ -56,7 +56,7 @@ def kernels_through_modules(model: nn.Module) -> Iterator[None]:
     owners: dict[int, nn.Linear] = {}
 
     def owner(weight: Tensor) -> nn.Linear | None:
-        whole = weight if weight._base is None else weight._base
+        whole = viewed(weight)
         found = owners.get(id(whole))
         if found is None or found.weight is not whole:  # weights may be replaced between two calls
             owners.update({id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear)})
@@ -90,7 +90,7 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if isinstance(func, (OpOverload, OpOverloadPacket)) and str(func) in _NAMES:
+        if operator_name(func) in _NAMES:
             call = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
             result = self._stand_in(call) if call.keys() == set(_ARGUMENTS) else None
             if result is not None:

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inc_mp_plugin.libraries.torch import children_of, give_parameters, parameters_of
+from inc_mp_plugin.libraries.transformers import asks_for_experts, gate_of
+
 # The parameters of a layer: shapes (experts, 2 x inner, hidden) and (experts, hidden, inner).
 _STACKS = ("gate_up_proj", "down_proj")
-_INTERFACE = {"experts_interface", "ALL_EXPERTS_FUNCTIONS"}
 
 
 class Expert(nn.Module):
@@ -77,7 +79,7 @@ def fused_experts(model: nn.Module) -> dict[str, str]:
     found = {}
     for name, module in model.named_modules():
         kind = type(module)
-        if _asks_interface(kind) and not is_exposed(module):
+        if asks_for_experts(kind) and not is_exposed(module):
             if kind not in reasons:
                 reasons[kind] = _why_not(module)
             found[name] = reasons[kind]
@@ -86,7 +88,7 @@ def fused_experts(model: nn.Module) -> dict[str, str]:
 
 def is_exposed(module: nn.Module) -> bool:
     """Tell whether the experts of a module are its children."""
-    return isinstance(module._modules.get("0"), Expert)
+    return isinstance(children_of(module).get("0"), Expert)
 
 
 def experts_of(module: nn.Module) -> dict[str, Expert]:
@@ -95,7 +97,7 @@ def experts_of(module: nn.Module) -> dict[str, Expert]:
     if children:
         return children
     gate_up, down = (module.get_parameter(name).detach() for name in _STACKS)
-    gate = getattr(module, "_apply_gate", None) or MethodType(_apply_gate, module)
+    gate = gate_of(module)
     pairs = zip(gate_up, down, strict=True)
     return {str(number): Expert(*weights, gate) for number, weights in enumerate(pairs)}
 
@@ -141,7 +143,7 @@ def expose_experts(model: nn.Module) -> tuple[str, ...]:
     Returns:
         Names of the modules whose experts were exposed; none if they were there already for good.
     """
-    shown = {name: m for name, m in model.named_modules() if is_exposed(m) and _STACKS[0] in m._parameters}
+    shown = {name: m for name, m in model.named_modules() if is_exposed(m) and _STACKS[0] in parameters_of(m)}
     modules = {**shown, **_to_expose(model)}
     for module in modules.values():
         experts = experts_of(module)
@@ -160,7 +162,7 @@ def _to_expose(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _attach(module: nn.Module, experts: Mapping[str, Expert]) -> None:
-    module._modules.update(experts)
+    children_of(module).update(experts)
     module.forward = MethodType(_run_exposed, module)
 
 
@@ -174,18 +176,11 @@ def _run_exposed(
     self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
     """What the forward of a module with exposed experts becomes."""
-    experts: Mapping[str, Any] = self._modules
+    experts: Mapping[str, Any] = children_of(self)
     numbers = range(len(experts_of(self)))
     return routed(
         hidden_states, top_k_index, top_k_weights, numbers, lambda number, rows: experts[str(number)](rows)
     )
-
-
-def _apply_gate(self: Any, both: Tensor) -> Tensor:
-    """What transformers does with gate and up by default."""
-    gate, up = both.chunk(2, dim=-1)
-    joined: Tensor = self.act_fn(gate) * up
-    return joined
 
 
 def _linear(weight: Tensor) -> nn.Linear:
@@ -196,11 +191,6 @@ def _linear(weight: Tensor) -> nn.Linear:
     module.weight = nn.Parameter(weight, requires_grad=False)
     module.register_parameter("bias", None)
     return module
-
-
-def _asks_interface(kind: type[nn.Module]) -> bool:
-    code = getattr(kind.forward, "__code__", None)
-    return code is not None and bool(_INTERFACE & {*code.co_names, *code.co_freevars})
 
 
 def _why_not(module: nn.Module) -> str:
@@ -217,10 +207,8 @@ def _eager_is_same(module: nn.Module) -> bool:
     """Compare a module's own eager forward with ours on random numbers and small weights."""
     generator = torch.Generator().manual_seed(0)
     probe = copy.copy(module)
-    probe._parameters = {
-        name: nn.Parameter(torch.randn(shape, generator=generator))
-        for name, shape in zip(_STACKS, [(2, 8, 6), (2, 6, 4)], strict=True)
-    }
+    shapes = zip(_STACKS, [(2, 8, 6), (2, 6, 4)], strict=True)
+    give_parameters(probe, {n: nn.Parameter(torch.randn(s, generator=generator)) for n, s in shapes})
     hidden = torch.randn(3, 6, generator=generator)
     chosen = torch.tensor([[0, 1], [1, 0], [0, 1]])
     weights = torch.rand(3, 2, generator=generator)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.libraries.torch import scaled_product
 from inc_mp_plugin.switch import Switch
 from inc_mp_plugin.targets.devices import CUDA_FP8
 
@@ -52,11 +53,10 @@ class Float8Linear(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Cast the input and multiply; the result has the input's dtype."""
         rows = (input.reshape(-1, input.shape[-1]) * self.inverse).clamp(-_FULL_SCALE, _FULL_SCALE)
-        output = torch._scaled_mm(
+        output = scaled_product(
             rows.to(torch.float8_e4m3fn),
             self.weight.t(),
-            scale_a=self.input_scale,
-            scale_b=self.weight_scale,
+            (self.input_scale, self.weight_scale),
             bias=self.bias,
             out_dtype=input.dtype,
         )

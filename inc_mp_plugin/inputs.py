@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.libraries.transformers import commit_of
 from inc_mp_plugin.progress import say
 
 if TYPE_CHECKING:
@@ -191,8 +192,8 @@ def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:
                 digest.update(f"{path.name} {file_fingerprint(path)}\n".encode())
         return digest.hexdigest()
     say(f"{name_or_path!r} is not a folder here; asking the model hub ...")
-    config = load_config(name_or_path, {}, trust_remote_code=trust_remote_code)
-    return f"{name_or_path}@{config._commit_hash}"
+    load_config(name_or_path, {}, trust_remote_code=trust_remote_code)
+    return f"{name_or_path}@{commit_of(name_or_path)}"
 
 
 def file_fingerprint(path: Path) -> str:

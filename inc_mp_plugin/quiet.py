@@ -6,16 +6,7 @@ import logging
 import os
 import warnings
 
-_LOGGERS = (
-    "neural_compressor",
-    "torchao",
-    "transformers",
-    "huggingface_hub",
-    "accelerate",
-    "datasets",
-    "lm_eval",
-    "torch.utils._pytree",
-)
+from inc_mp_plugin.libraries.logs import ENVIRONMENT, LOGGERS
 
 
 def silence_third_parties() -> None:
@@ -23,13 +14,8 @@ def silence_third_parties() -> None:
 
     INC reads its log levels from the environment when it is imported, so this comes before.
     """
-    os.environ.setdefault("LOGLEVEL", "ERROR")
-    os.environ.setdefault("LOG_LEVEL_INC", "5")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
-    for name in _LOGGERS:
+    for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gain.bench import Pass
+from inc_mp_plugin.libraries.transformers import cache_argument, cache_of, new_static_cache
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,7 +84,7 @@ def request_passes(model: nn.Module, request: Request, *, static_cache: bool, de
         InputError: the model cannot serve the request.
     """
     check_context(model, request)
-    served = _Served(model, request, static_cache=static_cache, device=device)
+    served = _Served(model, request, static=static_cache, device=device)
     passes = [Pass("ttft", 1, served.first_token)]
     if request.output_tokens:
         passes.append(Pass("tpot", request.output_tokens, served.next_token, served.be_ready))
@@ -93,10 +94,8 @@ def request_passes(model: nn.Module, request: Request, *, static_cache: bool, de
 class _Served:
     """A model that is serving a request: the cache and the token that the next step continues from."""
 
-    def __init__(self, model: nn.Module, request: Request, *, static_cache: bool, device: str) -> None:
-        config: Any = model.config
-        self._model, self._config = model, config
-        self._request, self._static = request, static_cache
+    def __init__(self, model: nn.Module, request: Request, *, static: bool, device: str) -> None:
+        self._model, self._request, self._static = model, request, static
         self._prompt = prompt(model, request, device)
         self._cache: Any = None
         self._token: Any = None
@@ -107,12 +106,10 @@ class _Served:
         cached = bool(self._request.output_tokens)
         options: dict[str, Any] = {"use_cache": cached}
         if cached and self._static:
-            from transformers import StaticCache
-
             length = self._request.prompt_tokens + self._request.output_tokens
-            options["past_key_values"] = StaticCache(config=self._config, max_cache_len=length)
+            options |= self._argument(new_static_cache(self._model, self._request.batch_size, length))
         output = self._model(**self._prompt, **options)
-        self._cache = output.past_key_values if cached else None
+        self._cache = cache_of(output) if cached else None
         self._left = self._request.output_tokens
         return self._choose(output)
 
@@ -124,8 +121,11 @@ class _Served:
     def next_token(self) -> Tensor:
         """Run a decode step; return the tokens on the host."""
         self._left -= 1
-        output = self._model(input_ids=self._token[:, None], past_key_values=self._cache, use_cache=True)
+        output = self._model(input_ids=self._token[:, None], use_cache=True, **self._argument(self._cache))
         return self._choose(output)
+
+    def _argument(self, cache: Any) -> dict[str, Any]:
+        return cache_argument(self._model.forward, cache)
 
     def _choose(self, output: Any) -> Tensor:
         self._token = output.logits[:, -1].argmax(-1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.libraries.torch import give_parameters, parameters_of
 
 
 class Switch:
@@ -55,5 +56,5 @@ def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
 def twin(module: nn.Module) -> nn.Module:
     """Copy a module, sharing its tensors but not the dict of them: either may be given others."""
     other = copy.copy(module)
-    other._parameters = dict(module._parameters)
+    give_parameters(other, dict(parameters_of(module)))
     return other

@@ -33,6 +33,7 @@ GROUND = {
     "measurements",
     "switch",
     "advice",
+    "libraries",
 }
 STAGES = {"graph", "sensitivity", "gain", "solver", "qat", "inc", "evaluate", "report"}
 ABOVE = {
@@ -124,13 +125,13 @@ MAY_USE = {
 # Libraries that only certain places may load.
 HOMES = {
     "highspy": {"solver/milp"},
-    "lm_eval": {"evaluate/tasks"},
+    "lm_eval": {"evaluate/tasks", "libraries/lm_eval"},
     "neural_compressor": {"inc"},
     "yaml": {"recipe"},
     "pydantic": {"recipe", "sections"},
     "typer": {"cli", "cli_app"},
     "rich": {"progress", "report", "shown"},
-    "transformers": {"attention", "inputs", "inc/modules", "inc/loading", "request"},
+    "transformers": {"libraries/transformers", "inputs", "inc/modules", "inc/loading"},
     "habana_frameworks": {"gain/devices"},
 }
 FILES = sorted(p.relative_to(PACKAGE).with_suffix("").as_posix() for p in PACKAGE.rglob("*.py"))
@@ -161,6 +162,11 @@ def test_imports_go_downwards(name):
     allowed = GROUND | {own} | MAY_USE.get(name, MAY_USE.get(own, set()))
     used = {m.split(".")[1] for m in imports(name) if m.startswith("inc_mp_plugin.")}
     assert used <= allowed
+
+
+@pytest.mark.parametrize("name", [f for f in FILES if f.startswith("libraries/")])
+def test_files_of_libraries_use_nothing_of_ours(name):
+    assert not [module for module in imports(name) if module.startswith("inc_mp_plugin")]
 
 
 @pytest.mark.parametrize("library", HOMES)

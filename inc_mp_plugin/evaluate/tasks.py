@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import difflib
-import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.libraries.lm_eval import metric_of, weights_left_untied, without_bars
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,30 +158,17 @@ def _harness(model: Any, tokenizer: Any, batch_size: int, max_length: int | None
         max_length=max_length,
         softmax_dtype="float32",  # not the model's: sums of BF16 logarithms would hide small changes
     )
-    for name in ("loglikelihood", "loglikelihood_rolling", "_loglikelihood_tokens", "generate_until"):
-        setattr(harness, name, _without_bar(getattr(harness, name)))
-    return harness
-
-
-def _without_bar(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of HFLM without its progress bar, which neither TQDM_DISABLE nor evaluate() can stop."""
-
-    @functools.wraps(function)
-    def quiet(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **{**kwargs, "disable_tqdm": True})
-
-    return quiet
+    return without_bars(harness)
 
 
 @contextmanager
 def _left_as_it_came(model: Any) -> Iterator[None]:
-    """Put training flags back; keep HFLM from tying weights, which would undo a converted tied head."""
+    """Put training flags back, and keep weights from being tied."""
     training = {module: module.training for module in model.modules()}
-    model.__dict__["tie_weights"] = lambda: None
     try:
-        yield
+        with weights_left_untied(model):
+            yield
     finally:
-        del model.__dict__["tie_weights"]
         for module, mode in training.items():
             module.training = mode
 
@@ -198,11 +185,11 @@ def _check_answers(tasks: Tasks) -> None:
 
 
 def _metrics(name: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a row of lm-eval's results, whose keys are "metric,filter"."""
+    """The metrics of a row of lm-eval's results that are asked for."""
     metrics: dict[str, float] = {}
     for key, value in row.items():
-        metric, _, filter = key.partition(",")
-        if not filter or metric.endswith("_stderr") or metric not in METRICS.get(name, (metric,)):
+        metric, filter = metric_of(key) or ("", "")
+        if not metric or metric not in METRICS.get(name, (metric,)):
             continue
         if not math.isfinite(value):
             message = f"{metric} of task {name!r} is {value}"

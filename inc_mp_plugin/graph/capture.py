@@ -13,7 +13,7 @@ from inc_mp_plugin.attention import exposed_bgemms
 from inc_mp_plugin.batches import batch_size, map_tensors
 from inc_mp_plugin.errors import CaptureError, InputError
 from inc_mp_plugin.graph.experts import ExpertLayer, in_place_of_nodes
-from inc_mp_plugin.graph.export import autocast_ignores_meta, continue_from_cache, export, without_weights
+from inc_mp_plugin.graph.export import continue_from_cache, export, without_weights
 from inc_mp_plugin.graph.habana import off_gaudi
 from inc_mp_plugin.graph.ops import QUANTIZABLE as QUANTIZABLE
 from inc_mp_plugin.graph.ops import Found, sort_products
@@ -21,6 +21,7 @@ from inc_mp_plugin.graph.partition import partition
 from inc_mp_plugin.graph.products import find_products
 from inc_mp_plugin.graph.routing import emit_experts, router_widths
 from inc_mp_plugin.graph.structure import structures, waits_for
+from inc_mp_plugin.libraries.torch import without_autocast_on
 from inc_mp_plugin.plan import Graph
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) 
     if cached_tokens and not (isinstance(inputs, dict) and inputs.keys() == {"input_ids"}):
         message = "a decode step takes {'input_ids': ...} alone"
         raise InputError(message)
-    with exposed_bgemms(skeleton), autocast_ignores_meta(), off_gaudi(skeleton):
+    with exposed_bgemms(skeleton), without_autocast_on("meta"), off_gaudi(skeleton):
         modules = {name: type(m).__name__ for name, m in skeleton.named_modules() if name}
         routers = router_widths(skeleton)
         layers = emit_experts(skeleton)

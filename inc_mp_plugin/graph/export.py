@@ -5,28 +5,27 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.fx import config as fx_config
 
 from inc_mp_plugin.batches import arguments
 from inc_mp_plugin.errors import CaptureError
+from inc_mp_plugin.libraries.torch import buffers_of, lazy_graphs, parameters_of, without_stack_traces
+from inc_mp_plugin.libraries.transformers import cache_argument, cache_of
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
-
-_NO_TRACES = "do_not_emit_stack_traces"  # a setting that older versions of torch do not have
 
 
 def without_weights(model: nn.Module) -> nn.Module:
     """Deep-copy a model with every tensor replaced by a meta tensor; shared ones stay shared."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for tensor in [*module._parameters.values(), *module._buffers.values()]:
+        for tensor in [*parameters_of(module).values(), *buffers_of(module).values()]:
             if tensor is not None and id(tensor) not in memo:
                 meta = torch.empty_like(tensor, device="meta", requires_grad=False)
                 is_parameter = isinstance(tensor, nn.Parameter)
@@ -72,7 +71,7 @@ def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_toke
     prompt = torch.empty(ids.shape[0], cached_tokens, dtype=ids.dtype, device="meta")
     try:
         with torch.no_grad():
-            cache: Any = skeleton(input_ids=prompt, use_cache=True).past_key_values
+            cache: Any = cache_of(skeleton(input_ids=prompt, use_cache=True))
         layers = None if isinstance(cache, tuple) else cache.layers
     except (RuntimeError, TypeError, AttributeError) as error:
         message = (
@@ -86,24 +85,9 @@ def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_toke
         fresh = copy.copy(cache)
         if layers is not None:
             fresh.layers = [copy.copy(layer) for layer in layers]
-        return forward(input_ids=input_ids, past_key_values=fresh, use_cache=True).logits
+        return forward(input_ids=input_ids, use_cache=True, **cache_argument(forward, fresh)).logits
 
     skeleton.forward = step
-
-
-@contextmanager
-def autocast_ignores_meta() -> Iterator[None]:
-    """Let `torch.autocast("meta", ...)` do nothing: torch refuses it, and transformers 4 asks for it."""
-    autocast = torch.autocast
-
-    def without_meta(device_type: str, *args: Any, **kwargs: Any) -> Any:
-        return nullcontext() if device_type == "meta" else autocast(device_type, *args, **kwargs)
-
-    torch.autocast = without_meta  # type: ignore[assignment,misc]
-    try:
-        yield
-    finally:
-        torch.autocast = autocast  # type: ignore[misc]
 
 
 @contextmanager
@@ -113,15 +97,11 @@ def _without_waste() -> Iterator[None]:
     That is stack traces of every node, Python code of every intermediate graph, and looking for
     garbage among a million objects that are all alive.
     """
-    from torch.fx._lazy_graph_module import _use_lazy_graph_module
-
-    traces, collecting = getattr(fx_config, _NO_TRACES, False), gc.isenabled()
+    collecting = gc.isenabled()
     gc.disable()
-    setattr(fx_config, _NO_TRACES, True)
     try:
-        with _use_lazy_graph_module(True):
+        with without_stack_traces(), lazy_graphs():
             yield
     finally:
-        setattr(fx_config, _NO_TRACES, traces)
         if collecting:
             gc.enable()

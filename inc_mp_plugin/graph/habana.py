@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from inc_mp_plugin.expert_kernels import Arguments, kernel_calls
 from inc_mp_plugin.graph.experts import emit
-
-_ROPE = "apply_customized_rope"
+from inc_mp_plugin.libraries.optimum_habana import FUSED_ROPE, is_fused_attention, ropes_of
 
 
 @contextmanager
@@ -29,7 +28,7 @@ def off_gaudi(skeleton: nn.Module) -> Iterator[None]:
         skeleton: its modules are changed for good; what is changed in Python modules is put back.
     """
     for module in skeleton.modules():
-        if type(module).__name__ == "ModuleFusedSDPA":
+        if is_fused_attention(module):
             module.forward = _fused_attention
     with ExitStack() as stack:
         stack.enter_context(kernel_calls(_emit_kernel))
@@ -65,15 +64,15 @@ def _repair_rope(code: ModuleType | None, stack: ExitStack) -> None:
 
     Off Gaudi, that of Mistral and Mixtral in optimum-habana 1.21 does.
     """
-    own, plain = getattr(code, _ROPE, None), getattr(code, "apply_rotary_pos_emb", None)
+    own, plain = ropes_of(code)
     if own is None or plain is None:
         return
     repaired = partial(_rotate, plain)
     query, table, positions = torch.zeros(1, 2, 3, 4), torch.zeros(5, 4), torch.arange(3)[None]
     arguments = (query, query, table, table, positions)
     if not _runs(own, *arguments) and _runs(repaired, *arguments):
-        setattr(code, _ROPE, repaired)
-        stack.callback(setattr, code, _ROPE, own)
+        setattr(code, FUSED_ROPE, repaired)
+        stack.callback(setattr, code, FUSED_ROPE, own)
 
 
 def _rotate(

@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch.fx import Node
 
+from inc_mp_plugin.libraries.torch import GROUPED_PRODUCTS, is_overload, schema_name
 from inc_mp_plugin.plan import Gemm
 
 # ATen products, and the operand whose last axis is summed over.
 _PRODUCTS = {"linear": 0, "matmul": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution"}
 # Kernels that multiply all experts of a layer at once.
-GROUPED = {"_grouped_mm", "grouped_mm_fallback"}
+GROUPED = GROUPED_PRODUCTS
 OTHER_PRODUCTS = {"scaled_dot_product_attention", "einsum"} | GROUPED
 # What stands in the graph for a layer of experts that could be taken apart, or at least told to be one.
 EXPERTS = "experts"
@@ -55,9 +55,9 @@ def find_products(nodes: list[Node]) -> Iterator[Product]:
     """Products of a graph that stand in some module, in execution order."""
     known = _PRODUCTS.keys() | _CONVOLUTIONS | OTHER_PRODUCTS | {EXPERTS}
     for node in nodes:
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        if node.op != "call_function" or not is_overload(node.target):
             continue
-        kind = node.target._schema.name.split("::")[-1]
+        kind = schema_name(node.target)
         stack = list(node.meta.get("nn_module_stack", {}).values())
         if kind in known and stack:
             path, kind_of_module = stack[-1]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from inc_mp_plugin.expert_kernels import KERNEL
 from inc_mp_plugin.experts import experts_of, fused_experts, is_exposed
 from inc_mp_plugin.graph.experts import ExpertLayer, emit
+from inc_mp_plugin.libraries.torch import children_of
 
 # Names that code uses where it looks up, by value, which tokens an expert got.
 _LOOKUPS = {"where", "nonzero"}
@@ -27,7 +28,7 @@ class _OneForAll(nn.ModuleList):
         super().__init__([next(iter(modules))])
 
     def __getitem__(self, idx: int) -> Any:  # type: ignore[override]
-        return self._modules["0"]
+        return children_of(self)["0"]
 
 
 def emit_experts(skeleton: nn.Module) -> dict[str, ExpertLayer]:
@@ -52,10 +53,10 @@ def emit_experts(skeleton: nn.Module) -> dict[str, ExpertLayer]:
             layers[name] = ExpertLayer(experts, reason)
             module.forward = emit
         elif _has_equal_experts(module):
-            children = module.experts._modules.items()
-            experts = {f"{name}.experts.{i}": e for i, e in children if e is not None}
+            children = children_of(module.get_submodule("experts")).items()
+            listed = {f"{name}.experts.{i}": e for i, e in children if e is not None}
             if _emit_from_list(module):
-                layers[name] = ExpertLayer(experts)
+                layers[name] = ExpertLayer(listed)
     return layers
 
 
@@ -66,13 +67,13 @@ def router_widths(model: nn.Module) -> dict[str, int]:
     for name, module in model.named_modules():
         if name in fused or is_exposed(module):
             widths[name.rpartition(".")[0]] = _fused_number(module)
-        elif isinstance(module._modules.get("experts"), nn.ModuleList):
-            widths[name] = len(module.get_submodule("experts")._modules)
+        elif isinstance(children_of(module).get("experts"), nn.ModuleList):
+            widths[name] = len(children_of(module.get_submodule("experts")))
     return widths
 
 
 def _fused_number(module: nn.Module) -> int:
-    children = sum(name.isdecimal() for name in module._modules)
+    children = sum(name.isdecimal() for name in children_of(module))
     return children or next((p.shape[0] for p in module.parameters(recurse=False) if p.dim() == 3), 0)
 
 

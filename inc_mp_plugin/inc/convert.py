@@ -15,14 +15,15 @@ from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.experts import expose_experts
+from inc_mp_plugin.inc.attributes import attributes_of, take_attributes_back
 from inc_mp_plugin.inc.backend import (
-    attributes_of,
     device_table,
     enabled_on_cpu,
     forget_models,
+    forget_quantizer,
     is_cpu,
+    is_patched,
     restore_modules,
-    take_attributes_back,
 )
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.mixed_precision import lower_precision
@@ -96,8 +97,7 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
                 restore_modules(model)
                 take_attributes_back(model, attributes)
                 raise
-            # The quantizer that prepare leaves behind still points at the MEASURE file.
-            del model.quantizer
+            forget_quantizer(model)
             model.quant_config = FP8Config.from_json_file(str(paths["QUANTIZE"]))
             converted: nn.Module = convert(model)
         finally:
@@ -139,5 +139,5 @@ def switchable(model: nn.Module, config: Mapping[str, Any], format: str, batches
     base = {name: twin(m) for name, m in model.named_modules() if type(m).__name__ in table}
     quantize(model, config, batches)
     converted = {name: model.get_submodule(name) for name in base}
-    low = {name: m for name, m in converted.items() if type(m).__name__.startswith("Patched")}
+    low = {name: m for name, m in converted.items() if is_patched(m)}
     return Switch(model, base, {format: low})

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from inc_mp_plugin.attention import expose_bgemms, hide_bgemms, implementations_of
+from inc_mp_plugin.attention import expose_bgemms, hide_bgemms
 from inc_mp_plugin.experts import expose_experts, hide_experts, show_experts
+from inc_mp_plugin.libraries.transformers import implementations_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,21 +17,21 @@ from torch import nn
 from inc_mp_plugin import pipeline, ranks
 from inc_mp_plugin.batches import OnDevice
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.inc.attributes import Attributes, attributes_of, set_aside, take_attributes_back
 from inc_mp_plugin.inc.backend import (
-    Attributes,
-    attributes_of,
     enabled_on_cpu,
     forget_models,
+    forget_quantizer,
     put_modules_back,
     restore_modules,
-    set_aside,
-    take_attributes_back,
 )
 from inc_mp_plugin.inc.choices import check_base, check_settings, format_of, noise_of, scales_of
 from inc_mp_plugin.inc.exposed import Exposed
 from inc_mp_plugin.inc.live import LiveModel
 from inc_mp_plugin.inc.observed import Observed
 from inc_mp_plugin.inc.settings import NAME, Settings, read, remove_temporary_file
+from inc_mp_plugin.libraries.torch import ORIGINAL, is_compiled
+from inc_mp_plugin.libraries.transformers import save_under_own_names
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.report.info import summary
@@ -157,14 +157,13 @@ def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
             _restore(model, attributes, exposed)
             return model
         exposed.keep(model)
-        vars(model).pop("quantizer", None)  # INC's, which still points at the file of prepare
+        forget_quantizer(model)
         forget_models()
         try:
             converted = _run(entry, model, {**inc, "mode": "QUANTIZE"}, mapping, Mode.CONVERT)
         finally:
             forget_models()
-    # transformers 5 would save under the names of the original checkpoint, which INC does not know.
-    vars(converted)["_weight_conversions"] = []
+    save_under_own_names(converted)
     return converted
 
 
@@ -175,8 +174,10 @@ def folder_of(inc: Mapping[str, Any]) -> Path:
 
 
 def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
-    if hasattr(model, "_orig_mod"):  # of torch.compile, whose class takes a second to import
-        message = "the model is compiled; give the model itself (model._orig_mod), and compile what comes out"
+    if is_compiled(model):
+        message = (
+            f"the model is compiled; give the model itself (model.{ORIGINAL}), and compile what comes out"
+        )
         raise InputError(message)
     base = base_format(model)
     settings, inc = read(config, base)

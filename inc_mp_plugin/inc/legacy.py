@@ -19,6 +19,7 @@ from inc_mp_plugin.batches import batch_size
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.graph.capture import capture
+from inc_mp_plugin.inc.backend import set_strategy
 from inc_mp_plugin.inc.settings import NAME
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.progress import say
@@ -124,7 +125,7 @@ def register_legacy() -> None:
 
     def accept(criterion: TuningCriterion, name: str) -> None:
         if name == NAME:
-            criterion._strategy = name
+            set_strategy(criterion, name)
         else:
             stock.fset(criterion, name)
 

@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.inc.backend import attributes_of, take_attributes_back
+from inc_mp_plugin.inc.attributes import attributes_of, take_attributes_back
+from inc_mp_plugin.inc.backend import is_half_precision
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection
+from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.switch import Switch, put_module, twin
 from inc_mp_plugin.targets.cpu import CPU_BF16
 
@@ -64,7 +66,7 @@ def lower_precision(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     given = dict(model.named_modules())
     convert(model, dict(config))
     for name, wrapper in list(model.named_modules()):
-        if name in given and type(wrapper).__name__ == "HalfPrecisionModuleWrapper":
+        if name in given and is_half_precision(wrapper):
             _cast_once(wrapper)
     return model
 
@@ -95,10 +97,11 @@ def half_precision_switch(model: nn.Module, formats: Mapping[str, str]) -> Switc
 def _cast_once(wrapper: Any) -> None:
     """Give a wrapper a module of its own in the lower format; the wrapped one may be in use elsewhere."""
     module = twin(wrapper.module)
-    for name, parameter in module._parameters.items():
+    own, shown = parameters_of(module), parameters_of(wrapper)
+    for name, parameter in own.items():
         if parameter is not None:
             lowered = nn.Parameter(parameter.detach().to(wrapper.dtype), requires_grad=False)
-            module._parameters[name] = wrapper._parameters[name] = lowered
+            own[name] = shown[name] = lowered
     wrapper.module = module
 
 

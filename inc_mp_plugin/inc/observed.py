@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from inc_mp_plugin.batches import batch_size, map_tensors
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.inc.continued import goes_on, without_cache
+from inc_mp_plugin.libraries.torch import leaves, remove_pre_hook
 from inc_mp_plugin.progress import say
 
 ROOM = 2**31  # bytes
@@ -21,7 +22,7 @@ class Observed:
 
     A hook on the model copies them off its device; the copies are ordinary tensors, whatever mode
     calibration runs in. Steps that go on from a key-value cache (all but the first of a generation) are
-    left out.
+    left out, and the first is kept without its empty cache.
     """
 
     def __init__(self, samples: int, room: int = ROOM) -> None:
@@ -30,7 +31,7 @@ class Observed:
         self._missing = samples
         self._room = room
         self._hook_id = -1
-        self._called = False
+        self._called = self._went_on = False
 
     def watch(self, model: nn.Module) -> None:
         """Start keeping what the model is called with."""
@@ -51,19 +52,27 @@ class Observed:
                     "calibration called the model without tensors to be kept for the gradients; they may be "
                     "arguments of its forward, or in lists and dicts that are"
                 )
+            if self._went_on:
+                message = (
+                    "every call of calibration went on from a key-value cache, which cannot be replayed; let "
+                    "calibration begin with an empty cache"
+                )
             raise InputError(message)
 
     def forget(self, model: nn.Module) -> None:
         """Take the hook off the model, by its id: a deep copy of a model has copies of its hooks."""
-        model._forward_pre_hooks.pop(self._hook_id, None)
-        model._forward_pre_hooks_with_kwargs.pop(self._hook_id, None)
+        remove_pre_hook(model, self._hook_id)
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep one call; called by torch before the model's forward."""
         self._called = True
-        if self._missing <= 0 or _goes_on_from_cache(kwargs):
+        if self._missing <= 0:
             return
-        tensors = _kept(model, args, kwargs)
+        named = _named(model, args, kwargs)
+        if goes_on(named):
+            self._went_on = True
+            return
+        tensors = _kept(model, args, named)
         if not tensors:
             return
         sizes: list[int] = []
@@ -79,29 +88,27 @@ class Observed:
         self._missing -= batch_size(batch)
 
 
-def _kept(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What is kept of a call: arguments that are tensors, or lists and dicts of them.
-
-    By the names of the forward's arguments; a tuple where it has a `*args` that takes them.
-    """
+def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All that a call is given, by the names of the forward's parameters and of its other keywords."""
     signature = inspect.signature(model.forward)
     named: dict[str, Any] = {}
     for key, value in signature.bind_partial(*args, **kwargs).arguments.items():
         kind = signature.parameters[key].kind
-        if kind is inspect.Parameter.VAR_POSITIONAL and value:
-            return tuple(one for one in args if _holds_tensors(one))
         named |= value if kind is inspect.Parameter.VAR_KEYWORD else {key: value}
-    return {key: value for key, value in named.items() if _holds_tensors(value)}
+    return named
+
+
+def _kept(model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """What is kept of a call: arguments that are tensors, or lists and dicts of them.
+
+    By the names of the forward's arguments; a tuple where it has a `*args` that takes them.
+    """
+    for key, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL and named.get(key):
+            return tuple(value for value in args if _holds_tensors(value))
+    return {key: value for key, value in without_cache(named).items() if _holds_tensors(value)}
 
 
 def _holds_tensors(value: Any) -> bool:
-    leaves = tree_leaves(value)
-    return bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
-
-
-def _goes_on_from_cache(kwargs: dict[str, Any]) -> bool:
-    cache = kwargs.get("past_key_values")
-    if cache is None:
-        return False
-    length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else len(cache)
-    return int(length) > 0
+    found = leaves(value)
+    return bool(found) and all(isinstance(leaf, Tensor) for leaf in found)

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.inc.backend import quantized_weight, quantizers_of
+from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.switch import Switch, twin
 
 # INC leaves a factor of 2 between the largest weight and the format's largest number, and 4 for
@@ -59,7 +61,7 @@ def perturbed(switch: Switch, seed: int, spread: float = 0.1) -> Iterator[None]:
                     put(quantizer, "scale", _times(quantizer.scale, factor))
                     if hasattr(quantizer, "scale_inv"):
                         put(quantizer, "scale_inv", _times(quantizer.scale_inv, 1 / factor))
-            if "weight" in low._parameters:
+            if "weight" in parameters_of(low):
                 put(low, "weight", _quantized_weight(base, low))
         yield
     finally:
@@ -69,7 +71,7 @@ def perturbed(switch: Switch, seed: int, spread: float = 0.1) -> Iterator[None]:
 
 def _quantizers(op: str, low: Any) -> list[tuple[Any, ...]]:
     """INC's quantizers of a module, those that share a scale together: one per input, two per weight."""
-    extra = getattr(low, "_mod_extra_config", None)
+    extra = quantizers_of(low)
     if extra is None or not low.use_qdq:
         message = (
             f"{op!r} runs in a {type(low).__name__}, which has no scales to perturb; "
@@ -81,17 +83,7 @@ def _quantizers(op: str, low: Any) -> list[tuple[Any, ...]]:
 
 def _quantized_weight(base: nn.Module, low: Any) -> nn.Parameter:
     """The base module's weight, quantized by INC with the scale that `low` has now, as `low` keeps it."""
-    from neural_compressor.torch.algorithms.fp8_quant._core.quantize import quantize_params
-    from neural_compressor.torch.algorithms.fp8_quant._quant_common.helper_modules import (
-        PatchedLinearBase,
-    )
-
-    module = twin(base)  # INC quantizes in place
-    with torch.no_grad():
-        quantize_params(module, low._mod_extra_config)
-        weight: Any = module.weight
-        if isinstance(low, PatchedLinearBase):
-            weight = weight.t().contiguous()
+    weight = quantized_weight(twin(base), low)
     return nn.Parameter(weight, requires_grad=low.weight.requires_grad)
 
 

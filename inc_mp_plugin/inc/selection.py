@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inc_mp_plugin.errors import InputError, SelectionError
-from inc_mp_plugin.inc.backend import device_table
+from inc_mp_plugin.inc.backend import device_table, picked_by_inc
 
 Lists = dict[str, dict[str, list[str]]]
 
@@ -26,28 +26,9 @@ def selected(modules: Mapping[str, str], config: Mapping[str, Any], device: str)
     Raises:
         InputError: a pattern is not a regular expression, or the lists are malformed.
     """
-    from types import SimpleNamespace
-
-    from neural_compressor.torch.algorithms.fp8_quant._core import utils
-
-    table = device_table(device)
-    lists = pattern_lists(config)
     dynamic = str(config.get("dynamic_quantization", False)).lower() == "true"
-    settings = {
-        **lists,
-        "dynamic_quantization": dynamic,
-        "mod_dict": {kind: info.type for kind, info in table.items()},
-    }
-    wrapped = SimpleNamespace(cfg=settings)
-    original = getattr(utils, "is_supported_dynamic_op", None)
-    # INC asks the table of the machine it runs on; here another machine's may be meant.
-    utils.is_supported_dynamic_op = lambda kind: getattr(
-        table.get(kind), "supports_dynamic_quantization", False
-    )
-    try:
-        return [name for name, kind in modules.items() if utils.should_quantize(wrapped, kind, name)]
-    finally:
-        utils.is_supported_dynamic_op = original
+    settings = {**pattern_lists(config), "dynamic_quantization": dynamic}
+    return picked_by_inc(modules, settings, device_table(device))
 
 
 def quantizable(modules: Mapping[str, str], device: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from inc_mp_plugin.advice import KNOBS
 from inc_mp_plugin.errors import InputError, unknown
-from inc_mp_plugin.inc.backend import completed_on_cpu, is_cpu
+from inc_mp_plugin.inc.backend import completed_on_cpu, is_cpu, keys_of
 from inc_mp_plugin.inc.selection import pattern_lists
 from inc_mp_plugin.targets.cpu import CPU_QDQ
 
@@ -34,11 +34,10 @@ _OTHER_INC_KEYS = {
     "seperate_measure_files",
 }
 
+_OF_OURS = {"ours", "theirs"}  # what our subclass carries beside INC's keys
+
 # Keys of ours that nothing of INC's looks like: INC takes any misspelling of them without a word.
 _UNLIKE_INC = (*KNOBS, "objective", "confidence", "loss_fn")
-
-# What INC's configuration objects carry beside the keys of its JSON.
-_INTERNAL = {"_json_file", "non_tunable_params", "params_list", "model_path", "ours", "theirs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def inc_keys() -> set[str]:
     """Keys that INC knows; it takes any other without a word."""
     from neural_compressor.torch.quantization.config import FP8Config
 
-    return {key for key in vars(FP8Config()) if key not in _INTERNAL} | _OTHER_INC_KEYS
+    return keys_of(FP8Config()).keys() | _OTHER_INC_KEYS
 
 
 def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -141,7 +140,7 @@ def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
     if config.json_file is not None:
         given = json.loads(Path(config.json_file).read_text(encoding="utf-8"))
     else:
-        given = {k: v for k, v in vars(config).items() if k not in _INTERNAL}
+        given = {key: value for key, value in keys_of(config).items() if key not in _OF_OURS}
     ours, theirs = split(given)
     ours = {**getattr(config, "ours", {}), **ours}
     inc = {key: copy.deepcopy(value) for key, value in theirs.items()}

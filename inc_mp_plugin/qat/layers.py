@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.formats import get_format
+from inc_mp_plugin.libraries.torch import convolve
 from inc_mp_plugin.qat.lsq import Quantizer, code_range, initial_step
 
 if TYPE_CHECKING:
@@ -48,9 +49,7 @@ class QuantizedOp(nn.Module):
         """Round the input and the weight, then do what the op does."""
         rounded = self.input_quantizer(value, samples=value.shape[0])
         if isinstance(self.op, nn.Conv2d):
-            # Convolutions pad in several ways; this is the part that knows them.
-            result: Tensor = self.op._conv_forward(rounded, self.weight, self.op.bias)
-            return result
+            return convolve(self.op, rounded, self.weight)
         return nn.functional.linear(rounded, self.weight, self.op.bias)
 
 

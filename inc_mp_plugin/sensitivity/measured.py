@@ -12,10 +12,10 @@ from inc_mp_plugin.attention import exposed_bgemms
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.expert_kernels import kernels_through_modules
 from inc_mp_plugin.experts import exposed_experts
+from inc_mp_plugin.libraries.optimum_habana import is_of_optimum_habana
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.progress import say
 
-_OPTIMUM_HABANA = "optimum.habana"
 _RANDOM = ("drop", "jitter")  # in the names of settings that make training mode random
 _SHOWN = 3
 
@@ -76,7 +76,7 @@ def say_unreached(graph: Graph, reached: Collection[str]) -> None:
 def _switch_randomness_off(model: nn.Module) -> None:
     """Evaluation mode; training mode for optimum-habana's modules, which then change no tensor in place."""
     model.eval()
-    modules = [module for module in model.modules() if _is_optimum_habana(module)]
+    modules = [module for module in model.modules() if is_of_optimum_habana(module)]
     for config in {id(c): c for m in modules if (c := getattr(m, "config", None)) is not None}.values():
         for name, value in vars(config).items():
             if isinstance(value, float) and value and any(word in name for word in _RANDOM):
@@ -88,9 +88,3 @@ def _switch_randomness_off(model: nn.Module) -> None:
                 raise InputError(message)
     for module in modules:
         module.training = True
-
-
-def _is_optimum_habana(module: nn.Module) -> bool:
-    """Whether a module's class, or the forward it was given, is optimum-habana's."""
-    kind = type(module)
-    return any(getattr(part, "__module__", "").startswith(_OPTIMUM_HABANA) for part in (kind, kind.forward))

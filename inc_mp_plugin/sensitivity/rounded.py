@@ -9,8 +9,8 @@ from itertools import count
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from inc_mp_plugin.libraries.torch import map_tensors, parameters_of
 from inc_mp_plugin.sensitivity.measured import module_of
 
 
@@ -53,17 +53,17 @@ def rounded(model: nn.Module, rounder: Rounder, formats: Mapping[str, str]) -> I
             module = module_of(model, op)
             hook = partial(_round_inputs, op, rounder, format)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-            weight = module._parameters.get("weight")
+            weight = parameters_of(module).get("weight")
             if weight is not None:
                 weights.append((module, weight))
                 rounded = nn.Parameter(rounder.weight(weight, format), requires_grad=False)
-                module._parameters["weight"] = rounded
+                parameters_of(module)["weight"] = rounded
         yield
     finally:
         for handle in handles:
             handle.remove()
         for module, weight in weights:
-            module._parameters["weight"] = weight
+            parameters_of(module)["weight"] = weight
 
 
 def _round_inputs(op: str, rounder: Rounder, format: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -75,4 +75,4 @@ def _round_inputs(op: str, rounder: Rounder, format: str, module: nn.Module, arg
             return value
         return rounder.input(op, next(index), value, format)
 
-    return pytree.tree_map_only(Tensor, one, (args, kwargs))
+    return map_tensors(one, (args, kwargs))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from inc_mp_plugin import ranks
 from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.libraries.torch import leaves
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivity.measured import as_measured, module_of
@@ -167,8 +167,8 @@ def observe_rounding(
 
 def floating_inputs(args: Any, kwargs: Any) -> list[Tensor]:
     """The inputs of a call that are rounded, in the order in which their index counts."""
-    leaves = pytree.tree_leaves((args, kwargs))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    given = leaves((args, kwargs))
+    return [leaf for leaf in given if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def observe_maxabs(

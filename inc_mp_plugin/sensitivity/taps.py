@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
-from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from inc_mp_plugin.errors import InputError, PluginError
+from inc_mp_plugin.libraries.torch import leaves, map_tensors, padded, version_of
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivity.measured import module_of
 
@@ -113,7 +113,7 @@ class Taps:
         if _is_empty(args, kwargs):
             return None
         tap.calls += 1
-        return pytree.tree_map_only(Tensor, partial(self._branch, tap, count()), (args, kwargs))
+        return map_tensors(partial(self._branch, tap, count()), (args, kwargs))
 
     def _branch(self, tap: _Tap, indices: Iterator[int], tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
@@ -121,7 +121,7 @@ class Taps:
         self._check_rows(tensor)
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
         # The hook keeps a detached twin: a tensor kept by its own hook would never be freed.
-        add_input = partial(self._add_input, tap, next(indices), tensor.detach(), tensor._version)
+        add_input = partial(self._add_input, tap, next(indices), tensor.detach(), version_of(tensor))
         branch.register_hook(add_input)  # type: ignore[no-untyped-call]
         return branch
 
@@ -137,8 +137,8 @@ class Taps:
             raise InputError(message)
         self._check_rows(output)
         if tap.kind != "bgemm" and not self._inputs_only:
-            value = pytree.tree_leaves((args, kwargs))[0].detach()
-            add_output = partial(self._add_output, tap, value, value._version)
+            value = leaves((args, kwargs))[0].detach()
+            add_output = partial(self._add_output, tap, value, version_of(value))
             output.register_hook(add_output)  # type: ignore[no-untyped-call]
 
     def _check_rows(self, tensor: Tensor) -> None:
@@ -199,7 +199,7 @@ class Taps:
 
 def _is_empty(args: Any, kwargs: Any) -> bool:
     """Whether a call is of an expert that no token was sent to."""
-    return any(isinstance(x, Tensor) and not x.numel() for x in pytree.tree_leaves((args, kwargs)))
+    return any(isinstance(x, Tensor) and not x.numel() for x in leaves((args, kwargs)))
 
 
 def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
@@ -209,17 +209,15 @@ def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) ->
         # Into the same memory for every sample: fresh memory costs as much time as the product.
         rows = gradient.reshape(-1, gradient.shape[-1])
         return torch.mm(rows.T, value.reshape(-1, value.shape[-1]), out=out)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     value, gradient = (t.reshape(-1, *t.shape[-3:]) for t in (value, gradient))
-    padded = nn.functional.pad(value, module._reversed_padding_repeated_twice, mode=mode)
     result: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-        padded, module.weight.shape, gradient, module.stride, 0, module.dilation, module.groups
+        padded(module, value), module.weight.shape, gradient, module.stride, 0, module.dilation, module.groups
     )
     return out.copy_(result)
 
 
 def _check_unchanged(tap: _Tap, value: Tensor, version: int) -> None:
-    if value._version != version:
+    if version_of(value) != version:
         message = (
             f"the input of op {tap.name!r} is changed in place after the op has read it, so its "
             "sensitivity would be wrong; replace the in-place operation in the model's forward"

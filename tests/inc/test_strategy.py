@@ -34,6 +34,11 @@ def generating(model):
         model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
 
 
+def generating_in_place(model):
+    for ids in INPUTS:
+        model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0, cache_implementation="static")
+
+
 def under(mode, run):
     def calibrate(model):
         with mode():
@@ -48,6 +53,7 @@ CALIBRATIONS = {
     "gradients off": under(lambda: torch.set_grad_enabled(False), keyword),
     "plain": keyword,
     "generate": under(torch.no_grad, generating),
+    "generate, static cache": under(torch.no_grad, generating_in_place),
 }
 
 
@@ -110,13 +116,18 @@ def test_every_flow_quantizes_the_plan(flow, mode):
 
 @pytest.mark.parametrize(
     "mode",
-    [pytest.param(m, marks=pytest.mark.slow if m in ("plain", "no_grad") else ()) for m in CALIBRATIONS],
+    [
+        pytest.param(
+            m, marks=() if m in ("inference_mode", "gradients off", "generate") else pytest.mark.slow
+        )
+        for m in CALIBRATIONS
+    ],
 )
 def test_calibration_may_run_in_any_mode(mode):
     model = helpers.language_model("llama")
     wanted = expected(model, tau=TAU)
     found = patched(FLOWS["prepare and convert"](model, CALIBRATIONS[mode]))
-    if mode == "generate":  # its masks and positions may choose another of two layers that gain alike
+    if "generate" in mode:  # its masks and positions may choose another of two layers that gain alike
         found, wanted = (Counter(re.sub(r"layers\.\d+", "", op) for op in ops) for ops in (found, wanted))
     assert found == wanted
 

@@ -1,0 +1,40 @@
+"""What INC hangs on the modules of a model, told from what they had, and taken off again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+Attributes = Mapping[str, frozenset[str]]
+
+
+def attributes_of(model: nn.Module) -> Attributes:
+    """Names of the attributes that every module of a model has now."""
+    return {name: frozenset(vars(module)) for name, module in model.named_modules()}
+
+
+def take_attributes_back(model: nn.Module, before: Attributes) -> dict[nn.Module, dict[str, Any]]:
+    """Take off what INC hung on a model's modules beyond the attributes they had.
+
+    Returns:
+        What was taken off, by module.
+    """
+    taken = {}
+    for name, module in model.named_modules():
+        added = vars(module).keys() - before.get(name, vars(module).keys())
+        taken[module] = {attribute: vars(module).pop(attribute) for attribute in added}
+    return taken
+
+
+@contextmanager
+def set_aside(model: nn.Module, before: Attributes) -> Iterator[None]:
+    """Within the context the model has the attributes it had before INC, some of which cannot be copied."""
+    taken = take_attributes_back(model, before)
+    try:
+        yield
+    finally:
+        for module, attributes in taken.items():
+            vars(module).update(attributes)

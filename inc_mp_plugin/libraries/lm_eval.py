@@ -1,0 +1,51 @@
+"""What of lm-evaluation-harness is private, or nowhere promised; last checked with lm-eval 0.4.13."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_WITH_BARS = ("loglikelihood", "loglikelihood_rolling", "_loglikelihood_tokens", "generate_until")
+
+
+def without_bars(harness: Any) -> Any:
+    """The wrapper HFLM without its progress bars, which neither TQDM_DISABLE nor evaluate() can stop.
+
+    One of its methods calls a private one, which takes the setting, without passing it on. 0.4.13.
+    """
+    for name in _WITH_BARS:
+        setattr(harness, name, _without_bar(getattr(harness, name)))
+    return harness
+
+
+def _without_bar(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def quiet(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **{**kwargs, "disable_tqdm": True})
+
+    return quiet
+
+
+@contextmanager
+def weights_left_untied(model: Any) -> Iterator[None]:
+    """Keep HFLM from tying weights, which would undo a converted tied head: it calls this method. 0.4.13."""
+    vars(model)["tie_weights"] = lambda: None
+    try:
+        yield
+    finally:
+        del vars(model)["tie_weights"]
+
+
+def metric_of(key: str) -> tuple[str, str] | None:
+    """Name and filter of a metric in a row of results, whose keys are "metric,filter"; None of all else.
+
+    Standard errors stand among them as metrics of their own. 0.4.13.
+
+    Example:
+        >>> metric_of("acc,none"), metric_of("acc_stderr,none"), metric_of("alias")
+        (('acc', 'none'), None, None)
+    """
+    metric, _, filter = key.partition(",")
+    return (metric, filter) if filter and not metric.endswith("_stderr") else None
