@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -47,7 +48,8 @@ def frontier(
     one = program(gains, sensitivity)
     found: dict[tuple[float, float], dict[str, str]] = {}
     for step in range(points):
-        picks = least_loss(one, step / (points - 1) * one.largest).picks
+        wanted = max(Fraction(step, points - 1) * one.most - gains.tolerance, Fraction(0))
+        picks = least_loss(one, wanted).picks
         picked = [group[pick] for group, pick in zip(one.groups, picks, strict=True)]
         loss_mse = sensitivity.with_drift(math.fsum(option.loss_mse for option in picked))
         found[math.fsum(option.gain for option in picked), loss_mse] = one.formats(picks)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 from inc_mp_plugin.advice import rounded_up
@@ -13,6 +15,7 @@ from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import Demands
+from inc_mp_plugin.solver.milp import total
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
 
 
@@ -32,10 +35,15 @@ class Program:
     sensitivity: Sensitivity
     groups: tuple[tuple[Option, ...], ...]
 
+    @cached_property
+    def most(self) -> Fraction:
+        """The largest gain of any choice, exactly."""
+        return total(max(option.gain for option in group) for group in self.groups)
+
     @property
     def largest(self) -> float:
         """The largest gain of any choice."""
-        return math.fsum(max(option.gain for option in group) for group in self.groups)
+        return float(self.most)
 
     def formats(self, picks: Sequence[int]) -> dict[str, str]:
         """Formats of all ops for one pick per group."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.gains import Gains
@@ -12,7 +13,7 @@ from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import NO_DEMANDS, Demands
 from inc_mp_plugin.solver.knobs import check_knobs, wanted_gain
-from inc_mp_plugin.solver.milp import Candidate, Choice, choose
+from inc_mp_plugin.solver.milp import Candidate, Choice, choose, within
 from inc_mp_plugin.solver.options import Origin, Program, infeasible, least_tau, make_plan, program
 from inc_mp_plugin.solver.ties import constrained, held_to
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
@@ -100,7 +101,7 @@ def solve(
         raise InputError(message)
     if gain is not None:
         plan = _gaining(one, gain, tau, level, values)
-        _check_tau(plan, gain, tau, confidence, sensitivity.loss_ms)
+        _check_tau(plan, float(gain), tau, confidence, sensitivity.loss_ms)
     elif confidence is None:
         plan = solve_primal(one, float(tau or 0.0), correction, level, demands)
     else:
@@ -122,16 +123,17 @@ def solve_primal(
     """
     budget = correction * tau**2 * one.sensitivity.loss_ms
     capacity = one.sensitivity.without_drift(budget)
-    least = math.fsum(min(option.loss_mse for option in group) for group in one.groups)
-    if least > capacity:
+    cheapest = [min(option.loss_mse for option in group) for group in one.groups]
+    if not within(cheapest, capacity):
+        least = math.fsum(cheapest)
         nrmse = math.sqrt(one.sensitivity.with_drift(least) / one.sensitivity.loss_ms)
         raise infeasible(one, demands, budget, nrmse / math.sqrt(correction), f"tau {tau:.6g} allows")
     choice = choose([[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups], capacity)
     return _plan(one, choice, tau, correction, level)
 
 
-def least_loss(one: Program, gain: float) -> Choice:
-    """The choice of least loss MSE that gains this much.
+def least_loss(one: Program, gain: Fraction) -> Choice:
+    """The choice of least loss MSE that gains this much, exactly.
 
     The same knapsack with the roles changed: the value is the loss saved, the cost the gain lost.
     """
@@ -139,7 +141,7 @@ def least_loss(one: Program, gain: float) -> Choice:
 
 
 def _gaining(
-    one: Program, gain: float, tau: float | None, level: float, values: OpValues | None = None
+    one: Program, gain: Fraction, tau: float | None, level: float, values: OpValues | None = None
 ) -> Plan:
     if values is None:
         return _plan(one, least_loss(one, gain), tau, 1.0, level)
