@@ -123,7 +123,7 @@ MAY_USE = {
 }
 # Libraries that only certain places may load.
 HOMES = {
-    "highspy": {"solver/milp"},
+    "highspy": {"solver/highs"},
     "lm_eval": {"evaluate/tasks"},
     "neural_compressor": {"inc"},
     "yaml": {"recipe"},
