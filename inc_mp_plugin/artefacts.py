@@ -18,6 +18,8 @@ from inc_mp_plugin.serving import Serving
 
 _ROUNDING, _SECOND = "rounding_", "second_"  # before the format or key, in the names of arrays
 
+_GROUP = tuple(field.name for field in fields(GroupGains))
+
 Json = dict[str, Any]
 Value = TypeVar("Value")
 
@@ -116,7 +118,8 @@ def gains_to_json(gains: Mapping[str, Gains]) -> Json:
                 "unit": one.unit,
                 "source": one.source,
                 "base": one.base,
-                "groups": [asdict(group) for group in one.groups],
+                # Not by `asdict`, which copies every format of every configuration.
+                "groups": [{key: getattr(group, key) for key in _GROUP} for group in one.groups],
                 "cost": one.cost,
             }
             for name, one in gains.items()

@@ -29,6 +29,7 @@ from inc_mp_plugin.stages import (
     Goal,
     Noise,
     check_objective,
+    goal_of,
     graph_stage,
     measure,
     plan_depends_on,
@@ -104,19 +105,6 @@ def _tune_recipe(recipe: Recipe, subject: Subject, out: Path) -> Plan:
     if meter is not None:
         validation_stage(meter, sensitivity, plan, out)
     return plan
-
-
-def goal_of(recipe: Recipe) -> Goal:
-    """What a recipe wants a plan for."""
-    return Goal(
-        recipe.objective,
-        recipe.tau,
-        recipe.gain_fraction,
-        recipe.strategy,
-        recipe.seed,
-        recipe.confidence,
-        recipe.budget,
-    )
 
 
 def _low(recipe: Recipe) -> Low:

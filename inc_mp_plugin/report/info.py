@@ -7,13 +7,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from inc_mp_plugin.advice import rounded_up
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.results import Frontier
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.targets.layout import expert_role
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.results import Frontier
 
 
 @dataclass(frozen=True, slots=True)

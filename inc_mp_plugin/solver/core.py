@@ -95,17 +95,17 @@ def search(
     priced = [v - price * c for v, c in zip(knapsack.values, knapsack.costs, strict=True)]
     shortfalls = [p.max() - p for p in priced]
     picks = tuple(int(r.argmin()) for r in shortfalls)
-    cost = float(sum(c[p] for c, p in zip(knapsack.costs, picks, strict=True)))
-    relaxed = _Relaxed(picks, knapsack.slack - cost, price)
+    spent = float(sum(c[p] for c, p in zip(knapsack.costs, picks, strict=True)))
+    relaxed = _Relaxed(picks, knapsack.slack - spent, price)
+    others = [np.delete(np.arange(len(r)), pick) for r, pick in zip(shortfalls, picks, strict=True)]
+    nearest = [float(r[some].min(initial=np.inf)) for r, some in zip(shortfalls, others, strict=True)]
     limit, refused = _FIRST_GAP, set[tuple[int, ...]]()
     farthest = sum(float(r.max()) for r in shortfalls) + price * knapsack.slack
     while True:
-        near = [np.flatnonzero(r <= limit) for r in shortfalls]
-        groups = [
-            _Group(j, tuple(others.tolist()), shortfalls[j][others], cost[others] - cost[picks[j]])
-            for j, (some, cost) in enumerate(zip(near, knapsack.costs, strict=True))
-            if len(others := some[some != picks[j]])
-        ]
+        groups = []
+        for j in (j for j, least in enumerate(nearest) if least <= limit):
+            near, cost = others[j][shortfalls[j][others[j]] <= limit], knapsack.costs[j]
+            groups.append(_Group(j, tuple(near.tolist()), shortfalls[j][near], cost[near] - cost[picks[j]]))
         for changes in _enumerate(groups, relaxed, limit, deadline):
             choice = tuple(changes.get(j, pick) for j, pick in enumerate(picks))
             if choice not in refused and fits(choice):
