@@ -163,7 +163,7 @@ def plan_to_json(plan: Plan) -> Json:
         "noise": plan.noise,
         "tau": plan.tau,
         "correction": plan.correction,
-        "budget": plan.budget,
+        "budget": plan.loss_budget,
         "confidence": plan.confidence,
         "predicted": {
             "loss_mse": plan.loss_mse,
@@ -188,6 +188,7 @@ def plan_from_json(content: Json) -> Plan:
     grouped["targets"] = tuple(content["targets"])
     grouped["serving"] = Serving(**content["serving"])
     grouped["ties"] = tuple(TieCost(tuple(t["ops"]), t["why"], t["cost"]) for t in content["ties"])
+    grouped["loss_budget"] = content["budget"]
     names = {field.name for field in fields(Plan)} - grouped.keys()
     return Plan(**{name: content[name] for name in names}, **grouped)
 

@@ -127,7 +127,7 @@ def verified_correction(
     demanded: Demands,
     out: Path,
 ) -> float:
-    """Correction of the budget at which the measured loss is within tau."""
+    """Correction of the loss budget at which the measured loss is within tau."""
     check_objective(gains, goal.objective)
     found = verification_stage(
         meter,
@@ -135,7 +135,7 @@ def verified_correction(
         plan_depends_on(sensitivity, gains, goal, demanded),
         out,
     )
-    say(f"verify: {len(found.rounds)} plans measured, the budget is corrected by {found.correction:.4g}")
+    say(f"verify: {len(found.rounds)} plans measured, the loss budget is corrected by {found.correction:.4g}")
     return found.correction
 
 
@@ -176,7 +176,7 @@ def tune(
         strategy: "ip_mse"; "eagl" or "alps", which price ops in other ways; or a baseline: "random" (of
             `seed`), "prefix" or "uniform".
         seed: of the order of "random".
-        confidence: the budget is to hold at the upper end of this interval, such as 0.95.
+        confidence: the loss budget is to hold at the upper end of this interval, such as 0.95.
         noise: how rounding is priced; as the paper does if None.
         scales: how INC will scale to FP8, for "eagl" and "alps"; as on a CPU by default if None.
         formats: formats below the base format.

@@ -135,8 +135,8 @@ class Sensitivity:
         """Inverse of `with_drift`, a hair lower: what the d of all ops may add up to for this loss MSE."""
         root = math.sqrt(1.0 + 4.0 * self.drift.value**2 * loss_mse)
         whole, cache = 2.0 * loss_mse / (1.0 + root), float(self.cache_loss_mse.mean())
-        while self.with_drift(whole - cache) > loss_mse:  # by rounding errors: one of the next floats below
-            whole = math.nextafter(whole, -math.inf)
+        while self.with_drift(whole - cache) > loss_mse:  # by rounding errors of the larger of both
+            whole -= math.ulp(max(whole, cache))
         return whole - cache
 
     @property

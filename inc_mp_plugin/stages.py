@@ -18,7 +18,6 @@ from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.serving import NO_DEMANDS, Demands
 from inc_mp_plugin.solver.planner import IP_MSE, solve
-from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.together import ask
 
@@ -159,9 +158,9 @@ def solve_goal(
             raise InputError(message)
         from inc_mp_plugin.solver.baselines import baseline
 
-        tied, priced = constrained(gains, demands), replace(sensitivity, cached=demands.cached)
-        plan = baseline(tied, priced, goal.strategy, goal.tau, seed=goal.seed, demands=demands, values=values)
-        return replace(plan, targets=demands.targets, serving=demands.serving)
+        return baseline(
+            gains, sensitivity, goal.strategy, goal.tau, seed=goal.seed, demands=demands, values=values
+        )
     return solve(
         gains,
         sensitivity,

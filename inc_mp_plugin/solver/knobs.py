@@ -27,7 +27,7 @@ def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | 
     if tau is None and gain_fraction is None and budget is None:
         message = (
             "give tau (the threshold of the normalized RMSE), gain_fraction (the wanted gain) or budget "
-            "(what a plan may cost)"
+            "(of cost: what a plan may cost)"
         )
         raise InputError(message)
     if tau is not None and not (is_number(tau) and 0 < tau <= _LARGEST):
@@ -43,14 +43,14 @@ def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | 
 
 
 def wanted_gain(one: Program, gain_fraction: float | None, budget: float | None) -> Fraction | None:
-    """What a plan has to gain, for a fraction of the largest gain or a budget of cost; None for neither.
+    """What a plan has to gain, for a fraction of the largest gain or a cost budget; None for neither.
 
     Exact, from the decimals of the fraction: a budget of 0.7 leaves 3/10 of the cost to gain, not the
     0.30000000000000004 that floats make of it, which no number of bytes might reach. Where gains are not
     exact, it is less by their tolerance.
 
     Raises:
-        InputError: the objective has no cost that a budget could be a fraction of.
+        InputError: the objective has no cost that a cost budget could be a fraction of.
         InfeasibleError: no plan costs as little.
     """
     if gain_fraction is not None:
@@ -60,8 +60,8 @@ def wanted_gain(one: Program, gain_fraction: float | None, budget: float | None)
     cost, objective = one.gains.cost, one.gains.objective
     if not cost:
         message = (
-            f"the gains of {objective} do not say what everything costs in {one.gains.base}, so a budget "
-            "means nothing; give gain_fraction, or run `inc-mp tune` again"
+            f"the gains of {objective} do not say what everything costs in {one.gains.base}, so a cost "
+            "budget means nothing; give gain_fraction, or run `inc-mp tune` again"
         )
         raise InputError(message)
     gain = max((1 - _exact(budget)) * Fraction(cost) - one.gains.tolerance, Fraction(0))

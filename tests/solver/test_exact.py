@@ -112,10 +112,10 @@ def test_a_threshold_with_layers_of_equal_shape(count, share, seed, equal_losses
     cheapest = sorted(Fraction(loss) for loss in seen.loss_mse(LOW).values())
     tau = math.sqrt(share * float(sum(cheapest)))
     plan = solve(gains, seen, tau)
-    held = sum(total <= Fraction(plan.budget) for total in itertools.accumulate(cheapest))
+    held = sum(total <= Fraction(plan.loss_budget) for total in itertools.accumulate(cheapest))
     assert len(plan.quantized) == held
-    assert sum(Fraction(seen.loss_mse(LOW)[op]) for op in plan.quantized) <= Fraction(plan.budget)
-    assert plan.loss_mse <= plan.budget
+    assert sum(Fraction(seen.loss_mse(LOW)[op]) for op in plan.quantized) <= Fraction(plan.loss_budget)
+    assert plan.loss_mse <= plan.loss_budget
 
 
 @pytest.mark.parametrize("budget", [0.7, 0.3, 0.26, 0.5, 0.855, 0.99])
@@ -206,7 +206,7 @@ def test_a_drift_and_a_cache_leave_no_plan_above_its_loss_budget(seed):
     )
     for tau in draw.uniform(0.1, 8.0, 20).tolist():
         plan = solve(gains_of(draw.integers(1, 50, 12)), seen, tau)
-        assert plan.loss_mse <= plan.budget == tau**2 * seen.loss_ms
+        assert plan.loss_mse <= plan.loss_budget == tau**2 * seen.loss_ms
 
 
 def nearly_too_much():
