@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def written(key: str, value: Any) -> str:
     return f"{key}=[{','.join(value)}]" if isinstance(value, tuple) else f"{key}={value}"
 
 
-def rounded_up(value: float, digits: int = 5) -> str:
+def rounded_up(value: float | Fraction, digits: int = 5) -> str:
     """A number that is not below this one, with five digits or as many as asked for.
 
     Example:
@@ -79,8 +80,8 @@ def rounded_up(value: float, digits: int = 5) -> str:
     """
     if value == 0:
         return "0"
-    step = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
-    return f"{math.ceil(value / step) * step:.{digits}g}"
+    step = type(value)(10) ** (math.floor(math.log10(value)) - digits + 1)
+    return f"{float(math.ceil(value / step) * step):.{digits}g}"
 
 
 def mark_dry_run(folder: Path, recipe: Mapping[str, Any]) -> None:

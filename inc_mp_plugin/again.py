@@ -5,28 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from inc_mp_plugin import result_artefacts, store
+from inc_mp_plugin import store
 from inc_mp_plugin.advice import PLAN_KEYS, SERVING_KEYS, solve_command, written
-from inc_mp_plugin.emission import clear_files, emit
 from inc_mp_plugin.errors import InputError, SelectionError, unknown
-from inc_mp_plugin.measurements import TimeValidation
-from inc_mp_plugin.pipeline import goal_of
 from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.pricing import prices_of
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.recipe import parse_recipe
-from inc_mp_plugin.results import Frontier, Validation
 from inc_mp_plugin.run import Run
 from inc_mp_plugin.serving import Serving
-from inc_mp_plugin.solver.frontier import frontier
 from inc_mp_plugin.solver.knobs import check_knobs
 from inc_mp_plugin.stage import run_stage
-from inc_mp_plugin.stages import plan_stage
+from inc_mp_plugin.stages import goal_of, plan_stage
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
 from inc_mp_plugin.targets.target import Target
-from inc_mp_plugin.validation import validation_stage
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.measurements import TimeValidation
+    from inc_mp_plugin.results import Frontier, Validation
 
 # A recipe of which only the keys of serving count: any value of theirs is right in it.
 _SERVED_ANYHOW = {
@@ -56,6 +54,8 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
     values = run.values(goal.strategy)
     plan = plan_stage(run.able, run.free_gains, goal, folder, demands=run.demands, values=values)
     if before is None or _files_say(before) != _files_say(plan):
+        from inc_mp_plugin.emission import clear_files
+
         clear_files(folder)
         say("The plan is a new one: run `inc-mp emit` and `inc-mp validate` for it.")
     if stored.verify:
@@ -85,6 +85,8 @@ def validate_again(folder: Path) -> Validation:
     Raises:
         InputError: an artefact is missing or damaged, or of another model or other data.
     """
+    from inc_mp_plugin.validation import validation_stage
+
     run = Run(folder)
     return validation_stage(run.meter, run.priced, run.plan, folder)
 
@@ -96,6 +98,7 @@ def validate_time_again(folder: Path, taus: Sequence[float]) -> TimeValidation:
         InputError: an artefact is missing or damaged, of another model or other data, or no time was
             measured.
     """
+    from inc_mp_plugin.pricing import prices_of
     from inc_mp_plugin.time_validation import validate_time
 
     for tau in taus:
@@ -120,6 +123,8 @@ def emit_again(folder: Path, target: str, overrides: list[str]) -> Path:
             for another way of serving.
         SelectionError: the consumer cannot run the plan, or INC would select other ops than the plan's.
     """
+    from inc_mp_plugin.emission import emit
+
     given = list(map(_key, overrides))
     faults = [unknown("key of emit", key, SERVING_KEYS) for key in given if key not in SERVING_KEYS]
     if faults:
@@ -169,6 +174,9 @@ def frontier_again(folder: Path, points: int, draws: int) -> dict[str, Frontier]
     Raises:
         InputError: an artefact is missing or damaged, or there are too few points.
     """
+    from inc_mp_plugin import result_artefacts
+    from inc_mp_plugin.solver.frontier import frontier
+
     run = Run(folder)
 
     def make() -> tuple[dict[str, Frontier], store.Json]:

@@ -18,6 +18,8 @@ from inc_mp_plugin.serving import Serving
 
 _ROUNDING, _SECOND = "rounding_", "second_"  # before the format or key, in the names of arrays
 
+_GROUP = tuple(field.name for field in fields(GroupGains))
+
 Json = dict[str, Any]
 Value = TypeVar("Value")
 
@@ -116,7 +118,8 @@ def gains_to_json(gains: Mapping[str, Gains]) -> Json:
                 "unit": one.unit,
                 "source": one.source,
                 "base": one.base,
-                "groups": [asdict(group) for group in one.groups],
+                # Not by `asdict`, which copies every format of every configuration.
+                "groups": [{key: getattr(group, key) for key in _GROUP} for group in one.groups],
                 "cost": one.cost,
             }
             for name, one in gains.items()
@@ -160,7 +163,7 @@ def plan_to_json(plan: Plan) -> Json:
         "noise": plan.noise,
         "tau": plan.tau,
         "correction": plan.correction,
-        "budget": plan.budget,
+        "budget": plan.loss_budget,
         "confidence": plan.confidence,
         "predicted": {
             "loss_mse": plan.loss_mse,
@@ -185,6 +188,7 @@ def plan_from_json(content: Json) -> Plan:
     grouped["targets"] = tuple(content["targets"])
     grouped["serving"] = Serving(**content["serving"])
     grouped["ties"] = tuple(TieCost(tuple(t["ops"]), t["why"], t["cost"]) for t in content["ties"])
+    grouped["loss_budget"] = content["budget"]
     names = {field.name for field in fields(Plan)} - grouped.keys()
     return Plan(**{name: content[name] for name in names}, **grouped)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+
+_TOLERANCE = Fraction(1, 10**9)  # of the largest gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,15 @@ class Gains:
     def largest(self) -> float:
         """The largest total gain of any plan, whatever its loss."""
         return sum(max(group.gain) for group in self.groups)
+
+    @property
+    def tolerance(self) -> Fraction:
+        """How much less than a wanted gain is as good: nothing where gains are exact.
+
+        Elsewhere a billionth of the largest gain, far above what rounding errors make of a sum, and far
+        below what is known of a time.
+        """
+        return Fraction(0) if self.source == "exact" else _TOLERANCE * Fraction(self.largest)
 
     def total(self, formats: Mapping[str, str]) -> tuple[float, float] | None:
         """Add the gains of the groups up (eq. 7), with the standard error of the sum.

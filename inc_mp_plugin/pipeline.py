@@ -29,6 +29,7 @@ from inc_mp_plugin.stages import (
     Goal,
     Noise,
     check_objective,
+    goal_of,
     graph_stage,
     measure,
     plan_depends_on,
@@ -106,19 +107,6 @@ def _tune_recipe(recipe: Recipe, subject: Subject, out: Path) -> Plan:
     return plan
 
 
-def goal_of(recipe: Recipe) -> Goal:
-    """What a recipe wants a plan for."""
-    return Goal(
-        recipe.objective,
-        recipe.tau,
-        recipe.gain_fraction,
-        recipe.strategy,
-        recipe.seed,
-        recipe.confidence,
-        recipe.budget,
-    )
-
-
 def _low(recipe: Recipe) -> Low:
     """The lower formats; a strategy that rounds nothing itself needs no scales, which a device may lack."""
     return low_of(recipe) if recipe.strategy in METHODS else Low((recipe.model.dtype, *recipe.formats), None)
@@ -139,7 +127,7 @@ def verified_correction(
     demanded: Demands,
     out: Path,
 ) -> float:
-    """Correction of the budget at which the measured loss is within tau."""
+    """Correction of the loss budget at which the measured loss is within tau."""
     check_objective(gains, goal.objective)
     found = verification_stage(
         meter,
@@ -147,7 +135,7 @@ def verified_correction(
         plan_depends_on(sensitivity, gains, goal, demanded),
         out,
     )
-    say(f"verify: {len(found.rounds)} plans measured, the budget is corrected by {found.correction:.4g}")
+    say(f"verify: {len(found.rounds)} plans measured, the loss budget is corrected by {found.correction:.4g}")
     return found.correction
 
 
@@ -188,7 +176,7 @@ def tune(
         strategy: "ip_mse"; "eagl" or "alps", which price ops in other ways; or a baseline: "random" (of
             `seed`), "prefix" or "uniform".
         seed: of the order of "random".
-        confidence: the budget is to hold at the upper end of this interval, such as 0.95.
+        confidence: the loss budget is to hold at the upper end of this interval, such as 0.95.
         noise: how rounding is priced; as the paper does if None.
         scales: how INC will scale to FP8, for "eagl" and "alps"; as on a CPU by default if None.
         formats: formats below the base format.

@@ -82,7 +82,7 @@ class Graph:
 class TieCost:
     """What a tie costs: the gain that would come on top if its ops could choose on their own.
 
-    To first order: at the price, in gain per loss MSE, that the budget has in the relaxed program.
+    To first order: at the price, in gain per loss MSE, that the loss budget has in the relaxed program.
     """
 
     ops: tuple[str, ...]
@@ -101,7 +101,7 @@ class Interval(NamedTuple):
 class Plan:
     """One format per op, what that is predicted to cost and to gain, and how it was found.
 
-    `unit` and `source` are those of the gains; `noise` is the model that priced losses. `budget` is
+    `unit` and `source` are those of the gains; `noise` is the model that priced losses. `loss_budget` is
     correction tau^2 E[g^2] (eq. 5), with a `correction` of 1 unless a confidence or a measurement asked
     for another; `nrmse` is sqrt(loss_mse / E[g^2]), predicted. `interval` holds, with probability
     `confidence`, the loss MSE of as many fresh samples. `binds` tells whether the threshold kept any
@@ -117,7 +117,7 @@ class Plan:
     noise: str
     tau: float
     correction: float
-    budget: float
+    loss_budget: float
     loss_mse: float
     nrmse: float
     interval: Interval

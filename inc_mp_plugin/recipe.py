@@ -101,8 +101,8 @@ class Recipe(Section):
             return fault
         if self.confidence and (self.verify or self.strategy != "ip_mse"):
             return (
-                "confidence makes ip_mse keep to the budget at its upper end; it goes neither with another "
-                "strategy nor with verify, which measures what confidence estimates"
+                "confidence makes ip_mse keep to the loss budget at its upper end; it goes neither with "
+                "another strategy nor with verify, which measures what confidence estimates"
             )
         return ""
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from inc_mp_plugin import artefacts, result_artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.pipeline import goal_of
 from inc_mp_plugin.report.document import report_info
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.html import page
@@ -22,7 +21,7 @@ from inc_mp_plugin.run import Run
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.stability import stability
 from inc_mp_plugin.solver.ties import constrained
-from inc_mp_plugin.stages import Goal, plan_depends_on, solve_goal
+from inc_mp_plugin.stages import Goal, goal_of, plan_depends_on, solve_goal
 from inc_mp_plugin.store import Json
 from inc_mp_plugin.targets.rules import demands
 

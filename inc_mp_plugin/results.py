@@ -94,7 +94,7 @@ class Frontier:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One plan of a closed loop: the correction of the budget, predicted and measured."""
+    """One plan of a closed loop: the correction of the loss budget, predicted and measured."""
 
     correction: float
     predicted_nrmse: float
@@ -114,7 +114,7 @@ class Verification:
 
     @property
     def correction(self) -> float:
-        """Correction of the budget that gives the chosen plan."""
+        """Correction of the loss budget that gives the chosen plan."""
         return self.rounds[self.chosen].correction
 
 

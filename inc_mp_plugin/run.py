@@ -6,26 +6,28 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inc_mp_plugin import artefacts, result_artefacts, store
+from inc_mp_plugin import artefacts, store
 from inc_mp_plugin.advice import PLAN_KEYS, refuse_dry_run, solve_overrides
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.measured_loss import LossMeter
 from inc_mp_plugin.op_values import OpValues
 from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.pricing import demands_for, runnable_ops
 from inc_mp_plugin.recipe import Recipe, parse_recipe
-from inc_mp_plugin.results import Validation
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import Demands
 from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stage import changes
 from inc_mp_plugin.stages import without_noise
-from inc_mp_plugin.subject import Subject, subject_of
 from inc_mp_plugin.targets.rules import demands
 from inc_mp_plugin.value_stages import stored_values
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.measured_loss import LossMeter
+    from inc_mp_plugin.results import Validation
+    from inc_mp_plugin.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Run:
     @cached_property
     def validation(self) -> Validation | None:
         """validation.json, if there is one and it is of this plan."""
+        from inc_mp_plugin import result_artefacts
+
         path = self.folder / "validation.json"
         if not path.exists():
             return None
@@ -147,6 +151,8 @@ class Run:
         Raises:
             InputError: it is no longer what was measured.
         """
+        from inc_mp_plugin.subject import subject_of
+
         subject = subject_of(self.recipe)
         stored = store.read_json(self.folder / "sensitivity.json", "sensitivity").get("depends_on", {})
         difference = changes(without_noise(stored), subject.depends_on)
@@ -162,6 +168,8 @@ class Run:
         Raises:
             InputError: the recipe names none.
         """
+        from inc_mp_plugin.measured_loss import LossMeter
+
         section = self.recipe.validation
         if section is None:
             message = "the recipe has no validation section; add validation: {data: HELDOUT.jsonl}"

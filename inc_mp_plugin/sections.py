@@ -16,9 +16,7 @@ _BASELINES = ("random", "prefix", "uniform")
 def knob_fault(strategy: str, tau: float | None, gain_fraction: float | None, budget: float | None) -> str:
     """What is wrong about the knobs of a recipe for its strategy; empty if nothing is."""
     if tau is None and gain_fraction is None and budget is None:
-        return (
-            "give tau (threshold of the normalized RMSE), gain_fraction (wanted gain) or budget (of the cost)"
-        )
+        return "give tau (threshold of the normalized RMSE), gain_fraction (wanted gain) or budget (of cost)"
     if gain_fraction is not None and budget is not None:
         return "gain_fraction and budget say the same thing twice; give one"
     if strategy in _BASELINES and tau is None:

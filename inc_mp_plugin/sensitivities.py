@@ -133,11 +133,11 @@ class Sensitivity:
 
     def without_drift(self, loss_mse: float) -> float:
         """Inverse of `with_drift`, a hair lower: what the d of all ops may add up to for this loss MSE."""
-        cache = float(self.cache_loss_mse.mean())
-        if not self.drift.value:
-            return loss_mse - cache
         root = math.sqrt(1.0 + 4.0 * self.drift.value**2 * loss_mse)
-        return (1.0 - 1e-12) * 2.0 * loss_mse / (1.0 + root) - cache
+        whole, cache = 2.0 * loss_mse / (1.0 + root), float(self.cache_loss_mse.mean())
+        while self.with_drift(whole - cache) > loss_mse:  # by rounding errors of the larger of both
+            whole -= math.ulp(max(whole, cache))
+        return whole - cache
 
     @property
     def drift(self) -> Drift:

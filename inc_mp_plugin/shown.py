@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from inc_mp_plugin.report.info import frontier_rows, plan_table
-from inc_mp_plugin.report.table import (
-    print_frontier,
-    print_plan,
-    print_time_validation,
-    print_validation,
-)
+from inc_mp_plugin.report.plan_print import print_plan
 from inc_mp_plugin.run import Run
 
 if TYPE_CHECKING:
@@ -29,16 +24,22 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
     for line in run.held_back:
         _console().print(f"{line}.", markup=False, soft_wrap=True)
     if validation and run.validation is not None:
+        from inc_mp_plugin.report.table import print_validation
+
         print_validation(run.validation, run.plan.confidence, _console(), run.plan)
 
 
 def show_time(validation: TimeValidation) -> None:
     """Measured times beside the sums of their groups."""
+    from inc_mp_plugin.report.table import print_time_validation
+
     print_time_validation(validation, _console())
 
 
 def show_frontiers(frontiers: Iterable[Frontier]) -> None:
     """Gain against loss, a table per objective."""
+    from inc_mp_plugin.report.table import print_frontier
+
     for one in frontiers:
         print_frontier(one, frontier_rows(one), _console())
 

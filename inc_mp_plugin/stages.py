@@ -17,13 +17,12 @@ from inc_mp_plugin.progress import say
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.serving import NO_DEMANDS, Demands
-from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import IP_MSE, solve
-from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.together import ask
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.recipe import Recipe
     from inc_mp_plugin.subject import Subject
 
 Json = dict[str, Any]
@@ -49,6 +48,19 @@ class Goal:
     seed: int = 0
     confidence: float | None = None
     budget: float | None = None
+
+
+def goal_of(recipe: Recipe) -> Goal:
+    """What a recipe wants a plan for."""
+    return Goal(
+        recipe.objective,
+        recipe.tau,
+        recipe.gain_fraction,
+        recipe.strategy,
+        recipe.seed,
+        recipe.confidence,
+        recipe.budget,
+    )
 
 
 def graph_stage(subject: Subject, out: Path) -> Graph:
@@ -144,9 +156,11 @@ def solve_goal(
         if goal.tau is None:
             message = f"strategy {goal.strategy} is held to a threshold: give tau, neither gain nor budget"
             raise InputError(message)
-        tied, priced = constrained(gains, demands), replace(sensitivity, cached=demands.cached)
-        plan = baseline(tied, priced, goal.strategy, goal.tau, seed=goal.seed, demands=demands, values=values)
-        return replace(plan, targets=demands.targets, serving=demands.serving)
+        from inc_mp_plugin.solver.baselines import baseline
+
+        return baseline(
+            gains, sensitivity, goal.strategy, goal.tau, seed=goal.seed, demands=demands, values=values
+        )
     return solve(
         gains,
         sensitivity,

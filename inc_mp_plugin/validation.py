@@ -72,11 +72,11 @@ def validation_stage(meter: LossMeter, sensitivity: Sensitivity, plan: Plan, out
 def verification_stage(
     meter: LossMeter, plan_at: Callable[[float], Plan], depends_on: Json, out: Path
 ) -> Verification:
-    """verification.json: the closed loop over plans for corrected budgets.
+    """verification.json: the closed loop over plans for corrected loss budgets.
 
     Args:
         meter: measures losses.
-        plan_at: solves with this correction of the budget.
+        plan_at: solves with this correction of the loss budget.
         depends_on: what the plans follow from.
         out: folder of the artefacts.
     """

@@ -66,7 +66,7 @@ def test_a_target_of_the_plan_is_not_advised_again(folder, monkeypatch):
         message = "INC would select other modules"
         raise SelectionError(message)
 
-    monkeypatch.setattr("inc_mp_plugin.again.emit", fail)
+    monkeypatch.setattr("inc_mp_plugin.emission.emit", fail)
     with pytest.raises(SelectionError, match="^INC would select other modules$"):
         emit_again(folder, "cpu-qdq", [])
     with pytest.raises(SelectionError, match="^INC would select other modules; solve with vllm-gaudi among"):

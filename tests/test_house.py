@@ -124,7 +124,7 @@ MAY_USE = {
 }
 # Libraries that only certain places may load.
 HOMES = {
-    "highspy": {"solver/milp"},
+    "highspy": {"solver/highs"},
     "lm_eval": {"evaluate/tasks", "libraries/lm_eval"},
     "neural_compressor": {"inc"},
     "yaml": {"recipe"},

@@ -50,7 +50,7 @@ def test_nothing_is_said_to_be_made_that_then_fails(tmp_path, capsys):
 
 @pytest.mark.parametrize("binds", [True, False])
 def test_a_plan_for_a_gain_has_no_tau_that_could_bind(binds):
-    wanted = plan(tau=0.08, nrmse=0.08, budget=plan().loss_mse, binds=binds)
+    wanted = plan(tau=0.08, nrmse=0.08, loss_budget=plan().loss_mse, binds=binds)
     assert threshold(wanted) == "not held to a tau"
     lines = plan_table(wanted, gains(), sensitivity()).summary
     assert len(lines) == 3
@@ -67,4 +67,4 @@ def test_shares_of_ops_and_cache_add_up_to_the_plan():
     shares = [cell.loss_percent for cells in table.rows.values() for cell in cells.values()]
     assert shares == [pytest.approx(share) for share in (5.0, 20.0, 0.0, 40.0)]
     assert "The KV cache in FP8 takes 5.0 % of the loss budget; the rest is the ops'." in table.summary
-    assert math.fsum(shares) + 5.0 == pytest.approx(100 * plan().loss_mse / plan().budget)
+    assert math.fsum(shares) + 5.0 == pytest.approx(100 * plan().loss_mse / plan().loss_budget)

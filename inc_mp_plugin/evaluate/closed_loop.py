@@ -1,4 +1,4 @@
-"""From predicted to measured: correct the budget until the measured loss is within the threshold."""
+"""From predicted to measured: correct the loss budget until the measured loss is within the threshold."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def close_loop(
 ) -> Verification:
     """Find the plan of largest gain whose measured normalized RMSE is at most tau.
 
-    The loss MSE of plans grows with the budget they are solved for, so the correction c of the budget
+    The loss MSE of plans grows with the loss budget they are solved for, so the correction c of it
     is searched: from a plan measured at nrmse the next guess is c (tau / nrmse)^2, and once one held and
     another did not, halfway between. As neighbouring plans can change places, a few plans beyond that
     are measured too, and the one of largest gain that held is chosen.
 
     Args:
-        plan_at: solves with this correction of the budget.
+        plan_at: solves with this correction of the loss budget.
         measure: the plan's measured sqrt(E[(g^ - g)^2] / E[g^2]) on held-out samples.
         tau: the threshold.
         samples: number of held-out samples.
@@ -68,7 +68,7 @@ def close_loop(
 
 
 def _next(last: Round, held: Round, broken: Round | None, tau: float) -> float:
-    """Where the measured loss would meet tau if it grew with the budget; between two ends, halfway."""
+    """Where the measured loss would meet tau if it grew with the loss budget; between two ends, halfway."""
     if broken is not None and held.correction:
         return float((held.correction * broken.correction) ** 0.5)
     if not last.measured_nrmse:

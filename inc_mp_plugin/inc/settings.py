@@ -47,7 +47,7 @@ class Settings:
     `values` may be "eagl" or "alps", to price ops in these ways. `samples` bounds how many calibration
     samples are kept for the gradients; `device` is where `theoretical_time` counts; `loss_fn(model, batch)`
     returns one loss per sample. `noise` says how rounding is priced ("measured" under the configuration's
-    own scale method), `confidence` that the budget is to hold at the upper end of that interval.
+    own scale method), `confidence` that the loss budget is to hold at the upper end of that interval.
     `attention` and `reuse_cache` say how optimum-habana will run the model on a Gaudi.
     """
 

@@ -7,13 +7,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from inc_mp_plugin.advice import rounded_up
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.results import Frontier
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.targets.layout import expert_role
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.results import Frontier
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def plan_table(plan: Plan, gains: Gains, sensitivity: Sensitivity) -> PlanTable:
     budget is that of the ops and of a KV cache in FP8 together.
     """
     shares, cache = _gain_shares(plan, gains), float(sensitivity.cache_loss_mse.mean())
-    capacity = sensitivity.without_drift(plan.budget) + cache
+    capacity = sensitivity.without_drift(plan.loss_budget) + cache
     loss_mse = {format: sensitivity.loss_mse(format) for format in set(plan.lowered.values())}
     rows: dict[str, dict[str, Cell]] = {}
     for op, (layer, column) in places([name for group in gains.groups for name in group.ops]).items():
@@ -125,7 +128,7 @@ def summary(plan: Plan) -> list[str]:
         f"{nrmse_of(plan, plan.interval.low):.4g} and {nrmse_of(plan, plan.interval.high):.4g}.",
     ]
     if plan.correction != 1.0:
-        lines.append(f"The budget is {plan.correction:.4g} times that of tau, so that tau holds.")
+        lines.append(f"The loss budget is {plan.correction:.4g} times that of tau, so that tau holds.")
     lines += tie_lines(plan)
     if not plan.binds and threshold(plan) != _NO_TAU:
         lines.append(
@@ -140,7 +143,7 @@ _NO_TAU = "not held to a tau"
 
 def threshold(plan: Plan) -> str:
     """The threshold that a plan was held to; one that was only asked for a gain has its own loss as tau."""
-    return f"tau {plan.tau:.6g}" if (plan.tau, plan.budget) != (plan.nrmse, plan.loss_mse) else _NO_TAU
+    return f"tau {plan.tau:.6g}" if (plan.tau, plan.loss_budget) != (plan.nrmse, plan.loss_mse) else _NO_TAU
 
 
 def tie_lines(plan: Plan) -> list[str]:

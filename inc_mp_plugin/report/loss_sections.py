@@ -171,8 +171,8 @@ def _loop_chart(seen: Verification, plan: Plan) -> Chart:
     chosen = seen.rounds[seen.chosen]
     return Chart(
         "closed-loop",
-        f"How far can the budget be stretched until the loss measured on {seen.samples} held-out samples "
-        "reaches tau?",
+        f"How far can the loss budget be stretched until the loss measured on {seen.samples} held-out "
+        "samples reaches tau?",
         _GAIN,
         "NRMSE of the loss",
         (
@@ -187,7 +187,7 @@ def _loop_chart(seen: Verification, plan: Plan) -> Chart:
 def _loop_table(seen: Verification, plan: Plan) -> Table:
     return Table(
         f"Plans in the order they were measured, tau {seen.tau:.6g}; the chosen one stands out. "
-        "The correction multiplies the budget.",
+        "The correction multiplies the loss budget.",
         ("correction", "ops", "gain", "%", "predicted", "measured", "tau"),
         tuple(
             (

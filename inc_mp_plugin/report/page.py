@@ -70,7 +70,7 @@ class Strips:
 class MapCell:
     """One op on the map: its lower format, shares of loss budget and gain in %, and what it is in words.
 
-    `level` is 0 in the base format, else 1 to 4 by its share of the budget.
+    `level` is 0 in the base format, else 1 to 4 by its share of the loss budget.
     """
 
     format: str

@@ -85,7 +85,8 @@ def plan_map(table: PlanTable) -> Section:
     """Layers down, ops across; then the ops outside of layers."""
     caption = (
         "Which ops run in a lower format? In their cells: share of the loss budget and, below it, share of "
-        "the largest gain, in %. The stronger the colour, the more of the budget; a dot is the base format."
+        "the largest gain, in %. The stronger the colour, the more of the loss budget; a dot is the "
+        "base format."
     )
     layers = [layer for layer in table.rows if layer]
     columns = tuple(c for c in table.columns if any(c in table.rows[layer] for layer in layers))
@@ -133,7 +134,7 @@ def budget(found: Found, table: PlanTable) -> Section:
     unused = (("not used", 100.0 - spent, f"{100.0 - spent:.1f}"),) if spent < 99.95 else ()
     top = _largest(cells)
     blocks: list[Block] = [
-        f"{spent:.1f} % of the budget is spent, {max(0.0, 100.0 - spent):.1f} % is left. "
+        f"{spent:.1f} % of the loss budget is spent, {max(0.0, 100.0 - spent):.1f} % is left. "
         f"The {len(top)} most expensive of {len(cells)} lowered ops take "
         f"{math.fsum(share for _, share, _ in top):.1f} %.",
         Bars(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import NO_DEMANDS, Demands
 from inc_mp_plugin.solver.knobs import check_knobs
 from inc_mp_plugin.solver.options import Origin, Program, infeasible, make_plan, program
+from inc_mp_plugin.solver.ties import demanded_program
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval
 
 RANDOM, PREFIX, UNIFORM = "random", "prefix", "uniform"
@@ -33,22 +35,23 @@ def baseline(
     demands: Demands = NO_DEMANDS,
     values: OpValues | None = None,
 ) -> Plan:
-    """The plan of a baseline: ops are lowered one after the other while the budget allows.
+    """The plan of a baseline: ops are lowered one after the other while the loss budget allows.
 
     `random` takes them in an order drawn from `seed`, `prefix` in graph order; both stop before the
     first op that would lift the predicted loss MSE above tau^2 E[g^2]. `uniform` lowers all ops,
-    whatever the threshold, and its own loss is then its budget. All take the first lower format.
+    whatever the threshold, and its own loss is then its loss budget. All take the first lower format.
 
     EAGL and ALPS, whose values are no losses, are held to a threshold in this way, too: ops are lowered in
-    the order of value per gain, the least first, each one that the budget still allows.
+    the order of value per gain, the least first, each one that the loss
+    budget still allows.
 
     Args:
-        gains: of configurations that keep to the demands.
+        gains: what each configuration of each group gains.
         sensitivity: from `measure_sensitivity`.
         strategy: one of BASELINES, or the method of the values.
         tau: threshold of the normalized RMSE of the loss, above 0.
         seed: of the order of `random`.
-        demands: of the plan's consumers, for what is said when they exceed the threshold.
+        demands: what the consumers of the plan can run, as in `solve`.
         values: of EAGL or ALPS.
 
     Raises:
@@ -58,25 +61,27 @@ def baseline(
     check_knobs(tau, None)
     if strategy not in BASELINES and (values is None or strategy != values.method):
         raise InputError(unknown("baseline", strategy, BASELINES))
-    one = program(gains, sensitivity)
+    one = demanded_program(gains, sensitivity, demands)
     steps = order(one, strategy, seed, values)
     listed = [op for step in steps for op in step]
     if strategy != UNIFORM:
-        loss_mse = sensitivity.loss_mse(lower_format(gains))
-        budget = sensitivity.without_drift(tau**2 * sensitivity.loss_ms)
+        sensitivity = one.sensitivity
+        loss_mse = sensitivity.loss_mse(lower_format(one.gains))
+        loss_budget = sensitivity.without_drift(tau**2 * sensitivity.loss_ms)
         spent, listed = list[float](), list(steps[0])
         spent += (loss_mse[op] for op in listed)
-        if math.fsum(spent) > budget:
+        if math.fsum(spent) > loss_budget:
             nrmse = math.sqrt(sensitivity.with_drift(math.fsum(spent)) / sensitivity.loss_ms)
             raise infeasible(one, demands, tau**2 * sensitivity.loss_ms, nrmse, f"tau {tau:.6g} allows")
         for step in steps[1:]:
             with_it = [*spent, *(loss_mse[op] for op in step)]
-            if math.fsum(with_it) <= budget:
+            if math.fsum(with_it) <= loss_budget:
                 spent = with_it
                 listed += step
             elif values is None:
                 break
-    return _lowering(one, strategy, seed, listed, None if strategy == UNIFORM else tau)
+    plan = _lowering(one, strategy, seed, listed, None if strategy == UNIFORM else tau)
+    return replace(plan, targets=demands.targets, serving=demands.serving)
 
 
 def baseline_gaining(
@@ -98,7 +103,7 @@ def baseline_gaining(
 
 
 def _lowering(one: Program, strategy: str, seed: int, listed: Sequence[str], tau: float | None) -> Plan:
-    """The plan that lowers these ops; without a tau its own loss is its budget."""
+    """The plan that lowers these ops; without a tau its own loss is its loss budget."""
     gains, format = one.gains, lower_format(one.gains)
     loss_mse = one.sensitivity.loss_mse(format)
     formats = {op: gains.base for group in gains.groups for op in group.ops}

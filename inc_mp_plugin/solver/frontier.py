@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.results import Curve, Frontier
 from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.serving import NO_DEMANDS, Demands
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_curve
-from inc_mp_plugin.solver.options import program
 from inc_mp_plugin.solver.planner import IP_MSE, least_loss
+from inc_mp_plugin.solver.ties import demanded_program
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
 
 
@@ -24,6 +26,7 @@ def frontier(
     points: int = 20,
     draws: int = 10,
     level: float = DEFAULT_CONFIDENCE,
+    demands: Demands = NO_DEMANDS,
 ) -> Frontier:
     """The curve of `ip_mse`, exact at each point, and those of `prefix` and of `random` draws.
 
@@ -37,6 +40,7 @@ def frontier(
         points: at least 2: both ends.
         draws: of `random`; seeds 0, 1, ...
         level: of the confidence intervals.
+        demands: what the consumers of the plans can run, as in `solve`.
 
     Raises:
         InputError: fewer points or draws than that, or no op can leave the base format.
@@ -44,10 +48,12 @@ def frontier(
     if points < 2 or draws < 0:
         message = f"points is {points} and draws is {draws}; give at least 2 points and 0 draws"
         raise InputError(message)
-    one = program(gains, sensitivity)
+    one = demanded_program(gains, sensitivity, demands)
+    gains, sensitivity = one.gains, one.sensitivity
     found: dict[tuple[float, float], dict[str, str]] = {}
     for step in range(points):
-        picks = least_loss(one, step / (points - 1) * one.largest).picks
+        wanted = max(Fraction(step, points - 1) * one.most - gains.tolerance, Fraction(0))
+        picks = least_loss(one, wanted).picks
         picked = [group[pick] for group, pick in zip(one.groups, picks, strict=True)]
         loss_mse = sensitivity.with_drift(math.fsum(option.loss_mse for option in picked))
         found[math.fsum(option.gain for option in picked), loss_mse] = one.formats(picks)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from numbers import Real
 
 from inc_mp_plugin.advice import rounded_up
 from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.solver.options import Program
 
-_ROUNDING = 1e-12
 _LARGEST = 1e100  # of tau, whose square must be a number, too
 
 
@@ -27,7 +27,7 @@ def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | 
     if tau is None and gain_fraction is None and budget is None:
         message = (
             "give tau (the threshold of the normalized RMSE), gain_fraction (the wanted gain) or budget "
-            "(what a plan may cost)"
+            "(of cost: what a plan may cost)"
         )
         raise InputError(message)
     if tau is not None and not (is_number(tau) and 0 < tau <= _LARGEST):
@@ -42,29 +42,38 @@ def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | 
         raise InputError(message)
 
 
-def wanted_gain(one: Program, gain_fraction: float | None, budget: float | None) -> float | None:
-    """What a plan has to gain, for a fraction of the largest gain or a budget of cost; None for neither.
+def wanted_gain(one: Program, gain_fraction: float | None, budget: float | None) -> Fraction | None:
+    """What a plan has to gain, for a fraction of the largest gain or a cost budget; None for neither.
+
+    Exact, from the decimals of the fraction: a budget of 0.7 leaves 3/10 of the cost to gain, not the
+    0.30000000000000004 that floats make of it, which no number of bytes might reach. Where gains are not
+    exact, it is less by their tolerance.
 
     Raises:
-        InputError: the objective has no cost that a budget could be a fraction of.
+        InputError: the objective has no cost that a cost budget could be a fraction of.
         InfeasibleError: no plan costs as little.
     """
     if gain_fraction is not None:
-        return gain_fraction * one.largest
+        return max(_exact(gain_fraction) * one.most - one.gains.tolerance, Fraction(0))
     if budget is None:
         return None
     cost, objective = one.gains.cost, one.gains.objective
     if not cost:
         message = (
-            f"the gains of {objective} do not say what everything costs in {one.gains.base}, so a budget "
-            "means nothing; give gain_fraction, or run `inc-mp tune` again"
+            f"the gains of {objective} do not say what everything costs in {one.gains.base}, so a cost "
+            "budget means nothing; give gain_fraction, or run `inc-mp tune` again"
         )
         raise InputError(message)
-    gain = (1.0 - budget) * cost
-    if gain > one.largest * (1.0 + _ROUNDING):
+    gain = max((1 - _exact(budget)) * Fraction(cost) - one.gains.tolerance, Fraction(0))
+    if gain > one.most:
         message = (
             f"no plan costs at most {budget:.6g} of the {objective} of everything in {one.gains.base}; the "
-            f"least budget that can be met is {rounded_up(1.0 - one.largest / cost, 6)}"
+            f"least budget that can be met is {rounded_up(1 - one.most / Fraction(cost), 6)}"
         )
         raise InfeasibleError(message)
-    return min(gain, one.largest)
+    return gain
+
+
+def _exact(fraction: float) -> Fraction:
+    """The number that was written: 7/10 for 0.7."""
+    return Fraction(str(fraction))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 from inc_mp_plugin.advice import rounded_up
@@ -13,6 +15,7 @@ from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import Demands
+from inc_mp_plugin.solver.milp import total
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
 
 
@@ -32,10 +35,15 @@ class Program:
     sensitivity: Sensitivity
     groups: tuple[tuple[Option, ...], ...]
 
+    @cached_property
+    def most(self) -> Fraction:
+        """The largest gain of any choice, exactly."""
+        return total(max(option.gain for option in group) for group in self.groups)
+
     @property
     def largest(self) -> float:
         """The largest gain of any choice."""
-        return math.fsum(max(option.gain for option in group) for group in self.groups)
+        return float(self.most)
 
     def formats(self, picks: Sequence[int]) -> dict[str, str]:
         """Formats of all ops for one pick per group."""
@@ -86,18 +94,20 @@ def least_tau(nrmse: float) -> str:
     return rounded_up(nrmse * (1 + 1e-9), 6)
 
 
-def infeasible(one: Program, demands: Demands, budget: float, nrmse: float, limit: str) -> InfeasibleError:
+def infeasible(
+    one: Program, demands: Demands, loss_budget: float, nrmse: float, limit: str
+) -> InfeasibleError:
     """The error of a threshold that is exceeded by what the consumers fix.
 
     Args:
         one: the program.
         demands: that its gains keep to.
-        budget: the loss MSE that the threshold allows.
+        loss_budget: the loss MSE that the threshold allows.
         nrmse: the least that can be met.
         limit: what the threshold does, in words.
     """
     cache, base = float(one.sensitivity.cache_loss_mse.mean()), one.gains.base
-    whole = one.sensitivity.without_drift(budget) + cache
+    whole = one.sensitivity.without_drift(loss_budget) + cache
     fixed = [
         op
         for group, options in zip(one.gains.groups, one.groups, strict=True)
@@ -133,7 +143,7 @@ class Origin:
 def make_plan(
     one: Program, formats: Mapping[str, str], gain: float, first_order: float, origin: Origin
 ) -> Plan:
-    """A plan of these formats, whose ops' d add up to `first_order`; without a tau that is its budget."""
+    """A plan of these formats, whose ops' d add up to `first_order`: without a tau its loss budget."""
     loss_ms, loss_mse = one.sensitivity.loss_ms, one.sensitivity.with_drift(first_order)
     nrmse = math.sqrt(loss_mse / loss_ms)
     samples = sample_losses_mse(one.sensitivity, formats, one.gains.base)
@@ -146,7 +156,7 @@ def make_plan(
         noise=one.sensitivity.noise,
         tau=nrmse if origin.tau is None else origin.tau,
         correction=origin.correction,
-        budget=loss_mse if origin.tau is None else origin.correction * origin.tau**2 * loss_ms,
+        loss_budget=loss_mse if origin.tau is None else origin.correction * origin.tau**2 * loss_ms,
         loss_mse=loss_mse,
         nrmse=nrmse,
         interval=loss_interval(samples, origin.confidence, one.sensitivity.drift),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from fractions import Fraction
 
 from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.gains import Gains
@@ -12,14 +12,14 @@ from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import NO_DEMANDS, Demands
 from inc_mp_plugin.solver.knobs import check_knobs, wanted_gain
-from inc_mp_plugin.solver.milp import Candidate, Choice, choose
-from inc_mp_plugin.solver.options import Origin, Program, infeasible, least_tau, make_plan, program
-from inc_mp_plugin.solver.ties import constrained, held_to
+from inc_mp_plugin.solver.milp import Candidate, Choice, choose, within
+from inc_mp_plugin.solver.options import Origin, Program, infeasible, least_tau, make_plan
+from inc_mp_plugin.solver.ties import demanded_program, held_to
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
 from inc_mp_plugin.solver.valued import least_value
 
 IP_MSE = "ip_mse"
-_HALVINGS = 12  # of the correction: to 1/4096 of the budget
+_HALVINGS = 12  # of the correction: to 1/4096 of the loss budget
 
 
 def solve(
@@ -36,7 +36,7 @@ def solve(
 ) -> Plan:
     """Choose a configuration for every group.
 
-    With `tau`: the largest gain whose predicted loss MSE is within the budget (eq. 5)::
+    With `tau`: the largest gain whose predicted loss MSE is within the loss budget (eq. 5)::
 
         max sum_j c_j(p)    s.t.    sum_j d_j(p) <= correction tau^2 E[g^2]
         d_j(p) = sum over the group's ops of d(op, format)           (eq. 22 to 25)
@@ -64,10 +64,10 @@ def solve(
         sensitivity: from `measure_sensitivity`.
         tau: threshold of the normalized RMSE of the loss, above 0.
         gain_fraction: above 0, at most 1.
-        budget: instead, above 0, at most 1.
+        budget: instead, of cost, above 0, at most 1.
         values: what ops are priced by, if not by their loss MSE.
         confidence: between 0 and 1.
-        correction: of the budget, above 0: measured losses may ask for another than 1.
+        correction: of the loss budget, above 0: measured losses may ask for another than 1.
         demands: what the consumers of the plan can run: ops that share a format, and ops that must be in
             one. They restrict the configurations before anything is solved.
 
@@ -88,9 +88,7 @@ def solve(
     check_knobs(tau, gain_fraction, budget)
     if confidence is not None:
         check_confidence(confidence)
-    if demands.cached:
-        sensitivity = replace(sensitivity, cached=demands.cached)
-    one = program(constrained(gains, demands), sensitivity)
+    one = demanded_program(gains, sensitivity, demands)
     level = DEFAULT_CONFIDENCE if confidence is None else confidence
     gain = wanted_gain(one, gain_fraction, budget)
     if gain is None and values is not None:
@@ -100,7 +98,7 @@ def solve(
         raise InputError(message)
     if gain is not None:
         plan = _gaining(one, gain, tau, level, values)
-        _check_tau(plan, gain, tau, confidence, sensitivity.loss_ms)
+        _check_tau(plan, float(gain), tau, confidence, sensitivity.loss_ms)
     elif confidence is None:
         plan = solve_primal(one, float(tau or 0.0), correction, level, demands)
     else:
@@ -120,18 +118,19 @@ def solve_primal(
     Raises:
         InfeasibleError: what the demands fix exceeds that.
     """
-    budget = correction * tau**2 * one.sensitivity.loss_ms
-    capacity = one.sensitivity.without_drift(budget)
-    least = math.fsum(min(option.loss_mse for option in group) for group in one.groups)
-    if least > capacity:
+    loss_budget = correction * tau**2 * one.sensitivity.loss_ms
+    capacity = one.sensitivity.without_drift(loss_budget)
+    cheapest = [min(option.loss_mse for option in group) for group in one.groups]
+    if not within(cheapest, capacity):
+        least = math.fsum(cheapest)
         nrmse = math.sqrt(one.sensitivity.with_drift(least) / one.sensitivity.loss_ms)
-        raise infeasible(one, demands, budget, nrmse / math.sqrt(correction), f"tau {tau:.6g} allows")
+        raise infeasible(one, demands, loss_budget, nrmse / math.sqrt(correction), f"tau {tau:.6g} allows")
     choice = choose([[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups], capacity)
     return _plan(one, choice, tau, correction, level)
 
 
-def least_loss(one: Program, gain: float) -> Choice:
-    """The choice of least loss MSE that gains this much.
+def least_loss(one: Program, gain: Fraction) -> Choice:
+    """The choice of least loss MSE that gains this much, exactly.
 
     The same knapsack with the roles changed: the value is the loss saved, the cost the gain lost.
     """
@@ -139,7 +138,7 @@ def least_loss(one: Program, gain: float) -> Choice:
 
 
 def _gaining(
-    one: Program, gain: float, tau: float | None, level: float, values: OpValues | None = None
+    one: Program, gain: Fraction, tau: float | None, level: float, values: OpValues | None = None
 ) -> Plan:
     if values is None:
         return _plan(one, least_loss(one, gain), tau, 1.0, level)
@@ -160,26 +159,26 @@ def _check_tau(plan: Plan, gain: float, tau: float | None, confidence: float | N
 
 
 def _within_interval(one: Program, tau: float, correction: float, level: float, demands: Demands) -> Plan:
-    """The plan of largest gain found whose interval ends within the budget.
+    """The plan of largest gain found whose interval ends within the loss budget.
 
     The upper end is nearly the same multiple of the mean for every plan, so bisection serves.
     """
-    budget = tau**2 * one.sensitivity.loss_ms
+    loss_budget = tau**2 * one.sensitivity.loss_ms
     fixed = one.sensitivity.with_drift(math.fsum(min(o.loss_mse for o in group) for group in one.groups))
-    low, high = (1.0 + 1e-9) * fixed / budget, 1.0
+    low, high = (1.0 + 1e-9) * fixed / loss_budget, 1.0
     if low <= correction:
         plan = solve_primal(one, tau, correction, level)
-        if plan.interval.high <= budget:
+        if plan.interval.high <= loss_budget:
             return plan
     best = solve_primal(one, tau, low, level)
-    if low > high or best.interval.high > budget:
+    if low > high or best.interval.high > loss_budget:
         nrmse = math.sqrt(max(best.interval.high, fixed) / one.sensitivity.loss_ms)
         limit = f"tau {tau:.6g} allows at a confidence of {level:g}, where the interval's upper end counts"
-        raise infeasible(one, demands, budget, nrmse, limit)
+        raise infeasible(one, demands, loss_budget, nrmse, limit)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         plan = solve_primal(one, tau, middle, level)
-        if plan.interval.high > budget:
+        if plan.interval.high > loss_budget:
             high = middle
         else:
             low, best = middle, max(best, plan, key=lambda p: p.gain)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.plan import Plan, TieCost
+from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import Demands, Tie
 from inc_mp_plugin.solver.milp import Candidate, price
-from inc_mp_plugin.solver.options import Program, options
+from inc_mp_plugin.solver.options import Program, options, program
 from inc_mp_plugin.targets.layout import components
 
 
@@ -39,6 +40,22 @@ def constrained(gains: Gains, demands: Demands) -> Gains:
         _joined([gains.groups[n] for n in numbers], gains.base, tie_of, demands) for numbers in sorted(united)
     ]
     return replace(gains, groups=tuple(groups))
+
+
+def demanded_program(gains: Gains, sensitivity: Sensitivity, demands: Demands) -> Program:
+    """The program of what the consumers can run, beside their KV cache.
+
+    Args:
+        gains: of one objective, constrained or not.
+        sensitivity: from `measure_sensitivity`.
+        demands: of the plan's consumers.
+
+    Raises:
+        InputError: as `constrained` and `program`.
+    """
+    if demands.cached:
+        sensitivity = replace(sensitivity, cached=demands.cached)
+    return program(constrained(gains, demands), sensitivity)
 
 
 _NOTHING = 1e-9  # of the largest gain: differences this small are rounding errors
@@ -133,7 +150,7 @@ def held_to(demands: Demands, plan: Plan, gains: Gains, one: Program) -> Plan:
         one: the program of the constrained gains.
     """
     candidates = [[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups]
-    capacity = one.sensitivity.without_drift(plan.budget)
+    capacity = one.sensitivity.without_drift(plan.loss_budget)
     gain_per_loss = price(candidates, capacity) if demands.ties else 0.0
     lower = {format for group in gains.groups for c in group.configurations for format in c} - {gains.base}
     loss_mse = {format: one.sensitivity.loss_mse(format) for format in lower}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -65,8 +65,17 @@ def loss_interval(
     drawn = _drawn(samples.shape[0])
     shift = np.multiply.outer(drift.value + drift.stderr * drawn.drift, samples.mean(axis=0))
     changes = drawn.squared @ samples + 2.0 * shift * (drawn.linear @ np.sqrt(samples)) + shift**2
-    low, high = np.quantile(changes, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ordered = np.sort(changes, axis=0)
+    low, high = _quantile(ordered, (1 - level) / 2), _quantile(ordered, (1 + level) / 2)
     return Interval(low, high) if samples.ndim > 1 else Interval(float(low), float(high))
+
+
+def _quantile(ordered: FloatArray, share: float) -> Any:
+    """Linear between the two draws beside it; `np.quantile` does the same, and loads numpy.ma for it."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def check_confidence(level: float) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.op_values import OpValues
-from inc_mp_plugin.solver.milp import Candidate, Choice, choose
+from inc_mp_plugin.solver.milp import Candidate, Choice, choose, total
 from inc_mp_plugin.solver.options import Option, Program
 
-_ROUNDING = 1e-12
 
-
-def least_value(one: Program, values: OpValues, gain: float) -> Choice:
+def least_value(one: Program, values: OpValues, gain: Fraction) -> Choice:
     """The choice that gains this much with the least sum of the values of the ops that it lowers.
 
     With v(op, f) the value of keeping an op, the most value within a budget of cost (section 3.1)::
@@ -25,7 +24,7 @@ def least_value(one: Program, values: OpValues, gain: float) -> Choice:
     Args:
         one: the program.
         values: of EAGL or ALPS.
-        gain: in the unit of the gains.
+        gain: exactly, in the unit of the gains.
 
     Raises:
         InputError: an op must leave the base format, and has no value.
@@ -43,15 +42,15 @@ def least_value(one: Program, values: OpValues, gain: float) -> Choice:
             raise InputError(message)
         groups.append([Candidate(-(sums[place] or 0.0), -options[place].gain) for place in kept])
         places.append(kept)
-    most = math.fsum(max(-candidate.cost for candidate in group) for group in groups)
-    if gain > most * (1.0 + _ROUNDING):
+    most = total(max(-candidate.cost for candidate in group) for group in groups)
+    if gain > most:
         message = (
             f"strategy {values.method} has no value for some ops (products without a weight, or what no "
-            f"sample reached), so they stay: of the largest gain it can have {most / one.largest:.4g}, not "
-            f"{gain / one.largest:.4g}; want less, or use strategy ip_mse"
+            f"sample reached), so they stay: of the largest gain it can have {float(most / one.most):.4g}, "
+            f"not {float(gain / one.most):.4g}; want less, or use strategy ip_mse"
         )
         raise InfeasibleError(message)
-    choice = choose(groups, -min(gain, most))
+    choice = choose(groups, -gain)
     picks = tuple(kept[pick] for kept, pick in zip(places, choice.picks, strict=True))
     return replace(choice, picks=picks)
 

@@ -135,8 +135,10 @@ def components(sets: Iterable[Collection[Member]]) -> list[frozenset[Member]]:
     """
     united: dict[Member, set[Member]] = {}
     for one in sets:
-        whole = set(one)
-        for other in {id(united[name]): united[name] for name in one if name in united}.values():
-            whole |= other
-        united.update(dict.fromkeys(whole, whole))
+        new = set(one)
+        parts = list({id(united[name]): united[name] for name in one if name in united}.values())
+        whole = max(parts, key=len, default=new)  # the smaller ones are told of the largest, not it of them
+        for part in (new, *(part for part in parts if part is not whole)):
+            whole |= part
+            united.update(dict.fromkeys(part, whole))
     return [frozenset(one) for one in {id(one): one for one in united.values()}.values()]

@@ -40,7 +40,7 @@ def plan(**changes):
         "noise": "uniform",
         "tau": 0.1,
         "correction": 1.0,
-        "budget": 1 / 768 * 10,
+        "loss_budget": 1 / 768 * 10,
         "loss_mse": 1 / 768 * 7,
         "interval": Interval(1 / 768 * 5, 1 / 768 * 9),
         "confidence": 0.95,

@@ -100,7 +100,8 @@ def test_map():
 def test_budget():
     text, kinds, ops = section("budget").blocks
     assert text == (
-        "70.0 % of the budget is spent, 30.0 % is left. The 3 most expensive of 3 lowered ops take 70.0 %."
+        "70.0 % of the loss budget is spent, 30.0 % is left. "
+        "The 3 most expensive of 3 lowered ops take 70.0 %."
     )
     label, many = "share of the loss budget, %", pytest.approx
     shares = {"head<&> (1)": 40.0, "down (1)": 20.0, "up (1)": 10.0, "not used": 30.0}

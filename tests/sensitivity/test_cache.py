@@ -109,8 +109,9 @@ def test_baselines_and_frontier_pay_for_it_too():
     _, seen, demanded, gains = kv_case()
     priced = replace(seen, cached=demanded.cached)
     cache = float(priced.cache_loss_mse.mean())
-    assert baseline(gains, priced, "prefix", 1.0).loss_mse > cache
-    curves = frontier(gains, priced, points=3, draws=1).curves
+    assert baseline(gains, seen, "prefix", 1.0, demands=demanded).loss_mse > cache
+    free = replace(demanded, ties=(), lowered={})
+    curves = frontier(gains, seen, points=3, draws=1, demands=free).curves
     assert all(curve.loss_mse[0] == pytest.approx(cache, rel=1e-9) for curve in curves)
     assert all(curve.low[0] > 0 for curve in curves)
     assert sample_losses_mse(priced, {}, "bf16") == pytest.approx(priced.cache_loss_mse)

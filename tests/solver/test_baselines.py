@@ -1,4 +1,4 @@
-"""Baselines against the plain rule: ops in an order, one more while the budget allows."""
+"""Baselines against the plain rule: ops in an order, one more while the loss budget allows."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_uniform_lowers_everything_whatever_the_threshold():
     plan = baseline(GAINS, SEEN, "uniform", tau_for(1.0))
     assert plan.quantized == OPS
     assert plan.tau == plan.nrmse
-    assert plan.budget == plan.loss_mse
+    assert plan.loss_budget == plan.loss_mse
     assert not plan.binds
 
 
@@ -58,7 +58,7 @@ def test_uniform_lowers_everything_whatever_the_threshold():
 def test_random_keeps_to_the_budget_and_never_beats_the_program(price, seed):
     tau = tau_for(price)
     plan = baseline(GAINS, SEEN, "random", tau, seed=seed)
-    assert plan.loss_mse <= plan.budget == tau**2 * SEEN.loss_ms
+    assert plan.loss_mse <= plan.loss_budget == tau**2 * SEEN.loss_ms
     assert plan == baseline(GAINS, SEEN, "random", tau, seed=seed)
     assert plan.gain <= solve(GAINS, SEEN, tau).gain
     wider = baseline(GAINS, SEEN, "random", tau * 1.5, seed=seed)
@@ -90,7 +90,7 @@ def test_a_wanted_gain_by_hand():
     assert baseline_gaining(GAINS, SEEN, "prefix", 0.0).quantized == ()
     plan = baseline_gaining(GAINS, SEEN, "random", 20.0, seed=2)
     assert plan.gain >= 20.0
-    assert plan.budget == plan.loss_mse
+    assert plan.loss_budget == plan.loss_mse
     with pytest.raises(InputError, match="the prefix baseline never gains 1000; its most is 48"):
         baseline_gaining(GAINS, SEEN, "prefix", 1000.0)
 

@@ -53,7 +53,7 @@ def test_largest_gain_within_tau(tau):
     plan = solve(GAINS, SEEN, tau)
     budget = tau**2 * 4.0
     assert plan.gain == max(gain for gain, loss in every_plan() if loss <= budget)
-    assert plan.loss_mse <= plan.budget == pytest.approx(budget)
+    assert plan.loss_mse <= plan.loss_budget == pytest.approx(budget)
     assert plan.nrmse == pytest.approx(math.sqrt(plan.loss_mse / 4.0))
     assert plan.binds == (plan.gain < 62.0)
 
@@ -122,7 +122,7 @@ def test_gain_never_falls_with_tau_and_the_budget_always_holds(numbers, taus):
     gains = gains_of([(gain, gain) for gain, _ in numbers])
     seen = sensitivity_of([s for _, s in numbers])
     plans = [solve(gains, seen, tau) for tau in sorted(taus)]
-    assert all(plan.loss_mse <= plan.budget for plan in plans)
+    assert all(plan.loss_mse <= plan.loss_budget for plan in plans)
     assert all(a.gain <= b.gain * (1 + 1e-9) + 1e-9 for a, b in itertools.pairwise(plans))
 
 
@@ -138,7 +138,7 @@ def test_drift_tightens_the_program_and_keeps_it_exact(tau):
     drifting = [(gain, loss + (30.0 * loss) ** 2) for gain, loss in every_plan()]
     assert plan.gain == max(gain for gain, loss in drifting if loss <= tau**2 * 4.0)
     assert plan.loss_mse in [pytest.approx(loss) for _, loss in drifting]
-    assert plan.loss_mse <= plan.budget
+    assert plan.loss_mse <= plan.loss_budget
     assert plan.gain <= solve(GAINS, SEEN, tau).gain
 
 
@@ -151,9 +151,9 @@ def test_confidence_keeps_the_upper_end_within_the_budget(tau):
     seen = Sensitivity(tuple(f"op{i}" for i in range(count)), np.full(16, 2.0), rows, 0 * rows)
     sure, plain = solve(gains, seen, tau, confidence=0.9), solve(gains, seen, tau)
     assert sure.interval.high <= tau**2 * 4.0 < plain.interval.high
-    assert sure.loss_mse <= sure.budget < plain.budget == tau**2 * 4.0
+    assert sure.loss_mse <= sure.loss_budget < plain.loss_budget == tau**2 * 4.0
     assert sure.confidence == 0.9
-    # No other correction of the budget does better.
+    # No other correction of the loss budget does better.
     for correction in np.linspace(0.01, 1.0, 60):
         other = solve(gains, seen, tau, correction=correction, confidence=None)
         high = loss_interval(sample_losses_mse(seen, other.formats, "bf16"), 0.9).high
@@ -173,5 +173,5 @@ def test_confidence_and_a_wanted_gain():
 
 def test_correction_scales_the_budget():
     plan = solve(GAINS, SEEN, 0.04, correction=2.0)
-    assert (plan.tau, plan.budget) == (0.04, 2.0 * 0.04**2 * 4.0)
+    assert (plan.tau, plan.loss_budget) == (0.04, 2.0 * 0.04**2 * 4.0)
     assert plan.gain == solve(GAINS, SEEN, 0.04 * 2.0**0.5).gain

@@ -31,7 +31,7 @@ def test_equal_samples_never_change_the_plan():
 
 
 def test_a_choice_between_equals_is_doubtful():
-    """Two ops of the same mean, of which the budget allows one; a third that is always cheap."""
+    """Two ops of the same mean, of which the loss budget allows one; a third that is always cheap."""
     one = np.random.default_rng(0).lognormal(0.0, 1.0, 20)
     rows = np.stack([one, one[::-1], np.full(20, 1e-3)], axis=1)
     seen = found(rows, (1.3 * one.mean() * alpha(LOW)) ** 0.5)

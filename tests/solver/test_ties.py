@@ -13,6 +13,7 @@ from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import Demands, Tie
 from inc_mp_plugin.solver.baselines import baseline, baseline_curve
+from inc_mp_plugin.solver.frontier import frontier
 from inc_mp_plugin.solver.options import program
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.ties import constrained, tie_costs
@@ -192,10 +193,11 @@ def test_nothing_priced_that_keeps_to_the_demands():
 
 @pytest.mark.parametrize("strategy", ["prefix", "random"])
 def test_baselines_lower_ties_whole(strategy):
-    gains, sensitivity = constrained(single([1.0] * 5), DEMANDS["a tie"]), seen([1.0] * 5)
+    gains, sensitivity = single([1.0] * 5), seen([1.0] * 5)
     loss = sensitivity.loss_mse(LOW)["q"]
     for seed, count in itertools.product(range(4), range(6)):
-        plan = baseline(gains, sensitivity, strategy, math.sqrt((count + 0.5) * loss), seed=seed)
+        tau = math.sqrt((count + 0.5) * loss)
+        plan = baseline(gains, sensitivity, strategy, tau, seed=seed, demands=DEMANDS["a tie"])
         assert legal(plan.formats, DEMANDS["a tie"])
         assert len(plan.quantized) <= count
 
@@ -206,6 +208,48 @@ def test_a_baseline_starts_with_what_must_be_lowered():
     assert curve.ops == (1, 2, 3, 4, 5)
     assert curve.gain == (1.0, 2.0, 3.0, 4.0, 5.0)
     least = math.sqrt(sensitivity.loss_mse(LOW)["k"])
-    assert baseline(gains, sensitivity, "prefix", 1.0001 * least).quantized == ("k",)
+    gains, demands = single([1.0] * 5), DEMANDS["lowered"]
+    assert baseline(gains, sensitivity, "prefix", 1.0001 * least, demands=demands).quantized == ("k",)
     with pytest.raises(InfeasibleError, match="what must run in a lower format"):
-        baseline(gains, sensitivity, "prefix", 0.9999 * least)
+        baseline(gains, sensitivity, "prefix", 0.9999 * least, demands=demands)
+
+
+@pytest.mark.parametrize("build", [single, grouped])
+@pytest.mark.parametrize("demands", DEMANDS.values(), ids=DEMANDS.keys())
+@settings(max_examples=15, deadline=None)
+@given(gain=numbers, costs=numbers, seed=st.integers(0, 9))
+def test_baselines_keep_to_the_demands(build, demands, gain, costs, seed):
+    """Every plan is legal and says what it was held to, and none gains more than the best legal one."""
+    gains, sensitivity = build(gain), seen(costs)
+    loss = sensitivity.loss_mse(LOW)
+    forced = math.fsum(loss[op] for op in demands.lowered)
+    for strategy, share in itertools.product(("prefix", "random", "uniform"), (0.2, 0.6, 1.1)):
+        budget = forced + share * sum(loss.values())
+        plan = baseline(gains, sensitivity, strategy, math.sqrt(budget), seed=seed, demands=demands)
+        assert legal(plan.formats, demands)
+        assert (plan.targets, plan.serving) == (demands.targets, demands.serving)
+        assert plan.loss_mse == pytest.approx(math.fsum(loss[op] for op in plan.quantized))
+        assert plan.gain <= best(gains, sensitivity, demands, plan.loss_budget * (1 + 1e-9)) * (1 + 1e-9)
+    everything = baseline(gains, sensitivity, "uniform", 1.0, demands=demands)
+    assert set(everything.quantized) == set(OPS) - set(demands.kept)
+
+
+@pytest.mark.parametrize("build", [single, grouped])
+@pytest.mark.parametrize("demands", DEMANDS.values(), ids=DEMANDS.keys())
+@settings(max_examples=15, deadline=None)
+@given(gain=numbers, costs=numbers)
+def test_the_frontier_is_that_of_the_legal_plans(build, demands, gain, costs):
+    gains, sensitivity = build(gain), seen(costs)
+    loss = sensitivity.loss_mse(LOW)
+    everything = [
+        (total(gains, formats), math.fsum(loss[op] for op in OPS if formats[op] == LOW))
+        for one in itertools.product((BASE, LOW), repeat=len(OPS))
+        if legal(formats := dict(zip(OPS, one, strict=True)), demands)
+    ]
+    found = frontier(gains, sensitivity, points=8, draws=2, demands=demands)
+    for curve in found.curves:
+        for point in zip(curve.gain, curve.loss_mse, strict=True):
+            assert any(point == pytest.approx(plan) for plan in everything)
+    for reached, spent in zip(found.curves[0].gain, found.curves[0].loss_mse, strict=True):
+        assert spent == pytest.approx(min(d for g, d in everything if g >= reached * (1 - 1e-8)))
+    assert found.largest_gain == pytest.approx(max(g for g, _ in everything))

@@ -92,3 +92,25 @@ def test_drift_there_and_back():
         assert drifting.with_drift(drifting.without_drift(total)) <= total
     modelled = Sensitivity(("a",), np.ones(1), ROWS[:1, :1], ROWS[:1, :1], {}, "uniform", Drift(77.0, 9.0))
     assert modelled.with_drift(0.3) == modelled.without_drift(0.3) == 0.3
+
+
+@pytest.mark.parametrize("loss_mse", [0.0, 1e-18, 1e-3, 0.3, 0.3 * (1 + 1e-15), 1.0, 7.0, 1e6])
+@pytest.mark.parametrize("drift", [0.0, 1e-3, 30.0])
+def test_what_a_cache_and_a_drift_leave_is_within_and_close(loss_mse, drift):
+    """Of a loss MSE far below that of the cache, next to it, and far above it."""
+    rows = np.full((1, 1), 0.3)
+    seen = Sensitivity(
+        ("a",),
+        np.ones(1),
+        rows,
+        0 * rows,
+        {"fp8_e4m3": rows},
+        "measured",
+        Drift(drift, 0.0),
+        {"input": rows, "fp8_e4m3": rows},
+        frozenset({"a"}),
+    )
+    assert seen.cache_loss_mse.mean() == 0.3
+    spent = seen.without_drift(loss_mse)
+    assert seen.with_drift(spent) <= loss_mse
+    assert seen.with_drift(spent + 1e-12 * max(1.0, loss_mse)) >= loss_mse
