@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from inc_mp_plugin.batches import batch_size, map_tensors
+from inc_mp_plugin.batches import OnDevice, batch_size, map_tensors
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.progress import say
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.losses import LossFunction
 
 ROOM = 2**31  # bytes
 
@@ -57,6 +61,11 @@ class Observed:
         """Take the hook off the model, by its id: a deep copy of a model has copies of its hooks."""
         model._forward_pre_hooks.pop(self._hook_id, None)
         model._forward_pre_hooks_with_kwargs.pop(self._hook_id, None)
+
+    def replay(self, model: nn.Module, loss_fn: LossFunction | None) -> Tensor:
+        """Run a model on the first batch that was kept; return the losses of its samples."""
+        device = next(model.parameters()).device
+        return sample_losses(model, OnDevice(self.batches, device)[0], loss_fn)
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep one call; called by torch before the model's forward."""
