@@ -149,6 +149,10 @@ def switchable(model: nn.Module, config: Mapping[str, Any], format: str, batches
     table = device_table("cpu" if is_cpu() else "hpu")
     base = {name: twin(m) for name, m in model.named_modules() if type(m).__name__ in table}
     quantize(model, config, batches)
+    for module in base.values():
+        for parameter in module.parameters():
+            if parameter.dtype == torch.float16:  # as INC does with all that it leaves in the base format
+                parameter.data = parameter.data.bfloat16()
     converted = {name: model.get_submodule(name) for name in base}
     low = {name: m for name, m in converted.items() if type(m).__name__.startswith("Patched")}
     return Switch(model, base, {format: low})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from inc_mp_plugin.formats import converted_format
 from inc_mp_plugin.sensitivity.scales import CHANNEL, INPUT, SCALE_METHODS, WEIGHT, Scales
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def without_scale(
     """Ops that INC would turn into NaN or noise in FP8, each with the reason.
 
     A scale is maxabs / (full scale x backoff), rounded; INC inverts it, and once more. Both must be finite
-    and above 0, in the dtype of the consumer: BF16 on Gaudi, the base format on a CPU.
+    and above 0, in the dtype that INC computes it in.
 
     Args:
         sensitivity: with the maxabs of inputs, weights and output channels; without, no op is named.
@@ -32,8 +33,8 @@ def without_scale(
     reasons: dict[str, str] = {}
     for format in (format for format in formats if format.startswith("fp8")):
         for one in scales:
-            dtype = base if one.device == "cpu" else "bf16"
             for part, maxabs in sensitivity.maxabs.items():
+                dtype = _dtype(one, part, base)
                 unusable = _unusable(one, part, maxabs, format, dtype)
                 for index in unusable:
                     reasons.setdefault(sensitivity.ops[index], _reason(part, float(maxabs[index])))
@@ -58,6 +59,16 @@ def _unusable(scales: Scales, part: str, maxabs: FloatArray, format: str, dtype:
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     usable = scales.usable(part, torch.from_numpy(maxabs[doubtful]).to(kind), format)
     return [index for index, good in zip(doubtful, usable.tolist(), strict=True) if not good]
+
+
+def _dtype(scales: Scales, part: str, base: str) -> str:
+    """In what INC computes a scale: BF16 on Gaudi; on a CPU the format that the model will have.
+
+    Those of channels are computed in the weight's own format, before INC makes BF16 of FP16.
+    """
+    if scales.device != "cpu":
+        return "bf16"
+    return base if part == CHANNEL else converted_format(base)
 
 
 def _has_floor(scales: Scales, dtype: str) -> bool:

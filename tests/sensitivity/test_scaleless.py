@@ -87,7 +87,7 @@ FULL = {"fp8_e4m3": 448.0, "fp8_e5m2": 57344.0}
 SIZES = {
     "fp32": [0.0, 1e-45, 1e-40, 1e-38, 2e-37, 3e-37, 5e-37, 1e-36, 1e-30],
     "bf16": [0.0, 1e-40, 1e-38, 2e-37, 3e-37, 5e-37, 1.5e-36, 1e-30],
-    "fp16": [0.0, 1e-7, 1e-4, 1e-3, 2e-3, 5e-3, 0.1],
+    "fp16": [0.0, 1e-6, 1e-4, 1e-3, 2e-3, 0.1],  # all but channels in BF16
 }
 
 
@@ -112,7 +112,7 @@ def test_held_back_is_what_inc_breaks(scales, place, base):
 
 def test_a_unit_scale_is_never_missing():
     nothing = of_maxabs({part: np.zeros(1) for part in ("input", "weight", "channel")})
-    assert not without_scale(nothing, "fp16", ["fp8_e4m3", "fp8_e5m2"], [Scales("unit_scale", "cpu")])
+    assert not without_scale(nothing, "bf16", ["fp8_e4m3", "fp8_e5m2"], [Scales("unit_scale", "cpu")])
 
 
 @pytest.mark.parametrize("device", ["gaudi2", "gaudi3"])
@@ -129,7 +129,7 @@ def test_scales_of_the_hardware_are_never_missing(device):
     maxabs=st.floats(min_value=0.0, max_value=3e38, allow_subnormal=True),
     scales=st.sampled_from(ON_CPU),
     part=st.sampled_from(["input", "weight"]),
-    base=st.sampled_from(list(DTYPES)),
+    base=st.sampled_from(["fp32", "bf16"]),
     format=st.sampled_from(["fp8_e4m3", "fp8_e5m2"]),
 )
 def test_the_inverse_of_incs_own_scale_is_finite_or_the_op_is_held_back(maxabs, scales, part, base, format):
