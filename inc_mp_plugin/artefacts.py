@@ -16,7 +16,8 @@ from inc_mp_plugin.plan import Gemm, Graph, Interval, Op, Plan, TieCost, Unsuppo
 from inc_mp_plugin.sensitivities import NO_DRIFT, Drift, Sensitivity
 from inc_mp_plugin.serving import Serving
 
-_ROUNDING, _SECOND = "rounding_", "second_"  # before the format or key, in the names of arrays
+# before the format, key or part, in the names of arrays
+_ROUNDING, _SECOND, _MAXABS = "rounding_", "second_", "maxabs_"
 
 _GROUP = tuple(field.name for field in fields(GroupGains))
 
@@ -84,14 +85,15 @@ def sensitivity_arrays(sensitivity: Sensitivity) -> dict[str, Any]:
         **rounding,
         **drift,
         **second,
+        **{f"{_MAXABS}{part}": one for part, one in sensitivity.maxabs.items()},
     }
 
 
 def sensitivity_from_arrays(arrays: Mapping[str, Any]) -> Sensitivity:
     """Inverse of `sensitivity_arrays`."""
-    rounding, second = (
+    rounding, second, maxabs = (
         {key.removeprefix(start): rows for key, rows in arrays.items() if key.startswith(start)}
-        for start in (_ROUNDING, _SECOND)
+        for start in (_ROUNDING, _SECOND, _MAXABS)
     )
     sensitivity = Sensitivity(
         tuple(str(name) for name in arrays["ops"]),
@@ -101,10 +103,12 @@ def sensitivity_from_arrays(arrays: Mapping[str, Any]) -> Sensitivity:
         rounding,
         measured_drift=Drift(*map(float, arrays.get("drift", NO_DRIFT))),
         second=second,
+        maxabs=maxabs,
     )
     shape = (len(sensitivity.loss), len(sensitivity.ops))
     rows = (sensitivity.input, sensitivity.weight, *rounding.values(), *second.values())
-    if any(one.shape != shape for one in rows):
+    fit = all(one.shape == shape for one in rows)
+    if not fit or any(one.shape != shape[1:] for one in maxabs.values()):
         message = "the arrays do not fit together"
         raise ValueError(message)
     return sensitivity

@@ -53,8 +53,8 @@ def counted(base: str, formats: Mapping[str, str]) -> str:
 def write_files(wanted: Wanted, graph: Graph, target: str, out: Path, recipe: Recipe) -> Path:
     """configs/<target>.json, made anew: refused unless INC would select exactly the planned ops.
 
-    For a consumer on Gaudi also configs/<target>-measure.json and configs/<target>.sh: the file that
-    measures first, and the commands to run with both.
+    For one that runs FP8 also configs/<target>-measure.json, the file that measures first, and for one on
+    Gaudi configs/<target>.sh, the commands to run with both.
 
     Args:
         wanted: the formats.
@@ -81,12 +81,14 @@ def write_files(wanted: Wanted, graph: Graph, target: str, out: Path, recipe: Re
     store.write_json(quantize, config)
     lowered = sum(format != wanted.base for format in wanted.formats.values())
     say(f"configs/{quantize.name}: INC selects exactly the {lowered} ops of the plan")
-    if consumer.device == "hpu":
+    if consumer.scale_methods:
         store.write_json(measure, measure_config(config, consumer))
+        say(f"configs/{measure.name} measures for it")
+    if consumer.device == "hpu":
         model, classes = recipe.model.name_or_path, set(graph.modules.values())
         deployment = Deployment(model, classes, wanted.serving, stats, _request(recipe), wanted.plan)
         store.write_bytes(script, commands(target, deployment).encode())
-        say(f"configs/{measure.name} measures for it; run both with configs/{script.name}")
+        say(f"configs/{script.name} runs both")
     return quantize
 
 

@@ -118,3 +118,13 @@ def check_formats(names: Sequence[str]) -> tuple[str, ...]:
             )
             raise InputError(message)
     return tuple(names)
+
+
+def converted_format(base: str) -> str:
+    """The base format of a model after INC has converted it to FP8: INC makes FP16 BF16, all through.
+
+    Example:
+        >>> converted_format("fp16"), converted_format("fp32")
+        ('bf16', 'fp32')
+    """
+    return "bf16" if base == "fp16" else base

@@ -28,8 +28,9 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
     Raises:
         InputError: the batch has no `input_ids`, or a sample has no token to predict.
     """
-    import torch
     from torch import nn
+
+    from inc_mp_plugin.token_losses import token_losses
 
     if not isinstance(batch, dict) or "input_ids" not in batch:
         message = (
@@ -38,7 +39,7 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
         )
         raise InputError(message)
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    logits = call(model, inputs).logits[:, :-1].float()
+    logits = call(model, inputs).logits
     labels = batch.get("labels")
     if labels is None:
         labels = batch["input_ids"]
@@ -47,10 +48,9 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
             # A padding position sees no token, and kernels differ in what they make of that.
             after_padding = nn.functional.pad(mask[:, :-1] == 0, (1, 0), value=False)
             labels = labels.masked_fill((mask == 0) | after_padding, IGNORED_LABEL)
-    labels = labels[:, 1:].to(logits.device)
-    token_loss = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED_LABEL
-    )
+    # The last token predicts nothing: a label for it costs less than a copy of all logits without it.
+    labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL).to(logits.device)
+    token_loss = token_losses(logits, labels, IGNORED_LABEL)
     counts = (labels != IGNORED_LABEL).sum(dim=1)
     if not bool((counts > 0).all()):
         message = "a sample has no token to predict; every sample needs at least two tokens"

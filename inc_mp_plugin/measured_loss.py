@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.finite import first_guilty
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.progress import say
@@ -90,11 +91,18 @@ class LossMeter:
         )
 
     def losses(self, ops: Collection[str]) -> FloatArray:
-        """Loss of each held-out sample with these ops in the lower format, shape (samples,)."""
+        """Loss of each held-out sample with these ops in the lower format, shape (samples,).
+
+        Raises:
+            NonFiniteError: one is NaN or infinite; the text names the op.
+        """
         key = fingerprint({"ops": sorted(ops)})
-        if key not in self._known:
+        if key not in self._known or not np.isfinite(self._known[key]).all():
             self.switch.select(dict.fromkeys(ops, self.format))
-            self._known[key] = self._run()
+            measured = self._run()
+            if not np.isfinite(measured).all():
+                raise NonFiniteError(self._why_not_finite(len(ops)))
+            self._known[key] = measured
             self._kept.save(self._known)
         losses: FloatArray = self._known[key]
         return losses
@@ -121,6 +129,16 @@ class LossMeter:
         """Measured normalized RMSE of the loss with a plan."""
         self.check(plan)
         return float((self.loss_mse(plan.quantized) / (self.losses(()) ** 2).mean()) ** 0.5)
+
+    def _why_not_finite(self, lowered: int) -> str:
+        """Name the op where the first NaN or infinity appears, in the model as it is switched now."""
+        message = f"a loss is NaN or infinite with {lowered} ops in {self.format}"
+        for batch in self.heldout:
+            run = partial(sample_losses, batch=batch, loss_fn=self.subject.loss_fn)
+            guilty = first_guilty(self.switch.model, self._graph.by_name, run)
+            if guilty is not None:
+                return f"{message}: op {guilty!r} is the first that makes it of finite inputs"
+        return f"{message}, although no op makes it of finite inputs: look at the model itself"
 
     def _run(self) -> FloatArray:
         import torch

@@ -10,6 +10,7 @@ from inc_mp_plugin.advice import DRY_RUN
 from inc_mp_plugin.emission import clear_files, emit
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.devices import get_device
+from inc_mp_plugin.held_back import held_back_for, hold_back, scales_of_all, with_scales
 from inc_mp_plugin.measured_loss import LossMeter
 from inc_mp_plugin.op_values import METHODS
 from inc_mp_plugin.plan import Graph, Plan
@@ -87,8 +88,9 @@ def _tune_recipe(recipe: Recipe, subject: Subject, out: Path) -> Plan:
     (out / DRY_RUN).unlink(missing_ok=True)
     graph = graph_stage(subject, out)
     sensitivity = sensitivity_stage(subject, graph, noise_of(recipe), out)
-    sensitivity = sensitivity.of(runnable_ops(graph, recipe))
-    demanded = demands_for(graph, recipe)
+    held_back = held_back_for(sensitivity, recipe)
+    sensitivity = with_scales(sensitivity.of(runnable_ops(graph, recipe)), held_back)
+    demanded = demands_for(graph, recipe, held_back)
     gains = gains_stage(subject, graph, sensitivity, prices_of(recipe, sensitivity.ops, demanded), out)
     goal = goal_of(recipe)
     values = values_stage(goal.strategy, subject, graph, _low(recipe), out)
@@ -178,7 +180,8 @@ def tune(
         seed: of the order of "random".
         confidence: the loss budget is to hold at the upper end of this interval, such as 0.95.
         noise: how rounding is priced; as the paper does if None.
-        scales: how INC will scale to FP8, for "eagl" and "alps"; as on a CPU by default if None.
+        scales: how INC will scale to FP8: ops that it has no scale for stay in the base format, and "eagl"
+            and "alps" round with them. If None, as on a CPU and on the targets by default.
         formats: formats below the base format.
         device: where modelled time counts.
         request: what time is priced for; the forward pass of the first batch is measured without it.
@@ -194,25 +197,25 @@ def tune(
     """
     folder = Path(out)
     subject = _subject(model, batches, loss_fn, folder)
-    if objective == "empirical_time" and clock is None:
-        clock = Clock("cpu", TimingSettings())
-    noise = noise or Noise()
+    if objective == "empirical_time":
+        clock = clock or Clock("cpu", TimingSettings())
+    noise, consumers = noise or Noise(), [scales] if scales else scales_of_all(targets, device)
     low = Low((subject.base, *formats), scales or Scales(CPU_QDQ.scale_methods[0], "cpu"))
 
     def make() -> Plan:
         graph: Graph = graph_stage(subject, folder)
         sensitivity = sensitivity_stage(subject, graph, noise, folder)
-        if allowed is not None:
-            sensitivity = sensitivity.of(allowed)
-        demanded = demands(graph, targets, serving)
+        sensitivity = sensitivity.of(sensitivity.ops if allowed is None else allowed)
+        sensitivity, held_back = hold_back(sensitivity, subject.base, formats, consumers)
+        demanded = demands(graph, targets, serving, held_back)
         prices = Prices(low.formats, sensitivity.ops, device, request, objective, clock, demanded)
         gains = gains_stage(subject, graph, sensitivity, prices, folder)
         goal = Goal(objective, tau, gain_fraction, strategy, seed, confidence, budget)
         values = values_stage(strategy, subject, graph, low, folder)
         return plan_stage(sensitivity, gains, goal, folder, demands=demanded, values=values)
 
-    sensitivities = {"sensitivity": lambda graph: measure(subject, graph, noise, folder)}
-    return plan_together(make, {**sensitivities, **tasks(subject, low, folder)})
+    measuring = {"sensitivity": lambda graph: measure(subject, graph, noise, folder)}
+    return plan_together(make, {**measuring, **tasks(subject, low, folder)})
 
 
 def _subject(

@@ -79,9 +79,10 @@ def runnable_ops(graph: Graph, recipe: Recipe) -> list[str]:
     return [op.name for op in graph.ops if all(op.kind in able for able in kinds)]
 
 
-def demands_for(graph: Graph, recipe: Recipe) -> Demands:
-    """What the targets of a recipe demand of a plan, served as the recipe says."""
-    return demands(graph, recipe.targets, Serving(recipe.kv_cache, recipe.attention, recipe.reuse_cache))
+def demands_for(graph: Graph, recipe: Recipe, held_back: Mapping[str, str] | None = None) -> Demands:
+    """What the targets of a recipe demand of a plan, served as the recipe says; see `demands`."""
+    serving = Serving(recipe.kv_cache, recipe.attention, recipe.reuse_cache)
+    return demands(graph, recipe.targets, serving, held_back)
 
 
 def clock_of(recipe: Recipe) -> Clock | None:

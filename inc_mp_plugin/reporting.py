@@ -23,7 +23,6 @@ from inc_mp_plugin.solver.stability import stability
 from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stages import Goal, goal_of, plan_depends_on, solve_goal
 from inc_mp_plugin.store import Json
-from inc_mp_plugin.targets.rules import demands
 
 Value = TypeVar("Value")
 
@@ -176,7 +175,7 @@ def _goal(run: Run, made: Json) -> Goal:
 
 def _stability(run: Run, able: Sensitivity, goal: Goal) -> Stability:
     plan = run.plan
-    gains = constrained(run.free_gains[plan.objective], demands(run.graph, plan.targets, plan.serving))
+    gains = constrained(run.free_gains[plan.objective], run.planned_demands)
     # With a confidence, each draw finds the correction that it needs.
     correction = plan.correction if goal.confidence is None else 1.0
     values = run.values(goal.strategy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +11,16 @@ from inc_mp_plugin import artefacts, store
 from inc_mp_plugin.advice import PLAN_KEYS, refuse_dry_run, solve_overrides
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.held_back import held_back_for, with_scales
 from inc_mp_plugin.op_values import OpValues
 from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.pricing import demands_for, runnable_ops
 from inc_mp_plugin.recipe import Recipe, parse_recipe
 from inc_mp_plugin.sensitivities import Sensitivity
-from inc_mp_plugin.serving import Demands
+from inc_mp_plugin.serving import Demands, kept_lines
 from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stage import changes
 from inc_mp_plugin.stages import without_noise
-from inc_mp_plugin.targets.rules import demands
 from inc_mp_plugin.value_stages import stored_values
 
 if TYPE_CHECKING:
@@ -72,8 +71,11 @@ class Run:
     @cached_property
     def able(self) -> Sensitivity:
         """Sensitivities of the ops that every target can run in a lower format, beside their KV cache."""
-        able = self.sensitivity.of(runnable_ops(self.graph, self.recipe))
-        return replace(able, cached=self.demands.cached)
+        return self._able(self.recipe, self.demands)
+
+    def _able(self, recipe: Recipe, demanded: Demands) -> Sensitivity:
+        able = self.sensitivity.of(runnable_ops(self.graph, recipe))
+        return replace(with_scales(able, held_back_for(able, recipe)), cached=demanded.cached)
 
     @cached_property
     def free_gains(self) -> dict[str, Gains]:
@@ -83,7 +85,18 @@ class Run:
     @cached_property
     def demands(self) -> Demands:
         """What the targets of the recipe demand of a plan."""
-        return demands_for(self.graph, self.recipe)
+        return demands_for(self.graph, self.recipe, held_back_for(self.sensitivity, self.recipe))
+
+    @cached_property
+    def planned(self) -> Recipe:
+        """The recipe, with the plan's own targets, served as the plan is."""
+        plan = self.plan
+        return self.recipe.model_copy(update={"targets": plan.targets, **asdict(plan.serving)})
+
+    @cached_property
+    def planned_demands(self) -> Demands:
+        """What the plan's own targets demand of it."""
+        return demands_for(self.graph, self.planned, held_back_for(self.sensitivity, self.planned))
 
     @cached_property
     def gains(self) -> dict[str, Gains]:
@@ -100,9 +113,8 @@ class Run:
         """Why ops stay in the base format whatever the threshold, one line per reason."""
         base, reached = self.recipe.model.dtype, set(self.sensitivity.ops)
         missed = {op.name for op in self.graph.ops} - reached
-        demanded = demands(self.graph, self.plan.targets, self.plan.serving)
-        whys = Counter(demanded.kept.values())
-        lines = [f"{count} ops stay in {base}: {why}" for why, count in whys.items()]
+        demanded = self.planned_demands
+        lines = kept_lines(demanded.kept, base)
         together = {op for tie in demanded.ties if not missed.isdisjoint(tie.ops) for op in tie.ops}
         if missed:
             with_them = len(together - missed)
@@ -127,10 +139,7 @@ class Run:
     @cached_property
     def priced(self) -> Sensitivity:
         """Sensitivities of the ops that the plan's own targets can run, with its noise and its KV cache."""
-        plan = self.plan
-        able = runnable_ops(self.graph, self.recipe.model_copy(update={"targets": plan.targets}))
-        cached = demands(self.graph, plan.targets, plan.serving).cached
-        return replace(self.sensitivity.of(able), noise=plan.noise, cached=cached)
+        return replace(self._able(self.planned, self.planned_demands), noise=self.plan.noise)
 
     @cached_property
     def validation(self) -> Validation | None:

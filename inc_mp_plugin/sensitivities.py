@@ -43,6 +43,11 @@ class Sensitivity:
     `input` under the key "input", and that of `rounding` under each format. `cached` are bgemms that read
     their second input from a KV cache in FP8: it is rounded whatever their own format, and is no part of
     what lowering them costs.
+
+    `maxabs` holds the largest magnitude over all samples, of shape (ops,): under "input" that of an op's
+    input (of two, the smaller one), under "weight" that of its weight, under "channel" the smallest of its
+    weight's output channels; infinite without a weight. Without these, every op counts as one that INC has
+    scales for.
     """
 
     ops: tuple[str, ...]
@@ -54,6 +59,7 @@ class Sensitivity:
     measured_drift: Drift = NO_DRIFT
     second: Mapping[str, FloatArray] = field(default_factory=dict)
     cached: frozenset[str] = frozenset()
+    maxabs: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -154,6 +160,7 @@ class Sensitivity:
             weight=self.weight[:, kept],
             rounding={format: rows[:, kept] for format, rows in self.rounding.items()},
             second={key: rows[:, kept] for key, rows in self.second.items()},
+            maxabs={part: one[kept] for part, one in self.maxabs.items()},
         )
 
     def take(self, rows: NDArray[np.int64]) -> Sensitivity:

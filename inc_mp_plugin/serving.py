@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -60,3 +61,13 @@ class Demands:
 
 
 NO_DEMANDS = Demands()
+
+
+def kept_lines(kept: Mapping[str, str], base: str) -> list[str]:
+    """Why ops stay in the base format, one line per reason; `kept` holds the reason of each op.
+
+    Example:
+        >>> kept_lines({"q": "it is tied", "k": "it is tied"}, "bf16")
+        ['2 ops stay in bf16: it is tied']
+    """
+    return [f"{count} ops stay in {base}: {why}" for why, count in Counter(kept.values()).items()]

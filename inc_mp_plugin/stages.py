@@ -218,7 +218,7 @@ def plan_stage(
 
     def make() -> tuple[Plan, Json]:
         plan = solve_goal(gains[goal.objective], sensitivity, goal, correction, demands, values)
-        return plan, artefacts.plan_to_json(plan)
+        return plan, {**artefacts.plan_to_json(plan), "held_back": dict(demands.kept)}
 
     depends_on = {**plan_depends_on(sensitivity, gains, goal, demands, values), "correction": correction}
     return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)

@@ -30,6 +30,7 @@ def test_tune_writes_every_artefact(finished):
         "validation.json",
         "measured_losses.npz",
         "configs/cpu-qdq.json",
+        "configs/cpu-qdq-measure.json",
         "configs/optimum-habana.json",
         "configs/optimum-habana-measure.json",
         "configs/optimum-habana.sh",

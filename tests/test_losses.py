@@ -3,8 +3,11 @@
 import helpers
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from inc_mp_plugin.losses import language_model_loss
+from inc_mp_plugin.losses import IGNORED_LABEL, language_model_loss
+from inc_mp_plugin.token_losses import token_losses
 
 
 @torch.no_grad()
@@ -23,3 +26,72 @@ def test_padding_changes_no_loss(side):
         log = model(sample).logits[0, :-1].log_softmax(dim=-1)
         wanted.append(-log.gather(1, sample[0, 1:, None]).mean())
     torch.testing.assert_close(language_model_loss(model, padded), torch.stack(wanted))
+
+
+LABELS_OF_NOTHING = [(0, 3), (1, 0), (1, 7)]
+
+
+def by_pytorch(logits, labels):
+    """PyTorch's own, in float64."""
+    flat = logits.double().flatten(0, 1)
+    found = torch.nn.functional.cross_entropy(flat, labels.flatten(), reduction="none")
+    return found.view(labels.shape)
+
+
+def logits_and_labels(vocabulary, tokens, spread, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    logits = (spread * torch.randn(2, tokens, vocabulary, generator=generator)).to(dtype)
+    labels = torch.randint(0, vocabulary, (2, tokens), generator=generator)
+    labels[1] = logits[1].argmax(dim=-1)  # what a good model predicts
+    return logits, labels
+
+
+@pytest.mark.parametrize("spread", [0.02, 1.0, 3.0, 6.0])
+@pytest.mark.parametrize(("vocabulary", "tokens"), [(49_152, 24), (262_144, 6)])
+def test_losses_of_large_vocabularies_are_right(vocabulary, tokens, spread):
+    logits, labels = logits_and_labels(vocabulary, tokens, spread)
+    found = token_losses(logits, labels, IGNORED_LABEL).double().mean(dim=1)
+    torch.testing.assert_close(found, by_pytorch(logits, labels).mean(dim=1), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("vocabulary", "tokens"), [(5, 9), (49_152, 24)])
+def test_gradients_are_those_of_float64(vocabulary, tokens, dtype):
+    logits, labels = logits_and_labels(vocabulary, tokens, 1.0, dtype)
+    for place in LABELS_OF_NOTHING:
+        labels[place] = IGNORED_LABEL
+    weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1))
+    weights[LABELS_OF_NOTHING[0]] = torch.inf  # what is ignored stays out, whatever comes back
+    found, wanted = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    losses = token_losses(found, labels, IGNORED_LABEL)
+    assert losses.dtype == torch.float32
+    assert all(losses[place] == 0 for place in LABELS_OF_NOTHING)
+    losses.backward(weights)
+    by_pytorch(wanted, labels).backward(weights.masked_fill(labels == IGNORED_LABEL, 0.0).double())
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=4 * rounding, atol=1e-9 + rounding**2)
+    assert found.grad.dtype == dtype
+
+
+def test_logits_are_not_copied():
+    """One gradient beside the logits, at the most, and no more memory for more tokens in the forward pass."""
+    logits, labels = logits_and_labels(32_768, 256, 1.0)
+    whole, made = logits.nbytes, {}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            storages = [t.untyped_storage() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+            made.update({one.data_ptr(): one.nbytes() for one in storages})
+            return result
+
+    logits.requires_grad_()
+    with Watch():
+        losses = token_losses(logits, labels, IGNORED_LABEL)
+    made.pop(logits.untyped_storage().data_ptr())  # views of it
+    assert max(made.values()) < whole / 10
+    made.clear()
+    with Watch():
+        losses.sum().backward()
+    made.pop(logits.untyped_storage().data_ptr())
+    assert [size for size in made.values() if size >= whole / 10] == [whole]

@@ -77,3 +77,11 @@ def scales_of(settings: Settings, inc: Mapping[str, Any]) -> Scales:
     """How INC will scale to FP8; on a Gaudi, as the settings' device does."""
     method = str(inc.get("scale_method", OPTIMUM_HABANA.scale_methods[0])).lower()
     return Scales(method, "cpu" if is_cpu() else settings.device)
+
+
+def known_scales(settings: Settings, inc: Mapping[str, Any]) -> Scales | None:
+    """How INC will scale to FP8; None where its arithmetic is not known here."""
+    try:
+        return scales_of(settings, inc)
+    except InputError:  # one of INC's many other methods, or modelled time of another device
+        return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.formats import converted_format
 from inc_mp_plugin.inc.mixed_precision import mixed_precision_config
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection, quantizable, selected
@@ -81,7 +82,7 @@ def config_of(
         "observer": "maxabs",
         "fp8_config": _FP8[low[0]] if low else "E4M3",
         # The scripts of both consumers run the model in BF16, whatever it was calibrated in.
-        "hp_dtype": "bf16" if consumer in (OPTIMUM_HABANA, VLLM_GAUDI) else base,
+        "hp_dtype": "bf16" if consumer in (OPTIMUM_HABANA, VLLM_GAUDI) else converted_format(base),
         **_lists(consumer, layout, wanted),
         "dump_stats_path": f"./hqt_output/{_folder(consumer, served)}/measure",
         "scale_method": check_scale_method(consumer, scale_method),

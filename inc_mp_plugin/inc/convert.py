@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from inc_mp_plugin.attention import expose_bgemms
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.experts import expose_experts
+from inc_mp_plugin.finite import check_outputs
 from inc_mp_plugin.inc.attributes import attributes_of, take_attributes_back
 from inc_mp_plugin.inc.backend import (
     device_table,
@@ -43,6 +46,8 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     base format, or its half-precision wrappers, for which no batch has to be run. Fused experts and
     attention products become modules first if the plan lowers any.
 
+    Afterwards the first batch is run once more: an op that makes NaN or infinity of it is refused.
+
     Args:
         model: the model of the plan, in evaluation mode afterwards.
         plan: from `solve`.
@@ -54,6 +59,7 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     Raises:
         InputError: an op of the plan is not a module of the model, or no batch was given.
         SelectionError: INC would quantize other ops than the plan's.
+        NonFiniteError: an op's outputs are not finite in the converted model; the text names the op.
     """
     if not plan.quantized:
         return model
@@ -70,7 +76,12 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     half = {plan.formats[op] for op in plan.quantized} <= set(CPU_BF16.formats)
     target = CPU_BF16 if half else CPU_QDQ
     config = config_of(plan.base, plan.formats, target, Captured(tuple(plan.formats), modules))
-    return lower_precision(model, config) if half else quantize(model, config, batches)
+    given = iter(batches)
+    first = list(islice(given, 1))
+    converted = lower_precision(model, config) if half else quantize(model, config, chain(first, given))
+    for batch in first:
+        check_outputs(converted, plan.quantized, partial(call, batch=batch))
+    return converted
 
 
 def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batch]) -> nn.Module:
@@ -138,6 +149,10 @@ def switchable(model: nn.Module, config: Mapping[str, Any], format: str, batches
     table = device_table("cpu" if is_cpu() else "hpu")
     base = {name: twin(m) for name, m in model.named_modules() if type(m).__name__ in table}
     quantize(model, config, batches)
+    for module in base.values():
+        for parameter in module.parameters():
+            if parameter.dtype == torch.float16:  # as INC does with all that it leaves in the base format
+                parameter.data = parameter.data.bfloat16()
     converted = {name: model.get_submodule(name) for name in base}
     low = {name: m for name, m in converted.items() if is_patched(m)}
     return Switch(model, base, {format: low})

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from inc_mp_plugin import pipeline, ranks
 from inc_mp_plugin.batches import OnDevice
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.finite import check_outputs
 from inc_mp_plugin.inc.attributes import Attributes, attributes_of, set_aside, take_attributes_back
 from inc_mp_plugin.inc.backend import (
     enabled_on_cpu,
@@ -25,7 +27,7 @@ from inc_mp_plugin.inc.backend import (
     put_modules_back,
     restore_modules,
 )
-from inc_mp_plugin.inc.choices import check_base, check_settings, format_of, noise_of, scales_of
+from inc_mp_plugin.inc.choices import check_base, check_settings, format_of, known_scales, noise_of, scales_of
 from inc_mp_plugin.inc.exposed import Exposed
 from inc_mp_plugin.inc.live import LiveModel
 from inc_mp_plugin.inc.observed import Observed
@@ -134,7 +136,8 @@ def finalize(model: nn.Module) -> None:
 def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
     """Plan, and let INC convert what is planned; see `prepare`.
 
-    A model that was not prepared here is planned from what `finalize` left on disk.
+    A model that was not prepared here is planned from what `finalize` left on disk; one that was runs a
+    batch again, and an op that makes NaN or infinity of it is refused by its name.
     """
     prepared: Prepared | None = vars(model).pop(_PREPARED, None)
     if prepared is None:
@@ -164,6 +167,8 @@ def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
         finally:
             forget_models()
     save_under_own_names(converted)
+    if prepared is not None:
+        check_outputs(converted, plan.quantized, partial(prepared.observed.replay, loss_fn=settings.loss_fn))
     return converted
 
 
@@ -216,7 +221,7 @@ def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed:
         gain_fraction=settings.gain_fraction,
         budget=settings.budget,
         strategy=settings.values or NAME,
-        scales=scales_of(settings, inc) if settings.values else None,
+        scales=scales_of(settings, inc) if settings.values else known_scales(settings, inc),
         objective=settings.objective,
         confidence=settings.confidence,
         noise=noise_of(settings, inc),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _PRODUCTS = ("matmul_qk", "matmul_av")
 
 
@@ -31,7 +32,7 @@ def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
     from inc_mp_plugin.experts import expose_experts
 
     config = AutoConfig.from_pretrained(folder)
-    base = getattr(torch, {"fp32": "float32", "bf16": "bfloat16"}[config.quantization_config["hp_dtype"]])
+    base = getattr(torch, _DTYPES[config.quantization_config["hp_dtype"]])
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=base)
     expose_experts(model)

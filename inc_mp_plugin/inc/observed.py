@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.batches import batch_size, map_tensors
+from inc_mp_plugin.batches import OnDevice, batch_size, map_tensors
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inc.continued import goes_on, without_cache
 from inc_mp_plugin.libraries.torch import leaves, remove_pre_hook
+from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.progress import say
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.losses import LossFunction
 
 ROOM = 2**31  # bytes
 
@@ -62,6 +66,11 @@ class Observed:
     def forget(self, model: nn.Module) -> None:
         """Take the hook off the model, by its id: a deep copy of a model has copies of its hooks."""
         remove_pre_hook(model, self._hook_id)
+
+    def replay(self, model: nn.Module, loss_fn: LossFunction | None) -> Tensor:
+        """Run a model on the first batch that was kept; return the losses of its samples."""
+        device = next(model.parameters()).device
+        return sample_losses(model, OnDevice(self.batches, device)[0], loss_fn)
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep one call; called by torch before the model's forward."""

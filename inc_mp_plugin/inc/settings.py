@@ -15,6 +15,7 @@ from typing import Any
 
 from inc_mp_plugin.advice import KNOBS
 from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.formats import converted_format
 from inc_mp_plugin.inc.backend import completed_on_cpu, is_cpu, keys_of
 from inc_mp_plugin.inc.selection import pattern_lists
 from inc_mp_plugin.targets.cpu import CPU_QDQ
@@ -148,7 +149,7 @@ def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
     for old in ("whitelist", "blacklist"):
         inc.pop(old, None)
     inc.setdefault("dump_stats_path", "./hqt_output/measure")  # INC's own default has no folder, and fails
-    inc["hp_dtype"] = base
+    inc["hp_dtype"] = converted_format(base)
     if is_cpu():
         inc["allowlist"]["types"] = completed_on_cpu(inc["allowlist"]["types"])
         if str(inc.get("use_qdq", False)).lower() != "true":

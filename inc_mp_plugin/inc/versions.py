@@ -30,6 +30,11 @@ def has_legacy_tuning() -> bool:
     return find_spec("neural_compressor.strategy") is not None
 
 
+def channel_scales_have_a_floor() -> bool:
+    """From 3.7 on an output channel of zeros has a scale, which is not 0."""
+    return version() >= (3, 7)
+
+
 def autotune_forgets_the_best() -> bool:
     """Up to 3.6 autotune compares with `max_trials` only, and returns None after the last configuration."""
     return version() < (3, 7)

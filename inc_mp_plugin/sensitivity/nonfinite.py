@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from inc_mp_plugin.finite import watched
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
 
@@ -23,28 +24,12 @@ def where_not_finite(
     """Name the op where the first NaN or infinity appears: run the batch again and look."""
     seen: list[str] = []
 
-    def look(name: str, what: str, values: object) -> None:
-        tensors = values if isinstance(values, tuple) else (values,)
-        for tensor in tensors:
-            floating = isinstance(tensor, torch.Tensor) and tensor.is_floating_point()
-            if floating and not torch.isfinite(tensor).all():
-                seen.append(f"NaN or infinity in the {what} of op {name!r}")
+    def look(name: str, inputs: bool, outputs: bool) -> None:
+        if not (inputs and outputs):
+            seen.append(f"NaN or infinity in the {'output' if inputs else 'input'} of op {name!r}")
 
-    handles = []
-    for op in graph.ops:
-        module = model.get_submodule(op.name)
-
-        def hook(_: nn.Module, args: object, output: object, name: str = op.name) -> None:
-            look(name, "input", args)
-            look(name, "output", output)
-
-        handles.append(module.register_forward_hook(hook))
-    try:
-        with torch.no_grad():
-            sample_losses(model, batch, loss_fn)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), watched(model, graph.by_name, look):
+        sample_losses(model, batch, loss_fn)
     if seen:
         return seen[0]
     broken = ~np.isfinite(rows.input + rows.weight).all(axis=0)

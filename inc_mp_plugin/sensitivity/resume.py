@@ -14,7 +14,7 @@ from inc_mp_plugin.progress import say, track
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.taylor import Rows, concatenate, join, sensitivity_rows
+from inc_mp_plugin.sensitivity.taylor import Rows, concatenate, join, sensitivity_rows, with_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +63,7 @@ def measure_in_steps(
     if ranks.size() > 1:
         everywhere = ranks.exchange_arrays(_arrays(concatenate(rows)) if rows else {})
         rows = _restore(everywhere, formats)
-    sensitivity = join(graph, rows)
+    sensitivity = with_weights(model, join(graph, rows))
     if rounding is not None:
         everything = track(batches, "Everything rounded")
         sensitivity = with_drift(model, graph, everything, loss_fn, rounding, sensitivity)
@@ -77,6 +77,7 @@ def _arrays(rows: Rows) -> dict[str, object]:
         "input": rows.input,
         "weight": rows.weight,
         "called": np.array(sorted(rows.called)),
+        "largest": rows.largest,
         **{f"{_ROUNDING}{format}": part for format, part in rows.rounding.items()},
         **{f"{_SECOND}{key}": part for key, part in rows.second.items()},
     }
@@ -91,7 +92,8 @@ def _rows(arrays: dict[str, np.ndarray], formats: Sequence[str]) -> Rows | None:
         {name.removeprefix(start): part for name, part in arrays.items() if name.startswith(start)}
         for start in (_ROUNDING, _SECOND)
     )
-    if not arrays or set(rounding) != set(formats) or not second:
+    if not arrays or set(rounding) != set(formats) or not second or "largest" not in arrays:
         return None
     called = frozenset(str(name) for name in arrays["called"])
-    return Rows(arrays["loss"], arrays["input"], arrays["weight"], called, rounding, second)
+    loss, input, weight, largest = (arrays[key] for key in ("loss", "input", "weight", "largest"))
+    return Rows(loss, input, weight, called, largest, rounding, second)

@@ -22,6 +22,11 @@ DEVICES = ("cpu", *_HARDWARE)
 # INC's floor of the scale of an output channel: the smallest normal number of BF16.
 _CHANNEL_FLOOR = 2.0**-126
 
+# What gets a scale of its own: the largest magnitude of an input, of a weight, and of an output channel.
+INPUT, WEIGHT, CHANNEL = PARTS = ("input", "weight", "channel")
+
+_LARGEST = {"fp32": 3.4028235e38, "bf16": 3.3895314e38, "fp16": 65504.0}
+
 
 @dataclass(frozen=True, slots=True)
 class ScaleMethod:
@@ -110,6 +115,44 @@ class Scales:
         if format not in table:
             raise InputError(unknown("FP8 format", format, table))
         return table[format]
+
+    def doubtful(self, part: str, format: str, dtype: str) -> float:
+        """The maxabs from which on a part certainly has a scale; 0 if any will do.
+
+        The inverse of a scale must be finite in the dtype that INC computes it in: its own rounding moves a
+        scale by less than a factor of two.
+
+        Args:
+            part: one of PARTS.
+            format: an FP8 format.
+            dtype: "fp32", "bf16" or "fp16".
+        """
+        rounding, limit = self._limit(part, format)
+        return 2.0 * limit / _LARGEST[dtype] if rounding in ("none", "pow2") else 0.0
+
+    def usable(self, part: str, maxabs: Tensor, format: str) -> Tensor:
+        """Tell where INC has a scale for this maxabs: neither 0, nor so small that its inverse is infinite.
+
+        Where it has none, it divides by 0, or by an inverse of an inverse that is 0: NaN comes out, or every
+        value at the end of the range.
+
+        Args:
+            part: one of PARTS.
+            maxabs: of any shape, in the dtype in which INC computes the scale.
+            format: an FP8 format.
+        """
+        rounding, limit = self._limit(part, format)
+        scale = self._rounded(maxabs / limit, rounding)
+        good: Tensor = (scale > 0) & scale.reciprocal().isfinite()
+        return good.expand(maxabs.shape)
+
+    def _limit(self, part: str, format: str) -> tuple[str, float]:
+        """How the scale of a part is rounded, and what the maxabs is divided by; "unit" if it has none."""
+        method = SCALE_METHODS[self.method]
+        if part == INPUT:
+            return method.activation, self.full_scale(format) * method.activation_backoff
+        mine = method.per_channel_weight == (part == CHANNEL)
+        return method.weight if mine else "unit", self.full_scale(format) * method.weight_backoff
 
     def of_input(self, maxabs: Tensor, format: str) -> Scale:
         """Scale of an activation.

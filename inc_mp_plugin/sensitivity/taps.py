@@ -49,7 +49,8 @@ class Taps:
 
     `input` and `weight` have shape (samples, ops), in float64; so has `rounding[format]`, which holds
     ||q * dg/dz||^2 of inputs and weight together with the true rounding error q. `second` holds what of
-    these the second inputs of bgemms make up, under the keys "input" and the formats.
+    these the second inputs of bgemms make up, under the keys "input" and the formats. `largest`, of shape
+    (2, ops), is the largest magnitude of the first and the second input, -1 where there is none.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Taps:
         self.weight = torch.zeros_like(self.input)
         self.rounding = {f: torch.zeros_like(self.input) for f in rounding.formats} if rounding else {}
         self.second = {key: torch.zeros_like(self.input) for key in ("input", *self.rounding)}
+        self.largest = torch.full_like(self.input[:1], -1.0).repeat(2, 1)
         self._errors = rounding
         self._scratch = torch.empty(0, device=device)
         self._size = size
@@ -119,9 +121,13 @@ class Taps:
         if not tensor.is_floating_point():
             return tensor
         self._check_rows(tensor)
+        index = next(indices)
+        if not self._inputs_only and index < len(self.largest):
+            largest = self.largest[index, tap.column]
+            torch.maximum(largest, largest_magnitude(tensor.detach()).double(), out=largest)
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
         # The hook keeps a detached twin: a tensor kept by its own hook would never be freed.
-        add_input = partial(self._add_input, tap, next(indices), tensor.detach(), version_of(tensor))
+        add_input = partial(self._add_input, tap, index, tensor.detach(), version_of(tensor))
         branch.register_hook(add_input)  # type: ignore[no-untyped-call]
         return branch
 
@@ -195,6 +201,12 @@ class Taps:
     def _rows(self, tensor: Tensor) -> Tensor:
         """One row per sample; a single sample is one row, whatever its first axis counts."""
         return tensor.unsqueeze(0) if self._size == 1 else tensor
+
+
+def largest_magnitude(tensor: Tensor, dim: int | None = None) -> Tensor:
+    """The largest magnitude of a tensor's elements, or along an axis, without a copy of the tensor."""
+    low, high = tensor.aminmax(dim=dim)
+    return torch.maximum(-low, high)
 
 
 def _is_empty(args: Any, kwargs: Any) -> bool:

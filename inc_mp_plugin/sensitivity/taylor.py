@@ -16,10 +16,11 @@ from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.drift import with_drift
-from inc_mp_plugin.sensitivity.measured import as_measured, say_unreached
+from inc_mp_plugin.sensitivity.measured import as_measured, module_of, say_unreached
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps
+from inc_mp_plugin.sensitivity.scales import CHANNEL, INPUT, WEIGHT
+from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, largest_magnitude
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -40,6 +41,7 @@ class Rows:
     input: FloatArray
     weight: FloatArray
     called: frozenset[str]  # ops that ran in this batch
+    largest: FloatArray  # largest magnitude of both inputs, shape (batches, 2, ops); -1 where there is none
     rounding: Mapping[str, FloatArray] = field(default_factory=dict)  # by format
     second: Mapping[str, FloatArray] = field(default_factory=dict)  # as in `Taps`
 
@@ -95,6 +97,7 @@ def measure_sensitivity(
         batches = list(batches)  # run twice
     rounding = observe_rounding(model, graph, batches, loss_fn, scales, formats)
     sensitivity = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, rounding)))
+    sensitivity = with_weights(model, sensitivity)
     if rounding is None:
         return sensitivity
     measured = with_drift(model, graph, batches, loss_fn, rounding, sensitivity)
@@ -117,7 +120,25 @@ def join(graph: Graph, rows: list[Rows]) -> Sensitivity:
     rounding = {format: part[:, kept] for format, part in whole.rounding.items()}
     second = {key: part[:, kept] for key, part in whole.second.items()}
     input, weight = whole.input[:, kept], whole.weight[:, kept]
-    return Sensitivity(names, whole.loss, input, weight, rounding, second=second)
+    largest = whole.largest.max(axis=0)[:, kept]
+    maxabs = {INPUT: np.where(largest < 0, np.inf, largest).min(axis=0)}
+    return Sensitivity(names, whole.loss, input, weight, rounding, second=second, maxabs=maxabs)
+
+
+def with_weights(model: nn.Module, sensitivity: Sensitivity) -> Sensitivity:
+    """The same sensitivities, with the maxabs of the ops' weights and of their output channels."""
+    channels = []
+    with as_measured(model):
+        for name in sensitivity.ops:
+            weight = module_of(model, name)._parameters.get("weight")
+            one = None if weight is None else largest_magnitude(weight.detach().flatten(1), dim=1).double()
+            channels.append(np.array([np.inf]) if one is None else one.cpu().numpy())
+    maxabs = {
+        **sensitivity.maxabs,
+        WEIGHT: np.array([one.max() for one in channels]),
+        CHANNEL: np.array([one.min() for one in channels]),
+    }
+    return replace(sensitivity, maxabs=maxabs)
 
 
 def concatenate(rows: list[Rows]) -> Rows:
@@ -127,6 +148,7 @@ def concatenate(rows: list[Rows]) -> Rows:
         np.concatenate([part.input for part in rows]),
         np.concatenate([part.weight for part in rows]),
         frozenset().union(*(part.called for part in rows)),
+        np.concatenate([part.largest for part in rows]),
         {format: np.concatenate([part.rounding[format] for part in rows]) for format in rows[0].rounding},
         {key: np.concatenate([part.second[key] for part in rows]) for key in rows[0].second},
     )
@@ -201,6 +223,7 @@ def _measure(
             taps.input.cpu().numpy() / scale**2,
             taps.weight.cpu().numpy() / scale**2,
             taps.called,
+            taps.largest.cpu().numpy()[None],
             {format: part.cpu().numpy() / scale**2 for format, part in taps.rounding.items()},
             {key: part.cpu().numpy() / scale**2 for key, part in taps.second.items()},
         )

@@ -14,6 +14,7 @@ from inc_mp_plugin.errors import InfeasibleError, InputError
 from inc_mp_plugin.gains import Gains, GroupGains
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.sensitivity.scaleless import without_scale
 from inc_mp_plugin.serving import Demands
 from inc_mp_plugin.solver.milp import total
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
@@ -57,23 +58,27 @@ class Program:
 def program(gains: Gains, sensitivity: Sensitivity) -> Program:
     """Price every configuration: d_j(p) = sum over the group's ops of d(op, format) (eq. 22 to 25).
 
-    Configurations that lower an op without a sensitivity (calibration never ran it) are left out.
+    Configurations that lower an op without a sensitivity (calibration never ran it) are left out, and so are
+    those in FP8 of an op that INC on a CPU has no scale for (a weight or an input of zeros).
 
     Raises:
         InputError: the loss of every sample is 0, a format's rounding error was not measured, or an op that
-            must leave the base format has no sensitivity.
+            must leave the base format cannot.
     """
     if sensitivity.loss_ms == 0:
         message = "the loss of every sample is 0, so a normalized RMSE has no meaning"
         raise InputError(message)
     lower = {format for group in gains.groups for one in group.configurations for format in one}
+    held_back = without_scale(sensitivity, gains.base, lower)
     loss_mse = {format: sensitivity.loss_mse(format) for format in lower - {gains.base}}
+    for format in loss_mse:
+        if format.startswith("fp8"):
+            loss_mse[format] = {op: d for op, d in loss_mse[format].items() if op not in held_back}
     groups = tuple(options(group, gains.base, loss_mse) for group in gains.groups)
     empty = [group.ops for group, one in zip(gains.groups, groups, strict=True) if not one]
     if empty:
-        message = (
-            f"op {empty[0][0]!r} must leave the base format, but calibration never ran it; more samples may"
-        )
+        why = next((held_back[op] for op in empty[0] if op in held_back), "calibration never ran it")
+        message = f"op {empty[0][0]!r} must leave the base format, but {why}; more samples may help"
         raise InputError(message)
     return Program(gains, sensitivity, groups)
 

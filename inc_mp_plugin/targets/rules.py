@@ -14,7 +14,12 @@ from inc_mp_plugin.targets.layout import Captured, Layout, components, split
 FP8 = "fp8"
 
 
-def demands_of(layouts: Mapping[str, Layout], captured: Captured, serving: Serving) -> Demands:
+def demands_of(
+    layouts: Mapping[str, Layout],
+    captured: Captured,
+    serving: Serving,
+    held_back: Mapping[str, str] | None = None,
+) -> Demands:
     """What a plan must keep to so that all these consumers can run it.
 
     Ops that a consumer runs in one module, or in modules that a rule of its ties, share one format.
@@ -24,13 +29,14 @@ def demands_of(layouts: Mapping[str, Layout], captured: Captured, serving: Servi
         layouts: of each consumer, by its name.
         captured: the model.
         serving: how it is served.
+        held_back: ops that stay in the base format for other reasons, such as that INC has no scale for them.
 
     Raises:
         InputError: an op would have to be in two formats at once.
     """
     sets: list[list[tuple[str, str]]] = []
     whys: dict[tuple[str, str], str] = {}
-    kept: dict[tuple[str, str], str] = {}
+    kept = {("", op): why for op, why in (held_back or {}).items()}
     lowered: dict[tuple[str, str], str] = {}
     for target, layout in layouts.items():
         sets += [[("", op), *((target, m) for m in modules)] for op, modules in layout.places.items()]
@@ -61,20 +67,26 @@ def demands_of(layouts: Mapping[str, Layout], captured: Captured, serving: Servi
     return Demands(tuple(layouts), serving, tuple(ties), stay, leave, cached)
 
 
-def demands(graph: Graph, targets: Sequence[str], serving: Serving | None = None) -> Demands:
+def demands(
+    graph: Graph,
+    targets: Sequence[str],
+    serving: Serving | None = None,
+    held_back: Mapping[str, str] | None = None,
+) -> Demands:
     """What the consumers of a plan demand of it: ops that share a format, and ops that must be in one.
 
     Args:
         graph: from `capture`.
         targets: names of the consumers, such as "vllm-gaudi".
         serving: how the model is served; the defaults if None.
+        held_back: ops that stay in the base format for other reasons, {op: reason}.
 
     Raises:
         InputError: an unknown target, or an op would have to be in two formats at once.
     """
     captured, served = Captured.of(graph), serving or Serving()
     layouts = {name: get_target(name).lay_out(captured, served) for name in targets}
-    return demands_of(layouts, captured, served)
+    return demands_of(layouts, captured, served, held_back)
 
 
 def modules_of(

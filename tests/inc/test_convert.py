@@ -15,8 +15,9 @@ import torch
 import inc_mp_plugin as mp
 from inc_mp_plugin.attention import expose_bgemms, exposed_bgemms
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.inc.config import to_inc_config
+from inc_mp_plugin.inc.config import config_of, to_inc_config
 from inc_mp_plugin.inc.convert import apply, quantize, switchable
+from inc_mp_plugin.targets import CPU_QDQ
 
 
 def batches(count=2):
@@ -134,3 +135,18 @@ def test_nothing_is_left_behind():
     del model
     gc.collect()
     assert watched() is None  # INC's globals do not keep it alive
+
+
+@torch.no_grad()
+def test_a_switch_of_an_fp16_model_is_bf16_in_every_choice():
+    """INC makes BF16 of FP16, in the modules that it has, and the others must go with them."""
+    model = helpers.language_model("llama").half()
+    names = [n for n, m in model.named_modules() if type(m).__name__ == "Linear"]
+    plain = helpers.language_model("llama").bfloat16()(**batches()[0]).logits
+    config = config_of("fp16", dict.fromkeys(names, "fp8_e4m3"), CPU_QDQ)
+    switch = switchable(model, config, "fp8_e4m3", batches())
+    for chosen in ([], names[::2], names):
+        switch.select(dict.fromkeys(chosen, "fp8_e4m3"))
+        logits = switch.model(**batches()[0]).logits
+        assert logits.dtype == torch.bfloat16
+        assert torch.nn.functional.cosine_similarity(logits.flatten(), plain.flatten(), dim=0) > 0.98

@@ -121,28 +121,36 @@ def test_a_killed_process_can_be_run_again(stage):
     assert json.loads(again.stdout.splitlines()[-1]) == sorted(patched(at_once))
 
 
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def saved_and_loaded(name, dtype, config):
+    """What INC made of a model, and the same from disk."""
+    model = quantize(helpers.language_model(name).to(dtype), config, run_fn=calibrate)
+    save(model, "saved")
+    loaded = load("saved", format="huggingface", device="cpu")
+    logits, again = model(INPUTS[0]).logits, loaded(INPUTS[0]).logits
+    assert torch.equal(again, logits)
+    assert logits.dtype == (torch.bfloat16 if dtype == torch.float16 else dtype)  # INC has no FP16
+    return patched(model), patched(loaded)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("objective", ["memory", "theoretical_time"])
-def test_a_saved_model_loads_as_it_was(tmp_path, objective):
+def test_a_saved_model_loads_as_it_was(objective, dtype):
     pytest.importorskip("accelerate")
     config = mp.IPMSEConfig(tau=1.0, objective=objective, device="h100")
-    model = quantize(helpers.language_model("llama"), config, run_fn=calibrate)
-    wanted, logits = patched(model), model(INPUTS[0]).logits
+    wanted, found = saved_and_loaded("llama", dtype, config)
+    assert found == wanted
     assert any("matmul" in name for name in wanted) == (objective != "memory")
-    save(model, str(tmp_path / "saved"))
-    loaded = load(str(tmp_path / "saved"), format="huggingface", device="cpu")
-    assert patched(loaded) == wanted
-    assert torch.equal(loaded(INPUTS[0]).logits, logits)
 
 
-def test_a_saved_mixture_of_experts_loads_as_it_was(tmp_path):
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_saved_mixture_of_experts_loads_as_it_was(dtype):
     pytest.importorskip("accelerate")
-    model = quantize(helpers.language_model("mixtral"), mp.IPMSEConfig(tau=1.0), run_fn=calibrate)
-    wanted, logits = patched(model), model(INPUTS[0]).logits
+    wanted, found = saved_and_loaded("mixtral", dtype, mp.IPMSEConfig(tau=1.0))
+    assert found == wanted
     assert any(".experts." in name for name in wanted)
-    save(model, str(tmp_path / "saved"))
-    loaded = load(str(tmp_path / "saved"), format="huggingface", device="cpu")
-    assert patched(loaded) == wanted
-    assert torch.equal(loaded(INPUTS[0]).logits, logits)
 
 
 def tensor_bytes():

@@ -1,0 +1,80 @@
+"""Ops that INC has no scale for: zeros, and numbers so small that the inverse of a scale is infinite."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin.formats import converted_format
+from inc_mp_plugin.sensitivity.scales import CHANNEL, INPUT, SCALE_METHODS, WEIGHT, Scales
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.sensitivities import FloatArray, Sensitivity
+
+ON_A_CPU = Scales("maxabs_arbitrary", "cpu")
+
+_NAMES = {INPUT: "an input", WEIGHT: "a weight", CHANNEL: "an output channel"}
+
+
+def without_scale(
+    sensitivity: Sensitivity, base: str, formats: Collection[str], scales: Collection[Scales] = (ON_A_CPU,)
+) -> dict[str, str]:
+    """Ops that INC would turn into NaN or noise in FP8, each with the reason.
+
+    A scale is maxabs / (full scale x backoff), rounded; INC inverts it, and once more. Both must be finite
+    and above 0, in the dtype that INC computes it in.
+
+    Args:
+        sensitivity: with the maxabs of inputs, weights and output channels; without, no op is named.
+        base: the base format.
+        formats: those that ops may take; only FP8 has scales.
+        scales: of every consumer.
+    """
+    reasons: dict[str, str] = {}
+    for format in (format for format in formats if format.startswith("fp8")):
+        for one in scales:
+            for part, maxabs in sensitivity.maxabs.items():
+                dtype = _dtype(one, part, base)
+                unusable = _unusable(one, part, maxabs, format, dtype)
+                for index in unusable:
+                    reasons.setdefault(sensitivity.ops[index], _reason(part, float(maxabs[index])))
+    return {op: reasons[op] for op in sensitivity.ops if op in reasons}
+
+
+def _reason(part: str, maxabs: float) -> str:
+    where = " that calibration gave it" if part == INPUT else ""
+    return f"INC has no scale for {_NAMES[part]} {'so near to zero' if maxabs else 'of zeros'}{where}"
+
+
+def _unusable(scales: Scales, part: str, maxabs: FloatArray, format: str, dtype: str) -> list[int]:
+    """Indices of the ops of which a part has no scale.
+
+    Loads torch, for INC's own arithmetic, only if there is a doubt.
+    """
+    doubtful = [i for i, m in enumerate(maxabs.tolist()) if not m >= scales.doubtful(part, format, dtype)]
+    if not doubtful or (part == CHANNEL and _has_floor(scales, dtype)):
+        return []
+    import torch
+
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    usable = scales.usable(part, torch.from_numpy(maxabs[doubtful]).to(kind), format)
+    return [index for index, good in zip(doubtful, usable.tolist(), strict=True) if not good]
+
+
+def _dtype(scales: Scales, part: str, base: str) -> str:
+    """In what INC computes a scale: BF16 on Gaudi; on a CPU the format that the model will have.
+
+    Those of channels are computed in the weight's own format, before INC makes BF16 of FP16.
+    """
+    if scales.device != "cpu":
+        return "bf16"
+    return base if part == CHANNEL else converted_format(base)
+
+
+def _has_floor(scales: Scales, dtype: str) -> bool:
+    """Whether INC keeps the scales of channels from being too small: on Gaudi any version of it may run."""
+    if scales.device != "cpu" or dtype == "fp16":  # FP16 does not hold the floor
+        return False
+    from inc_mp_plugin.inc.versions import channel_scales_have_a_floor
+
+    return SCALE_METHODS[scales.method].per_channel_weight and channel_scales_have_a_floor()

@@ -1,0 +1,71 @@
+"""Cross entropy of every token: exact for vocabularies of any size, without a copy of all logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_BLOCK = 2**20  # elements that are worked on at once: few enough to stay in a processor's cache
+
+
+def token_losses(logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
+    """Negative log-likelihood of each label, in FP32.
+
+    For a token with logits x::
+
+        loss = log sum_v exp(x_v) - x_label
+
+    PyTorch's cross entropy adds up exp(x_v) one by one, in FP32 (the longer the vocabulary, the lower the
+    loss comes out), and holds the log-probabilities of all tokens for the gradient. Here the sum is that of
+    `logsumexp`, pairwise, and of all logits there is one gradient, and no other copy.
+
+    Args:
+        logits: of shape (samples, tokens, vocabulary), of any floating-point dtype.
+        labels: of shape (samples, tokens).
+        ignored: the label of tokens whose loss, and gradient, is 0.
+    """
+    losses: Tensor = _TokenLosses.apply(logits, labels, ignored)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _TokenLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
+        ctx.ignored = ignored
+        log_sums = torch.empty(labels.shape, dtype=torch.float32, device=logits.device)
+        picked = torch.empty_like(log_sums)
+        for block in _blocks(logits):
+            x, chosen = logits[block].float(), _index(labels[block], ignored)
+            log_sums[block] = x.logsumexp(dim=-1)
+            picked[block] = x.gather(-1, chosen)[:, 0]
+        ctx.save_for_backward(logits, labels, log_sums)
+        return (log_sums - picked).masked_fill_(labels == ignored, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+        logits, labels, log_sums = ctx.saved_tensors
+        outer = outer.masked_fill(labels == ctx.ignored, 0.0)
+        gradient = torch.empty_like(logits)
+        for block in _blocks(logits):
+            part = (logits[block].float() - log_sums[block][:, None]).exp_()
+            chosen = _index(labels[block], ctx.ignored)
+            part.scatter_add_(-1, chosen, part.new_full(chosen.shape, -1.0))
+            gradient[block] = part.mul_(outer[block][:, None])
+        return gradient, None, None
+
+
+def _blocks(logits: Tensor) -> Iterator[tuple[int, slice]]:
+    """Tokens of one sample each, as many as fit."""
+    samples, tokens, vocabulary = logits.shape
+    step = max(_BLOCK // vocabulary, 1)
+    for sample in range(samples):
+        yield from ((sample, slice(start, start + step)) for start in range(0, tokens, step))
+
+
+def _index(labels: Tensor, ignored: int) -> Tensor:
+    return labels.masked_fill(labels == ignored, 0)[:, None]
