@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inc_mp_plugin import artefacts, result_artefacts, store
-from inc_mp_plugin.advice import PLAN_KEYS, refuse_dry_run, solve_overrides
+from inc_mp_plugin.advice import PLAN_KEYS, refuse_dry_run, refuse_model_in_memory, solve_overrides
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.measured_loss import LossMeter
@@ -32,11 +32,14 @@ from inc_mp_plugin.value_stages import stored_values
 class Run:
     """The artefacts of a folder, with the recipe's keys overridden by `overrides`.
 
+    `losses` is where measured losses are kept, if not in the folder itself.
+
     Reading raises InputError where a file is missing or damaged.
     """
 
     folder: Path
     overrides: tuple[str, ...] = ()
+    losses: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse a folder of a dry run.
@@ -51,7 +54,6 @@ class Run:
         """recipe.json, with overrides."""
         path = self.folder / "recipe.json"
         content = store.read_json(path, "recipe")
-        del content["schema"]
         return parse_recipe(content, list(self.overrides), str(path))
 
     @cached_property
@@ -70,8 +72,13 @@ class Run:
     @cached_property
     def able(self) -> Sensitivity:
         """Sensitivities of the ops that every target can run in a lower format, beside their KV cache."""
-        able = self.sensitivity.of(runnable_ops(self.graph, self.recipe))
+        able = self.sensitivity.of(self._runnable(self.recipe))
         return replace(able, cached=self.demands.cached)
+
+    def _runnable(self, recipe: Recipe) -> list[str]:
+        """Ops that a recipe's targets run in a lower format; of `mp.tune`, among those that it allowed."""
+        allowed = store.read_json(self.folder / "recipe.json", "recipe").get("ops")
+        return [op for op in runnable_ops(self.graph, recipe) if allowed is None or op in allowed]
 
     @cached_property
     def free_gains(self) -> dict[str, Gains]:
@@ -126,7 +133,7 @@ class Run:
     def priced(self) -> Sensitivity:
         """Sensitivities of the ops that the plan's own targets can run, with its noise and its KV cache."""
         plan = self.plan
-        able = runnable_ops(self.graph, self.recipe.model_copy(update={"targets": plan.targets}))
+        able = self._runnable(self.recipe.model_copy(update={"targets": plan.targets}))
         cached = demands(self.graph, plan.targets, plan.serving).cached
         return replace(self.sensitivity.of(able), noise=plan.noise, cached=cached)
 
@@ -162,8 +169,10 @@ class Run:
         Raises:
             InputError: the recipe names none.
         """
+        refuse_model_in_memory(self.recipe.model)
         section = self.recipe.validation
         if section is None:
             message = "the recipe has no validation section; add validation: {data: HELDOUT.jsonl}"
             raise InputError(message)
-        return LossMeter(self.recipe, section, self.subject, self.graph, self.able, self.folder)
+        kept = self.losses or self.folder
+        return LossMeter(self.recipe, section, self.subject, self.graph, self.able, kept)
