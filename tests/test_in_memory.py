@@ -1,12 +1,15 @@
 """Folders of mp.tune and of INC scripts, in the hands of the commands."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import helpers
 import pytest
 from test_command_line import call, read
 
 import inc_mp_plugin as mp
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.lock import locked
 from inc_mp_plugin.run import Run
 
 BATCHES = [{"input_ids": helpers.tokens(2, 16, seed)} for seed in range(3)]
@@ -117,6 +120,12 @@ def test_every_setting_is_in_the_recipe(tmp_path):
     assert "plan.json: still valid, reused" in result.output
     assert read(tmp_path, "plan.json") == before
     assert before["formats"] == dict(plan.formats)
+
+
+def test_a_folder_that_is_in_use(model, tmp_path):
+    with ThreadPoolExecutor(1) as other, locked(tmp_path), pytest.raises(InputError, match="is in use: "):
+        other.submit(mp.tune, model, BATCHES, tau=0.001, out=tmp_path).result()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("strategy", ["eagl", "alps", "prefix"])
