@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 _LONG_S = 600.0  # what takes longer is announced
@@ -63,8 +64,8 @@ class Pace:
             count = f"{work.noun} {min(done + 1, work.total)} of at most {work.total}"
         left = self.left_s(now_s)
         if left is None:
-            return f"{count} after {duration(now_s - self.began_s)}"
-        return f"{count}, {'at most ' if work.at_most else ''}{duration(left)} left"
+            return f"{count} after {duration(int(now_s - self.began_s))}"
+        return f"{count}, {'at most ' if work.at_most else ''}{duration(math.ceil(left))} left"
 
     def line(self, now_s: float) -> str:
         """`words`, after what is done."""
@@ -107,7 +108,7 @@ def duration(seconds: float) -> str:
         ('0.4 s', '80 s', '3 min', '3 h 25 min')
     """
     minutes = round(seconds / 60)
-    if seconds < 1.95:
+    if seconds < 1.95 and seconds % 1:
         return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"

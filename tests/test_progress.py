@@ -83,7 +83,7 @@ def test_the_time_left_is_what_the_mean_step_says(lengths_s, more, waited_s):
 
 def test_times_as_a_person_says_them():
     assert [duration(s) for s in (0.0, 1.9, 89, 91, 3599, 5400, 12240)] == [
-        *("0.0 s", "1.9 s", "89 s", "2 min", "60 min", "1 h 30 min", "3 h 24 min")
+        *("0 s", "1.9 s", "89 s", "2 min", "60 min", "1 h 30 min", "3 h 24 min")
     ]
 
 
