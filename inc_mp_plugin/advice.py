@@ -7,10 +7,13 @@ import shlex
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin import store
 from inc_mp_plugin.errors import InputError
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.sections import ModelSection
 
 KNOBS = ("tau", "gain_fraction", "budget")
 SERVING_KEYS = ("kv_cache", "attention", "reuse_cache")
@@ -20,6 +23,7 @@ PLAN_KEYS = (
     *SERVING_KEYS,
 )
 DRY_RUN = "dry-run.json"
+IN_MEMORY = "in_memory"  # weights of a model that `mp.tune` was given, as recipe.json has it
 
 
 def solve_overrides(
@@ -94,6 +98,35 @@ def mark_dry_run(folder: Path, recipe: Mapping[str, Any]) -> None:
         message = f"{folder} holds a plan, whose files a dry run would replace; give another folder by --out"
         raise InputError(message)
     store.write_artefact(folder / DRY_RUN, "dry_run", {"recipe": dict(recipe)})
+
+
+def refuse_in_memory(folder: Path) -> None:
+    """Refuse a folder of `mp.tune`, whose artefacts a recipe's would replace.
+
+    Raises:
+        InputError: it is one.
+    """
+    path = folder / "recipe.json"
+    if path.exists() and store.read_json(path, "recipe")["model"].get("weights") == IN_MEMORY:
+        message = (
+            f"{folder} holds the plan of a model that a Python script had in memory, which `inc-mp tune` "
+            "would replace; give another folder by --out"
+        )
+        raise InputError(message)
+
+
+def refuse_model_in_memory(model: ModelSection) -> None:
+    """Refuse a model that cannot be loaded: it was in memory.
+
+    Raises:
+        InputError: it was.
+    """
+    if model.weights == IN_MEMORY:
+        message = (
+            f"this needs the model and its samples, but {model.name_or_path} was in the memory of a Python "
+            "script; measure there (mp.tune, mp.apply); solve, frontier, emit and report work here"
+        )
+        raise InputError(message)
 
 
 def refuse_dry_run(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from inc_mp_plugin import store
 from inc_mp_plugin.advice import PLAN_KEYS, SERVING_KEYS, solve_command, written
 from inc_mp_plugin.errors import InputError, SelectionError, unknown
+from inc_mp_plugin.lock import exclusive
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.recipe import parse_recipe
@@ -35,6 +36,7 @@ _SERVED_ANYHOW = {
 }
 
 
+@exclusive
 def solve_again(folder: Path, overrides: list[str]) -> Plan:
     """plan.json for another tau, objective, strategy ..., from the stored artefacts.
 
@@ -79,6 +81,7 @@ def _files_say(plan: Plan) -> tuple[object, ...]:
     return plan.formats, plan.targets, plan.serving, plan.objective, plan.tau
 
 
+@exclusive
 def validate_again(folder: Path) -> Validation:
     """validation.json of the plan in a folder.
 
@@ -91,6 +94,7 @@ def validate_again(folder: Path) -> Validation:
     return validation_stage(run.meter, run.priced, run.plan, folder)
 
 
+@exclusive
 def validate_time_again(folder: Path, taus: Sequence[float]) -> TimeValidation:
     """time_validation.json: plans at these thresholds, or at half, once and twice the plan's.
 
@@ -110,6 +114,7 @@ def validate_time_again(folder: Path, taus: Sequence[float]) -> TimeValidation:
     return validate_time(subject, run.graph, run.able, run.gains, prices, chosen, folder)
 
 
+@exclusive
 def emit_again(folder: Path, target: str, overrides: list[str]) -> Path:
     """configs/<target>.json of the plan in a folder, and what belongs to it.
 
@@ -168,6 +173,7 @@ def runs_alike(consumer: Target, captured: Captured, one: Serving, other: Servin
     return layout == consumer.lay_out(captured, other)
 
 
+@exclusive
 def frontier_again(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
     """frontier.json: gain against loss for every objective that has gains.
 

@@ -11,7 +11,8 @@ import typer
 
 from inc_mp_plugin.cli_app import Folder, Overrides, app, command, reported
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.progress import say
+from inc_mp_plugin.lock import locked
+from inc_mp_plugin.progress import tell
 
 
 @command
@@ -39,7 +40,9 @@ def tune(
         from inc_mp_plugin.rehearsal import lines, rehearse
 
         folder = out or Path("runs") / f"{recipe.stem}-dry-run"
-        for line in lines(rehearse(load_recipe(recipe, changes), folder)):
+        with locked(folder):
+            rehearsal = rehearse(load_recipe(recipe, changes), folder)
+        for line in lines(rehearsal):
             typer.echo(line)
         return
     folder = out or Path("runs") / recipe.stem
@@ -47,7 +50,7 @@ def tune(
         pipeline.tune_recipe(load_recipe(recipe, changes), folder)
         if ranks.rank() == 0:
             show_plan(folder)
-            say(f"Everything is in {folder}.")
+            tell(f"Everything is in {folder}.")
 
 
 @command
@@ -71,7 +74,7 @@ def frontier(
     from inc_mp_plugin.shown import show_frontiers
 
     show_frontiers(frontier_again(folder, points, draws).values())
-    say(f"Every point is in {folder / 'frontier.json'}.")
+    tell(f"Every point is in {folder / 'frontier.json'}.")
 
 
 @command
@@ -107,6 +110,12 @@ def experiment(
     ],
     objective: Annotated[str | None, typer.Option(help="Whose gain; the plan's if not given.")] = None,
     draws: Annotated[int, typer.Option(help="Random draws, and seeds of perturbed scales.")] = 10,
+    points: Annotated[
+        int | None, typer.Option(help="Gains or thresholds to compare at; all if not given.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Held-out samples; those of the recipe if not given.")
+    ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="For accuracy: a task of lm-eval; may be repeated.")
     ] = None,
@@ -122,13 +131,12 @@ def experiment(
     accuracy: task scores (figures 5, 7 to 9, table 1).
     """
     from inc_mp_plugin.experiments import Settings, Tasks, run_experiment
-    from inc_mp_plugin.run import Run
     from inc_mp_plugin.shown import show_experiment
 
     tasks = Tasks(tuple(task or []), include_path, limit)
-    settings = Settings(objective or Run(folder).plan.objective, draws, tasks)
+    settings = Settings(objective, draws, tasks, points, samples)
     show_experiment(run_experiment(folder, name, settings))
-    say(f"`inc-mp report {folder}` draws it.")
+    tell(f"`inc-mp report {folder}` draws it.")
 
 
 @app.command(
@@ -154,7 +162,7 @@ def report(folder: Folder) -> None:
     """Write report.html, one file without network, and figures/ as PNG and SVG."""
     from inc_mp_plugin.reporting import write_report
 
-    say(f"{write_report(folder)} is written; open it in a browser.")
+    tell(f"{write_report(folder)} is written; open it in a browser.")
 
 
 @command

@@ -10,7 +10,7 @@ from typing import Annotated, ParamSpec
 import typer
 
 from inc_mp_plugin.errors import PluginError
-from inc_mp_plugin.progress import say
+from inc_mp_plugin.progress import shown, tell
 
 Arguments = ParamSpec("Arguments")
 
@@ -33,12 +33,13 @@ def reported(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
     @wraps(function)
     def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
-            function(*args, **kwargs)
+            with shown():
+                function(*args, **kwargs)
         except PluginError as error:
-            say(f"Error: {error}")
+            tell(f"Error: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            say("Interrupted; the same command goes on where it stopped.")
+            tell("Interrupted; the same command goes on where it stopped.")
             raise typer.Exit(1) from None
 
     return guarded

@@ -12,9 +12,10 @@ from inc_mp_plugin import result_artefacts
 from inc_mp_plugin.accuracy import Examiner
 from inc_mp_plugin.errors import InfeasibleError, InputError, unknown
 from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.lock import exclusive
 from inc_mp_plugin.op_values import METHODS
 from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.progress import say, tracked
 from inc_mp_plugin.results import Experiment, Trial
 from inc_mp_plugin.run import Run
 from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
@@ -27,6 +28,12 @@ from inc_mp_plugin.value_stages import low_of, values_stage
 GAIN_LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 NRMSE_LEVELS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 ACCURACY_LEVELS = (0.3, 0.6, 0.9)
+_LEVELS = {
+    "prediction": NRMSE_LEVELS,
+    "curve": GAIN_LEVELS,
+    "methods": GAIN_LEVELS,
+    "accuracy": ACCURACY_LEVELS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +47,20 @@ class Tasks:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of an experiment: the objective, how many draws, and the tasks of `accuracy`."""
+    """Of an experiment: the objective (the plan's if None), how many draws, and the tasks of `accuracy`.
 
-    objective: str
+    Fewer `points` (gains or thresholds that are compared) or held-out `samples` make it shorter; all of an
+    experiment's and all of the recipe's if None.
+    """
+
+    objective: str | None = None
     draws: int = 10
     tasks: Tasks = Tasks(())
+    points: int | None = None
+    samples: int | None = None
 
 
+@exclusive
 def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
     """experiments/<name>-<objective>.json.
 
@@ -57,23 +71,26 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
     scales before quantization (figures 5, 7 to 9 and table 1).
 
     Raises:
-        InputError: an unknown name or objective, or an artefact is missing, damaged or outdated.
+        InputError: an unknown name or objective, a setting out of range, or an artefact is missing, damaged
+            or outdated.
     """
-    if name not in _EXPERIMENTS:
-        raise InputError(unknown("experiment", name, _EXPERIMENTS))
-    if settings.draws < 1:
-        message = f"draws is {settings.draws}; give at least 1"
-        raise InputError(message)
+    _check(name, settings)
     run = Run(folder)
-    check_objective(run.gains, settings.objective)
-    gains = run.gains[settings.objective]
+    if settings.samples is not None:
+        # What was measured on all samples stays where it is.
+        kept = folder / "experiments" / f"on-{settings.samples}-samples"
+        run = Run(folder, (f"validation.samples={settings.samples}",), kept)
+    objective = settings.objective or run.plan.objective
+    check_objective(run.gains, objective)
+    gains = run.gains[objective]
     if gains.largest <= 0:
-        message = f"no configuration gains anything for {settings.objective}, so there is nothing to compare"
+        message = f"no configuration gains anything for {objective}, so there is nothing to compare"
         raise InputError(message)
     depends_on = {
-        **plan_depends_on(run.able, {settings.objective: gains}, Goal(settings.objective, run.recipe.tau)),
+        **plan_depends_on(run.able, {objective: gains}, Goal(objective, run.recipe.tau)),
         **(run.meter.depends_on if name != "choices" else {}),
         "draws": settings.draws,
+        **({"points": settings.points, "samples": settings.samples} if name != "choices" else {}),
         **(_task_settings(settings.tasks) if name == "accuracy" else {}),
     }
 
@@ -81,8 +98,34 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
         found = _EXPERIMENTS[name](run, gains, settings)
         return found, asdict(found)
 
-    path = folder / "experiments" / f"{name}-{settings.objective}.json"
+    path = folder / "experiments" / f"{name}-{objective}.json"
     return run_stage(path, "experiment", depends_on, result_artefacts.experiment_from_json, make)
+
+
+def _check(name: str, settings: Settings) -> None:
+    if name not in _EXPERIMENTS:
+        raise InputError(unknown("experiment", name, _EXPERIMENTS))
+    most = len(_LEVELS.get(name, GAIN_LEVELS))
+    for key, value in (("draws", settings.draws), ("points", settings.points), ("samples", settings.samples)):
+        if value is not None and value < 1:
+            message = f"{key} is {value}; give at least 1"
+            raise InputError(message)
+    if settings.points is not None and settings.points > most:
+        message = f"points is {settings.points}; {name} compares at {most} at the most"
+        raise InputError(message)
+
+
+def levels_of(name: str, points: int | None) -> tuple[float, ...]:
+    """The levels that an experiment compares at: all of them, or so many from the middles of equal parts.
+
+    Example:
+        >>> levels_of("curve", 3), levels_of("accuracy", None)
+        ((0.35, 0.65, 0.9), (0.3, 0.6, 0.9))
+    """
+    levels = _LEVELS[name]
+    if points is None:
+        return levels
+    return tuple(levels[(2 * index + 1) * len(levels) // (2 * points)] for index in range(points))
 
 
 def _choices(run: Run, gains: Gains, settings: Settings) -> Experiment:
@@ -96,14 +139,15 @@ def _choices(run: Run, gains: Gains, settings: Settings) -> Experiment:
 
 def _prediction(run: Run, gains: Gains, settings: Settings) -> Experiment:
     everything = baseline(gains, run.able, UNIFORM, 1.0)
-    plans = [(solve(gains, run.able, level * everything.nrmse), level) for level in NRMSE_LEVELS]
+    levels = levels_of("prediction", settings.points)
+    plans = [(solve(gains, run.able, level * everything.nrmse), level) for level in levels]
     trials = [_trial(plan, 0, level) for plan, level in [*plans, (everything, 1.0)]]
     return _measured(run, gains, "prediction", trials)
 
 
 def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
     trials = []
-    for level in GAIN_LEVELS:
+    for level in levels_of("curve", settings.points):
         trials.append(_trial(solve(gains, run.able, gain_fraction=level), 0, level))
         for strategy, seed in _baseline_draws(settings.draws):
             wanted = level * gains.largest
@@ -118,7 +162,7 @@ def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
     # Before anything is measured through INC, which converts the model for good.
     values = [values_stage(method, run.subject, run.graph, low, run.folder) for method in METHODS]
     trials = []
-    for level in GAIN_LEVELS:
+    for level in levels_of("methods", settings.points):
         for one in (None, *values):
             trials += _if_priced(partial(solve, gains, run.able, gain_fraction=level, values=one), 0, level)
     return _measured(run, gains, "methods", trials)
@@ -127,7 +171,7 @@ def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
 def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
     everything = baseline(gains, run.able, UNIFORM, 1.0)
     trials = []
-    for level in ACCURACY_LEVELS:
+    for level in levels_of("accuracy", settings.points):
         tau = level * everything.nrmse
         for seed in range(settings.draws):
             trials.append(_trial(solve(gains, run.able, tau), seed, level))
@@ -139,7 +183,9 @@ def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
     tasks = settings.tasks
     examiner = Examiner(run.recipe, run.meter, tasks.names, tasks.include_path, tasks.limit, run.folder)
     found = _experiment(run, gains, "accuracy", [])
-    scored = [replace(t, scores=examiner.scores(t.quantized, t.seed)) for t in track(trials, "Accuracy")]
+    shorter = "fewer --points or --draws, or --limit, take less"
+    with tracked(trials, "Accuracy", noun="plan", shorter=shorter) as plans:
+        scored = [replace(one, scores=examiner.scores(one.quantized, one.seed)) for one in plans]
     return replace(found, trials=tuple(scored), base_scores=examiner.scores((), None))
 
 
@@ -172,9 +218,9 @@ def _trial(plan: Plan, seed: int, level: float) -> Trial:
 
 def _measured(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
     """Measure the loss MSE of every trial through INC; equal plans are measured once."""
-    measured = [
-        replace(trial, measured=run.meter.loss_mse(trial.quantized)) for trial in track(trials, "Measuring")
-    ]
+    fewer = "--points, --draws or --samples" if name == "curve" else "--points or --samples"
+    run.meter.measure([trial.quantized for trial in trials], "Measured plans", f"fewer {fewer} take less")
+    measured = [replace(trial, measured=run.meter.loss_mse(trial.quantized)) for trial in trials]
     return _experiment(run, gains, name, measured)
 
 

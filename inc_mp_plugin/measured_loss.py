@@ -13,8 +13,9 @@ from inc_mp_plugin.errors import InputError, NonFiniteError
 from inc_mp_plugin.finite import first_guilty
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph, Plan
-from inc_mp_plugin.progress import say
+from inc_mp_plugin.progress import say, tracked
 from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.stage import numbered
 from inc_mp_plugin.store import Partial, fingerprint
 from inc_mp_plugin.subject import data_settings, heldout_batches
 
@@ -54,13 +55,14 @@ class LossMeter:
             out: folder of the artefacts.
         """
         self.format = recipe.formats[0]
-        self.depends_on = {
+        settings = {
             **subject.depends_on,
             **data_settings("validation", section),
             "format": self.format,
             "scale_method": recipe.scale_method,
             "ops": fingerprint({"ops": list(sensitivity.ops)}),
         }
+        self.depends_on = numbered("losses", settings)
         self.subject = subject
         self.section = section
         self._recipe = recipe
@@ -96,7 +98,7 @@ class LossMeter:
         Raises:
             NonFiniteError: one is NaN or infinite; the text names the op.
         """
-        key = fingerprint({"ops": sorted(ops)})
+        key = _key(ops)
         if key not in self._known or not np.isfinite(self._known[key]).all():
             self.switch.select(dict.fromkeys(ops, self.format))
             measured = self._run()
@@ -106,6 +108,22 @@ class LossMeter:
             self._kept.save(self._known)
         losses: FloatArray = self._known[key]
         return losses
+
+    def measure(self, choices: Sequence[Collection[str]], description: str, shorter: str) -> None:
+        """Measure the losses of these choices of ops, those that are not known yet, and show how far it is.
+
+        Args:
+            choices: of ops.
+            description: of the work.
+            shorter: how to make it shorter.
+        """
+        wanted = {_key(ops): ops for ops in choices}
+        missing = [ops for key, ops in wanted.items() if key not in self._known]
+        if missing:
+            self.losses(())  # converts the model, which is no part of a plan's time
+        with tracked(missing, description, noun="plan", shorter=shorter) as plans:
+            for ops in plans:
+                self.losses(ops)
 
     def loss_mse(self, ops: Collection[str]) -> float:
         """Measured loss MSE: mean_i (g^_i - g_i)^2 over the held-out samples (eq. 4)."""
@@ -146,3 +164,8 @@ class LossMeter:
         with torch.no_grad():
             parts = [sample_losses(self.switch.model, one, self.subject.loss_fn) for one in self.heldout]
         return np.asarray(torch.cat(parts).double().cpu().numpy())
+
+
+def _key(ops: Collection[str]) -> str:
+    """Name of the losses of a choice of ops."""
+    return fingerprint({"ops": sorted(ops)})

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin import store
-from inc_mp_plugin.advice import DRY_RUN
+from inc_mp_plugin.advice import DRY_RUN, refuse_in_memory
 from inc_mp_plugin.emission import clear_files, emit
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.devices import get_device
-from inc_mp_plugin.held_back import held_back_for, hold_back, scales_of_all, with_scales
+from inc_mp_plugin.held_back import held_back_for, scales_of_all, with_scales
+from inc_mp_plugin.in_memory import Asked, plan_in_memory
+from inc_mp_plugin.lock import locked
 from inc_mp_plugin.measured_loss import LossMeter
 from inc_mp_plugin.op_values import METHODS
-from inc_mp_plugin.plan import Graph, Plan
+from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.pricing import (
     Clock,
-    Prices,
     clock_of,
     demands_for,
     gains_stage,
@@ -26,6 +27,7 @@ from inc_mp_plugin.pricing import (
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.scales import Scales
+from inc_mp_plugin.serving import Serving
 from inc_mp_plugin.stages import (
     Goal,
     Noise,
@@ -46,7 +48,6 @@ from inc_mp_plugin.subject import (
     with_data_of_all_ranks,
 )
 from inc_mp_plugin.targets import CPU_QDQ, get_target
-from inc_mp_plugin.targets.rules import demands
 from inc_mp_plugin.together import plan_together
 from inc_mp_plugin.validation import validation_stage, verification_stage
 from inc_mp_plugin.value_stages import Low, low_of, scales_of, tasks, values_stage
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.losses import LossFunction
     from inc_mp_plugin.recipe import Recipe
     from inc_mp_plugin.request import Request
-    from inc_mp_plugin.serving import Demands, Serving
+    from inc_mp_plugin.serving import Demands
     from inc_mp_plugin.subject import Subject
 
 
@@ -71,8 +72,13 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     Of several processes the first does everything, and all share the samples of the sensitivities.
     """
     subject = subject_of(recipe)
+
+    @locked(out)
+    def make() -> Plan:
+        return _tune_recipe(recipe, subject, out)
+
     return plan_together(
-        lambda: _tune_recipe(recipe, subject, out),
+        make,
         {
             "sensitivity": lambda graph: measure(subject, graph, noise_of(recipe), out),
             **tasks(subject, _low(recipe), out),
@@ -81,6 +87,7 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
 
 
 def _tune_recipe(recipe: Recipe, subject: Subject, out: Path) -> Plan:
+    refuse_in_memory(out)
     clock = clock_of(recipe)
     if clock is not None:
         get_device(clock.device)  # rather missing now than after all the rest
@@ -199,23 +206,18 @@ def tune(
     subject = _subject(model, batches, loss_fn, folder)
     if objective == "empirical_time":
         clock = clock or Clock("cpu", TimingSettings())
-    noise, consumers = noise or Noise(), [scales] if scales else scales_of_all(targets, device)
+    consumers = [scales] if scales else scales_of_all(targets, device)
     low = Low((subject.base, *formats), scales or Scales(CPU_QDQ.scale_methods[0], "cpu"))
-
-    def make() -> Plan:
-        graph: Graph = graph_stage(subject, folder)
-        sensitivity = sensitivity_stage(subject, graph, noise, folder)
-        sensitivity = sensitivity.of(sensitivity.ops if allowed is None else allowed)
-        sensitivity, held_back = hold_back(sensitivity, subject.base, formats, consumers)
-        demanded = demands(graph, targets, serving, held_back)
-        prices = Prices(low.formats, sensitivity.ops, device, request, objective, clock, demanded)
-        gains = gains_stage(subject, graph, sensitivity, prices, folder)
-        goal = Goal(objective, tau, gain_fraction, strategy, seed, confidence, budget)
-        values = values_stage(strategy, subject, graph, low, folder)
-        return plan_stage(sensitivity, gains, goal, folder, demands=demanded, values=values)
-
-    measuring = {"sensitivity": lambda graph: measure(subject, graph, noise, folder)}
-    return plan_together(make, {**measuring, **tasks(subject, low, folder)})
+    goal = Goal(objective, tau, gain_fraction, strategy, seed, confidence, budget)
+    served = serving or Serving()
+    asked = Asked(goal, noise or Noise(), low, consumers, device, request, clock, allowed, targets, served)
+    return plan_together(
+        lambda: plan_in_memory(subject, asked, folder),
+        {
+            "sensitivity": lambda graph: measure(subject, graph, asked.noise, folder),
+            **tasks(subject, low, folder),
+        },
+    )
 
 
 def _subject(

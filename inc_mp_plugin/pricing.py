@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +24,14 @@ from inc_mp_plugin.request import Request, check_context, prompt
 from inc_mp_plugin.sections import TimingSection
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.serving import NO_DEMANDS, Demands, Serving
-from inc_mp_plugin.stage import run_stage
+from inc_mp_plugin.stage import partial, run_stage
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.devices import runnable_kinds, timed_formats
 from inc_mp_plugin.targets.layout import DECODE, PREFILL, Captured
 from inc_mp_plugin.targets.rules import demands
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from inc_mp_plugin.measured_time import Stopwatch
     from inc_mp_plugin.measurements import Timing
@@ -72,10 +71,14 @@ class Prices:
 
 def runnable_ops(graph: Graph, recipe: Recipe) -> list[str]:
     """Names of the ops that every target can run in a lower format, and the device that is timed too."""
-    kinds = [get_target(target).kinds for target in recipe.targets]
-    clock = clock_of(recipe)
+    return runnable(graph, recipe.targets, clock_of(recipe), recipe.formats)
+
+
+def runnable(graph: Graph, targets: Iterable[str], clock: Clock | None, formats: Iterable[str]) -> list[str]:
+    """Names of the ops that these targets, and the device that is timed, can run in these lower formats."""
+    kinds = [get_target(target).kinds for target in targets]
     if clock is not None:
-        kinds += [runnable_kinds(clock.device, format) for format in recipe.formats]
+        kinds += [runnable_kinds(clock.device, format) for format in formats]
     return [op.name for op in graph.ops if all(op.kind in able for able in kinds)]
 
 
@@ -118,7 +121,6 @@ def gains_stage(
         "graph": store.fingerprint(artefacts.graph_to_json(graph)),
         "formats": list(prices.formats),
         "device": prices.device,
-        "version": metadata.version("inc-mp-plugin"),
     }
     ties, kept = in_large_groups(graph, prices.demands)
     if ties or kept:
@@ -192,8 +194,7 @@ def _measured(
 ) -> tuple[Gains, Timing]:
     base, low = timed_formats(prices.formats, clock.device)
     ties, kept = in_large_groups(graph, prices.demands)
-    able = set(prices.ops) - kept
-    choices = free_formats(graph, able, (base, low), runnable_kinds(clock.device, low))
+    choices = free_formats(graph, set(prices.ops) - kept, (base, low), runnable_kinds(clock.device, low))
     listed = courses(graph, choices, sensitivity.total, ties, every_group=clock.every_group)
     wanted = candidates(listed, base)
     depends_on = {
@@ -202,8 +203,8 @@ def _measured(
     }
 
     def make() -> tuple[Timing, Json]:
-        partial = store.Partial(out / "timing.partial.npz", store.fingerprint(depends_on))
-        timing = stopwatch_of(subject, graph, prices, clock).measure(wanted, partial)
+        kept = partial(out / "timing.partial.npz", "timing", depends_on)
+        timing = stopwatch_of(subject, graph, prices, clock).measure(wanted, kept)
         return timing, asdict(timing)
 
     timing = run_stage(out / "timing.json", "timing", depends_on, result_artefacts.timing_from_json, make)

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from inc_mp_plugin.advice import KNOBS
+from inc_mp_plugin import store
+from inc_mp_plugin.advice import IN_MEMORY, KNOBS
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.formats import check_formats, get_format
 from inc_mp_plugin.sections import (
@@ -107,6 +108,7 @@ class Recipe(Section):
         return ""
 
     def _target_fault(self) -> str:
+        in_recipe = self.model.weights != IN_MEMORY  # in Python, noise needs no target
         for target in map(get_target, self.targets):
             if not set(self.formats) <= set(target.formats) or self.model.dtype != (
                 target.base or self.model.dtype
@@ -116,10 +118,13 @@ class Recipe(Section):
                     f"{target.base or 'any base format'}, not {', '.join(self.formats)} beside "
                     f"{self.model.dtype}; change formats, model.dtype or targets"
                 )
-            if self.scale_method and self.scale_method not in target.scale_methods:
+            if in_recipe and self.scale_method and self.scale_method not in target.scale_methods:
                 return unknown(
                     f"scale_method of target {target.name}", self.scale_method, target.scale_methods
                 )
+        return self._serving_fault() if in_recipe else ""
+
+    def _serving_fault(self) -> str:
         if self.kv_cache == "fp8" and not any(get_target(name).device == "hpu" for name in self.targets):
             return "kv_cache: fp8 is of Gaudi; add a target that has one: optimum-habana or vllm-gaudi"
         if self.noise == "measured" and not (self.targets and get_target(self.targets[0]).scale_methods):
@@ -168,6 +173,7 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 
 def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> Recipe:
     """Check the content of a recipe after overrides; see `load_recipe`."""
+    content = store.unmarked(content, "recipe", "ops")
     for override in overrides:
         _override(content, override)
     # Whoever asks for some of the knobs means these, instead of those that the recipe has.

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from inc_mp_plugin import artefacts, result_artefacts, store
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
+from inc_mp_plugin.lock import exclusive
 from inc_mp_plugin.report.document import report_info
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.html import page
@@ -27,6 +28,7 @@ from inc_mp_plugin.store import Json
 Value = TypeVar("Value")
 
 
+@exclusive
 def write_report(folder: Path) -> Path:
     """Write report.html, and every figure as PNG and SVG under figures/.
 
@@ -139,7 +141,7 @@ class _Shelf:
 
 
 def _depends_on(content: Json) -> Json:
-    return dict(content.get("depends_on", {}))
+    return {**content.get("depends_on", {}), "made_by": content.get("made_by")}
 
 
 def _files(folder: Path) -> Json:

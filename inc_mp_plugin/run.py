@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin import artefacts, store
-from inc_mp_plugin.advice import PLAN_KEYS, refuse_dry_run, solve_overrides
+from inc_mp_plugin.advice import PLAN_KEYS, refuse_dry_run, refuse_model_in_memory, solve_overrides
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.held_back import held_back_for, with_scales
@@ -33,11 +33,14 @@ if TYPE_CHECKING:
 class Run:
     """The artefacts of a folder, with the recipe's keys overridden by `overrides`.
 
+    `losses` is where measured losses are kept, if not in the folder itself.
+
     Reading raises InputError where a file is missing or damaged.
     """
 
     folder: Path
     overrides: tuple[str, ...] = ()
+    losses: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse a folder of a dry run.
@@ -52,7 +55,6 @@ class Run:
         """recipe.json, with overrides."""
         path = self.folder / "recipe.json"
         content = store.read_json(path, "recipe")
-        del content["schema"]
         return parse_recipe(content, list(self.overrides), str(path))
 
     @cached_property
@@ -74,8 +76,13 @@ class Run:
         return self._able(self.recipe, self.demands)
 
     def _able(self, recipe: Recipe, demanded: Demands) -> Sensitivity:
-        able = self.sensitivity.of(runnable_ops(self.graph, recipe))
+        able = self.sensitivity.of(self._runnable(recipe))
         return replace(with_scales(able, held_back_for(able, recipe)), cached=demanded.cached)
+
+    def _runnable(self, recipe: Recipe) -> list[str]:
+        """Ops that a recipe's targets run in a lower format; of `mp.tune`, among those that it allowed."""
+        allowed = store.read_json(self.folder / "recipe.json", "recipe").get("ops")
+        return [op for op in runnable_ops(self.graph, recipe) if allowed is None or op in allowed]
 
     @cached_property
     def free_gains(self) -> dict[str, Gains]:
@@ -179,8 +186,10 @@ class Run:
         """
         from inc_mp_plugin.measured_loss import LossMeter
 
+        refuse_model_in_memory(self.recipe.model)
         section = self.recipe.validation
         if section is None:
             message = "the recipe has no validation section; add validation: {data: HELDOUT.jsonl}"
             raise InputError(message)
-        return LossMeter(self.recipe, section, self.subject, self.graph, self.able, self.folder)
+        kept = self.losses or self.folder
+        return LossMeter(self.recipe, section, self.subject, self.graph, self.able, kept)

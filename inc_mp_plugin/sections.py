@@ -31,16 +31,17 @@ class Section(BaseModel):
 
 
 class ModelSection(Section):
-    """Which model, and the base format it runs in.
+    """The model, and the base format it runs in.
 
     With random weights only a configuration is needed, in which `config` may change values, and
-    `tokenizer` may be another model's: enough to measure time, and nothing else.
+    `tokenizer` may be another model's: enough to measure time, and nothing else. Weights are "in_memory"
+    where `mp.tune` wrote the recipe: what was measured is there, the model is not.
     """
 
     name_or_path: str
     dtype: Dtype = "bf16"
     trust_remote_code: bool = False
-    weights: Literal["trained", "random"] = "trained"
+    weights: Literal["trained", "random", "in_memory"] = "trained"
     config: dict[str, Any] = {}
     tokenizer: str | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,26 @@ from inc_mp_plugin.progress import say
 
 Value = TypeVar("Value")
 Json = dict[str, Any]
+
+# A number per kind of artefact, raised with every change of what comes out for the same input: what an older
+# version made is then made again, and nothing else. "losses" counts in everything that is measured
+# through INC. Version 0.1.0, which wrote no numbers, is 1 throughout.
+ARITHMETIC = {
+    "graph": 1,
+    "sensitivity": 2,
+    "eagl": 1,
+    "alps": 2,
+    "gains": 1,
+    "timing": 1,
+    "plan": 2,
+    "losses": 2,
+    "verification": 1,
+    "validation": 1,
+    "time_validation": 1,
+    "frontier": 2,
+    "experiment": 1,
+}
+_NUMBERS = "arithmetic"
 
 
 def run_stage(
@@ -30,6 +51,7 @@ def run_stage(
         decode: reads the artefact's content.
         make: computes the value, and its content as JSON.
     """
+    depends_on = numbered(kind, depends_on)
     reason = "not there yet"
     if path.exists():
         try:
@@ -43,8 +65,28 @@ def run_stage(
             reason = f"damaged ({error})" if not isinstance(error, InputError) else str(error)
         say(f"making {path.name} again: {reason}")
     value, content = make()
-    store.write_artefact(path, kind, {**content, "depends_on": dict(depends_on)})
+    made_by = f"inc-mp-plugin {metadata.version('inc-mp-plugin')}"
+    store.write_artefact(path, kind, {**content, "depends_on": depends_on, "made_by": made_by})
     return value
+
+
+def numbered(kind: str, depends_on: Mapping[str, Any]) -> Json:
+    """Dependencies with the number of this kind's arithmetic, beside those that are there."""
+    numbers = {**depends_on.get(_NUMBERS, {}), kind: ARITHMETIC.get(kind, 1)}
+    return {**depends_on, _NUMBERS: numbers}
+
+
+def partial(path: Path, kind: str, depends_on: Mapping[str, Any]) -> store.Partial:
+    """What an interrupted stage keeps while what it depends on, its arithmetic included, is the same."""
+    return store.Partial(path, store.fingerprint(numbered(kind, depends_on)))
+
+
+def lasting(depends_on: Mapping[str, Any]) -> Json:
+    """Dependencies without the numbers of arithmetic, and without what version 0.1.0 had instead."""
+    kept = {key: value for key, value in depends_on.items() if key not in (_NUMBERS, "version")}
+    if isinstance(versions := kept.get("versions"), Mapping):
+        kept["versions"] = {name: value for name, value in versions.items() if name != "inc-mp-plugin"}
+    return kept
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -55,8 +97,17 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         'samples was 64, is 32'
         >>> changes({"serving": {"kv_cache": "bf16"}}, {"serving": {"kv_cache": "fp8"}})
         'serving.kv_cache was bf16, is fp8'
+        >>> changes({}, {"arithmetic": {"plan": 2}})
+        'made by an older version of this stage'
     """
-    return "; ".join(_differences(before, now))
+    return "; ".join([*_other_arithmetic(before, now), *_differences(lasting(before), lasting(now))])
+
+
+def _other_arithmetic(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    made = before.get(_NUMBERS, {})
+    steps = {number - made.get(kind, 1) for kind, number in now.get(_NUMBERS, {}).items()} - {0}
+    ages = ["an older" if step > 0 else "a newer" for step in sorted(steps, reverse=True)]
+    return [f"made by {age} version of this stage" for age in dict.fromkeys(ages)]
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.serving import NO_DEMANDS, Demands
 from inc_mp_plugin.solver.planner import IP_MSE, solve
-from inc_mp_plugin.stage import run_stage
+from inc_mp_plugin.stage import changes, lasting, numbered, partial, run_stage
 from inc_mp_plugin.together import ask
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def sensitivity_stage(subject: Subject, graph: Graph, noise: Noise, out: Path) -
     What was measured with rounding errors serves models of the noise without them, too.
     """
     path, arrays = out / "sensitivity.json", out / "sensitivity.npz"
-    depends_on = {**subject.depends_on, **_noise_settings(noise, path)}
+    depends_on = {**subject.depends_on, **_noise_settings(noise, subject.depends_on, path)}
 
     def decode(content: Json) -> Sensitivity:
         return artefacts.sensitivity_from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
@@ -114,18 +113,18 @@ def measure(subject: Subject, graph: Graph, noise: Noise, out: Path) -> Sensitiv
         graph,
         subject.batches if subject.own_share else ranks.share(subject.batches),
         subject.loss_fn,
-        store.Partial(out / f"sensitivity.partial{own}.npz", store.fingerprint(settings)),
+        partial(out / f"sensitivity.partial{own}.npz", "sensitivity", settings),
         scales=noise.scales,
         formats=noise.formats if noise.scales else (),
     )
 
 
 def without_noise(depends_on: Mapping[str, Any]) -> Json:
-    """What sensitivities depend on, the settings of measured noise aside."""
-    return {key: value for key, value in depends_on.items() if not key.startswith("noise.")}
+    """What sensitivities depend on, their arithmetic and the settings of measured noise aside."""
+    return {key: value for key, value in lasting(depends_on).items() if not key.startswith("noise.")}
 
 
-def _noise_settings(noise: Noise, path: Path) -> Json:
+def _noise_settings(noise: Noise, measured: Json, path: Path) -> Json:
     if noise.scales is not None:
         return {
             "noise.method": noise.scales.method,
@@ -136,7 +135,9 @@ def _noise_settings(noise: Noise, path: Path) -> Json:
         stored = store.read_json(path, "sensitivity").get("depends_on", {})
     except InputError:  # none yet, or a damaged one: it is about to be written
         return {}
-    return {key: value for key, value in stored.items() if key.startswith("noise.")}
+    own = {key: value for key, value in stored.items() if key.startswith("noise.")}
+    others = {key: value for key, value in stored.items() if key not in own}
+    return {} if changes(others, numbered("sensitivity", measured)) else own
 
 
 def solve_goal(
@@ -183,7 +184,7 @@ def plan_depends_on(
 ) -> Json:
     """What a plan follows from."""
     rows = store.fingerprint({"loss": sensitivity.loss.tolist(), "rows": _rows(sensitivity)})
-    return {
+    follows = {
         **asdict(goal),
         "sensitivity": rows,
         "noise": sensitivity.noise,
@@ -191,8 +192,8 @@ def plan_depends_on(
         "values": None if values is None else store.fingerprint(asdict(values)),
         "targets": list(demands.targets),
         "serving": asdict(demands.serving),
-        "version": metadata.version("inc-mp-plugin"),
     }
+    return numbered("plan", follows)
 
 
 def _rows(sensitivity: Sensitivity) -> Json:

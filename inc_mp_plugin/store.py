@@ -148,6 +148,13 @@ def read_json(path: Path, kind: str) -> Json:
     return found
 
 
+def unmarked(content: Json, kind: str, *others: str) -> Json:
+    """The content of an artefact of this kind without its marks and these keys; other content as it is."""
+    if content.get("schema") != schema(kind):
+        return content
+    return {key: value for key, value in content.items() if key not in ("schema", "sha256", *others)}
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from inc_mp_plugin import ranks
+from inc_mp_plugin.advice import refuse_model_in_memory
 from inc_mp_plugin.batches import map_tensors
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inputs import (
@@ -68,7 +69,12 @@ class Subject:
 
 
 def subject_of(recipe: Recipe) -> Subject:
-    """The model and the calibration data that a recipe names."""
+    """The model and the calibration data that a recipe names.
+
+    Raises:
+        InputError: they were in memory.
+    """
+    refuse_model_in_memory(recipe.model)
     model, data = recipe.model, recipe.calibration
     return Subject(
         depends_on={
@@ -231,9 +237,9 @@ def _load(model: ModelSection, calibration: CalibrationSection, data: Path, samp
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the artefacts depend on."""
+    """Versions of what the artefacts depend on; for this package's own see `stage.ARITHMETIC`."""
     # Gaudi software brings INC under the last of these names.
-    names = ("inc-mp-plugin", "torch", "transformers", "neural-compressor", "neural-compressor-pt")
+    names = ("torch", "transformers", "neural-compressor", "neural-compressor-pt")
     installed = {}
     for name in names:
         try:

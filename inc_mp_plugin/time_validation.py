@@ -18,7 +18,7 @@ from inc_mp_plugin.pricing import Prices, stopwatch_of, timing_depends_on
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.planner import solve
-from inc_mp_plugin.stage import run_stage
+from inc_mp_plugin.stage import partial, run_stage
 
 if TYPE_CHECKING:
     from inc_mp_plugin.subject import Subject
@@ -65,12 +65,12 @@ def validate_time(
     }
 
     def make() -> tuple[TimeValidation, dict[str, object]]:
-        partial = store.Partial(out / "time_validation.partial.npz", store.fingerprint(depends_on))
+        kept = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
         watch = stopwatch_of(subject, graph, prices, clock)
-        timing = watch.measure(list(wanted.values()), partial)
+        timing = watch.measure(list(wanted.values()), kept)
         timed = dict(zip(wanted, timing.configurations, strict=True))
         validation = _compare_all(plans, gains["empirical_time"], timing, timed, graph)
-        partial.remove()
+        kept.remove()
         return validation, asdict(validation)
 
     path = out / "time_validation.json"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin import result_artefacts, store
 from inc_mp_plugin.evaluate.closed_loop import close_loop
 from inc_mp_plugin.evaluate.validate import random_plans, validate
+from inc_mp_plugin.pace import Work
 from inc_mp_plugin.plan import Interval, Plan
-from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.progress import say, steps
 from inc_mp_plugin.results import Validation, Verification
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.sensitivities import FloatArray
 
 Json = dict[str, Any]
+_SHORTER = "fewer of them (validation.random_plans) or fewer samples (validation.samples) take less"
 
 
 def validation_stage(meter: LossMeter, sensitivity: Sensitivity, plan: Plan, out: Path) -> Validation:
@@ -55,14 +57,15 @@ def validation_stage(meter: LossMeter, sensitivity: Sensitivity, plan: Plan, out
 
     def make() -> tuple[Validation, Json]:
         others = random_plans(sensitivity.ops, section.random_plans, section.seed)
-        bar = track([(), plan.quantized, *others], "Validation")
+        work = Work("Validation", 2 + len(others), noun="plan", shorter=_SHORTER)
+        with steps(work) as advance:
 
-        def measure(ops: Collection[str]) -> FloatArray:
-            next(bar)
-            return meter.losses(ops)
+            def measure(ops: Collection[str]) -> FloatArray:
+                losses = meter.losses(ops)
+                advance()
+                return losses
 
-        found = validate(measure, predict, plan.quantized, plan.tau, others)
-        bar.close()
+            found = validate(measure, predict, plan.quantized, plan.tau, others)
         return found, result_artefacts.validation_to_json(found)
 
     path, decode = out / "validation.json", result_artefacts.validation_from_json

@@ -13,7 +13,7 @@ from inc_mp_plugin.op_values import ALPS, EAGL, METHODS, OpValues
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.progress import say
 from inc_mp_plugin.sensitivity.scales import Scales
-from inc_mp_plugin.stage import changes, run_stage
+from inc_mp_plugin.stage import changes, lasting, numbered, partial, run_stage
 from inc_mp_plugin.targets import CPU_QDQ, check_scale_method, get_target
 from inc_mp_plugin.together import ask
 
@@ -59,7 +59,7 @@ def values_stage(method: str, subject: Subject, graph: Graph, low: Low, out: Pat
     """
     if method not in METHODS:
         return None
-    depends_on = _depends_on(subject, low)
+    depends_on = numbered(method, _depends_on(subject, low))
 
     def make() -> tuple[OpValues, Json]:
         ask(method, graph)
@@ -96,7 +96,7 @@ def stored_values(method: str, folder: Path, measured: Json) -> OpValues | None:
         message = f"strategy {method} needs values of its own, which {path} would hold; {command}"
         raise InputError(message)
     content = store.read_json(path, _KIND)
-    made = {key: value for key, value in content["depends_on"].items() if not key.startswith(_OWN)}
+    made = {key: value for key, value in lasting(content["depends_on"]).items() if not key.startswith(_OWN)}
     difference = changes(measured, made)
     if difference:
         message = f"{path} is of another state of things ({difference}); {command}"
@@ -132,7 +132,7 @@ def _measure_alps(subject: Subject, graph: Graph, low: Low, out: Path) -> OpValu
         subject.batches if subject.own_share else ranks.share(subject.batches),
         subject.loss_fn,
         low.formats[1:],
-        store.Partial(out / f"alps.partial{own}.npz", store.fingerprint(_depends_on(subject, low))),
+        partial(out / f"alps.partial{own}.npz", ALPS, _depends_on(subject, low)),
         low.scales,
     )
 

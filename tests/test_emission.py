@@ -119,7 +119,8 @@ def test_a_plan_that_was_asked_for_a_gain_names_no_tau(tmp_path):
     assert "not held to a tau, objective memory" in (tmp_path / "configs" / "optimum-habana.sh").read_text()
 
 
-def test_only_generated_files_are_removed(tmp_path, capsys):
+def test_only_generated_files_are_removed(tmp_path, caplog):
+    caplog.set_level("INFO", "inc_mp_plugin")
     folder = tmp_path / "configs"
     folder.mkdir()
     own = {"mine.json", "vllm-gaudi.json.bak", "optimum-habana-old.sh", "vllm-gaudi-after.json"}
@@ -133,11 +134,11 @@ def test_only_generated_files_are_removed(tmp_path, capsys):
         (folder / name).write_text("")
     clear_files(tmp_path, ["vllm-gaudi"])
     assert {path.name for path in folder.iterdir()} == own
-    said = " ".join(capsys.readouterr().err.split())
+    (said,) = caplog.messages
     assert {name for name in generated if name in said} == {n for n in generated if "vllm" not in n}
     clear_files(tmp_path)
     clear_files(tmp_path / "nowhere")
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == [said]
 
 
 def test_a_plan_for_one_consumer_may_be_none_for_another(tmp_path):

@@ -141,6 +141,33 @@ def test_the_curve_measures_every_strategy_at_equal_gain(folder):
     assert sorted(uniform["quantized"]) == sorted(linear)
 
 
+def test_fewer_points_and_samples_are_less_work(folder):
+    whole = call("experiment", folder, "curve", "--draws", 2)
+    assert whole.exit_code == 0, whole.output
+    kept = (folder / "measured_losses.npz").read_bytes()
+    full = read(folder, "experiments/curve-memory.json")
+    result = call("experiment", folder, "curve", "--draws", 2, "--points", 2)
+    assert result.exit_code == 0, result.output
+    found = read(folder, "experiments/curve-memory.json")
+    assert {trial["level"] for trial in found["trials"]} == {0.35, 0.8, 1.0}
+    assert found["trials"] == [t for t in full["trials"] if t["level"] in (0.35, 0.8, 1.0)]
+    assert "Quantizing with INC" not in result.output  # all of it is known
+    result = call("experiment", folder, "curve", "--draws", 1, "--points", 1, "--samples", 2)
+    assert result.exit_code == 0, result.output
+    found = read(folder, "experiments/curve-memory.json")
+    assert (found["samples"], {trial["level"] for trial in found["trials"]}) == (2, {0.65, 1.0})
+    losses = dict(np.load(folder / "experiments" / "on-2-samples" / "measured_losses.npz"))
+    del losses["key"]
+    distinct = {tuple(trial["quantized"]) for trial in found["trials"]}
+    assert {len(one) for one in losses.values()} == {2}
+    assert len(losses) == len(distinct) + 1
+    assert f"Measured plans: {len(distinct)} plans in" in result.output
+    assert (folder / "measured_losses.npz").read_bytes() == kept
+    assert call("report", folder).exit_code == 0
+    page = (folder / "report.html").read_text()
+    assert "curve --objective memory --draws 1 --points 1 --samples 2" in page
+
+
 def test_predictions_are_held_against_measurements(folder):
     result = call("experiment", folder, "prediction")
     assert result.exit_code == 0, result.output
@@ -168,6 +195,9 @@ def test_baselines_without_a_gain_are_left_out_and_said_so(folder, monkeypatch):
         (["experiment", "curves"], "unknown experiment 'curves'; did you mean 'curve'"),
         (["experiment", "curve", "--objective", "speed"], "objective 'speed' is not among the gains"),
         (["experiment", "curve", "--draws", "0"], "draws is 0; give at least 1"),
+        (["experiment", "curve", "--points", "7"], "points is 7; curve compares at 6 at the most"),
+        (["experiment", "prediction", "--samples", "0"], "samples is 0; give at least 1"),
+        (["experiment", "curve", "--samples", "100"], "holds 8 samples, 100 are asked for"),
         (["solve", "strategy=prefxi"], "strategy is 'prefxi'"),
         (["solve", "confidence=2"], "confidence is 2"),
         (["solve", "strategy=prefix", "gain_fraction=0.5"], "held to a threshold: give tau"),

@@ -146,7 +146,8 @@ def test_numbers_that_are_not_finite_are_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stages_are_reused_and_made_again(tmp_path, capsys):
+def test_stages_are_reused_and_made_again(tmp_path, caplog):
+    caplog.set_level("INFO", "inc_mp_plugin")
     path, made = tmp_path / "x.json", []
 
     def make():
@@ -158,13 +159,13 @@ def test_stages_are_reused_and_made_again(tmp_path, capsys):
 
     assert run({"samples": 64}) == 1
     assert run({"samples": 64}) == 1
-    assert "x.json: still valid, reused" in capsys.readouterr().err
+    assert caplog.messages == ["x.json: still valid, reused"]
     assert run({"samples": 32}) == 2
-    assert "making x.json again: samples was 64, is 32" in capsys.readouterr().err
+    assert caplog.messages[1:] == ["making x.json again: samples was 64, is 32"]
     path.write_text(path.read_text()[:-30])
     assert run({"samples": 32}) == 3
-    assert "damaged" in capsys.readouterr().err
-    assert json.loads(path.read_text())["depends_on"] == {"samples": 32}
+    assert "damaged" in caplog.messages[2]
+    assert json.loads(path.read_text())["depends_on"] == {"samples": 32, "arithmetic": {"x": 1}}
 
 
 def test_partial_results_count_only_under_their_key(tmp_path):

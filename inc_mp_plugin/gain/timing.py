@@ -13,7 +13,7 @@ import numpy as np
 
 from inc_mp_plugin.gain.bench import FAILURES, LEAST_PAIRS, Bench, Formats, Pass, TimingSettings, one_line
 from inc_mp_plugin.measurements import OVER_BUDGET, TimedConfiguration, Timing
-from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.progress import say, tracked
 from inc_mp_plugin.store import fingerprint
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Samples = dict[str, FloatArray]
 
 
+_SHORTER = "timing.budget_s bounds it"
 MANY = 1e9  # pairs, where time is no limit
 
 
@@ -97,20 +98,20 @@ def measure(
         todo = todo or _imprecise(able, samples, settings)
         if not todo or clock() > deadline:
             break
-        bar = track(list(todo), f"Timing, round {number}")
-        for index, task in enumerate(bar):
-            share_s = (deadline - clock()) / (len(todo) - index)
-            pairs = min(todo[task], _affordable(share_s, base_s[task.one.name]))
-            if not pairs or task.candidate.key in failures:
-                continue
-            try:
-                measured = bench.pairs(task.one, task.candidate.formats, pairs)
-            except FAILURES as error:
-                failures[task.candidate.key] = one_line(error)
-                continue
-            before = [samples[task.key]] if task.key in samples else []
-            samples[task.key] = np.concatenate([*before, measured])
-            partial.save(samples)
+        with tracked(list(todo), f"Timing, round {number}", noun="measurement", shorter=_SHORTER) as bar:
+            for index, task in enumerate(bar):
+                share_s = (deadline - clock()) / (len(todo) - index)
+                pairs = min(todo[task], _affordable(share_s, base_s[task.one.name]))
+                if not pairs or task.candidate.key in failures:
+                    continue
+                try:
+                    measured = bench.pairs(task.one, task.candidate.formats, pairs)
+                except FAILURES as error:
+                    failures[task.candidate.key] = one_line(error)
+                    continue
+                before = [samples[task.key]] if task.key in samples else []
+                samples[task.key] = np.concatenate([*before, measured])
+                partial.save(samples)
     select({})
     timed = [_timed(c, passes, samples, failures.get(c.key, "")) for c in candidates]
     names = {one.name: one.times for one in passes}

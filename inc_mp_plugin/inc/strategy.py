@@ -24,7 +24,7 @@ from inc_mp_plugin.inc.choices import check_settings
 from inc_mp_plugin.inc.loading import with_modules_of
 from inc_mp_plugin.inc.settings import NAME, Settings, grid, inc_keys, split
 from inc_mp_plugin.inc.versions import autotune_forgets_the_best, has_legacy_tuning
-from inc_mp_plugin.progress import say
+from inc_mp_plugin.progress import warn
 
 
 @register_config(framework_name=FRAMEWORK_NAME, algo_name=NAME, priority=0)
@@ -63,7 +63,7 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
         """One configuration for each combination of values, the fastest model first."""
         expanded = [type(self)(**self.theirs, ip_mse=one) for one in grid(self.ours)]
         if autotune_forgets_the_best():
-            say(
+            warn(
                 "This version of INC returns None if none is good enough, unless TuningConfig is given "
                 f"max_trials={len(expanded)}, the number of configurations."
             )

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from inc_mp_plugin.errors import InputError, NonFiniteError
 from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.progress import track
+from inc_mp_plugin.progress import tracked
 from inc_mp_plugin.qat.layers import rounded_ops
 from inc_mp_plugin.qat.lsq import Quantizer
 
@@ -80,7 +81,7 @@ def finetune(
         loss_fn: `loss_fn(model, batch)` returns one loss per sample, whose mean is descended; the
             language-model loss if None.
         settings: see `Settings`.
-        description: of a bar that shows the updates; none without it.
+        description: under which updates are logged, and shown by the command line; neither without it.
 
     Raises:
         InputError: no batch, or a loss that is not one number per sample.
@@ -95,10 +96,12 @@ def finetune(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     losses, held = [], _steps(trained)
-    shown: Iterable[Batch] = track(batches, description) if description else batches
-    with torch.random.fork_rng():
+    shown: AbstractContextManager[Iterable[Batch]] = nullcontext(batches)
+    if description:
+        shown = tracked(batches, description)
+    with torch.random.fork_rng(), shown as seen:
         torch.manual_seed(settings.seed)
-        for number, batch in enumerate(shown, start=1):
+        for number, batch in enumerate(seen, start=1):
             loss = sample_losses(trained, batch, loss_fn).mean()
             losses.append(_checked(loss, number, len(batches), settings))
             optimizer.zero_grad()

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from inc_mp_plugin.advice import IN_MEMORY
 from inc_mp_plugin.report.found import Found, Json
 from inc_mp_plugin.report.page import Block, Code, Section, Table
 
@@ -34,7 +35,11 @@ def left_out(found: Found) -> Section:
 
 def reproduce(found: Found) -> Section:
     """Versions, commands and the recipe."""
-    versions = found.depends_on.get("sensitivity", {}).get("versions", {})
+    measured = found.depends_on.get("sensitivity", {})
+    versions = dict(measured.get("versions", {}))
+    if measured.get("made_by"):
+        name, _, version = measured["made_by"].partition(" ")
+        versions[name] = version
     rows = tuple((name, str(version)) for name, version in sorted(versions.items()))
     return Section(
         "reproduce",
@@ -44,7 +49,7 @@ def reproduce(found: Found) -> Section:
                 "Versions that the sensitivities were measured with.", ("package", "version"), rows, left=2
             ),
             Code("Commands that make this folder again.", "\n".join(commands(found))),
-            Code("recipe.yaml (JSON is YAML).", json.dumps(_given(found.recipe), indent=2, sort_keys=True)),
+            Code(_recipe_name(found), json.dumps(_given(found.recipe), indent=2, sort_keys=True)),
         ),
     )
 
@@ -52,7 +57,10 @@ def reproduce(found: Found) -> Section:
 def commands(found: Found) -> Iterator[str]:
     """What was called, in order, as far as the artefacts tell."""
     folder, made = shlex.quote(found.folder), found.depends_on
-    yield f"inc-mp tune recipe.yaml --out {folder}"
+    if _in_memory(found):
+        yield f"# in Python: inc_mp_plugin.tune(model, batches, ..., out={found.folder!r})"
+    else:
+        yield f"inc-mp tune recipe.yaml --out {folder}"
     keys = ("objective", "strategy", "seed", "tau", "gain_fraction", "budget", "noise", "confidence")
     goal = {key: made.get("plan", {}).get(key) for key in keys}
     other = {key: value for key, value in goal.items() if value != found.recipe.get(key)}
@@ -69,7 +77,7 @@ def commands(found: Found) -> Iterator[str]:
     for one in found.experiments:
         settings = made.get(f"experiments/{one.name}-{one.objective}", {})
         options = "".join(f" --task {shlex.quote(task)}" for task in settings.get("tasks", ()))
-        options += _options(settings, "draws", "include_path", "limit")
+        options += _options(settings, "draws", "points", "samples", "include_path", "limit")
         yield f"inc-mp experiment {folder} {one.name} --objective {one.objective}{options}"
     yield f"inc-mp report {folder}"
 
@@ -77,6 +85,16 @@ def commands(found: Found) -> Iterator[str]:
 def _options(settings: Json, *keys: str) -> str:
     given = [(key, settings[key]) for key in keys if settings.get(key) is not None]
     return "".join(f" --{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in given)
+
+
+def _in_memory(found: Found) -> bool:
+    return bool(found.recipe.get("model", {}).get("weights") == IN_MEMORY)
+
+
+def _recipe_name(found: Found) -> str:
+    if _in_memory(found):
+        return "recipe.json: what was asked for in Python; model and samples were in memory."
+    return "recipe.yaml (JSON is YAML)."
 
 
 def _given(value: Any) -> Any:

@@ -15,7 +15,7 @@ from inc_mp_plugin.errors import NonFiniteError
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.op_values import ALPS, OpValues
 from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.progress import say, tracked
 from inc_mp_plugin.sensitivity.measured import as_measured
 from inc_mp_plugin.sensitivity.rounded import rounded
 from inc_mp_plugin.sensitivity.rounding import rounder_to
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 Formats = Mapping[str, str]
 _BASE = "base"
+_SHORTER = (
+    "each runs all calibration samples: fewer of them (calibration.samples) take less, and strategy=eagl "
+    "needs none"
+)
 
 
 def measure_alps(
@@ -77,15 +81,20 @@ def _scores(
     if scores:
         say(f"alps: going on after {len(scores)} of {len(wanted)} scores that were measured before")
     missing = [key for key in wanted if key not in scores]
-    for key in track(missing, "ALPS: ops alone", len(scores)):
-        scores[key] = score(wanted[key])
-        if not np.isfinite(scores[key]):
-            format, _, op = key.partition(" ")
-            where = f"{op} in {format}" if op else "every op in the base format"
-            message = f"the score is {scores[key]} with {where}; it must be a number"
-            raise NonFiniteError(message)
-        partial.save({name: np.array(value) for name, value in scores.items()})
+    with tracked(missing, "ALPS, each op alone", done=len(scores), shorter=_SHORTER) as keys:
+        for key in keys:
+            scores[key] = _checked(score(wanted[key]), key)
+            partial.save({name: np.array(value) for name, value in scores.items()})
     return scores
+
+
+def _checked(score: float, key: str) -> float:
+    if not np.isfinite(score):
+        format, _, op = key.partition(" ")
+        where = f"{op} in {format}" if op else "every op in the base format"
+        message = f"the score is {score} with {where}; it must be a number"
+        raise NonFiniteError(message)
+    return score
 
 
 def measure_alps_without_training(
@@ -119,7 +128,8 @@ def measure_alps_without_training(
         InputError: an FP8 format without scales, or a format that is no FP8, BF16 or FP16.
         NonFiniteError: a loss is NaN or infinite; the text names the op.
     """
-    rounder = rounder_to(model, graph, batches, loss_fn, scales, formats)
+    with tracked(batches, "Maxabs of inputs", noun="batch") as seen:
+        rounder = rounder_to(model, graph, seen, loss_fn, scales, formats)
     ops = [op.name for op in graph.ops if (op.name, 0) in rounder.maxabs]
 
     def total_loss(lowered: Formats) -> float:

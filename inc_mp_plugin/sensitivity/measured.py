@@ -14,7 +14,7 @@ from inc_mp_plugin.expert_kernels import kernels_through_modules
 from inc_mp_plugin.experts import exposed_experts
 from inc_mp_plugin.libraries.optimum_habana import is_of_optimum_habana
 from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.progress import say
+from inc_mp_plugin.progress import warn
 
 _RANDOM = ("drop", "jitter")  # in the names of settings that make training mode random
 _SHOWN = 3
@@ -67,7 +67,7 @@ def say_unreached(graph: Graph, reached: Collection[str]) -> None:
     missed = [op.name for op in graph.ops if op.name not in reached]
     if missed:
         more = ", …" if len(missed) > _SHOWN else ""
-        say(
+        warn(
             f"no sample reached {len(missed)} of {len(graph.ops)} ops ({', '.join(missed[:_SHOWN])}{more}): "
             "they stay in the base format; more samples may reach them"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial as with_settings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from inc_mp_plugin import ranks
 from inc_mp_plugin.batches import batch_size
 from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.progress import say, tracked
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.scales import Scales
     from inc_mp_plugin.store import Partial
 
+_passes = with_settings(
+    tracked, noun="batch", shorter="fewer samples (calibration.samples) or shorter ones take less"
+)
 _ROUNDING, _SECOND = "rounding ", "second "  # begin the names of these arrays; the key follows
 
 
@@ -54,19 +58,19 @@ def measure_in_steps(
         rows = []
     else:
         say(f"sensitivity: going on after {samples} samples that were measured before")
-    seen = track(batches, "Maxabs of inputs") if scales is not None else ()
-    rounding = observe_rounding(model, graph, seen, loss_fn, scales, formats)
-    remaining = track(batches[done:], "Sensitivity", done)
-    for measured in sensitivity_rows(model, graph, remaining, loss_fn, rounding):
-        rows.append(measured)
-        partial.save(_arrays(concatenate(rows)))
+    with _passes(batches if scales is not None else (), "Maxabs of inputs") as seen:
+        rounding = observe_rounding(model, graph, seen, loss_fn, scales, formats)
+    with _passes(batches[done:], "Sensitivity", done=done) as remaining:
+        for measured in sensitivity_rows(model, graph, remaining, loss_fn, rounding):
+            rows.append(measured)
+            partial.save(_arrays(concatenate(rows)))
     if ranks.size() > 1:
         everywhere = ranks.exchange_arrays(_arrays(concatenate(rows)) if rows else {})
         rows = _restore(everywhere, formats)
     sensitivity = with_weights(model, join(graph, rows))
     if rounding is not None:
-        everything = track(batches, "Everything rounded")
-        sensitivity = with_drift(model, graph, everything, loss_fn, rounding, sensitivity)
+        with _passes(batches, "Everything rounded") as everything:
+            sensitivity = with_drift(model, graph, everything, loss_fn, rounding, sensitivity)
     partial.remove()
     return sensitivity
 

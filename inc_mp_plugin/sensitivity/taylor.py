@@ -86,7 +86,7 @@ def measure_sensitivity(
     Returns:
         Loss and sensitivities per sample, and d_i per format; ops that no batch ran are left out. With
         scales its noise is "measured". Ops that are left out, such as experts that no token was sent
-        to, are named on standard error.
+        to, are named in a warning of the logger `inc_mp_plugin`.
 
     Raises:
         InputError: no batch, a loss that is not one number per sample or has no gradient, or formats

@@ -30,7 +30,7 @@ from training import LOWER, Mixes, Training, base, full_precision
 
 from inc_mp_plugin import store
 from inc_mp_plugin.errors import PluginError
-from inc_mp_plugin.progress import say, track
+from inc_mp_plugin.progress import shown, tell, tracked
 from inc_mp_plugin.qat.layers import SCALED, STATISTICS
 from inc_mp_plugin.report.table import print_table
 from inc_mp_plugin.reporting import write_pages
@@ -105,7 +105,8 @@ def run_seed(folder: Path, effort: Effort, seed: int) -> SeedOutcome:
         for method in METHODS
         for draw in range(effort.draws if method in DRAWN else 1)
     ]
-    made = [_mix(mixes, priced, *one) for one in track(planned, f"seed {seed}: mixes")]
+    with tracked(planned, f"seed {seed}: mixes", noun="mix") as mixed:
+        made = [_mix(mixes, priced, *one) for one in mixed]
     return SeedOutcome(
         seed,
         priced.ops,
@@ -134,18 +135,19 @@ def _sums(brief: Mixes, priced: Prices, number: int, seed: int) -> tuple[Sum, ..
     draw, none = random.Random(seed), brief.trial(())
     alone = {op: brief.trial((op,)) for op in priced.ops}
     found = []
-    for _ in track(range(number), f"seed {seed}: sums"):
-        chosen = draw.sample(priced.ops, draw.randint(2, len(priced.ops) - 1))
-        together = brief.trial(chosen)
-        found.append(
-            Sum(
-                tuple(sorted(chosen)),
-                sum(alone[op].training_loss - none.training_loss for op in chosen),
-                together.training_loss - none.training_loss,
-                sum(none.training_accuracy - alone[op].training_accuracy for op in chosen),
-                none.training_accuracy - together.training_accuracy,
+    with tracked(range(number), f"seed {seed}: sums") as numbers:
+        for _ in numbers:
+            chosen = draw.sample(priced.ops, draw.randint(2, len(priced.ops) - 1))
+            together = brief.trial(chosen)
+            found.append(
+                Sum(
+                    tuple(sorted(chosen)),
+                    sum(alone[op].training_loss - none.training_loss for op in chosen),
+                    together.training_loss - none.training_loss,
+                    sum(none.training_accuracy - alone[op].training_accuracy for op in chosen),
+                    none.training_accuracy - together.training_accuracy,
+                )
             )
-        )
     return tuple(found)
 
 
@@ -161,10 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)  # on tensors this small a second thread gains nothing, and results vary
     try:
-        outcome = run(given.out, REDUCED if given.reduced else Effort())
+        with shown():
+            outcome = run(given.out, REDUCED if given.reduced else Effort())
         path = write_pages(given.out, report(outcome))
     except PluginError as error:
-        say(f"error: {error}")
+        tell(f"error: {error}")
         return error.exit_code
     console = Console(highlight=False)
     for table in tables(outcome):

@@ -107,6 +107,9 @@ def test_one_step(start, line, form, planned):
     done = run([*start, script], config("AUTO", form))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == planned
+    by_command_line = "run" in start
+    assert ("ops run in fp8_e4m3, the others in fp32." in done.stderr) == by_command_line
+    assert ("Sensitivity: 3 batches" in done.stderr) == by_command_line
 
 
 @pytest.mark.slow

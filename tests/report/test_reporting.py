@@ -61,7 +61,7 @@ def test_what_is_not_there_is_none(folder):
     assert (found.experiments, found.outdated) == ((), {})
     assert (found.able, found.model) == (OPS, "tiny")
     assert found.stability.draws == 20
-    assert found.depends_on["sensitivity"] == {"versions": {"torch": "2.13"}}
+    assert found.depends_on["sensitivity"] == {"versions": {"torch": "2.13"}, "made_by": None}
 
 
 def test_everything_is_found(folder):
