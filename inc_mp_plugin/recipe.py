@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from inc_mp_plugin.advice import KNOBS
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.formats import check_formats, get_format
+from inc_mp_plugin.results import LEAST_SAMPLES, VERIFY_CONFIDENCE
 from inc_mp_plugin.sections import (
     CalibrationSection,
     ModelSection,
@@ -46,6 +47,7 @@ class Recipe(Section):
     scale_method: str | None = None
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
     verify: bool = False
+    verify_confidence: Annotated[float, Field(gt=0, lt=1)] = VERIFY_CONFIDENCE
     targets: tuple[str, ...] = ("cpu-qdq",)
     kv_cache: Literal["bf16", "fp8"] = "bf16"
     attention: Literal["eager", "flash"] = "eager"
@@ -99,10 +101,9 @@ class Recipe(Section):
         fault = knob_fault(self.strategy, self.tau, self.gain_fraction, self.budget)
         if fault:
             return fault
-        if self.confidence and (self.verify or self.strategy != "ip_mse"):
+        if self.confidence and self.strategy != "ip_mse":
             return (
-                "confidence makes ip_mse keep to the budget at its upper end; it goes neither with another "
-                "strategy nor with verify, which measures what confidence estimates"
+                "confidence makes ip_mse keep to the budget at its upper end; it goes with no other strategy"
             )
         return ""
 
@@ -133,6 +134,11 @@ class Recipe(Section):
             return (
                 "verify measures ip_mse plans on held-out samples until tau holds; it needs tau, and "
                 "validation: {data: HELDOUT.jsonl}"
+            )
+        if self.verify and self.validation and self.validation.samples < LEAST_SAMPLES:
+            return (
+                f"validation.samples is {self.validation.samples}; verify needs at least {LEAST_SAMPLES} to "
+                "say how far a measurement may be off, and 64 or more to say it well"
             )
         if self.verify and self.kv_cache == "fp8":
             return (
