@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from inc_mp_plugin import result_artefacts
 from inc_mp_plugin.accuracy import Examiner
 from inc_mp_plugin.errors import InfeasibleError, InputError, unknown
+from inc_mp_plugin.evaluate.interval import mean_ratio_interval
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.lock import exclusive
 from inc_mp_plugin.op_values import METHODS
@@ -20,6 +23,7 @@ from inc_mp_plugin.results import Experiment, Trial
 from inc_mp_plugin.run import Run
 from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
 from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.stages import Goal, check_objective, plan_depends_on
 from inc_mp_plugin.value_stages import low_of, values_stage
@@ -88,7 +92,7 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
         raise InputError(message)
     depends_on = {
         **plan_depends_on(run.able, {objective: gains}, Goal(objective, run.recipe.tau)),
-        **(run.meter.depends_on if name != "choices" else {}),
+        **(_measured_settings(run) if name != "choices" else {}),
         "draws": settings.draws,
         **({"points": settings.points, "samples": settings.samples} if name != "choices" else {}),
         **(_task_settings(settings.tasks) if name == "accuracy" else {}),
@@ -220,8 +224,22 @@ def _measured(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Exp
     """Measure the loss MSE of every trial through INC; equal plans are measured once."""
     fewer = "--points, --draws or --samples" if name == "curve" else "--points or --samples"
     run.meter.measure([trial.quantized for trial in trials], "Measured plans", f"fewer {fewer} take less")
-    measured = [replace(trial, measured=run.meter.loss_mse(trial.quantized)) for trial in trials]
+    measured = [_measured_trial(run, trial) for trial in trials]
     return _experiment(run, gains, name, measured)
+
+
+def _measured_trial(run: Run, trial: Trial) -> Trial:
+    """A trial with its measured loss MSE, and the interval of its prediction for as many samples."""
+    meter, seen = run.meter, run.able
+    changes = (meter.losses(trial.quantized) - meter.losses(())) ** 2
+    formats = dict.fromkeys(trial.quantized, meter.format)
+    predicted = sample_losses_mse(seen, formats, run.recipe.model.dtype)
+    return replace(
+        trial,
+        interval=loss_interval(predicted, drift=seen.drift, measured=len(changes)),
+        measured=float(changes.mean()),
+        measured_interval=mean_ratio_interval(changes, np.ones_like(changes), meter.verify_confidence),
+    )
 
 
 def _experiment(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
@@ -238,6 +256,10 @@ def _experiment(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> E
         run.able.ops,
         tuple(trials),
     )
+
+
+def _measured_settings(run: Run) -> dict[str, Any]:
+    return {**run.meter.depends_on, "verify_confidence": run.meter.verify_confidence}
 
 
 def _task_settings(tasks: Tasks) -> dict[str, Any]:

@@ -93,8 +93,9 @@ def load_batches(
     sequence_length: int,
     batch_size: int,
     trust_remote_code: bool,
+    skip: int = 0,
 ) -> list[dict[str, Any]]:
-    """Tokenize the first samples of a JSON-lines file, cut to a length, padded on the right.
+    """Tokenize samples of a JSON-lines file, after `skip` others, cut to a length, padded on the right.
 
     Raises:
         InputError: the tokenizer or the file cannot be read, a line is not {"text": ...}, there are too
@@ -103,7 +104,7 @@ def load_batches(
     """
     _check_context(config, sequence_length)
     tokenizer = load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
-    texts = read_texts(data, samples)
+    texts = read_texts(data, samples, skip)
     encoded = tokenizer(
         texts,
         truncation=True,
@@ -115,7 +116,7 @@ def load_batches(
     tensors = {key: encoded[key] for key in ("input_ids", "attention_mask")}
     short = (tensors["attention_mask"].sum(dim=1) < 2).nonzero().flatten().tolist()
     if short:
-        message = f"{data}, line {short[0] + 1}: its text has fewer than two tokens"
+        message = f"{data}, line {skip + short[0] + 1}: its text has fewer than two tokens"
         raise InputError(message)
     known, largest = config.get_text_config().vocab_size, int(tensors["input_ids"].max())
     if largest >= known:
@@ -157,25 +158,40 @@ def load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
     return tokenizer
 
 
-def read_texts(path: Path, samples: int) -> list[str]:
-    """Read the first texts of a JSON-lines file.
+def read_texts(path: Path, samples: int, skip: int = 0) -> list[str]:
+    """Read texts of a JSON-lines file: the first, or those after `skip` others.
 
     Raises:
         InputError: it cannot be read, a line is not {"text": ...}, or it has too few of them.
     """
+    lines = _lines(path)
+    numbered = list(enumerate(lines, 1))[skip : skip + samples]
+    if len(numbered) < samples:
+        message = (
+            f"{path} holds {len(lines)} samples, {skip + samples} are asked for; give more, or ask for fewer"
+        )
+        raise InputError(message)
+    return [_text(path, number, line) for number, line in numbered]
+
+
+def count_texts(path: Path) -> int:
+    """Number of samples of a JSON-lines file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return len(_lines(path))
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError:
         message = f"data file {path} does not exist"
         raise InputError(message) from None
     except (OSError, UnicodeDecodeError) as error:
         message = f"data file {path} cannot be read: {error}"
         raise InputError(message) from error
-    texts = [_text(path, number, line) for number, line in enumerate(lines[:samples], 1)]
-    if len(texts) < samples:
-        message = f"{path} holds {len(texts)} samples, {samples} are asked for; give more, or ask for fewer"
-        raise InputError(message)
-    return texts
 
 
 def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:

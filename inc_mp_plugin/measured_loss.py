@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from inc_mp_plugin.errors import InputError, NonFiniteError
 from inc_mp_plugin.finite import first_guilty
+from inc_mp_plugin.heldout import heldout_batches
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.progress import say, tracked
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.stage import numbered
 from inc_mp_plugin.store import Partial, fingerprint
-from inc_mp_plugin.subject import data_settings, heldout_batches
+from inc_mp_plugin.subject import data_settings
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -43,6 +44,7 @@ class LossMeter:
         graph: Graph,
         sensitivity: Sensitivity,
         out: Path,
+        beside: LossMeter | None = None,
     ) -> None:
         """Prepare; nothing is loaded or converted yet.
 
@@ -53,6 +55,7 @@ class LossMeter:
             graph: from `capture`.
             sensitivity: its ops are those that may leave the base format.
             out: folder of the artefacts.
+            beside: a meter whose converted model is used, and whose samples are skipped.
         """
         self.format = recipe.formats[0]
         settings = {
@@ -62,22 +65,36 @@ class LossMeter:
             "scale_method": recipe.scale_method,
             "ops": fingerprint({"ops": list(sensitivity.ops)}),
         }
+        name, self._skip = "measured_losses.npz", 0
+        if beside is not None:
+            name, self._skip = "verified_losses.npz", section.samples
+            settings["validation.skip"] = self._skip
         self.depends_on = numbered("losses", settings)
+        self.verify_confidence = recipe.verify_confidence
         self.subject = subject
         self.section = section
-        self._recipe = recipe
-        self._graph, self._ops = graph, sensitivity.ops
-        self._kept = Partial(out / "measured_losses.npz", fingerprint(self.depends_on))
+        self._recipe, self._out = recipe, out
+        self._graph, self._sensitivity = graph, sensitivity
+        self._converted: Callable[[], Switch] = cache(self._convert) if beside is None else beside._converted
+        self._kept = Partial(out / name, fingerprint(self.depends_on))
         self._known = self._kept.load()
+
+    def on_other_samples(self) -> LossMeter:
+        """A meter of the same model on as many other held-out samples, those that come next."""
+        same = (self._recipe, self.section, self.subject, self._graph, self._sensitivity, self._out)
+        return LossMeter(*same, beside=self)
 
     @cached_property
     def heldout(self) -> Sequence[Batch]:
         """The held-out batches."""
-        return heldout_batches(self._recipe, self.section)
+        return heldout_batches(self._recipe, self.section, self._skip)
 
-    @cached_property
+    @property
     def switch(self) -> Switch:
         """The model, converted by INC, with both modules of every op."""
+        return self._converted()
+
+    def _convert(self) -> Switch:
         from inc_mp_plugin.switching import switch_to_validate
 
         say("Quantizing with INC, to measure what was predicted ...")
@@ -85,7 +102,7 @@ class LossMeter:
         return switch_to_validate(
             subject.model,
             self._graph,
-            self._ops,
+            self._sensitivity.ops,
             subject.base,
             self.format,
             subject.batches,
@@ -125,10 +142,6 @@ class LossMeter:
             for ops in plans:
                 self.losses(ops)
 
-    def loss_mse(self, ops: Collection[str]) -> float:
-        """Measured loss MSE: mean_i (g^_i - g_i)^2 over the held-out samples (eq. 4)."""
-        return float(((self.losses(ops) - self.losses(())) ** 2).mean())
-
     def check(self, plan: Plan) -> None:
         """Refuse a plan that lowers ops to another format than the one that is measured.
 
@@ -142,11 +155,6 @@ class LossMeter:
                 f"{self.format}, is what is measured: INC runs one per model; give a single format"
             )
             raise InputError(message)
-
-    def nrmse(self, plan: Plan) -> float:
-        """Measured normalized RMSE of the loss with a plan."""
-        self.check(plan)
-        return float((self.loss_mse(plan.quantized) / (self.losses(()) ** 2).mean()) ** 0.5)
 
     def _why_not_finite(self, lowered: int) -> str:
         """Name the op where the first NaN or infinity appears, in the model as it is switched now."""

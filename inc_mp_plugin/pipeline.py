@@ -11,6 +11,7 @@ from inc_mp_plugin.emission import clear_files, emit
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.held_back import held_back_for, scales_of_all, with_scales
+from inc_mp_plugin.heldout import check_two_parts
 from inc_mp_plugin.in_memory import Asked, plan_in_memory
 from inc_mp_plugin.lock import locked
 from inc_mp_plugin.measured_loss import LossMeter
@@ -72,6 +73,8 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     Of several processes the first does everything, and all share the samples of the sensitivities.
     """
     subject = subject_of(recipe)
+    if recipe.verify and recipe.validation is not None:
+        check_two_parts(recipe.validation)  # rather missing now than after all the rest
 
     @locked(out)
     def make() -> Plan:
@@ -106,7 +109,8 @@ def _tune_recipe(recipe: Recipe, subject: Subject, out: Path) -> Plan:
         meter = LossMeter(recipe, recipe.validation, subject, graph, sensitivity, out)
     correction = 1.0
     if recipe.verify and meter is not None:
-        correction = verified_correction(meter, gains, sensitivity, goal, demanded, out)
+        loop_meter = meter.on_other_samples()
+        correction = verified_correction(loop_meter, gains, sensitivity, goal, demanded, out)
     plan = plan_stage(sensitivity, gains, goal, out, correction, demanded, values)
     clear_files(out, recipe.targets)
     for target in recipe.targets:
@@ -136,7 +140,7 @@ def verified_correction(
     demanded: Demands,
     out: Path,
 ) -> float:
-    """Correction of the loss budget at which the measured loss is within tau."""
+    """Correction of the loss budget up to which the measured loss is surely within tau."""
     check_objective(gains, goal.objective)
     found = verification_stage(
         meter,
@@ -144,7 +148,8 @@ def verified_correction(
         plan_depends_on(sensitivity, gains, goal, demanded),
         out,
     )
-    say(f"verify: {len(found.rounds)} plans measured, the loss budget is corrected by {found.correction:.4g}")
+    measured = sum(one.ops > 0 for one in found.rounds)
+    say(f"verify: {measured} plans measured, the loss budget is corrected by {found.correction:.4g}")
     return found.correction
 
 

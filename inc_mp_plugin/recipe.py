@@ -14,6 +14,7 @@ from inc_mp_plugin import store
 from inc_mp_plugin.advice import IN_MEMORY, KNOBS
 from inc_mp_plugin.errors import InputError, unknown
 from inc_mp_plugin.formats import check_formats, get_format
+from inc_mp_plugin.results import LEAST_SAMPLES, VERIFY_CONFIDENCE
 from inc_mp_plugin.sections import (
     CalibrationSection,
     ModelSection,
@@ -47,6 +48,7 @@ class Recipe(Section):
     scale_method: str | None = None
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
     verify: bool = False
+    verify_confidence: Annotated[float, Field(gt=0, lt=1)] = VERIFY_CONFIDENCE
     targets: tuple[str, ...] = ("cpu-qdq",)
     kv_cache: Literal["bf16", "fp8"] = "bf16"
     attention: Literal["eager", "flash"] = "eager"
@@ -100,11 +102,8 @@ class Recipe(Section):
         fault = knob_fault(self.strategy, self.tau, self.gain_fraction, self.budget)
         if fault:
             return fault
-        if self.confidence and (self.verify or self.strategy != "ip_mse"):
-            return (
-                "confidence makes ip_mse keep to the loss budget at its upper end; it goes neither with "
-                "another strategy nor with verify, which measures what confidence estimates"
-            )
+        if self.confidence and self.strategy != "ip_mse":
+            return "confidence makes ip_mse keep to the upper end of the loss; it goes with no other strategy"
         return ""
 
     def _target_fault(self) -> str:
@@ -138,6 +137,11 @@ class Recipe(Section):
             return (
                 "verify measures ip_mse plans on held-out samples until tau holds; it needs tau, and "
                 "validation: {data: HELDOUT.jsonl}"
+            )
+        if self.verify and self.validation and self.validation.samples < LEAST_SAMPLES:
+            return (
+                f"validation.samples is {self.validation.samples}; verify needs at least {LEAST_SAMPLES} to "
+                "say how far a measurement may be off, and 64 or more to say it well"
             )
         if self.verify and self.kv_cache == "fp8":
             return (

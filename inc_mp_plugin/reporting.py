@@ -85,7 +85,7 @@ def find(folder: Path) -> Found:
         able.ops,
         run.free_gains,
         run.plan,
-        _stability(run, able, goal),
+        _stability(run, able, goal, made.get("correction", 1.0)),
         shelf.take("frontier", "frontier", result_artefacts.frontiers_from_json, _files(folder) | noise),
         validation,
         shelf.take(
@@ -175,10 +175,8 @@ def _goal(run: Run, made: Json) -> Goal:
     return goal if goal.gain_fraction is None and goal.budget is None else replace(goal, tau=None)
 
 
-def _stability(run: Run, able: Sensitivity, goal: Goal) -> Stability:
+def _stability(run: Run, able: Sensitivity, goal: Goal, correction: float) -> Stability:
     plan = run.plan
     gains = constrained(run.free_gains[plan.objective], run.planned_demands)
-    # With a confidence, each draw finds the correction that it needs.
-    correction = plan.correction if goal.confidence is None else 1.0
     values = run.values(goal.strategy)
     return stability(plan, able, lambda seen: solve_goal(gains, seen, goal, correction, values=values))

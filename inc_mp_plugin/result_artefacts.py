@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,7 @@ from inc_mp_plugin.measurements import (
 )
 from inc_mp_plugin.plan import Interval
 from inc_mp_plugin.results import (
+    VERIFY_CONFIDENCE,
     Curve,
     Experiment,
     Frontier,
@@ -37,21 +38,29 @@ def validation_from_json(content: Json) -> Validation:
     """Inverse of `validation_to_json`."""
 
     def point(one: Json) -> Point:
-        interval = Interval(*one["interval"])
-        return Point(tuple(one["quantized"]), one["predicted"], interval, one["measured"])
+        lists = {"quantized": tuple(one["quantized"]), "interval": Interval(*one["interval"])}
+        return Point(**{**one, **lists, "measured_interval": _interval(one.get("measured_interval"))})
 
     same = ("samples", "loss_ms", "tau", "nrmse", "log_correlation", "ratio")
     return Validation(
         **{key: content[key] for key in same},
         plan=point(content["plan"]),
         points=tuple(point(one) for one in content["points"]),
+        nrmse_interval=_interval(content.get("nrmse_interval")),
+        verify_confidence=content.get("verify_confidence", VERIFY_CONFIDENCE),
     )
 
 
 def verification_from_json(content: Json) -> Verification:
     """Read verification.json, which is `asdict` of a `Verification`."""
-    rounds = tuple(Round(**one) for one in content["rounds"])
-    return Verification(content["tau"], content["samples"], rounds, content["chosen"])
+    rounds = tuple(Round(**{**one, "interval": _interval(one.get("interval"))}) for one in content["rounds"])
+    same = (content["tau"], content["samples"], rounds, content["chosen"])
+    return Verification(*same, content.get("verify_confidence", VERIFY_CONFIDENCE))
+
+
+def _interval(ends: Sequence[float] | None) -> Interval | None:
+    """The interval of a measurement; None where there were too few samples, or none was kept yet."""
+    return None if ends is None else Interval(*ends)
 
 
 def frontiers_to_json(frontiers: Mapping[str, Frontier]) -> Json:
@@ -77,7 +86,7 @@ def experiment_from_json(content: Json) -> Experiment:
 
     def trial(one: Json) -> Trial:
         lists = {"quantized": tuple(one["quantized"]), "interval": Interval(*one["interval"])}
-        return Trial(**{**one, **lists})
+        return Trial(**{**one, **lists, "measured_interval": _interval(one.get("measured_interval"))})
 
     same = ("name", "objective", "unit", "source", "largest_gain", "samples", "loss_ms", "base_scores")
     return Experiment(

@@ -7,15 +7,44 @@ from dataclasses import dataclass, field
 
 from inc_mp_plugin.plan import Interval
 
+VERIFY_CONFIDENCE = 0.95  # of the interval of a measured loss
+LEAST_SAMPLES = 8  # that are measured: fewer do not say how far their mean may be off
+HELD, UNDECIDED, EXCEEDED = "held", "not decided", "exceeded"
+
+
+def verdict(interval: Interval | None, tau: float) -> str:
+    """What an interval of a measured NRMSE says of a threshold.
+
+    Example:
+        >>> verdict(Interval(0.7, 0.9), 1.0), verdict(Interval(0.9, 1.1), 1.0), verdict(None, 1.0)
+        ('held', 'not decided', 'not decided')
+    """
+    if interval is None or interval.low <= tau < interval.high:
+        return UNDECIDED
+    return HELD if interval.high <= tau else EXCEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A measured normalized RMSE, and its interval if there are enough samples for one."""
+
+    nrmse: float
+    interval: Interval | None
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One set of quantized ops: its loss MSE as predicted, with an interval, and as measured."""
+    """One set of quantized ops: its loss MSE as predicted and as measured, each with an interval.
+
+    `interval` is that of the mean of as many samples as were measured, by the prediction;
+    `measured_interval` is that of the expectation, by the measurement.
+    """
 
     quantized: tuple[str, ...]
     predicted: float
     interval: Interval
     measured: float
+    measured_interval: Interval | None = None
 
     @property
     def covered(self) -> bool:
@@ -27,9 +56,10 @@ class Point:
 class Validation:
     """Measured loss MSE of a plan and of random plans, on held-out samples.
 
-    `loss_ms` is E[g^2] of those samples, `nrmse` the plan's measured sqrt(loss MSE / E[g^2]);
-    `log_correlation` is Pearson's, of log predicted and log measured over the random plans `points`,
-    and `ratio` their mean predicted over their mean measured loss MSE.
+    `loss_ms` is E[g^2] of those samples, `nrmse` the plan's measured sqrt(loss MSE / E[g^2]), with
+    `nrmse_interval`; `verify_confidence` is the level of all measured intervals. `log_correlation` is
+    Pearson's, of log predicted and log measured over the random plans `points`, and `ratio` their mean
+    predicted over their mean measured loss MSE.
     """
 
     samples: int
@@ -40,6 +70,13 @@ class Validation:
     points: tuple[Point, ...]
     log_correlation: float
     ratio: float
+    nrmse_interval: Interval | None = None
+    verify_confidence: float = VERIFY_CONFIDENCE
+
+    @property
+    def verdict(self) -> str:
+        """Whether the plan's measured NRMSE is within tau, as far as the samples can tell."""
+        return verdict(self.nrmse_interval, self.tau)
 
     @property
     def covered(self) -> int:
@@ -94,23 +131,28 @@ class Frontier:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One plan of a closed loop: the correction of the loss budget, predicted and measured."""
+    """One plan of a closed loop: correction of the loss budget, predicted, and measured with its interval."""
 
     correction: float
     predicted_nrmse: float
     measured_nrmse: float
     gain: float
     ops: int
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A closed loop: every plan that was measured on held-out samples, and the one that was chosen."""
+    """A closed loop: every plan that was measured on held-out samples, and the one that was chosen.
+
+    `verify_confidence` is the level of the rounds' intervals.
+    """
 
     tau: float
     samples: int
     rounds: tuple[Round, ...]
     chosen: int
+    verify_confidence: float = VERIFY_CONFIDENCE
 
     @property
     def correction(self) -> float:
@@ -124,7 +166,7 @@ class Trial:
 
     `level` is what it was asked for: a fraction of the largest gain, or of the NRMSE of everything in
     the lower format. `seed` tells draws (of `random`, and of perturbed scales) apart. `measured` is its
-    loss MSE on held-out samples, `scores` what tasks gave, {"task/metric": value}.
+    loss MSE on held-out samples, with `measured_interval`, `scores` what tasks gave, {"task/metric": value}.
     """
 
     strategy: str
@@ -136,6 +178,7 @@ class Trial:
     interval: Interval
     measured: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    measured_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,10 @@ class CalibrationSection(Section):
 
 
 class ValidationSection(Section):
-    """Held-out samples, never those of the calibration, and how many random plans to compare."""
+    """Held-out samples, never those of the calibration, and how many random plans to compare.
+
+    The first `samples` of the data are what a plan is reported on; a closed loop reads as many after them.
+    """
 
     data: Path
     samples: Count = 64

@@ -25,7 +25,6 @@ from inc_mp_plugin.inputs import (
     load_model,
     model_fingerprint,
     random_model,
-    read_texts,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def subject_of(recipe: Recipe) -> Subject:
         },
         base=model.dtype,
         load_model=lambda: _model(model),
-        load_batches=lambda: _load(model, data, data.data, data.samples),
+        load_batches=lambda: load_samples(model, data, data.data, data.samples),
     )
 
 
@@ -186,24 +185,6 @@ def _hash(tensors: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-def heldout_batches(recipe: Recipe, section: ValidationSection) -> Sequence[Batch]:
-    """The held-out batches of a recipe, cut as the calibration's are.
-
-    Raises:
-        InputError: a text is among the calibration samples, too.
-    """
-    calibration = recipe.calibration
-    known = set(read_texts(calibration.data, calibration.samples))
-    for number, text in enumerate(read_texts(section.data, section.samples), 1):
-        if text in known:
-            message = (
-                f"{section.data}, sample {number}: this text is a calibration sample of "
-                f"{calibration.data}; held-out samples must be others"
-            )
-            raise InputError(message)
-    return _load(recipe.model, recipe.calibration, section.data, section.samples)
-
-
 def data_settings(name: str, section: CalibrationSection | ValidationSection) -> Json:
     """What identifies a section's samples: a hash of the file, and the settings."""
     settings = section.model_dump(mode="json", exclude={"data", "random_plans", "seed"})
@@ -224,7 +205,10 @@ def _config(section: ModelSection) -> Any:
     return load_config(section.name_or_path, section.config, trust_remote_code=section.trust_remote_code)
 
 
-def _load(model: ModelSection, calibration: CalibrationSection, data: Path, samples: int) -> Sequence[Batch]:
+def load_samples(
+    model: ModelSection, calibration: CalibrationSection, data: Path, samples: int, skip: int = 0
+) -> Sequence[Batch]:
+    """Batches of a file's samples, after `skip` others, tokenized and cut as the calibration's are."""
     return load_batches(
         _config(model),
         model.tokenizer or model.name_or_path,
@@ -233,6 +217,7 @@ def _load(model: ModelSection, calibration: CalibrationSection, data: Path, samp
         sequence_length=calibration.sequence_length,
         batch_size=calibration.batch_size,
         trust_remote_code=model.trust_remote_code,
+        skip=skip,
     )
 
 

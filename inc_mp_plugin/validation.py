@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin import result_artefacts, store
-from inc_mp_plugin.evaluate.closed_loop import close_loop
+from inc_mp_plugin.evaluate.closed_loop import MOST_PLANS, close_loop
+from inc_mp_plugin.evaluate.interval import measured_nrmse
 from inc_mp_plugin.evaluate.validate import random_plans, validate
 from inc_mp_plugin.pace import Work
 from inc_mp_plugin.plan import Interval, Plan
 from inc_mp_plugin.progress import say, steps
-from inc_mp_plugin.results import Validation, Verification
+from inc_mp_plugin.report.measured import with_interval
+from inc_mp_plugin.results import Measured, Validation, Verification, verdict
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
 from inc_mp_plugin.stage import run_stage
@@ -46,13 +49,14 @@ def validation_stage(meter: LossMeter, sensitivity: Sensitivity, plan: Plan, out
         "noise": [store.fingerprint(sensitivity.loss_mse(meter.format)), *sensitivity.drift],
         "plan": store.fingerprint(dict(plan.formats)),
         "tau": plan.tau,
+        "verify_confidence": meter.verify_confidence,
     }
     if plan.serving.kv_cache == "fp8":
         depends_on["kv_cache"] = "fp8 (not measured)"
 
     def predict(ops: Collection[str]) -> tuple[float, Interval]:
         samples = sample_losses_mse(sensitivity, dict.fromkeys(ops, meter.format), plan.base)
-        interval = loss_interval(samples, plan.confidence, sensitivity.drift)
+        interval = loss_interval(samples, plan.confidence, sensitivity.drift, section.samples)
         return sensitivity.with_drift(float(samples.mean())), interval
 
     def make() -> tuple[Validation, Json]:
@@ -65,7 +69,8 @@ def validation_stage(meter: LossMeter, sensitivity: Sensitivity, plan: Plan, out
                 advance()
                 return losses
 
-            found = validate(measure, predict, plan.quantized, plan.tau, others)
+            level = meter.verify_confidence
+            found = validate(measure, predict, plan.quantized, plan.tau, others, level=level)
         return found, result_artefacts.validation_to_json(found)
 
     path, decode = out / "validation.json", result_artefacts.validation_from_json
@@ -78,24 +83,30 @@ def verification_stage(
     """verification.json: the closed loop over plans for corrected loss budgets.
 
     Args:
-        meter: measures losses.
+        meter: measures losses, on samples that nothing is reported on.
         plan_at: solves with this correction of the loss budget.
         depends_on: what the plans follow from.
         out: folder of the artefacts.
     """
+    level = meter.verify_confidence
 
     def make() -> tuple[Verification, Json]:
-        def measure(plan: Plan) -> float:
-            nrmse = meter.nrmse(plan)
-            say(
-                f"verify: {len(plan.quantized)} ops, NRMSE {plan.nrmse:.4g} predicted, {nrmse:.4g} measured"
-                f" (tau {plan.tau:.6g})"
-            )
-            return nrmse
+        numbers = count(1)
 
-        found = close_loop(plan_at, measure, plan_at(1.0).tau, meter.section.samples)
+        def measure(plan: Plan) -> Measured:
+            say(f"verify: plan {next(numbers)} of at most {MOST_PLANS}, {len(plan.quantized)} ops")
+            meter.check(plan)
+            seen = measured_nrmse(meter.losses(plan.quantized), meter.losses(()), level)
+            say(
+                f"verify: NRMSE {plan.nrmse:.4g} predicted, {with_interval(seen.nrmse, seen.interval)} "
+                f"measured (tau {plan.tau:.6g}: {verdict(seen.interval, plan.tau)})"
+            )
+            return seen
+
+        found = close_loop(plan_at, measure, plan_at(1.0).tau, meter.section.samples, level)
         return found, asdict(found)
 
     path = out / "verification.json"
     decode = result_artefacts.verification_from_json
-    return run_stage(path, "verification", {**meter.depends_on, **depends_on}, decode, make)
+    depends_on = {**meter.depends_on, **depends_on, "verify_confidence": level}
+    return run_stage(path, "verification", depends_on, decode, make)

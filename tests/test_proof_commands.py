@@ -1,22 +1,38 @@
 """Baselines, frontier, noise, closed loop and experiments on a small model, as a user runs them."""
 
+import json
 import shutil
 
+import helpers
 import numpy as np
 import pytest
+import torch
+import transformers
 from helpers import call, read
 
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.store import fingerprint
 
-KEYS = ["verify=true", "noise=measured", "tau=0.00006"]
+KEYS = ["verify=true", "noise=measured", "tau=0.00006", "validation.samples=8"]
 
 
 @pytest.fixture(scope="session")
-def proved(made_once, project, finished):
+def project(made_once):
+    """The small project with 16 held-out samples: 8 for the report, 8 for the closed loop."""
+
+    def make(folder):
+        helpers.small_project(folder)
+        lines = (helpers.SHIPPED / "heldout.jsonl").read_text().splitlines()[:16]
+        (folder / "heldout.jsonl").write_text("\n".join(lines))
+
+    return made_once("proof", make)
+
+
+@pytest.fixture(scope="session")
+def proved(made_once, project):
     """A run with measured noise and a closed loop."""
 
     def tune(folder):
-        shutil.copytree(finished, folder, dirs_exist_ok=True)
         result = call("tune", project / "recipe.yaml", *KEYS, "--out", folder)
         assert result.exit_code == 0, result.output
 
@@ -32,13 +48,52 @@ def folder(proved, tmp_path):
 def test_the_closed_loop_holds_what_it_says(proved):
     found, plan = read(proved, "verification.json"), read(proved, "plan.json")
     chosen = found["rounds"][found["chosen"]]
-    assert chosen["measured_nrmse"] <= found["tau"] == plan["tau"] == 0.00006
+    assert chosen["measured_nrmse"] <= chosen["interval"][1] <= found["tau"] == plan["tau"] == 0.00006
     assert chosen["gain"] == plan["predicted"]["gain"]
     assert plan["correction"] == chosen["correction"]
-    validation = read(proved, "validation.json")  # the same plan, measured on its own
-    assert validation["nrmse"] == chosen["measured_nrmse"]
-    held = [one["gain"] for one in found["rounds"] if one["measured_nrmse"] <= found["tau"]]
-    assert chosen["gain"] == max(held)
+    larger = [one for one in found["rounds"] if one["gain"] > chosen["gain"]]
+    assert all(one["interval"][1] > found["tau"] for one in larger)
+    low, high = chosen["interval"]
+    assert low < chosen["measured_nrmse"] < high
+
+
+def test_the_report_is_on_samples_that_the_loop_never_read(project, proved):
+    """Losses of the base format, sample by sample as transformers gives them: the first 8, the next 8."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(project / "model", dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(project / "model")
+    texts = [json.loads(line)["text"] for line in (project / "heldout.jsonl").read_text().splitlines()]
+    expected = []
+    for text in texts:
+        ids = tokenizer(text, truncation=True, max_length=32, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            expected.append(float(model(input_ids=ids, labels=ids).loss))
+    none = fingerprint({"ops": []})
+    for name, part in (("measured_losses.npz", expected[:8]), ("verified_losses.npz", expected[8:])):
+        assert np.load(proved / name)[none] == pytest.approx(part, rel=1e-4)
+    plan, validation = read(proved, "plan.json"), read(proved, "validation.json")
+    lowered = [op for op, format in plan["formats"].items() if format != "fp32"]
+    assert validation["plan"]["quantized"] == lowered
+    losses = np.load(proved / "measured_losses.npz")
+    changes = losses[fingerprint({"ops": sorted(lowered)})] - losses[none]
+    assert validation["nrmse"] == pytest.approx(((changes**2).mean() / (losses[none] ** 2).mean()) ** 0.5)
+
+
+def test_too_few_samples_for_both_are_told_before_anything_is_done(project, tmp_path):
+    result = call("tune", project / "recipe.yaml", *KEYS, "validation.samples=9", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "holds 16 samples; verify needs two times validation.samples, which is 9" in result.output
+    assert "validation.samples=8" in result.output
+    assert not (tmp_path / "run" / "graph.json").exists()
+
+
+def test_a_sample_in_both_parts_is_told(project, tmp_path):
+    lines = (project / "heldout.jsonl").read_text().splitlines()
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join([*lines[:12], lines[2], *lines[13:]]))
+    keys = [*KEYS, f"validation.data={mixed}", "--out", tmp_path / "run"]
+    result = call("tune", project / "recipe.yaml", *keys)
+    assert result.exit_code == 2
+    assert "sample 13: this text is among the first 8, too" in result.output
 
 
 def test_what_was_measured_is_not_measured_again(project, folder):

@@ -72,7 +72,8 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
         ({"validation": {"data": "data.jsonl"}}, "held-out samples must be others"),
         ({"strategy": "prefixes"}, "strategy is 'prefixes'"),
         ({"strategy": "random", "tau": None, "gain_fraction": 0.5}, "held to a threshold: give tau"),
-        ({"strategy": "prefix", "confidence": 0.9}, "it goes neither with another strategy nor with verify"),
+        ({"strategy": "prefix", "confidence": 0.9}, "it goes with no other strategy"),
+        ({"verify_confidence": 95}, "verify_confidence is 95"),
         ({"confidence": 95}, "confidence is 95"),
         ({"noise": "loud"}, "noise is 'loud'"),
         ({"scale_method": "maxabs"}, "unknown scale_method of target cpu-qdq 'maxabs'; did you mean"),
@@ -90,8 +91,8 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
         ),
         ({"verify": True}, "it needs tau, and validation"),
         (
-            {"verify": True, "confidence": 0.9, "validation": {"data": "heldout.jsonl"}},
-            "verify, which measures what confidence estimates",
+            {"verify": True, "validation": {"data": "heldout.jsonl", "samples": 7}},
+            "validation.samples is 7; verify needs at least 8 to say how far",
         ),
         ({"model": {}}, "'model.name_or_path' is missing"),
         ({"targets": ["cpu-qdq", "vllm-gaudi", "cpu-qdq"]}, "targets: cpu-qdq is given more than once"),
@@ -115,6 +116,13 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
 def test_impossible_values(changes, message):
     with pytest.raises(InputError, match=message):
         parse_recipe(content(**changes), [], "recipe")
+
+
+def test_confidence_may_stand_beside_verify():
+    keys = {"verify": True, "confidence": 0.9, "validation": {"data": "heldout.jsonl"}}
+    recipe = parse_recipe(content(**keys), ["verify_confidence=0.8"], "recipe")
+    assert (recipe.confidence, recipe.verify_confidence) == (0.9, 0.8)
+    assert parse_recipe(content(**keys), [], "recipe").verify_confidence == 0.95
 
 
 def test_overrides():

@@ -54,8 +54,10 @@ PLAN = Plan(
 POINT = Point(("a",), 1e-6, Interval(0.5e-6, 3e-6), 2e-6)
 CURVE = Curve("ip_mse", 0, (0, 1), (0.0, 3.0), (0.0, 1e-6), (0.0, 0.5e-6), (0.0, 2e-6))
 FRONTIERS = {"memory": Frontier("memory", "byte", "exact", 2.0, 4.0, (CURVE, CURVE), 1)}
-VERIFICATION = Verification(0.1, 8, (Round(1.0, 0.1, 0.12, 3.0, 4), Round(0.7, 0.09, 0.09, 2.0, 3)), 1)
-VALIDATION = Validation(8, 2.0, 0.1, 0.05, POINT, (POINT, POINT), 0.99, 1.1)
+ROUNDS = (Round(0.7, 0.09, 0.09, 2.0, 3, Interval(0.08, 0.1)), Round(1.0, 0.1, 0.12, 3.0, 4, None))
+VERIFICATION = Verification(0.1, 8, ROUNDS, 0, 0.9)
+SURE = replace(POINT, measured_interval=Interval(1e-6, 3e-6))
+VALIDATION = Validation(8, 2.0, 0.1, 0.05, SURE, (POINT, SURE), 0.99, 1.1, Interval(0.04, 0.07), 0.9)
 TIMED = TimedConfiguration({"a": "bf16"}, 0.2, 0.01, (15, 30), (1.0, 0.1), (0.9, 0.09), 0.3)
 TIMING = Timing(
     "cpu", "a CPU", {"ttft": 1, "tpot": 64}, (1.0, 0.1), (TIMED, TimedConfiguration({"b": "bf16"}))
@@ -177,3 +179,21 @@ def test_partial_results_count_only_under_their_key(tmp_path):
     assert store.Partial(path, "one").load() == {}
     store.Partial(path, "one").remove()
     assert store.Partial(path, "one").load() == {}
+
+
+def test_files_without_measured_intervals_are_read():
+    """As they were written before measurements had intervals: nothing is decided by them."""
+    validation = result_artefacts.validation_to_json(VALIDATION)
+    for key in ("nrmse_interval", "verify_confidence"):
+        del validation[key]
+    for point in (validation["plan"], *validation["points"]):
+        point.pop("measured_interval", None)
+    read = result_artefacts.validation_from_json(validation)
+    assert (read.nrmse, read.nrmse_interval, read.verdict) == (0.05, None, "not decided")
+    verification = asdict(VERIFICATION)
+    del verification["verify_confidence"]
+    for one in verification["rounds"]:
+        del one["interval"]
+    read = result_artefacts.verification_from_json(verification)
+    assert [one.interval for one in read.rounds] == [None, None]
+    assert read.correction == VERIFICATION.correction

@@ -1,81 +1,85 @@
-"""From predicted to measured: correct the loss budget until the measured loss is within the threshold."""
+"""From predicted to measured: the largest loss budget at which the measured loss is surely within tau."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin.results import Round, Verification
+from inc_mp_plugin.plan import Interval
+from inc_mp_plugin.results import HELD, Measured, Round, Verification, verdict
 
 if TYPE_CHECKING:
     from inc_mp_plugin.plan import Plan
 
-_SEARCH = 10  # plans to find where the measured loss crosses the threshold
-_PROBES = 4  # plans a little above the crossing: the measured loss is no smooth curve
-_STEP = 1.06  # from one of them to the next, in normalized RMSE
-_CLOSE = 0.002  # of the largest gain: nothing worth measuring lies between two plans
+# Thresholds that plans are solved for, as parts of tau: twelve from 0.48 to 3.6, 1.0 among them.
+_WIDE = tuple(1.2**power for power in range(-4, 8))
+_NARROW = (0.25, 0.5, 0.75)  # of the way from one that held to the next, on a logarithmic scale
+_SMALLER = (0.125, 0.25, 0.5)  # of the first, if that did not hold
+MOST_PLANS = len(_WIDE) + len(_NARROW)
 
 
 def close_loop(
-    plan_at: Callable[[float], Plan], measure: Callable[[Plan], float], tau: float, samples: int
+    plan_at: Callable[[float], Plan],
+    measure: Callable[[Plan], Measured],
+    tau: float,
+    samples: int,
+    level: float,
 ) -> Verification:
-    """Find the plan of largest gain whose measured normalized RMSE is at most tau.
+    """Find the plan of largest gain whose measured normalized RMSE is surely at most tau.
 
-    The loss MSE of plans grows with the loss budget they are solved for, so the correction c of it
-    is searched: from a plan measured at nrmse the next guess is c (tau / nrmse)^2, and once one held and
-    another did not, halfway between. As neighbouring plans can change places, a few plans beyond that
-    are measured too, and the one of largest gain that held is chosen.
+    A plan holds if the upper end of its measured interval is within tau. Choosing among all plans that
+    hold would still favour those that were measured too low by chance, so plans are tested in an order
+    that is fixed beforehand, by rising budget, and the first that does not hold ends the row: none behind
+    it counts. To accept a plan that exceeds tau, the first such plan of the row has to pass its test, and
+    that happens as rarely as a single test errs, however long the row is (fixed-sequence testing: Maurer,
+    Hothorn and Lehmacher, 1995; Angelopoulos et al., Learn then Test, arXiv 2110.01052). There are two
+    rows, one of wide steps, and one of narrow steps from the last of them that held to the one that did
+    not. A test errs with probability (1 - level) / 2, which the upper end of an interval leaves out; so,
+    where the loss grows with the budget, the chosen plan exceeds tau with probability 1 - level at most.
 
     Args:
-        plan_at: solves with this correction of the loss budget.
-        measure: the plan's measured sqrt(E[(g^ - g)^2] / E[g^2]) on held-out samples.
+        plan_at: solves with this correction of the budget, the square of a part of tau.
+        measure: the plan's measured sqrt(E[(g^ - g)^2] / E[g^2]) on held-out samples, with its interval.
         tau: the threshold.
         samples: number of held-out samples.
+        level: of the measured intervals.
 
     Returns:
         All plans measured, in order, and which was chosen. A plan that lowers nothing always holds.
     """
     rounds: list[Round] = []
 
-    def attempt(correction: float) -> Round:
-        plan = plan_at(correction)
-        for one in rounds:
-            if (one.gain, one.predicted_nrmse) == (plan.gain, plan.nrmse):
-                return replace(one, correction=correction)
-        nrmse = measure(plan) if plan.quantized else 0.0
-        rounds.append(Round(correction, plan.nrmse, nrmse, plan.gain, len(plan.quantized)))
-        return rounds[-1]
+    def attempt(part: float) -> int:
+        plan = plan_at(part**2)
+        for number, known in enumerate(rounds):
+            if (known.gain, known.predicted_nrmse) == (plan.gain, plan.nrmse):
+                return number
+        seen = measure(plan) if plan.quantized else Measured(0.0, Interval(0.0, 0.0))
+        rounds.append(Round(part**2, plan.nrmse, seen.nrmse, plan.gain, len(plan.quantized), seen.interval))
+        return len(rounds) - 1
+
+    def row(parts: Iterable[float], chosen: int) -> tuple[int, float | None]:
+        """The last plan that holds, and the part of tau at which one does not."""
+        for part in parts:
+            number = attempt(part)
+            if verdict(rounds[number].interval, tau) != HELD:
+                return chosen, part
+            chosen = number
+            if rounds[chosen].gain >= largest:
+                break
+        return chosen, None
 
     largest = plan_at(1.0).largest_gain
-    held, broken = attempt(0.0), None
-    correction = 1.0
-    for _ in range(_SEARCH):
-        last = attempt(correction)
-        if last.measured_nrmse <= tau:
-            held = last if last.correction > held.correction else held
-        else:
-            broken = last if broken is None or last.correction < broken.correction else broken
-        if last.gain >= largest and last is held:
-            break
-        if broken is not None and broken.gain - held.gain <= _CLOSE * largest:
-            break
-        correction = _next(last, held, broken, tau)
-    if broken is not None:
-        for step in range(1, _PROBES + 1):
-            attempt(held.correction * _STEP ** (2 * step))
-    return Verification(tau, samples, tuple(rounds), _best(rounds, tau))
+    chosen, end = row(_WIDE, attempt(0.0))
+    if end is not None:
+        chosen, _ = row(_narrow_steps(end), chosen)
+    return Verification(tau, samples, tuple(rounds), chosen, level)
 
 
-def _next(last: Round, held: Round, broken: Round | None, tau: float) -> float:
-    """Where the measured loss would meet tau if it grew with the loss budget; between two ends, halfway."""
-    if broken is not None and held.correction:
-        return float((held.correction * broken.correction) ** 0.5)
-    if not last.measured_nrmse:
-        return 4.0 * last.correction
-    return last.correction * (tau / last.measured_nrmse) ** 2
-
-
-def _best(rounds: Sequence[Round], tau: float) -> int:
-    within = [i for i, one in enumerate(rounds) if one.measured_nrmse <= tau]
-    return max(within, key=lambda i: (rounds[i].gain, -rounds[i].measured_nrmse))
+def _narrow_steps(end: float) -> tuple[float, ...]:
+    """Parts of tau between the last wide step that held and the one that did not."""
+    place = _WIDE.index(end)
+    if not place:
+        return tuple(end * part for part in _SMALLER)
+    start = _WIDE[place - 1]
+    return tuple(start * (end / start) ** way for way in _NARROW)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inc_mp_plugin.errors import InputError, NonFiniteError
-from inc_mp_plugin.results import Point, Validation
+from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_nrmse
+from inc_mp_plugin.results import VERIFY_CONFIDENCE, Point, Validation
 
 if TYPE_CHECKING:
     from inc_mp_plugin.plan import Interval
@@ -40,6 +41,7 @@ def validate(
     plan: Collection[str],
     tau: float,
     others: Iterable[Collection[str]],
+    level: float = VERIFY_CONFIDENCE,
 ) -> Validation:
     """Measure the loss MSE of a plan and of other sets of ops.
 
@@ -52,6 +54,7 @@ def validate(
         plan: the ops that the plan quantizes.
         tau: the plan's threshold.
         others: sets of ops to compare with, none empty.
+        level: of the intervals of what is measured.
 
     Raises:
         InputError: there is no held-out sample.
@@ -62,25 +65,32 @@ def validate(
         message = "no held-out sample was given"
         raise InputError(message)
 
-    def point(ops: Collection[str]) -> Point:
+    def measure(ops: Collection[str]) -> FloatArray:
         losses = measure_loss(ops)
         if not np.isfinite(losses).all():
             message = f"the loss is NaN or infinite with {len(ops)} ops quantized"
             raise NonFiniteError(message)
-        return Point(tuple(ops), *predict(ops), float(((losses - base) ** 2).mean()))
+        return losses
 
-    measured_plan = point(plan)
-    points = tuple(point(ops) for ops in others)
-    loss_ms = float((base**2).mean())
+    def point(ops: Collection[str], losses: FloatArray) -> Point:
+        changes = (losses - base) ** 2
+        ends = mean_ratio_interval(changes, np.ones_like(changes), level)
+        return Point(tuple(ops), *predict(ops), float(changes.mean()), ends)
+
+    with_plan = measure(plan)
+    points = tuple(point(ops, measure(ops)) for ops in others)
+    seen = measured_nrmse(with_plan, base, level)
     return Validation(
         samples=len(base),
-        loss_ms=loss_ms,
+        loss_ms=float((base**2).mean()),
         tau=tau,
-        nrmse=math.sqrt(measured_plan.measured / loss_ms),
-        plan=measured_plan,
+        nrmse=seen.nrmse,
+        plan=point(plan, with_plan),
         points=points,
         log_correlation=_log_correlation(points),
         ratio=math.fsum(p.predicted for p in points) / math.fsum(p.measured for p in points),
+        nrmse_interval=seen.interval,
+        verify_confidence=level,
     )
 
 

@@ -8,6 +8,7 @@ from inc_mp_plugin.report.accuracy_section import accuracy_blocks
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.info import amount, split_name
 from inc_mp_plugin.report.loss_sections import against_measured
+from inc_mp_plugin.report.measured import with_interval
 from inc_mp_plugin.report.page import Block, Chart, Section, Series, Strips, Table
 from inc_mp_plugin.report.plan_sections import missing
 from inc_mp_plugin.report.trials import levels, mean, measured, percent
@@ -120,14 +121,15 @@ def _measured(trial: Trial) -> tuple[str, str]:
     if trial.measured is None:
         return "–", "–"
     ratio = f"{trial.predicted / trial.measured:.2f}" if trial.measured else "–"
-    return f"{trial.measured:.2e}", ratio
+    return with_interval(trial.measured, trial.measured_interval, ".2e"), ratio
 
 
 def _prediction(one: Experiment) -> tuple[Block, ...]:
     points: dict[str, list[Point]] = {}
     for trial in one.trials:
         if trial.measured is not None:
-            point = Point(trial.quantized, trial.predicted, trial.interval, trial.measured)
+            ends = (trial.interval, trial.measured, trial.measured_interval)
+            point = Point(trial.quantized, trial.predicted, *ends)
             points.setdefault(trial.strategy, []).append(point)
     chart = against_measured(
         f"prediction-{one.objective}",

@@ -128,7 +128,7 @@ def summary(plan: Plan) -> list[str]:
         f"{nrmse_of(plan, plan.interval.low):.4g} and {nrmse_of(plan, plan.interval.high):.4g}.",
     ]
     if plan.correction != 1.0:
-        lines.append(f"The loss budget is {plan.correction:.4g} times that of tau, so that tau holds.")
+        lines.append(f"The loss budget is {plan.correction:.4g} times that of tau, so that it surely holds.")
     lines += tie_lines(plan)
     if not plan.binds and threshold(plan) != _NO_TAU:
         lines.append(

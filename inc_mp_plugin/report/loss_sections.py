@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.info import FrontierRow, amount, frontier_rows
-from inc_mp_plugin.report.measured import measured_text
+from inc_mp_plugin.report.measured import measured_text, with_interval
 from inc_mp_plugin.report.page import Block, Chart, Section, Series, Table
 from inc_mp_plugin.report.plan_sections import missing
-from inc_mp_plugin.results import Curve, Frontier, Point, Validation, Verification
+from inc_mp_plugin.results import Curve, Frontier, Point, Validation, Verification, verdict
 
 _GAIN = "gain, % of the largest"
 
@@ -131,7 +131,8 @@ def validation_table(seen: Validation, confidence: float) -> Table:
     """Predicted against measured: the plan first, then the random plans by size."""
     points = (seen.plan, *sorted(seen.points, key=lambda point: point.predicted))
     return Table(
-        f"Loss MSE on {seen.samples} held-out samples; ! is outside of the interval.",
+        f"Loss MSE on {seen.samples} held-out samples; ! is outside of the interval that was predicted for "
+        f"as many. In brackets: {100 * seen.verify_confidence:g} % intervals of what was measured.",
         (
             "ops lowered",
             "predicted",
@@ -144,7 +145,8 @@ def validation_table(seen: Validation, confidence: float) -> Table:
                 f"{'the plan: ' if point is seen.plan else ''}{len(point.quantized)}",
                 f"{point.predicted:.3e}",
                 f"{point.interval.low:.2e} to {point.interval.high:.2e}",
-                f"{point.measured:.3e}{'' if point.covered else ' !'}",
+                f"{with_interval(point.measured, point.measured_interval, '.2e')}"
+                f"{'' if point.covered else ' !'}",
                 f"{point.predicted / point.measured:.2f}" if point.measured else "–",
             )
             for point in points
@@ -155,12 +157,18 @@ def validation_table(seen: Validation, confidence: float) -> Table:
 
 
 def closed_loop(found: Found) -> Section:
-    """The plans that were measured until tau held."""
-    title, seen = "Closed loop: corrected until tau holds", found.verification
+    """The plans that were measured, tight to loose, until one no longer held."""
+    title, seen = "Closed loop: loosened as long as tau surely holds", found.verification
     if seen is None:
         command = f"inc-mp tune RECIPE.yaml verify=true --out {found.folder}"
         return Section("loop", title, (missing(found, "verification", "Measured corrections", command),))
-    return Section("loop", title, (_loop_chart(seen, found.plan), _loop_table(seen, found.plan)))
+    text = (
+        f"A plan holds if the upper end of its {100 * seen.verify_confidence:g} % interval is within tau. "
+        "Plans are tested from tight to loose, and the first that does not hold ends the search. The "
+        f"{seen.samples} held-out samples of this section serve no other purpose: what is reported of the "
+        "chosen plan is measured on others."
+    )
+    return Section("loop", title, (text, _loop_chart(seen, found.plan), _loop_table(seen, found.plan)))
 
 
 def _loop_chart(seen: Verification, plan: Plan) -> Chart:
@@ -168,17 +176,25 @@ def _loop_chart(seen: Verification, plan: Plan) -> Chart:
     tried = [one for one in seen.rounds if one.ops]
     rounds = sorted(tried, key=lambda one: (one.gain, one.predicted_nrmse))
     x = tuple(_percent(one.gain, plan) for one in rounds)
+    ends = [one.interval or (one.measured_nrmse, one.measured_nrmse) for one in rounds]
     chosen = seen.rounds[seen.chosen]
     return Chart(
         "closed-loop",
-        f"How far can the loss budget be stretched until the loss measured on {seen.samples} held-out "
-        "samples reaches tau?",
+        f"How far can the loss budget be stretched until the interval of the loss measured on {seen.samples} "
+        "held-out samples reaches tau?",
         _GAIN,
         "NRMSE of the loss",
         (
             Series("tau", "limit", (min(x, default=0.0), max(x, default=100.0)), (seen.tau, seen.tau)),
             Series("predicted", "predicted", x, tuple(one.predicted_nrmse for one in rounds)),
-            Series("measured", "measured", x, tuple(one.measured_nrmse for one in rounds)),
+            Series(
+                "measured, with its interval",
+                "measured",
+                x,
+                tuple(one.measured_nrmse for one in rounds),
+                tuple(low for low, _ in ends),
+                tuple(high for _, high in ends),
+            ),
             Series("chosen", "plan", (_percent(chosen.gain, plan),), (chosen.measured_nrmse,)),
         ),
     )
@@ -188,7 +204,7 @@ def _loop_table(seen: Verification, plan: Plan) -> Table:
     return Table(
         f"Plans in the order they were measured, tau {seen.tau:.6g}; the chosen one stands out. "
         "The correction multiplies the loss budget.",
-        ("correction", "ops", "gain", "%", "predicted", "measured", "tau"),
+        ("correction", "ops", "gain", "%", "predicted", "measured", "interval", "tau"),
         tuple(
             (
                 f"{one.correction:.4g}",
@@ -197,7 +213,8 @@ def _loop_table(seen: Verification, plan: Plan) -> Table:
                 f"{_percent(one.gain, plan):.1f}",
                 f"{one.predicted_nrmse:.3g}",
                 f"{one.measured_nrmse:.3g}",
-                "held" if one.measured_nrmse <= seen.tau else "exceeded",
+                f"{one.interval.low:.3g} to {one.interval.high:.3g}" if one.interval else "–",
+                verdict(one.interval, seen.tau),
             )
             for one in seen.rounds
         ),

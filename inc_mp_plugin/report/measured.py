@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.plan import Interval, Plan
 from inc_mp_plugin.results import Validation
 
 
 def without_cache(plan: Plan) -> bool:
     """Whether losses are measured of a plan's ops alone: INC has no KV cache to put in FP8 on a CPU."""
     return plan.serving.kv_cache == "fp8"
+
+
+def with_interval(value: float, interval: Interval | None, form: str = ".4g") -> str:
+    """A measured value with the ends of its interval.
+
+    Example:
+        >>> with_interval(0.002, Interval(0.0015, 0.0028)), with_interval(0.002, None)
+        ('0.002 (0.0015 to 0.0028)', '0.002')
+    """
+    if interval is None:
+        return f"{value:{form}}"
+    return f"{value:{form}} ({interval.low:{form}} to {interval.high:{form}})"
 
 
 def measured_text(seen: Validation, plan: Plan | None = None) -> str:
@@ -18,17 +30,18 @@ def measured_text(seen: Validation, plan: Plan | None = None) -> str:
         seen: what was measured.
         plan: that was measured; without it, one that has no KV cache in FP8.
     """
+    nrmse = with_interval(seen.nrmse, seen.nrmse_interval)
+    level = f"; in brackets, a {100 * seen.verify_confidence:g} % interval" if seen.nrmse_interval else ""
     if plan is not None and without_cache(plan):
         first = (
             f"On {seen.samples} held-out samples through INC, the NRMSE of the plan's ops is "
-            f"{seen.nrmse:.4g}. Its KV cache in FP8 cannot be measured on a CPU: an NRMSE of "
+            f"{nrmse}{level}. Its KV cache in FP8 cannot be measured on a CPU: an NRMSE of "
             f"{plan.nrmse:.4g} with the cache (tau {seen.tau:.6g}) is predicted, not measured."
         )
     else:
-        held = "held" if seen.nrmse <= seen.tau else "exceeded"
         first = (
-            f"On {seen.samples} held-out samples through INC, the plan's NRMSE is {seen.nrmse:.4g} "
-            f"(tau {seen.tau:.6g}: {held})."
+            f"On {seen.samples} held-out samples through INC, the plan's NRMSE is {nrmse} "
+            f"(tau {seen.tau:.6g}: {seen.verdict}{level})."
         )
     return (
         f"{first} Over {len(seen.points)} random plans the correlation of the "

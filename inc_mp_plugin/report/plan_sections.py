@@ -22,7 +22,7 @@ from inc_mp_plugin.report.page import (
     Tile,
     Tiles,
 )
-from inc_mp_plugin.results import Stability
+from inc_mp_plugin.results import EXCEEDED, HELD, Measured, Stability, verdict
 
 _TOP = 12
 _LONGEST = 30  # characters of a label in a chart
@@ -52,13 +52,15 @@ def headline(found: Found) -> Section:
     return Section("plan", "The plan", (Tiles(tiles), *table_of(found).summary))
 
 
-def measured_nrmse(found: Found) -> tuple[float, int] | None:
+def measured_nrmse(found: Found) -> tuple[Measured, int] | None:
     """The plan's NRMSE on held-out samples, and how many these are."""
-    if found.validation is not None:
-        return found.validation.nrmse, found.validation.samples
+    seen = found.validation
+    if seen is not None:
+        return Measured(seen.nrmse, seen.nrmse_interval), seen.samples
     loop, plan = found.verification, found.plan
     if loop is not None and (loop.correction, loop.rounds[loop.chosen].gain) == (plan.correction, plan.gain):
-        return loop.rounds[loop.chosen].measured_nrmse, loop.samples
+        chosen = loop.rounds[loop.chosen]
+        return Measured(chosen.measured_nrmse, chosen.interval), loop.samples
     return None
 
 
@@ -67,18 +69,22 @@ def _measured_tile(found: Found) -> Tile:
     if measured is None:
         return Tile("NRMSE of the loss, measured", "–", f"run `inc-mp validate {found.folder}`")
     without = ", without the KV cache in FP8" if without_cache(found.plan) else ""
-    note = f"through INC, {measured[1]} held-out samples{without}"
-    return Tile("NRMSE of the loss, measured", f"{measured[0]:.3g}", note)
+    (nrmse, interval), samples = (measured[0].nrmse, measured[0].interval), measured[1]
+    ends = f"interval {interval.low:.3g} to {interval.high:.3g}, " if interval else ""
+    note = f"{ends}through INC, {samples} held-out samples{without}"
+    return Tile("NRMSE of the loss, measured", f"{nrmse:.3g}", note)
 
 
 def _tau_tile(found: Found) -> Tile:
     measured, tau = None if without_cache(found.plan) else measured_nrmse(found), found.plan.tau
-    nrmse = found.plan.nrmse if measured is None else measured[0]
-    how = "by the prediction, not measured" if measured is None else "as measured"
+    if measured is not None:
+        said = verdict(measured[0].interval, tau)
+        colour = {HELD: "good", EXCEEDED: "bad"}.get(said, "")
+        return Tile("Threshold tau", f"{tau:.4g}", f"{said}, as measured", colour)
     # A plan that was asked for a gain has the tau of its own loss, up to rounding.
-    held = nrmse <= tau * (1 + 1e-9)
-    note = f"{'held' if held else 'exceeded'}, {how}"
-    return Tile("Threshold tau", f"{tau:.4g}", note, "good" if held else "bad")
+    within = found.plan.nrmse <= tau * (1 + 1e-9)
+    note = f"{'within' if within else 'above'} it by the prediction, not measured"
+    return Tile("Threshold tau", f"{tau:.4g}", note, "" if within else "bad")
 
 
 def plan_map(table: PlanTable) -> Section:

@@ -37,12 +37,15 @@ def sample_losses_mse(sensitivity: Sensitivity, formats: Mapping[str, str], base
 
 
 def loss_interval(
-    samples: FloatArray, level: float = DEFAULT_CONFIDENCE, drift: Drift = NO_DRIFT
+    samples: FloatArray,
+    level: float = DEFAULT_CONFIDENCE,
+    drift: Drift = NO_DRIFT,
+    measured: int | None = None,
 ) -> Interval:
-    """Interval that holds the loss MSE of as many fresh samples with a given probability.
+    """Interval that holds the loss MSE of fresh samples with a given probability.
 
     A bootstrap over samples. With d_i the predicted squared loss change of sample i and d their mean,
-    each of 2,000 draws takes N samples i_1 ... i_N with replacement. The loss change of each is a sum
+    each of 2,000 draws takes n samples i_1 ... i_n with replacement. The loss change of each is a sum
     over many rounding errors, so normal with variance d_i, around what the mean of the loss drifts by::
 
         mean_n (sqrt(d_(i_n)) e_n + k d)^2,    e_n ~ N(0, 1),    k ~ N(drift, its standard error)
@@ -54,6 +57,7 @@ def loss_interval(
         samples: d_i, shape (samples,) or (samples, plans).
         level: between 0 and 1.
         drift: see `Sensitivity`.
+        measured: n, the number of fresh samples; as many as those predicted if None.
 
     Returns:
         The ends, each of shape () or (plans,).
@@ -62,7 +66,7 @@ def loss_interval(
         InputError: the level is not between 0 and 1.
     """
     check_confidence(level)
-    drawn = _drawn(samples.shape[0])
+    drawn = _drawn(samples.shape[0], measured or samples.shape[0])
     shift = np.multiply.outer(drift.value + drift.stderr * drawn.drift, samples.mean(axis=0))
     changes = drawn.squared @ samples + 2.0 * shift * (drawn.linear @ np.sqrt(samples)) + shift**2
     ordered = np.sort(changes, axis=0)
@@ -104,12 +108,12 @@ class _Drawn(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _drawn(samples: int) -> _Drawn:
+def _drawn(samples: int, measured: int) -> _Drawn:
     generator = np.random.default_rng(0)
-    taken = generator.integers(0, samples, (_DRAWS, samples))
-    errors = generator.standard_normal((_DRAWS, samples))
+    taken = generator.integers(0, samples, (_DRAWS, measured))
+    errors = generator.standard_normal((_DRAWS, measured))
     squared, linear = np.zeros((2, _DRAWS, samples))
     rows = np.arange(_DRAWS)[:, None]
-    np.add.at(squared, (rows, taken), errors**2 / samples)
-    np.add.at(linear, (rows, taken), errors / samples)
+    np.add.at(squared, (rows, taken), errors**2 / measured)
+    np.add.at(linear, (rows, taken), errors / measured)
     return _Drawn(squared, linear, generator.standard_normal(_DRAWS))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_nrmse
 from inc_mp_plugin.evaluate.validate import random_plans, validate
 from inc_mp_plugin.plan import Interval
 
@@ -37,6 +38,25 @@ def test_by_hand():
     assert found.covered == 1
     logs = np.log([[0.02, 0.02, 0.18], [0.01, 0.02, 0.09]])
     assert found.log_correlation == pytest.approx(np.corrcoef(logs)[0, 1])
+
+
+def test_intervals_of_what_was_measured():
+    """As `measured_nrmse` gives them, from enough samples; each op lowers what was drawn for it."""
+    draw = np.random.default_rng(0)
+    base, shifts = draw.uniform(2, 3, 32), dict(zip("abc", draw.normal(0, 0.1, (3, 32)), strict=True))
+
+    def losses(ops):
+        return base + sum((shifts[op] for op in ops), np.zeros(32))
+
+    predicted = predict({"a": 0.01, "b": 0.02, "c": 0.03})
+    found = validate(losses, predicted, ["a", "b"], 0.1, [("a",), ("b",), ("c",)], level=0.8)
+    seen = measured_nrmse(losses("ab"), base, 0.8)
+    assert (found.nrmse, found.nrmse_interval) == (seen.nrmse, seen.interval)
+    assert (found.verdict, found.verify_confidence) == ("held", 0.8)
+    for point in found.points:
+        changes = sum(shifts[op] for op in point.quantized) ** 2
+        assert point.measured_interval == pytest.approx(mean_ratio_interval(changes, np.ones(32), 0.8))
+        assert point.measured_interval.low < point.measured < point.measured_interval.high
 
 
 def test_errors():

@@ -108,9 +108,15 @@ VALIDATION = Validation(
     0.1,
     0.05,
     Point(("b",), 3e-6, FAR, 1.5e-6),
-    (Point(("a", "b"), 4e-6, FAR, 4e-6), Point(("a",), 1e-6, NEAR, 2e-6), Point((), 0.0, FAR, 0.0)),
+    (
+        Point(("a", "b"), 4e-6, FAR, 4e-6, Interval(2e-6, 9e-6)),
+        Point(("a",), 1e-6, NEAR, 2e-6),
+        Point((), 0.0, FAR, 0.0),
+    ),
     0.987,
     0.83,
+    Interval(0.041, 0.07),
+    0.9,
 )
 TIMES = TimeValidation(
     "cpu",
@@ -123,7 +129,12 @@ TIMES = TimeValidation(
     ),
     (TimedGroup(("m.layers.0.q", "m.layers.0.k"), 0.030, 0.001, 0.045, 2_500_000),),
 )
-VERIFICATION = Verification(0.1, 8, (Round(1.0, 0.08, 0.05, 6e6, 2), Round(2.0, 0.12, 0.09, 9e6, 3)), 1)
+TESTED = (
+    Round(1.0, 0.08, 0.05, 6e6, 2, Interval(0.04, 0.07)),
+    Round(2.0, 0.12, 0.09, 9e6, 3, Interval(0.08, 0.098)),
+    Round(3.0, 0.14, 0.1, 12e6, 4, Interval(0.09, 0.12)),
+)
+VERIFICATION = Verification(0.1, 8, TESTED, 1, 0.9)
 INTERVAL = Interval(1e-6, 4e-6)
 
 

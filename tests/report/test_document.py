@@ -70,7 +70,7 @@ def test_headline():
         Tile("Gain: memory", "9 MB", "75.0 % of the largest there is"),
         Tile("NRMSE of the loss, predicted", "0.08", "95 % interval 0.0676 to 0.0907"),
         Tile("NRMSE of the loss, measured", "–", "run `inc-mp validate runs/x`"),
-        Tile("Threshold tau", "0.1", "held, by the prediction, not measured", "good"),
+        Tile("Threshold tau", "0.1", "within it by the prediction, not measured"),
     )
     assert section("plan") == Section("plan", "The plan", (Tiles(tiles), *text))
 
@@ -82,8 +82,11 @@ def test_what_was_measured_decides_whether_tau_held():
     other = section("plan", verification=EVERYTHING["verification"]).blocks[0]
     assert other.tiles[3].value == "–"
     both = section("plan", **EVERYTHING | {"plan": plan(tau=0.04)}).blocks[0]
-    assert both.tiles[3] == Tile("NRMSE of the loss, measured", "0.05", "through INC, 8 held-out samples")
+    note = "interval 0.041 to 0.07, through INC, 8 held-out samples"
+    assert both.tiles[3] == Tile("NRMSE of the loss, measured", "0.05", note)
     assert both.tiles[4] == Tile("Threshold tau", "0.04", "exceeded, as measured", "bad")
+    between = section("plan", **EVERYTHING | {"plan": plan(tau=0.06)}).blocks[0]
+    assert between.tiles[4] == Tile("Threshold tau", "0.06", "not decided, as measured", "")
 
 
 def test_map():
@@ -145,17 +148,20 @@ def test_frontier():
 
 def test_validation_leaves_zeros_out_of_logarithms():
     text, chart, table = section("validation", **EVERYTHING).blocks
-    assert text.startswith("On 8 held-out samples through INC, the plan's NRMSE is 0.05 (tau 0.1: held).")
+    assert text.startswith(
+        "On 8 held-out samples through INC, the plan's NRMSE is 0.05 (0.041 to 0.07) (tau 0.1: held; in "
+        "brackets, a 90 % interval)."
+    )
     assert chart.series == (
         Series("measured = predicted", "reference", (1e-6, 4e-6), (1e-6, 4e-6)),
         Series("random plans", "point", (4e-6, 1e-6), (4e-6, 2e-6), x_low=(0.0, 1.5e-6), x_high=(1e-6, 5e-6)),
         Series("the plan", "plan", (3e-6,), (1.5e-6,), x_low=(0.0,), x_high=(1e-6,)),
     )
     assert table.rows == (
-        ("the plan: 1", "3.000e-06", "0.00e+00 to 1.00e-06", "1.500e-06 !", "2.00"),
-        ("0", "0.000e+00", "0.00e+00 to 1.00e-06", "0.000e+00", "–"),
-        ("1", "1.000e-06", "1.50e-06 to 5.00e-06", "2.000e-06", "0.50"),
-        ("2", "4.000e-06", "0.00e+00 to 1.00e-06", "4.000e-06 !", "1.00"),
+        ("the plan: 1", "3.000e-06", "0.00e+00 to 1.00e-06", "1.50e-06 !", "2.00"),
+        ("0", "0.000e+00", "0.00e+00 to 1.00e-06", "0.00e+00", "–"),
+        ("1", "1.000e-06", "1.50e-06 to 5.00e-06", "2.00e-06", "0.50"),
+        ("2", "4.000e-06", "0.00e+00 to 1.00e-06", "4.00e-06 (2.00e-06 to 9.00e-06) !", "1.00"),
     )
 
 
@@ -179,14 +185,24 @@ def test_time():
 
 
 def test_closed_loop():
-    chart, table = section("loop", **EVERYTHING).blocks
+    text, chart, table = section("loop", **EVERYTHING).blocks
+    assert "upper end of its 90 % interval" in text
+    x = (50.0, 75.0, 100.0)
     assert chart.series == (
-        Series("tau", "limit", (50.0, 75.0), (0.1, 0.1)),
-        Series("predicted", "predicted", (50.0, 75.0), (0.08, 0.12)),
-        Series("measured", "measured", (50.0, 75.0), (0.05, 0.09)),
+        Series("tau", "limit", (50.0, 100.0), (0.1, 0.1)),
+        Series("predicted", "predicted", x, (0.08, 0.12, 0.14)),
+        Series(
+            "measured, with its interval",
+            "measured",
+            x,
+            (0.05, 0.09, 0.1),
+            (0.04, 0.08, 0.09),
+            (0.07, 0.098, 0.12),
+        ),
         Series("chosen", "plan", (75.0,), (0.09,)),
     )
-    assert table.rows[1] == ("2", "3", "9 MB", "75.0", "0.12", "0.09", "held")
+    assert table.rows[1] == ("2", "3", "9 MB", "75.0", "0.12", "0.09", "0.08 to 0.098", "held")
+    assert table.rows[2][-2:] == ("0.09 to 0.12", "not decided")
     assert table.marked == (1,)
 
 

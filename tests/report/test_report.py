@@ -78,11 +78,11 @@ def test_validation_is_shown():
     text = printed(lambda value, console: print_validation(value, 0.9, console), VALIDATION, width=100)
     assert "90 % interval" in text
     assert "0.83, and 2 of them lie in their interval" in text
-    assert "4.000e-06 !" in text
+    assert "4.00e-06 (2.00e-06 to 9.00e-06) !" in text
     assert "the plan: 1" in text
     assert "2.00" in text
     assert "correlation of the logarithms is 0.987, mean predicted / mean measured 0.83" in text
-    assert "NRMSE is 0.05 (tau 0.1: held)" in text
+    assert "NRMSE is 0.05 (0.041 to 0.07) (tau 0.1: held; in brackets, a 90 % interval)" in text
 
 
 def test_a_frontier_is_shown():

@@ -160,6 +160,22 @@ def test_confidence_keeps_the_upper_end_within_the_budget(tau):
         assert high > tau**2 * 4.0 or other.gain <= sure.gain + 1.0
 
 
+@pytest.mark.parametrize("correction", [0.0, 0.1, 0.4, 1.0, 2.0, 6.0])
+def test_a_correction_beside_a_confidence_only_tightens(correction):
+    draw = np.random.default_rng(0)
+    gains = gains_of([(g, g) for g in draw.integers(1, 30, 40).astype(float).tolist()])
+    rows = draw.lognormal(0.0, 1.0, (16, 40)) / 4
+    seen = Sensitivity(tuple(f"op{i}" for i in range(40)), np.full(16, 2.0), rows, 0 * rows)
+    sure = solve(gains, seen, 0.05, confidence=0.9)
+    both = solve(gains, seen, 0.05, confidence=0.9, correction=correction)
+    assert both.interval.high <= 0.05**2 * 4.0
+    assert both.gain <= sure.gain
+    if correction > 1.0:
+        assert both.formats == sure.formats
+    if correction <= 0.1:
+        assert both.formats == solve(gains, seen, 0.05, correction=correction).formats
+
+
 def test_confidence_that_nothing_strains_changes_nothing():
     assert solve(GAINS, SEEN, 5.0, confidence=0.95).formats == solve(GAINS, SEEN, 5.0).formats
 

@@ -56,6 +56,14 @@ def test_intervals_cover_fresh_samples():
     assert 180 <= held <= 198
 
 
+@pytest.mark.parametrize(("predicted", "measured"), [(256, 32), (32, 256), (64, 64)])
+def test_the_interval_is_that_of_the_samples_that_are_measured(predicted, measured):
+    """Equal samples: chi-square with as many degrees of freedom as are measured, however many predicted."""
+    low, high = loss_interval(np.full(predicted, 5.0), measured=measured)
+    drawn = np.random.default_rng(3).chisquare(measured, 100_000) / measured
+    assert (low, high) == pytest.approx(5.0 * np.quantile(drawn, [0.025, 0.975]), rel=0.05)
+
+
 def test_several_plans_at_once_are_each_alone():
     samples = np.random.default_rng(2).random((16, 3))
     together = loss_interval(samples, 0.8, Drift(2.0, 0.3))

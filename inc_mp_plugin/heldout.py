@@ -1,0 +1,57 @@
+"""Held-out samples: those that a plan is reported on, and others that a closed loop reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.inputs import count_texts, read_texts
+from inc_mp_plugin.subject import load_samples
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.recipe import Recipe
+    from inc_mp_plugin.sections import ValidationSection
+
+
+def heldout_batches(recipe: Recipe, section: ValidationSection, skip: int = 0) -> Sequence[Batch]:
+    """The held-out batches of a recipe, cut as the calibration's are; `skip` samples come before them.
+
+    Raises:
+        InputError: a text is among the calibration samples, too.
+    """
+    calibration = recipe.calibration
+    known = set(read_texts(calibration.data, calibration.samples))
+    for number, text in enumerate(read_texts(section.data, section.samples, skip), skip + 1):
+        if text in known:
+            message = (
+                f"{section.data}, sample {number}: this text is a calibration sample of "
+                f"{calibration.data}; held-out samples must be others"
+            )
+            raise InputError(message)
+    return load_samples(recipe.model, recipe.calibration, section.data, section.samples, skip)
+
+
+def check_two_parts(section: ValidationSection) -> None:
+    """Check that a closed loop and the report can have held-out samples of their own.
+
+    Raises:
+        InputError: there are too few, or a text is in both parts.
+    """
+    samples, there = section.samples, count_texts(section.data)
+    if there < 2 * samples:
+        message = (
+            f"{section.data} holds {there} samples; verify needs two times validation.samples, which is "
+            f"{samples}: the first are what the plan is reported on, the loop reads as many others; give "
+            f"more, or validation.samples={there // 2}"
+        )
+        raise InputError(message)
+    known = set(read_texts(section.data, samples))
+    for number, text in enumerate(read_texts(section.data, samples, samples), samples + 1):
+        if text in known:
+            message = (
+                f"{section.data}, sample {number}: this text is among the first {samples}, too; what the "
+                "loop of verify reads and what the plan is reported on must be different samples"
+            )
+            raise InputError(message)

@@ -1,0 +1,85 @@
+"""Intervals of measured losses: against a plain bootstrap, and by how often they hold a known truth."""
+
+import numpy as np
+import pytest
+
+from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_nrmse
+from inc_mp_plugin.plan import Interval
+from inc_mp_plugin.results import EXCEEDED, HELD, UNDECIDED, verdict
+
+
+def plain(parts, wholes, level, draws=2000):
+    """The studentized bootstrap of log(mean / mean), one draw after the other."""
+
+    def log_ratio(a, b):
+        influence = a / a.mean() - b / b.mean()
+        return np.log(a.mean() / b.mean()), influence.std(ddof=1) / len(a) ** 0.5
+
+    generator = np.random.default_rng(5)
+    middle, error = log_ratio(parts, wholes)
+    t = []
+    for _ in range(draws):
+        rows = generator.integers(0, len(parts), len(parts))
+        value, own_error = log_ratio(parts[rows], wholes[rows])
+        t.append((value - middle) / own_error)
+    low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    return np.exp(middle - high * error), np.exp(middle - low * error)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_against_one_draw_after_the_other(level):
+    draw = np.random.default_rng(1)
+    parts, wholes = draw.lognormal(0.0, 1.0, 40), draw.uniform(1.0, 3.0, 40)
+    found = mean_ratio_interval(parts, wholes, level)
+    assert found == pytest.approx(plain(parts, wholes, level), rel=0.04)
+
+
+@pytest.mark.parametrize(("samples", "spread"), [(32, 0.0), (32, 0.5), (128, 0.5)])
+def test_it_holds_the_truth_as_often_as_it_says(samples, spread):
+    """Squares of normal changes whose variance differs between samples, relative to a loss that differs, too.
+
+    The upper end matters: the plain bootstrap's is too low in 8 to 10 of 100 cases here.
+    """
+    draw, above, below = np.random.default_rng(2), 0, 0
+    for _ in range(500):
+        variances = draw.lognormal(-(spread**2) / 2, spread, samples)
+        changes = variances * draw.standard_normal(samples) ** 2
+        low, high = mean_ratio_interval(changes, draw.uniform(0.5, 1.5, samples), 0.95)
+        above, below = above + (high < 1.0), below + (low > 1.0)
+    assert above <= 0.06 * 500
+    assert below <= 0.05 * 500
+
+
+def test_scale_and_order_do_not_matter():
+    draw = np.random.default_rng(3)
+    parts, wholes = draw.exponential(1.0, 30), np.full(30, 2.0)
+    low, high = mean_ratio_interval(parts, wholes, 0.9)
+    assert mean_ratio_interval(1e-9 * parts, wholes, 0.9) == pytest.approx((1e-9 * low, 1e-9 * high))
+    assert low < parts.mean() / 2.0 < high
+    narrow = mean_ratio_interval(parts, wholes, 0.5)
+    assert low < narrow.low < narrow.high < high
+
+
+def test_what_says_nothing():
+    assert mean_ratio_interval(np.ones(7), np.ones(7), 0.95) is None
+    hit = np.zeros(20)
+    hit[3] = 1.0  # a third of all draws miss it: there is no upper end
+    assert mean_ratio_interval(hit, np.ones(20), 0.95) is None
+    assert mean_ratio_interval(np.zeros(20), np.ones(20), 0.95) == (0.0, 0.0)
+    assert mean_ratio_interval(np.full(20, 3.0), np.ones(20), 0.95) == pytest.approx((3.0, 3.0))
+
+
+def test_nrmse_by_hand():
+    base, changes = np.full(16, 2.0), np.tile([0.1, -0.3], 8)
+    seen = measured_nrmse(base + changes, base, 0.95)
+    assert seen.nrmse == pytest.approx((0.05 / 4.0) ** 0.5)
+    assert seen.interval.low < seen.nrmse < seen.interval.high
+    assert seen.interval == pytest.approx(
+        [end**0.5 for end in mean_ratio_interval(changes**2, base**2, 0.95)]
+    )
+
+
+@pytest.mark.parametrize(("tau", "said"), [(0.5, EXCEEDED), (1.0, UNDECIDED), (1.5, UNDECIDED), (2.0, HELD)])
+def test_verdicts(tau, said):
+    assert verdict(Interval(1.0, 2.0), tau) == said
+    assert verdict(None, tau) == UNDECIDED
