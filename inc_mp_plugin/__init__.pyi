@@ -26,6 +26,7 @@ from inc_mp_plugin.plan import Graph as Graph
 from inc_mp_plugin.plan import Plan as Plan
 from inc_mp_plugin.pricing import Clock as Clock
 from inc_mp_plugin.qat.finetune import FineTuned as FineTuned
+from inc_mp_plugin.qat.finetune import FineTuning as FineTuning
 from inc_mp_plugin.qat.finetune import finetune as finetune
 from inc_mp_plugin.qat.layers import in_formats as in_formats
 from inc_mp_plugin.qat.layers import quantized as quantized

@@ -85,7 +85,10 @@ def test_tune_takes_the_folder_of_a_dry_run_over(project, rehearsed, tmp_path):
     [
         (["objective=bit_operations"], r"bit_operations, exact\): [\d.]+ [GMk]?BOP"),
         (["objective=memory"], r"memory, exact\): [\d.]+ [GMk]B"),
-        (["objective=roofline", "model.dtype=bf16", "targets=[vllm-gaudi]"], r"modelled\): [\d.]+ [mun]?s"),
+        (
+            ["objective=roofline", "model.dtype=bf16", "targets=[vllm-gaudi]"],
+            r"roofline, modelled\): [\d.]+ [mun]?s",
+        ),
         (["strategy=eagl", "budget=0.7"], r"memory, exact\): [\d.]+ [GMk]B"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

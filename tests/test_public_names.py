@@ -21,7 +21,7 @@ def test_type_checkers_see_the_real_type_of_every_name(tmp_path):
     assert [name for name, text in seen.items() if text.strip('"') == "Any"] == []
     assert "-> inc_mp_plugin.serving.Serving" in seen["Serving"]
     assert "-> inc_mp_plugin.serving.Demands" in seen["demands"]
-    assert "settings: inc_mp_plugin.qat.finetune.Settings" in seen["finetune"]
+    assert "settings: inc_mp_plugin.qat.finetune.FineTuning" in seen["finetune"]
 
 
 def test_every_error_and_every_type_that_a_function_needs_is_public():
