@@ -13,6 +13,7 @@ from inc_mp_plugin.emission import Wanted, clear_files, counted, write_files
 from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.inputs import empty_model, load_config, model_fingerprint
 from inc_mp_plugin.pricing import demands_for, gains_stage, prices_of, runnable_ops
+from inc_mp_plugin.report.info import amount
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stages import check_objective, graph_stage
@@ -81,14 +82,13 @@ def lines(found: Rehearsal) -> list[str]:
     """What to show of a rehearsal."""
     graph, demanded, gains = found.graph, found.demands, found.gains
     lowered = sum(format != gains.base for format in found.formats.values())
-    unit = {"s": ("ms", 1e3), "byte": ("GB", 1e-9)}[gains.unit]
     shown = [
         f"{len(graph.ops)} ops in {len(graph.groups)} groups; {len(graph.unsupported)} products are no ops",
         *(f"tied, {count} times: {why}" for why, count in Counter(t.why for t in demanded.ties).items()),
         *(f"in {gains.base}, {n} ops: {why}" for why, n in Counter(demanded.kept.values()).items()),
         *(f"in FP8, {n} ops: {why}" for why, n in Counter(demanded.lowered.values()).items()),
-        f"largest gain ({gains.objective}, {gains.source}): {found.gain * unit[1]:.4g} {unit[0]} "
-        f"with {lowered} ops lowered, of {gains.largest * unit[1]:.4g} {unit[0]} without ties",
+        f"largest gain ({gains.objective}, {gains.source}): {amount(found.gain, gains.unit)} "
+        f"with {lowered} ops lowered, of {amount(gains.largest, gains.unit)} without ties",
     ]
     return [line[:1].upper() + line[1:] for line in shown]
 

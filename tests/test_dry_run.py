@@ -67,3 +67,22 @@ def test_tune_takes_the_folder_of_a_dry_run_over(project, rehearsed, tmp_path):
     assert call("tune", project / "recipe.yaml", "validation=null", "--out", folder).exit_code == 0
     assert not (folder / "dry-run.json").exists()
     assert call("solve", folder).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "gain"),
+    [
+        (["objective=bit_operations"], r"bit_operations, exact\): [\d.]+ [GMk]?BOP"),
+        (["objective=memory"], r"memory, exact\): [\d.]+ [GMk]B"),
+        (
+            ["objective=roofline", "model.dtype=bf16", "targets=[vllm-gaudi]"],
+            r"roofline, modelled\): [\d.]+ [mun]?s",
+        ),
+        (["strategy=eagl", "budget=0.7"], r"memory, exact\): [\d.]+ [GMk]B"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_every_unit_of_a_gain_is_shown(project, tmp_path, changes, gain):
+    result = call("tune", project / "recipe.yaml", "--dry-run", *changes, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert re.search(rf"Largest gain \({gain} with \d+ ops lowered", told(result))

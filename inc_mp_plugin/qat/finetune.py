@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class FineTuning:
     """How a model is trained.
 
     The learning rate falls from `learning_rate` along half a cosine to 0 after the last update. The weight
@@ -64,7 +64,7 @@ def finetune(
     model: nn.Module,
     batches: Sequence[Batch],
     loss_fn: LossFunction | None,
-    settings: Settings,
+    settings: FineTuning,
     *,
     description: str = "",
 ) -> FineTuned:
@@ -80,7 +80,7 @@ def finetune(
         batches: tensors, tuples or dicts whose first axis counts samples.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample, whose mean is descended; the
             language-model loss if None.
-        settings: see `Settings`.
+        settings: see `FineTuning`.
         description: under which updates are logged, and shown by the command line; neither without it.
 
     Raises:
@@ -114,7 +114,7 @@ def finetune(
     return FineTuned(trained.eval(), tuple(losses), time.perf_counter() - start)
 
 
-def _parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, object]]:
+def _parameter_groups(model: nn.Module, settings: FineTuning) -> list[dict[str, object]]:
     steps = {id(m.step) for m in model.modules() if isinstance(m, Quantizer)}
     parameters = [p for p in model.parameters() if p.requires_grad]
     weights = [p for p in parameters if p.dim() > 1 and id(p) not in steps]
@@ -123,7 +123,7 @@ def _parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, ob
     return [{"params": listed, "weight_decay": decay} for listed, decay in groups if listed]
 
 
-def _checked(loss: Tensor, number: int, updates: int, settings: Settings) -> float:
+def _checked(loss: Tensor, number: int, updates: int, settings: FineTuning) -> float:
     value = float(loss.detach())
     if not math.isfinite(value):
         message = (

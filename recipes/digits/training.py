@@ -13,7 +13,7 @@ import torch
 from digits import Digits, Network, load, loss_fn
 from torch import nn
 
-from inc_mp_plugin.qat.finetune import FineTuned, Settings, finetune
+from inc_mp_plugin.qat.finetune import FineTuned, FineTuning, finetune
 from inc_mp_plugin.qat.layers import STATISTICS, in_formats, quantized, rounded_ops
 from inc_mp_plugin.stage import run_stage
 from inc_mp_plugin.store import Partial, fingerprint, read_arrays, write_arrays
@@ -32,7 +32,7 @@ class Training:
 
     def of(self, model: nn.Module, data: Digits, seed: int, description: str = "") -> FineTuned:
         """Train a copy of a model; the seed is that of order and moves of the images."""
-        settings = Settings(self.learning_rate, weight_decay=5e-4)
+        settings = FineTuning(self.learning_rate, weight_decay=5e-4)
         return finetune(model, data.epochs(self.epochs, seed), loss_fn, settings, description=description)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.errors import InputError, NonFiniteError
-from inc_mp_plugin.qat.finetune import Settings, finetune
+from inc_mp_plugin.qat.finetune import FineTuning, finetune
 from inc_mp_plugin.qat.layers import quantized, rounded_ops
 
 
@@ -35,7 +35,7 @@ def test_steps_by_hand():
         line.weight.fill_(1.0)
         line.bias.fill_(0.0)
     batch = (torch.tensor([[2.0]]), torch.tensor([[1.0]]))
-    result = finetune(line, [batch, batch], squared_error, Settings(0.1, weight_decay=0.5))
+    result = finetune(line, [batch, batch], squared_error, FineTuning(0.1, weight_decay=0.5))
     weight, bias, losses, speed = 1.0, 0.0, [], [0.0, 0.0]
     for rate in (0.1, 0.1 * (1 + math.cos(math.pi / 2)) / 2):
         error = 2.0 * weight + bias - 1.0
@@ -51,8 +51,8 @@ def test_steps_by_hand():
 
 def test_the_same_call_gives_the_same_model():
     start = nn.Sequential(model(), nn.Dropout(0.5))
-    first, second = (finetune(start, batches(5), squared_error, Settings(0.05, seed=3)) for _ in range(2))
-    other = finetune(start, batches(5), squared_error, Settings(0.05, seed=4))
+    first, second = (finetune(start, batches(5), squared_error, FineTuning(0.05, seed=3)) for _ in range(2))
+    other = finetune(start, batches(5), squared_error, FineTuning(0.05, seed=4))
     assert first.losses == second.losses != other.losses
     for one, two in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         assert torch.equal(one, two)
@@ -63,17 +63,17 @@ def test_random_numbers_of_the_caller_go_on():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    finetune(start, batches(1), squared_error, Settings(0.01))
+    finetune(start, batches(1), squared_error, FineTuning(0.01))
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_rounded_model_recovers():
     """Two-bit weights and inputs lose much at first; training, steps included, gets most of it back."""
-    full = finetune(model(), batches(300), squared_error, Settings(0.05)).model
+    full = finetune(model(), batches(300), squared_error, FineTuning(0.05)).model
     formats = {"0": "int8", "3": "int4"}
     start = quantized(full, formats, [one for one, _ in batches(3, 1)])
     before = {name: value.clone() for name, value in start.state_dict().items()}
-    result = finetune(start, batches(200), squared_error, Settings(0.02))
+    result = finetune(start, batches(200), squared_error, FineTuning(0.02))
     assert all(torch.equal(before[name], value) for name, value in start.state_dict().items())
     heldout = batches(20, 2)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_steps_and_numbers_per_channel_are_not_decayed():
     def nothing(network, batch):
         return 0.0 * squared_error(network, batch)
 
-    made = finetune(start, batches(3), nothing, Settings(0.1, weight_decay=0.5)).model
+    made = finetune(start, batches(3), nothing, FineTuning(0.1, weight_decay=0.5)).model
     now = dict(made.named_parameters())
     for name, value in start.named_parameters():
         assert torch.equal(value, now[name]) != name.endswith(".op.weight"), name
@@ -112,24 +112,24 @@ def test_steps_and_numbers_per_channel_are_not_decayed():
 )
 def test_settings_out_of_range_are_refused(settings, said):
     with pytest.raises(InputError, match=said):
-        Settings(**settings)
+        FineTuning(**settings)
 
 
 def test_nothing_to_train_on():
     with pytest.raises(InputError, match="no batch"):
-        finetune(model(), [], squared_error, Settings(0.1))
+        finetune(model(), [], squared_error, FineTuning(0.1))
 
 
 def test_a_loss_that_diverges_stops_training():
     with pytest.raises(
         NonFiniteError, match=r"update \d+ of 50: training has diverged at a learning rate of 1e\+2"
     ):
-        finetune(nn.Linear(6, 3), batches(50), squared_error, Settings(1e20))
+        finetune(nn.Linear(6, 3), batches(50), squared_error, FineTuning(1e20))
 
 
 def test_an_update_halves_or_doubles_a_step_at_the_most():
     start = quantized(model(), {"0": "int8", "3": "int2"}, [batches(1)[0][0]])
-    made = finetune(start, batches(1), squared_error, Settings(50.0)).model
+    made = finetune(start, batches(1), squared_error, FineTuning(50.0)).model
     old, new = rounded_ops(start), rounded_ops(made)
     factors = [
         float(getattr(new[name], one).step / getattr(old[name], one).step)
@@ -145,4 +145,4 @@ def test_a_step_that_is_not_finite_is_named():
 
     start = quantized(model(), {"3": "int2"}, [batches(1)[0][0]])
     with pytest.raises(NonFiniteError, match="a step of the (input|weight) of op '3' is nan after 1 updates"):
-        finetune(start, batches(1), infinite_slope, Settings(0.1))
+        finetune(start, batches(1), infinite_slope, FineTuning(0.1))

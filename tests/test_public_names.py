@@ -1,0 +1,35 @@
+"""The public names: one list, which type checkers read, and which resolves."""
+
+import subprocess
+import sys
+
+from mypy import api
+
+import inc_mp_plugin as mp
+
+
+def test_type_checkers_see_the_real_type_of_every_name(tmp_path):
+    """No name is `Any`; a function's own arguments and a class's own name are seen."""
+    script = tmp_path / "script.py"
+    lines = ["import inc_mp_plugin as mp", *(f"reveal_type(mp.{name})" for name in mp.__all__)]
+    script.write_text("\n".join(lines))
+    arguments = ["--strict", "--ignore-missing-imports", "--follow-imports=silent", "--no-incremental"]
+    output, errors, _ = api.run([str(script), *arguments])
+    assert errors == ""
+    revealed = {line.split(":")[1]: line.split("Revealed type is ")[1] for line in output.splitlines()[:-1]}
+    seen = {name: revealed[str(number)] for number, name in enumerate(mp.__all__, 2)}
+    assert [name for name, text in seen.items() if text.strip('"') == "Any"] == []
+    assert "-> inc_mp_plugin.serving.Serving" in seen["Serving"]
+    assert "-> inc_mp_plugin.serving.Demands" in seen["demands"]
+    assert "settings: inc_mp_plugin.qat.finetune.FineTuning" in seen["finetune"]
+
+
+def test_every_error_and_every_type_that_a_function_needs_is_public():
+    assert {"CaptureError", "SelectionError", "SolverError", "FineTuning", "Partial"} <= set(dir(mp))
+    assert dir(mp) == mp.__all__
+    assert all(getattr(mp, name) is not None for name in mp.__all__)
+
+
+def test_the_list_is_read_without_loading_anything():
+    code = "import sys, inc_mp_plugin as mp; dir(mp); assert not {'torch', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
