@@ -9,6 +9,7 @@ import pytest
 from helpers import call, read, told
 
 import inc_mp_plugin as mp
+from inc_mp_plugin import artefacts
 from inc_mp_plugin.again import emit_again, runs_alike
 from inc_mp_plugin.errors import SelectionError
 from inc_mp_plugin.recipe import parse_recipe
@@ -185,6 +186,36 @@ def _cache_loss_mse(folder):
     arrays = np.load(folder / "sensitivity.npz")
     second = next(arrays[key] for key in arrays.files if "second" in key and "input" in key)
     return float(second.sum(axis=1).mean()) * 2.0**-6 / 12
+
+
+def test_what_inc_has_no_scale_for_is_named(tmp_path):
+    """From the artefacts alone, also for old ones, which do not hold the maxabs."""
+    batch, model = {"input_ids": helpers.tokens(2)}, helpers.language_model("llama")
+    lost = "model.layers.1.mlp.gate_proj"
+    model.get_submodule(lost).weight.data.zero_()
+    graph = mp.capture(model, batch)
+    arrays = artefacts.sensitivity_arrays(mp.measure_sensitivity(model, graph, [batch]))
+    recipe = parse_recipe(
+        {"model": {"name_or_path": "x", "dtype": "fp32"}, "calibration": {"data": "x.jsonl"}, "tau": 1.0},
+        ["targets=[vllm-gaudi]"],
+        "here",
+    )
+    old = {name: one for name, one in arrays.items() if not name.startswith("maxabs_")}
+    for stored, held in ((arrays, 3), (old, 0)):
+        run = Run(tmp_path)
+        vars(run).update(graph=graph, sensitivity=artefacts.sensitivity_from_arrays(stored), recipe=recipe)
+        gains = mp.memory_gains(graph, ("fp32", "fp8_e4m3"))
+        vars(run)["plan"] = mp.solve(gains, run.able, tau=1.0, demands=run.demands)
+        linear = {op.name for op in graph.ops if op.kind == "linear"}
+        assert len(linear - set(run.plan.quantized)) == len(linear - set(run.able.ops)) + (held and 1) == held
+        # gate_proj holds up_proj back, with which it is one module on vLLM
+        assert (
+            run.held_back
+            == (
+                "2 ops stay in fp32: INC has no scale for a weight of zeros",
+                "1 ops stay in fp32: INC has no scale for an input of zeros that calibration gave it",
+            )[: held and 2]
+        )
 
 
 def test_what_stays_in_the_base_format_is_named(tmp_path):

@@ -93,8 +93,9 @@ def unmeasured(config: dict[str, Any], layout: Layout, device: str, measurements
     if unusable:
         faults.append(
             f"{len(unusable)} modules are selected whose largest value in {measurements.name} is 0 or no "
-            f"number, such as {unusable[0]}: no token reached them, or the model overflowed; INC would give "
-            "them a useless scale without a word. Measure with more samples, or block them"
+            f"number, such as {unusable[0]}: their weight is zeros, no token reached them, or the model "
+            "overflowed; INC would give them a useless scale without a word. Block them, or measure with "
+            "more samples"
         )
     return faults
 

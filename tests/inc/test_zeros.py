@@ -2,19 +2,24 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import helpers
 import numpy as np
 import pytest
 import torch
-from neural_compressor.torch.quantization import convert, finalize_calibration, prepare
+from neural_compressor.torch.quantization import FP8Config, convert, finalize_calibration, prepare
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.errors import NonFiniteError
+from inc_mp_plugin.inc.config import config_of, measure_config
+from inc_mp_plugin.inc.modules import unmeasured
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.measured_loss import LossMeter
 from inc_mp_plugin.recipe import Recipe
 from inc_mp_plugin.subject import Subject
+from inc_mp_plugin.targets import CPU_QDQ
+from inc_mp_plugin.targets.layout import Captured
 
 LAYER = "model.layers.1"
 MLP = f"{LAYER}.mlp"
@@ -173,3 +178,25 @@ def test_a_measured_loss_names_the_op_that_breaks(tmp_path):
     assert np.isfinite(fine).all()
     with pytest.raises(NonFiniteError, match=f"with 2 ops in fp8_e4m3: op '{MLP}.down_proj' is the first"):
         meter.losses([f"{LAYER}.self_attn.q_proj", f"{MLP}.down_proj"])
+
+
+def test_a_check_flags_what_inc_measured_to_be_zeros(tmp_path, monkeypatch):
+    """On INC's own measurement, of a weight of zeros and of the input of zeros that comes of another."""
+    monkeypatch.chdir(tmp_path)
+    lost = [f"{MLP}.down_proj", "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.down_proj"]
+    model = zeroed(*lost[:2])
+    modules = {n: type(m).__name__ for n, m in model.named_modules() if n}
+    linear = tuple(n for n, kind in modules.items() if kind == "Linear")
+    captured = Captured(linear, modules)
+    config = config_of("fp32", dict.fromkeys(linear, "fp8_e4m3"), CPU_QDQ, captured)
+    config["dump_stats_path"] = "./measured/measure"
+    Path("measure.json").write_text(json.dumps(measure_config(config, CPU_QDQ)))
+    model = prepare(model, FP8Config.from_json_file("measure.json"))
+    with torch.no_grad():
+        model(**batches()[0])
+    finalize_calibration(model)
+    layout, measurements = CPU_QDQ.lay_out(captured, mp.Serving()), Path("measured/measure_hooks_maxabs.json")
+    (fault,) = unmeasured(config, layout, "cpu", measurements)
+    assert fault.startswith("3 modules are selected whose largest value")
+    kept = dict.fromkeys(linear, "fp8_e4m3") | dict.fromkeys(lost, "fp32")
+    assert not unmeasured(config_of("fp32", kept, CPU_QDQ, captured), layout, "cpu", measurements)
