@@ -150,8 +150,8 @@ def verified_correction(
     )
     measured = sum(one.ops > 0 for one in found.rounds)
     say(
-        f"verify: {measured} plans measured, the loss budget is corrected by {found.correction:.4g}; the plan "
-        "is reported on samples that were not read here"
+        f"verify: {measured} plans measured, the loss budget is corrected by {found.correction:.4g}; the "
+        "plan is reported on samples that were not read here"
     )
     return found.correction
 

@@ -252,7 +252,7 @@ def test_baselines_without_a_gain_are_left_out_and_said_so(folder, monkeypatch):
         (["experiment", "curve", "--draws", "0"], "draws is 0; give at least 1"),
         (["experiment", "curve", "--points", "7"], "points is 7; curve compares at 6 at the most"),
         (["experiment", "prediction", "--samples", "0"], "samples is 0; give at least 1"),
-        (["experiment", "curve", "--samples", "100"], "holds 8 samples, 100 are asked for"),
+        (["experiment", "curve", "--samples", "100"], "holds 16 samples, 100 are asked for"),
         (["solve", "strategy=prefxi"], "strategy is 'prefxi'"),
         (["solve", "confidence=2"], "confidence is 2"),
         (["solve", "strategy=prefix", "gain_fraction=0.5"], "held to a threshold: give tau"),

@@ -146,7 +146,7 @@ def test_values_of_other_data_do_not_count(project, folder):
         (["budget=0.9", "gain_fraction=0.5"], 2, "give one"),
         (["strategy=random", "budget=0.9"], 2, "held to a threshold: give tau"),
         (["strategy=egal", "budget=0.9"], 2, "strategy is 'egal'"),
-        (["strategy=alps", "budget=0.9", "confidence=0.9"], 2, "goes neither with another strategy"),
+        (["strategy=alps", "budget=0.9", "confidence=0.9"], 2, "it goes with no other strategy"),
     ],
     ids=["too small", "above 1", "two knobs", "a baseline", "unknown", "confidence"],
 )
