@@ -142,7 +142,7 @@ def test_tune_leaves_no_file_of_another_target(project, folder):
     (folder / "configs" / "notes.txt").write_text("mine")
     result = call("tune", project / "recipe.yaml", "targets=[cpu-qdq]", "--out", folder)
     assert result.exit_code == 0, result.output
-    assert configs(folder) == {"cpu-qdq.json", "notes.txt"}
+    assert configs(folder) == {"cpu-qdq.json", "cpu-qdq-measure.json", "notes.txt"}
     assert "vllm-gaudi.json, vllm-gaudi-measure.json, vllm-gaudi.sh" in told(result)
 
 
