@@ -107,7 +107,7 @@ lane_habana() {
 }
 
 lane_slow() {  # the shipped model from end to end, scripts, ranks
-  environment slow -c constraints.txt -e ".[test]"
+  environment slow -c constraints.txt -e ".[dev]"
   tests slow -m slow --ignore tests/test_digits.py --ignore tests/evaluate/test_tasks.py
 }
 

@@ -73,7 +73,8 @@ def watched(model: nn.Module, ops: Collection[str], look: Look) -> Iterator[None
 
 def _all_finite(values: Any) -> bool:
     import torch
-    from torch.utils import _pytree as pytree
 
-    tensors = [value for value in pytree.tree_leaves(values) if isinstance(value, torch.Tensor)]
+    from inc_mp_plugin.libraries.torch import leaves
+
+    tensors = [value for value in leaves(values) if isinstance(value, torch.Tensor)]
     return all(bool(one.isfinite().all()) for one in tensors if one.is_floating_point())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.libraries.transformers import commit_of
+from inc_mp_plugin.libraries.transformers import commit_of, in_dtype
 from inc_mp_plugin.progress import say
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.
     try:
         model: nn.Module = AutoModelForCausalLM.from_pretrained(
             name_or_path,
-            dtype=getattr(torch, _DTYPES[dtype]),
+            **in_dtype(getattr(torch, _DTYPES[dtype])),
             trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError) as error:
@@ -67,7 +67,7 @@ def random_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: nn.Module = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, _DTYPES[dtype]), trust_remote_code=trust_remote_code
+            config, **in_dtype(getattr(torch, _DTYPES[dtype])), trust_remote_code=trust_remote_code
         )
     return model.eval()
 
@@ -79,7 +79,7 @@ def empty_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modul
 
     with torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, _DTYPES[dtype]), trust_remote_code=trust_remote_code
+            config, **in_dtype(getattr(torch, _DTYPES[dtype])), trust_remote_code=trust_remote_code
         )
     return model.eval()
 

@@ -79,9 +79,15 @@ class Run:
         able = self.sensitivity.of(self._runnable(recipe))
         return replace(with_scales(able, held_back_for(able, recipe)), cached=demanded.cached)
 
+    @cached_property
+    def allowed(self) -> tuple[str, ...] | None:
+        """Names of the ops that `mp.tune` allowed to leave the base format; None where all may."""
+        ops = store.read_json(self.folder / "recipe.json", "recipe").get("ops")
+        return None if ops is None else tuple(ops)
+
     def _runnable(self, recipe: Recipe) -> list[str]:
-        """Ops that a recipe's targets run in a lower format; of `mp.tune`, among those that it allowed."""
-        allowed = store.read_json(self.folder / "recipe.json", "recipe").get("ops")
+        """Ops that a recipe's targets run in a lower format, among those that are allowed."""
+        allowed = self.allowed
         return [op for op in runnable_ops(self.graph, recipe) if allowed is None or op in allowed]
 
     @cached_property

@@ -198,6 +198,7 @@ def test_transformers_fused_experts():
     torch.testing.assert_close(of_transformers.gate_of(bare)(both), torch.relu(gate) * up)
 
 
+@pytest.mark.slow
 def test_transformers_knows_the_commit_of_a_model_of_the_hub(tmp_path):
     commit, cache = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--some--model"
     transformers.LlamaConfig().save_pretrained(cache / "snapshots" / commit)
@@ -387,14 +388,25 @@ def test_typer_exit_codes_and_arguments():
 
 def test_highspy_prices_and_choices():
     """Two groups, each worth 2 for 0.3 of a capacity of 0.4: one whole and a third of the other."""
-    from inc_mp_plugin.solver.milp import Candidate, _Program, choose, price
+    import math
+
+    from inc_mp_plugin.solver import highs
+    from inc_mp_plugin.solver.core import Knapsack
+    from inc_mp_plugin.solver.milp import Candidate, choose, price
 
     groups = [[Candidate(0.0, 0.0), Candidate(2.0, 0.3)]] * 2
     assert price(groups, 0.4) == pytest.approx(2.0 / 0.3)
     assert sorted(choose(groups, 0.4).picks) == [0, 1]
-    values, costs = ([np.array([0.0, 1.0])] * 2, [np.array([0.0, 0.75])] * 2)
-    assert sorted(_Program(values, costs, 9.0).solve()[0]) == [0, 1]
+    zero_or = [(np.array([0.0, size]),) * 2 for size in (1.0, 0.75)]
+    assert sorted(highs.integer(Knapsack(*zero_or, 1.0), [], math.inf).picks) == [0, 1]
 
 
 def test_torch_complains_of_trees_by_this_name():
     assert logging.getLogger(logs.LOGGERS[-1]) is torch.utils._pytree.log
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transformers_makes_a_model_in_a_dtype(dtype):
+    settings = of_transformers.in_dtype(dtype)
+    model = transformers.AutoModelForCausalLM.from_config(helpers.small_config(), **settings)
+    assert next(model.parameters()).dtype == dtype

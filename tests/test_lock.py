@@ -182,7 +182,7 @@ def test_commands_in_a_folder_where_tune_is_running(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen([*command, "--out", folder], env=environment, stderr=subprocess.PIPE)
     try:
-        while not (folder / NAME).exists():
+        while not (folder / NAME).exists() or not (folder / NAME).read_text():
             assert running.poll() is None
         running.send_signal(signal.SIGSTOP)
         for name, *others in [*(line.split() for line in COMMANDS), ["tune"]]:

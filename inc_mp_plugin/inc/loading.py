@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from inc_mp_plugin.libraries.transformers import in_dtype
+
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _PRODUCTS = ("matmul_qk", "matmul_av")
 
@@ -34,7 +36,7 @@ def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(folder)
     base = getattr(torch, _DTYPES[config.quantization_config["hp_dtype"]])
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=base)
+        model = AutoModelForCausalLM.from_config(config, **in_dtype(base))
     expose_experts(model)
     if products:
         expose_bgemms(model)

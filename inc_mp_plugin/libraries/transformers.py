@@ -10,6 +10,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 IDS, EMBEDDINGS, MASK = "input_ids", "inputs_embeds", "attention_mask"
@@ -19,6 +20,13 @@ _MASK_LEFT_OUT = ("sinks", "s_aux", "position_bias")
 _DEEP = 5  # how deep tensors lie in a cache: its parts, their layers, the layers' states by number
 
 Implementations = Mapping[str, str | None]
+
+
+def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The argument of the auto classes that sets a model's dtype: `torch_dtype` until 4.55. 5.24, 4.55."""
+    from transformers import PretrainedConfig
+
+    return {"dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype": dtype}
 
 
 def implementations_of(model: nn.Module) -> dict[str, str | None]:

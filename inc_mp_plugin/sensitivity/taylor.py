@@ -12,6 +12,7 @@ from torch import nn
 
 from inc_mp_plugin.batches import batch_size, samples
 from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.losses import sample_losses
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivities import Sensitivity
@@ -130,7 +131,7 @@ def with_weights(model: nn.Module, sensitivity: Sensitivity) -> Sensitivity:
     channels = []
     with as_measured(model):
         for name in sensitivity.ops:
-            weight = module_of(model, name)._parameters.get("weight")
+            weight = parameters_of(module_of(model, name)).get("weight")
             one = None if weight is None else largest_magnitude(weight.detach().flatten(1), dim=1).double()
             channels.append(np.array([np.inf]) if one is None else one.cpu().numpy())
     maxabs = {
