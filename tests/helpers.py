@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 import typer.testing
@@ -247,3 +249,8 @@ def read(folder: Path, name: str) -> dict:
 def told(result: typer.testing.Result) -> str:
     """All that a command printed, as one line."""
     return " ".join(result.output.split())
+
+
+def mostly_slow(cases: Iterable[object], *quick: object) -> list[object]:
+    """Cases of a parametrized test, all but these marked slow: the quick ones stand for the others."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]

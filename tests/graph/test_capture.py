@@ -64,7 +64,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", helpers.mostly_slow(LAYERS, "llama", "phi3", "gpt_neox"))
 def test_groups_of_a_layer(name):
     graph = capture(helpers.language_model(name), {"input_ids": helpers.tokens(2)})
     prefix, layer = LAYERS[name]

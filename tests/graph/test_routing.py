@@ -22,11 +22,14 @@ def experts(graph, prefix):
     return [op for op in graph.ops if op.name.startswith(f"{prefix}.experts.")]
 
 
+MIXTURES = ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3"]
+
+
 def text(samples=3, length=12):
     return {"input_ids": helpers.tokens(samples, length)}
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3"])
+@pytest.mark.parametrize("name", helpers.mostly_slow(MIXTURES, "mixtral", "deepseek_v3"))
 def test_three_ops_per_expert_under_the_names_they_have_when_exposed(name):
     model = helpers.language_model(name)
     graph = mp.capture(model, text())
@@ -54,7 +57,7 @@ def test_shapes_and_shares_by_hand():
         assert op.share < 1
 
 
-@pytest.mark.parametrize("samples", [1, 2, 5, 40])
+@pytest.mark.parametrize("samples", helpers.mostly_slow([1, 2, 5, 40], 2, 40))
 def test_a_decode_step_of_an_fp32_model_reaches_few_experts(samples):
     model = helpers.language_model("qwen3_moe", num_experts=16)
     graph = mp.capture(model, text(samples, 1), cached_tokens=8)

@@ -46,7 +46,7 @@ def real_gemms(model, run):
     return seen
 
 
-@pytest.mark.parametrize("name", helpers.CONFIGS)
+@pytest.mark.parametrize("name", helpers.mostly_slow(helpers.CONFIGS, "llama", "falcon", "mixtral"))
 def test_shapes_give_the_macs(name):
     graph = mp.capture(helpers.language_model(name), {"input_ids": helpers.tokens(3)})
     for op in graph.ops:
@@ -55,7 +55,7 @@ def test_shapes_give_the_macs(name):
         assert sum(gemm.macs for gemm in op.gemms) * op.share == pytest.approx(3 * op.macs)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", helpers.mostly_slow(DECODERS, "llama", "gemma3"))
 def test_shapes_of_a_prompt_are_those_of_a_real_one(name):
     model = helpers.language_model(name)
     batch = {"input_ids": helpers.tokens(2)}
@@ -65,7 +65,7 @@ def test_shapes_of_a_prompt_are_those_of_a_real_one(name):
     assert {op.name: list(op.gemms) for op in graph.ops} == {op.name: seen[op.name] for op in graph.ops}
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", helpers.mostly_slow(DECODERS, "llama", "gemma3"))
 def test_shapes_of_a_decode_step_are_those_of_a_real_one(name):
     model = helpers.language_model(name)
     ids = helpers.tokens(2)
@@ -103,7 +103,7 @@ def test_order_inside_a_llama_layer():
     }
 
 
-@pytest.mark.parametrize("name", helpers.CONFIGS)
+@pytest.mark.parametrize("name", helpers.mostly_slow(helpers.CONFIGS, "llama", "falcon", "mixtral"))
 def test_ops_wait_only_for_earlier_ones_of_their_group(name):
     graph = mp.capture(helpers.language_model(name), {"input_ids": helpers.tokens(1)})
     order = networkx.DiGraph()

@@ -45,7 +45,9 @@ def with_ops(plan, quantized):
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["llama", "falcon", "gpt2", "mixtral"])
+@pytest.mark.parametrize(
+    "name", helpers.mostly_slow(["llama", "falcon", "gpt2", "mixtral"], "llama", "mixtral")
+)
 def test_apply_quantizes_exactly_the_plan(name, dtype):
     model, graph, plan = planned(name, dtype)
     chosen = set(list(graph.by_name)[::2])

@@ -135,7 +135,7 @@ def saved_and_loaded(name, dtype, config):
     return patched(model), patched(loaded)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", helpers.mostly_slow(DTYPES, torch.float32), ids=str)
 @pytest.mark.parametrize("objective", ["memory", "theoretical_time"])
 def test_a_saved_model_loads_as_it_was(objective, dtype):
     pytest.importorskip("accelerate")
@@ -145,7 +145,7 @@ def test_a_saved_model_loads_as_it_was(objective, dtype):
     assert any("matmul" in name for name in wanted) == (objective != "memory")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", helpers.mostly_slow(DTYPES, torch.float16), ids=str)
 def test_a_saved_mixture_of_experts_loads_as_it_was(dtype):
     pytest.importorskip("accelerate")
     wanted, found = saved_and_loaded("mixtral", dtype, mp.IPMSEConfig(tau=1.0))

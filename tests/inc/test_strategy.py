@@ -104,7 +104,7 @@ def expected(model, **settings):
     return set(plan.quantized)
 
 
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", helpers.mostly_slow(FLOWS, *list(FLOWS)[:3]))
 @pytest.mark.parametrize("mode", ["no_grad", pytest.param("inference_mode", marks=pytest.mark.slow)])
 def test_every_flow_quantizes_the_plan(flow, mode):
     model = helpers.language_model("llama")
@@ -117,9 +117,7 @@ def test_every_flow_quantizes_the_plan(flow, mode):
 @pytest.mark.parametrize(
     "mode",
     [
-        pytest.param(
-            m, marks=() if m in ("inference_mode", "gradients off", "generate") else pytest.mark.slow
-        )
+        pytest.param(m, marks=() if m in ("inference_mode", "generate") else pytest.mark.slow)
         for m in CALIBRATIONS
     ],
 )
@@ -163,7 +161,7 @@ def test_other_prices(method, tmp_path):
     assert patched(quantize(model, config, run_fn=keyword)) == set(wanted)
 
 
-@pytest.mark.parametrize("method", ["maxabs_arbitrary", "maxabs_pow2"])
+@pytest.mark.parametrize("method", helpers.mostly_slow(["maxabs_arbitrary", "maxabs_pow2"], "maxabs_pow2"))
 def test_measured_noise_takes_the_scales_of_the_configuration(method):
     model = helpers.language_model("llama")
     batches = [{"input_ids": ids} for ids in INPUTS]

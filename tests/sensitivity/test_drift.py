@@ -31,7 +31,9 @@ def text():
     return [{"input_ids": ids[:4]}, {"input_ids": ids[4:]}]
 
 
-@pytest.mark.parametrize("name", ["llama", "phi3", "opt", "mixtral", "qwen2_moe"])
+@pytest.mark.parametrize(
+    "name", helpers.mostly_slow(["llama", "phi3", "opt", "mixtral", "qwen2_moe"], "llama", "mixtral")
+)
 def test_everything_rounded_is_what_inc_converts(name):
     """Loss for loss: our pass with hooks against INC's own modules, attention products included."""
     model = helpers.mixture(name)

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 
+import helpers
 import pytest
 import torch
 from neural_compressor.torch.algorithms.fp8_quant._core.common import QuantTensorType
@@ -98,7 +99,7 @@ def test_full_scales(device, format):
     assert Scales("maxabs_pow2", device).full_scale(format) == wanted
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", helpers.mostly_slow(DTYPES, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("format", INC_DTYPE)
 @pytest.mark.parametrize(("name", "device"), PAIRS)
 def test_input_scales(name, device, format, dtype):

@@ -82,7 +82,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow if "experts beside" in case else ()) for case in CASES]
+    "case", [pytest.param(case, marks=pytest.mark.slow if "experts" in case else ()) for case in CASES]
 )
 def test_equals_the_naive_computation(case):
     build, make_batches, loss_fn = CASES[case]

@@ -191,7 +191,7 @@ def by_hand(name, target, lowered, serving):
 
 
 @pytest.mark.parametrize("target", ["optimum-habana", "vllm-gaudi"])
-@pytest.mark.parametrize("name", [*DENSE, *(pytest.param(name, marks=pytest.mark.slow) for name in EXPERTS)])
+@pytest.mark.parametrize("name", helpers.mostly_slow([*DENSE, *EXPERTS], "llama"))
 def test_inc_selects_the_plan_of_200_random_ones(name, target):
     generator = random.Random(f"{name} {target}")
     for _ in range(200):
