@@ -44,7 +44,7 @@ cpu_only() {  # PYTHON: a CUDA build would bring gigabytes that nothing here can
 tests() {  # ENVIRONMENT ARGUMENT...: pytest on all cores; modules stay whole, for their fixtures are expensive
   local name=$1
   shift
-  "$work/$name/bin/python" -m pytest -q -n auto --dist loadscope \
+  "$work/$name/bin/python" -m pytest -q -n auto --dist loadscope --durations=15 \
     --junitxml "$work/results/$name-$RANDOM.xml" "$@"
 }
 
