@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,12 @@ def test_a_result_holds_until_a_watched_file_changes(nightly):
     (nightly.ROOT / "other.py").write_text("2")
     commit(nightly.ROOT)
     assert nightly.stale() == ""
+    command = [sys.executable, nightly.__file__, "stale"]
+    assert subprocess.run(command, check=False).returncode == 0
     (nightly.ROOT / "one.py").write_text("2")
     commit(nightly.ROOT)
     assert "what it watches (recipes, one.py) has changed since" in nightly.stale()
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 1
 
 
 def test_failures_and_too_many_skipped_tests_are_faults(nightly):
