@@ -184,7 +184,12 @@ def test_interrupt_and_resume(project, finished, tmp_path, monkeypatch, where, p
 @pytest.mark.slow
 def test_a_signal_at_any_time(project, finished, tmp_path):
     command = [sys.executable, "-m", "inc_mp_plugin.cli", "tune", str(project / "recipe.yaml")]
-    process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
+    )
     while not (tmp_path / "graph.json").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

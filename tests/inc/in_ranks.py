@@ -1,6 +1,7 @@
 """One of several processes: plans the batches of its own, through INC and by `tune`, and says what it did."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from inc_mp_plugin import ranks
 from inc_mp_plugin.store import Partial
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)  # what the plugin says is counted
     mode, folder = sys.argv[1], Path(sys.argv[2])
     BATCHES = [{"input_ids": helpers.tokens(2, 16, seed)} for seed in range(5)]
     distributed.init_process_group("gloo")
