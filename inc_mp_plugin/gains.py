@@ -49,7 +49,7 @@ class Gains:
 
     @property
     def tolerance(self) -> Fraction:
-        """How much less than a wanted gain is as good: nothing where gains are exact.
+        """The shortfall of a wanted gain that is as good, in its unit: nothing where gains are exact.
 
         Elsewhere a billionth of the largest gain, far above what rounding errors make of a sum, and far
         below what is known of a time.

@@ -27,7 +27,7 @@ def held_back_for(sensitivity: Sensitivity, recipe: Recipe) -> dict[str, str]:
 
 
 def scales_of_all(targets: Sequence[str], device: str, method: str | None = None) -> list[Scales]:
-    """How these targets scale to FP8, and INC on a CPU, where plans for all of them are measured.
+    """List the scales of these targets, and of INC on a CPU, where plans for all of them are measured.
 
     Args:
         targets: names of the consumers.

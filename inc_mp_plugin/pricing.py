@@ -83,7 +83,7 @@ def runnable(graph: Graph, targets: Iterable[str], clock: Clock | None, formats:
 
 
 def demands_for(graph: Graph, recipe: Recipe, held_back: Mapping[str, str] | None = None) -> Demands:
-    """What the targets of a recipe demand of a plan, served as the recipe says; see `demands`."""
+    """Collect the demands of a recipe's targets, served as the recipe says; see `demands`."""
     serving = Serving(recipe.kv_cache, recipe.attention, recipe.reuse_cache)
     return demands(graph, recipe.targets, serving, held_back)
 

@@ -13,7 +13,7 @@ HELD, UNDECIDED, EXCEEDED = "held", "not decided", "exceeded"
 
 
 def verdict(interval: Interval | None, tau: float) -> str:
-    """What an interval of a measured NRMSE says of a threshold.
+    """Judge a threshold by the interval of a measured NRMSE.
 
     Example:
         >>> verdict(Interval(0.7, 0.9), 1.0), verdict(Interval(0.9, 1.1), 1.0), verdict(None, 1.0)
@@ -75,7 +75,7 @@ class Validation:
 
     @property
     def verdict(self) -> str:
-        """Whether the plan's measured NRMSE is within tau, as far as the samples can tell."""
+        """The verdict on the plan's measured NRMSE and tau, as far as the samples can tell."""
         return verdict(self.nrmse_interval, self.tau)
 
     @property

@@ -108,7 +108,7 @@ class Run:
 
     @cached_property
     def planned_demands(self) -> Demands:
-        """What the plan's own targets demand of it."""
+        """The demands of the plan's own targets."""
         return demands_for(self.graph, self.planned, held_back_for(self.sensitivity, self.planned))
 
     @cached_property

@@ -77,7 +77,7 @@ def numbered(kind: str, depends_on: Mapping[str, Any]) -> Json:
 
 
 def partial(path: Path, kind: str, depends_on: Mapping[str, Any]) -> store.Partial:
-    """What an interrupted stage keeps while what it depends on, its arithmetic included, is the same."""
+    """Name the file of an interrupted stage, valid while all that the stage depends on is the same."""
     return store.Partial(path, store.fingerprint(numbered(kind, depends_on)))
 
 

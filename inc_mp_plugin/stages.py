@@ -50,7 +50,7 @@ class Goal:
 
 
 def goal_of(recipe: Recipe) -> Goal:
-    """What a recipe wants a plan for."""
+    """Read the goal of a plan from a recipe."""
     return Goal(
         recipe.objective,
         recipe.tau,
@@ -120,7 +120,7 @@ def measure(subject: Subject, graph: Graph, noise: Noise, out: Path) -> Sensitiv
 
 
 def without_noise(depends_on: Mapping[str, Any]) -> Json:
-    """What sensitivities depend on, their arithmetic and the settings of measured noise aside."""
+    """Leave out arithmetic and settings of measured noise from what sensitivities depend on."""
     return {key: value for key, value in lasting(depends_on).items() if not key.startswith("noise.")}
 
 

@@ -72,7 +72,7 @@ def measured_nrmse(losses: FloatArray, base: FloatArray, level: float) -> Measur
 
 
 def _ratio_and_spread(drawn: FloatArray, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Of each draw, mean a / mean b and the standard deviation of the influences on its logarithm."""
+    """Give mean a / mean b of each draw, and the spread of the influences on its logarithm."""
     mean_a, mean_b = drawn @ a, drawn @ b
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = (

@@ -72,7 +72,7 @@ def remove_pre_hook(module: nn.Module, number: int) -> None:
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; nothing public tells. 2.13."""
+    """Count how often a tensor was changed in place; nothing public tells. 2.13."""
     return tensor._version
 
 
@@ -125,7 +125,7 @@ def scaled_product(a: Tensor, b: Tensor, scales: tuple[Tensor, Tensor], **option
 
 
 def convolve(op: nn.Conv2d, value: Tensor, weight: Tensor) -> Tensor:
-    """What a convolution computes, with another weight: its part that knows all ways of padding. 2.13."""
+    """Compute a convolution with another weight, by its part that knows all ways of padding. 2.13."""
     result: Tensor = op._conv_forward(value, weight, op.bias)
     return result
 

@@ -30,7 +30,7 @@ def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 
 def implementations_of(model: nn.Module) -> dict[str, str | None]:
-    """How attention is computed, by the name of every module that has a configuration.
+    """Read how attention is computed, by the name of every module that has a configuration.
 
     The public getter of 4.55 fills in a default where nothing is set. 5.24.
     """

@@ -72,7 +72,7 @@ def _dtype(scales: Scales, part: str, base: str) -> str:
 
 
 def _has_floor(scales: Scales, dtype: str) -> bool:
-    """Whether INC keeps the scales of channels from being too small: on Gaudi any version of it may run."""
+    """Tell if INC keeps the scales of channels from being too small: on Gaudi any version may run."""
     if scales.device != "cpu" or dtype == "fp16":  # FP16 does not hold the floor
         return False
     from inc_mp_plugin.inc.versions import channel_scales_have_a_floor

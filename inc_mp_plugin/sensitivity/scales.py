@@ -147,7 +147,7 @@ class Scales:
         return good.expand(maxabs.shape)
 
     def _limit(self, part: str, format: str) -> tuple[str, float]:
-        """How the scale of a part is rounded, and what the maxabs is divided by; "unit" if it has none."""
+        """Give the rounding of a part's scale, and the divisor of its maxabs; "unit" if it has none."""
         method = SCALE_METHODS[self.method]
         if part == INPUT:
             return method.activation, self.full_scale(format) * method.activation_backoff

@@ -43,7 +43,7 @@ def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | 
 
 
 def wanted_gain(one: Program, gain_fraction: float | None, budget: float | None) -> Fraction | None:
-    """What a plan has to gain, for a fraction of the largest gain or a cost budget; None for neither.
+    """Compute the gain asked for by a fraction of the largest gain or a cost budget; None for neither.
 
     Exact, from the decimals of the fraction: a budget of 0.7 leaves 3/10 of the cost to gain, not the
     0.30000000000000004 that floats make of it, which no number of bytes might reach. Where gains are not

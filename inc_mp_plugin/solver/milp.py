@@ -127,7 +127,7 @@ def total(numbers: Iterable[float]) -> Fraction:
 
 
 def within(costs: Sequence[float], capacity: Number) -> bool:
-    """Whether costs add up to no more than the capacity, in exact arithmetic."""
+    """Tell if costs add up to no more than the capacity, in exact arithmetic."""
     rounded, limit = math.fsum(costs), float(capacity)
     # Rounding never turns an order around, so only a tie asks for fractions.
     return rounded < limit or (rounded == limit and total(costs) <= Fraction(capacity))
