@@ -109,7 +109,7 @@ lane_habana() {
 
 lane_slow() {  # the shipped model from end to end, scripts, ranks
   environment slow -c constraints.txt -e ".[dev]"
-  tests slow -m slow --ignore tests/test_digits.py --ignore tests/evaluate/test_tasks.py
+  tests slow -m slow --no-loadscope-reorder --ignore tests/test_digits.py --ignore tests/evaluate/test_tasks.py
 }
 
 # --- what takes heavy environments or long; each watches its paths in .ci/nightly.toml ---

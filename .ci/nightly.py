@@ -78,8 +78,7 @@ def fault(name: str, result: Json | None) -> str:
 def stale() -> str:
     """Say what is wrong with the results of all lanes, or nothing."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    asked = [name for name, lane in lanes().items() if lane["watches"]]
-    faults = [said for name in asked if (said := fault(name, results.get(name)))]
+    faults = [said for name in lanes() if (said := fault(name, results.get(name)))]
     return "\n".join(
         f"{said}; run .ci/nightly {said.split(':')[0].split()[0]}, commit {RESULTS.name}" for said in faults
     )

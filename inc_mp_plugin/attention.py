@@ -161,5 +161,8 @@ def _eager_is_same(module: nn.Module) -> bool:
     key, value = (torch.randn(1, 1, 3, 4, generator=generator) for _ in range(2))
     mask = torch.full((3, 3), -1e9).triu(1)[None, None]
     ours, _ = bgemm_attention(probe, query, key, value, mask, scaling=0.3)
-    theirs, _ = eager(probe, query, key, value, mask, scaling=0.3)
+    try:
+        theirs, _ = eager(probe, query, key, value, mask, scaling=0.3)
+    except AttributeError:  # it reads more of its module than attention needs, as GPT-2's of transformers 4
+        return False
     return torch.allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -119,7 +119,7 @@ def steps(work: Work) -> Iterator[Callable[[], None]]:
         return
     now_s = time.monotonic()
     under_way = _UnderWay(Pace(work, now_s, now_s))
-    bars = _is_shown() and console().is_terminal
+    bars = _is_shown() and console().is_terminal and not ranks.rank()
     with _bar(under_way) if bars else _lines(under_way):
         yield under_way.advance
 
@@ -177,7 +177,7 @@ def _bar(under_way: _UnderWay) -> Iterator[None]:
 
     work = under_way.pace.work
     columns = (TextColumn("{task.description}"), BarColumn(), Words())
-    with Progress(*columns, console=console(), transient=True, disable=ranks.rank() > 0) as bar:
+    with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task(work.description, total=work.total, completed=work.done)
         under_way.show = lambda made: bar.update(task, completed=work.done + made)
         yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.batches import call
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.gain.bench import Pass
-from inc_mp_plugin.libraries.transformers import cache_argument, cache_of, new_static_cache
+from inc_mp_plugin.libraries.transformers import cache_argument, cache_of, new_static_cache, position_argument
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,7 +96,7 @@ class _Served:
 
     def __init__(self, model: nn.Module, request: Request, *, static: bool, device: str) -> None:
         self._model, self._request, self._static = model, request, static
-        self._prompt = prompt(model, request, device)
+        self._prompt, self._device = prompt(model, request, device), device
         self._cache: Any = None
         self._token: Any = None
         self._left = 0
@@ -107,7 +107,8 @@ class _Served:
         options: dict[str, Any] = {"use_cache": cached}
         if cached and self._static:
             length = self._request.prompt_tokens + self._request.output_tokens
-            options |= self._argument(new_static_cache(self._model, self._request.batch_size, length))
+            cache = new_static_cache(self._model, self._request.batch_size, length)
+            options |= self._arguments(cache, 0, self._request.prompt_tokens)
         output = self._model(**self._prompt, **options)
         self._cache = cache_of(output) if cached else None
         self._left = self._request.output_tokens
@@ -120,12 +121,15 @@ class _Served:
 
     def next_token(self) -> Tensor:
         """Run a decode step; return the tokens on the host."""
+        start = self._request.prompt_tokens + self._request.output_tokens - self._left
         self._left -= 1
-        output = self._model(input_ids=self._token[:, None], use_cache=True, **self._argument(self._cache))
+        arguments = self._arguments(self._cache, start, 1)
+        output = self._model(input_ids=self._token[:, None], use_cache=True, **arguments)
         return self._choose(output)
 
-    def _argument(self, cache: Any) -> dict[str, Any]:
-        return cache_argument(self._model.forward, cache)
+    def _arguments(self, cache: Any, start: int, tokens: int) -> dict[str, Any]:
+        forward = self._model.forward
+        return cache_argument(forward, cache) | position_argument(forward, start, tokens, self._device)
 
     def _choose(self, output: Any) -> Tensor:
         self._token = output.logits[:, -1].argmax(-1)

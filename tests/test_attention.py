@@ -1,5 +1,6 @@
 """Exposed attention products: bit-identical to eager attention, and gone afterwards."""
 
+import capabilities
 import helpers
 import pytest
 import torch
@@ -7,7 +8,11 @@ import transformers
 
 from inc_mp_plugin.attention import attention_modules, expose_bgemms, exposed_bgemms
 
-EXPOSED = [name for name in helpers.CONFIGS if name != "falcon"]
+EXPOSED = [
+    pytest.param(name, marks=capabilities.exposable_attention(name))
+    for name in helpers.CONFIGS
+    if name != "falcon"
+]
 
 
 def masked(samples=3, length=12):

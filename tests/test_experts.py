@@ -7,10 +7,11 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from transformers.integrations.moe import use_experts_implementation
-from transformers.models.aria.modeling_aria import AriaExperts, AriaTextConfig
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
+
+try:
+    from transformers.integrations.moe import use_experts_implementation
+except ImportError:
+    pytest.skip("transformers keeps experts as lists of modules", allow_module_level=True)
 
 from inc_mp_plugin.experts import expose_experts, exposed_experts, fused_experts, routed
 
@@ -99,16 +100,22 @@ def test_exposed_for_good_without_a_second_copy():
 
 
 def gpt_oss():
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+
     config = transformers.GptOssConfig(hidden_size=8, intermediate_size=8, num_local_experts=2)
     return GptOssExperts(config)
 
 
 def aria():
+    from transformers.models.aria.modeling_aria import AriaExperts, AriaTextConfig
+
     sizes = {"hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 2}
     return AriaExperts(AriaTextConfig(**sizes, moe_num_experts=2))
 
 
 def nemotron():
+    from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
+
     config = transformers.NemotronHConfig(hidden_size=8, moe_intermediate_size=4, n_routed_experts=2)
     return NemotronHExperts(config)
 

@@ -59,7 +59,7 @@ def test_the_closed_loop_holds_what_it_says(proved):
 
 def test_the_report_is_on_samples_that_the_loop_never_read(project, proved):
     """Losses of the base format, sample by sample as transformers gives them: the first 8, the next 8."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(project / "model", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(project / "model").float()
     tokenizer = transformers.AutoTokenizer.from_pretrained(project / "model")
     texts = [json.loads(line)["text"] for line in (project / "heldout.jsonl").read_text().splitlines()]
     expected = []

@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.targets.layout import Captured, Layout
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _OPS = {"Linear", "FalconLinear", "Conv2d", "Matmul"}
 
@@ -53,7 +56,19 @@ def _captured_of(name_or_path: str) -> Captured:
     expose_experts(model)
     modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
     tied = {"lm_head"} if getattr(config, "tie_word_embeddings", False) else set[str]()
-    return Captured(_ops(modules), modules, frozenset(tied & modules.keys()))
+    routers = set(_linear_routers(model))  # of transformers 4; later ones are classes of their own
+    ops = tuple(name for name in _ops(modules) if name not in routers)
+    return Captured(ops, modules, frozenset(tied & modules.keys()))
+
+
+def _linear_routers(model: nn.Module) -> Iterator[str]:
+    from torch import nn
+
+    for owner, module in model.named_modules():
+        experts: Any = getattr(module, "experts", None)
+        for name, child in module.named_children() if isinstance(experts, nn.ModuleList) else ():
+            if getattr(child, "out_features", None) == len(experts):
+                yield f"{owner}.{name}"
 
 
 def _ops(modules: dict[str, str]) -> tuple[str, ...]:

@@ -128,6 +128,19 @@ def cache_argument(forward: Callable[..., Any], cache: Any) -> dict[str, Any]:
     return {name: cache}
 
 
+def position_argument(forward: Callable[..., Any], start: int, tokens: int, device: str) -> dict[str, Any]:
+    """Positions of tokens in a key-value cache, for a forward that takes them; later ones ask the cache.
+
+    4.55 asks it, too, if nothing is given; a static one then counts the keys that are not zero, and misses
+    those of padding tokens. 5.24, 4.55.
+    """
+    import torch
+
+    if "cache_position" not in inspect.signature(forward).parameters:
+        return {}
+    return {"cache_position": torch.arange(start, start + tokens, device=device)}
+
+
 def cache_of(output: Any) -> Any:
     """The key-value cache of an output: `cache` from 5.24 on, `past_key_values` before. 5.24.
 
@@ -140,17 +153,19 @@ def cache_of(output: Any) -> Any:
 def new_static_cache(model: nn.Module, samples: int, length: int) -> Any:
     """A key-value cache of its full size from the start.
 
-    4.55 needs all of these arguments; later versions pass over what they do not need. 5.24, 5.23, 4.55.
+    4.55 needs all of these arguments, and another class where layers see a window of the past alone: its
+    StaticCache would let them see all. Later versions pass over what they do not need. 5.24, 5.23, 4.55.
 
     Args:
         model: a language model.
         samples: in a batch.
         length: tokens that it has room for.
     """
-    from transformers import StaticCache
+    import transformers
 
     like: Any = next(model.parameters())
-    return StaticCache(
+    kind = getattr(transformers, "HybridCache", transformers.StaticCache)
+    return kind(
         config=model.config,
         max_batch_size=samples,
         max_cache_len=length,

@@ -1,12 +1,12 @@
 """Experts in a graph: three ops each, with the shapes and shares that even routing gives, by hand."""
 
+import capabilities
 import helpers
 import mixtures
 import pytest
 import torch
 import transformers
 from torch import nn
-from transformers.models.aria.modeling_aria import AriaExperts, AriaTextConfig
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.artefacts import graph_from_json, graph_to_json
@@ -29,6 +29,7 @@ def text(samples=3, length=12):
     return {"input_ids": helpers.tokens(samples, length)}
 
 
+@capabilities.fused_experts
 @pytest.mark.parametrize("name", helpers.mostly_slow(MIXTURES, "mixtral", "deepseek_v3"))
 def test_three_ops_per_expert_under_the_names_they_have_when_exposed(name):
     model = helpers.language_model(name)
@@ -70,6 +71,7 @@ def test_a_decode_step_of_an_fp32_model_reaches_few_experts(samples):
     assert len(experts(graph, LAYER)) == 48
 
 
+@capabilities.fused_experts
 def test_even_routing_gives_the_share():
     """Tokens that choose experts at random leave one out as often as the share says."""
     torch.manual_seed(0)
@@ -116,6 +118,7 @@ def test_what_reads_a_layer_waits_for_every_expert():
     assert ops["block.experts.0.w1"].after == ()
 
 
+@capabilities.fused_experts
 def test_layers_of_experts_are_alike_until_something_differs():
     graph = mp.capture(helpers.language_model("mixtral"), text())
     assert graph.structures[:3] == graph.structures[3:6]
@@ -183,7 +186,9 @@ def test_lists_of_experts(block):
 @pytest.mark.parametrize(
     ("build", "name"),
     [
-        (lambda: helpers.language_model("mixtral"), f"{LAYER}.gate"),
+        pytest.param(
+            lambda: helpers.language_model("mixtral"), f"{LAYER}.gate", marks=capabilities.fused_experts
+        ),
         (lambda: mixtures.Model(mixtures.Loop), "block.gate"),
         (lambda: mixtures.Model(mixtures.Kernel), "block.gate"),
         (lambda: mixtures.Model(mixtures.LoopInMethod), "block.gate"),
@@ -232,6 +237,7 @@ def test_a_loop_that_is_not_that_simple_is_refused(block):
         mp.capture(mixtures.Model(block), mixtures.inputs(2)[0])
 
 
+@capabilities.fused_experts
 def test_fused_experts_that_cannot_be_exposed_are_listed_with_the_reason():
     config = transformers.GptOssConfig(
         hidden_size=64,
@@ -251,8 +257,11 @@ def test_fused_experts_that_cannot_be_exposed_are_listed_with_the_reason():
     assert not [op for op in graph.ops if ".experts" in op.name]
 
 
+@capabilities.fused_experts
 def test_a_router_beside_experts_that_are_no_ops():
     """Aria's: transposed weights behind a linear router."""
+    from transformers.models.aria.modeling_aria import AriaExperts, AriaTextConfig
+
     sizes = {"hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 2, "moe_num_experts": 4}
 
     class Block(nn.Module):

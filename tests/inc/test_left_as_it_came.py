@@ -2,6 +2,7 @@
 
 import inspect
 
+import capabilities
 import helpers
 import pytest
 import torch
@@ -81,6 +82,7 @@ def test_a_model_that_another_process_converts(kind):
     assert patched(convert(build(), mp.IPMSEConfig(**ours, mode="QUANTIZE")))
 
 
+@capabilities.fused_experts
 def test_experts_own_their_weights_once_converted():
     model = quantize(helpers.mixture("mixtral"), mp.IPMSEConfig(tau=1e-9), run_fn=call)
     assert not [name for name in model.state_dict() if name.endswith("gate_up_proj")]

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import capabilities
 import helpers
 import mixtures
 import numpy as np
@@ -32,6 +33,7 @@ def assert_same(found, wanted, rtol=1e-4):
         np.testing.assert_allclose(found.rounding[format], wanted.rounding[format], rtol=rtol)
 
 
+@capabilities.fused_experts
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "deepseek_v3"])
 def test_weights_as_stock_code_has_them(name):
     """By autograd through the model's own eager code, on its 3-D parameters, sample by sample."""
@@ -80,6 +82,7 @@ def test_behind_the_kernel_as_in_a_loop():
     assert measured[kernel].drift == pytest.approx(measured[loop].drift, rel=1e-3)
 
 
+@capabilities.fused_experts
 @pytest.mark.parametrize("stage", [False, True], ids=["function", "stage"])
 @pytest.mark.parametrize("rounding", [{}, ROUNDING], ids=["uniform", "measured"])
 def test_experts_that_no_token_reached_are_named_and_left_out(rounding, stage, caplog, tmp_path):
@@ -161,6 +164,7 @@ def test_as_many_tokens_as_samples():
     assert_same(together, alone)
 
 
+@capabilities.fused_experts
 @pytest.mark.parametrize("name", ["mixtral", "deepseek_v3"])
 def test_the_model_leaves_as_it_came(name):
     model = helpers.mixture(name).train()

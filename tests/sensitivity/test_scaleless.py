@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neural_compressor.torch.algorithms.fp8_quant._core.fp_utils import calc_scale_from_maxabs, invert_scale
+from neural_compressor.torch.algorithms.fp8_quant._core.fp_utils import invert_scale
 from neural_compressor.torch.algorithms.fp8_quant._core.scale_methods.round_scales_function import (
     ScaleIdentity,
     ScaleToPow2,
@@ -29,6 +29,11 @@ from inc_mp_plugin.sensitivity.scales import SCALE_METHODS, Scales
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.targets import CPU_QDQ
+
+try:
+    from neural_compressor.torch.algorithms.fp8_quant._core.fp_utils import calc_scale_from_maxabs
+except ImportError:
+    pytest.skip("INC has no function of its own for a scale without rounding", allow_module_level=True)
 
 PCS = "act_maxabs_pow2_weights_pcs_maxabs_pow2"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

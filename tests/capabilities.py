@@ -1,0 +1,23 @@
+"""Marks for tests of something that older libraries lack, named for the capability, not for a version."""
+
+import inspect
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+
+fused_experts = pytest.mark.skipif(
+    not find_spec("transformers.integrations.moe"), reason="transformers keeps experts as lists of modules"
+)
+
+
+def exposable_attention(*names: str) -> pytest.MarkDecorator:
+    """Mark for models whose attention is a function of its arguments alone, which others can stand in for."""
+    lacking = [name for name in names if not _is_function(name)]
+    return pytest.mark.skipif(bool(lacking), reason=f"attention of {lacking} cannot be exchanged")
+
+
+def _is_function(name: str) -> bool:
+    module = import_module(f"transformers.models.{name}.modeling_{name}")
+    eager = getattr(module, "eager_attention_forward", None)
+    return eager is not None and "scaling" in inspect.signature(eager).parameters
