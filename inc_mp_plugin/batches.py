@@ -82,6 +82,23 @@ def batch_size(batch: Batch) -> int:
     return sizes[0]
 
 
+def told_nan(batch: Batch, first: int = 1) -> str:
+    """Name the first sample of a batch that holds NaN, to end an error's text; nothing if none does.
+
+    Args:
+        batch: of samples.
+        first: number of the first of them.
+    """
+    size, broken = batch_size(batch), set[int]()
+
+    def look(tensor: Tensor) -> None:
+        if tensor.dim() and tensor.shape[0] == size:
+            broken.update(tensor.reshape(size, -1).isnan().any(dim=1).nonzero().flatten().tolist())
+
+    map_tensors(batch, look)
+    return f"; sample {first + min(broken)} of the data holds NaN" if broken else ""
+
+
 def samples(batch: Batch, start: int, stop: int) -> Batch:
     """Samples start to stop of a batch, as a batch.
 

@@ -66,8 +66,9 @@ def check_file(
     except InputError as error:
         raise InputError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
     missing = [] if measurements is None else unmeasured(config, layout, where, measurements)
-    elsewhere = _names_of_others(config, captured, layout, serving, target)
-    faults = tuple(f"{path}: {fault}" for fault in (*report.faults, *elsewhere, *missing))
+    names = _names_of_others(config, captured, layout, serving, target)
+    types = _types_of_others(config, captured, layout, serving, target)
+    faults = tuple(f"{path}: {fault}" for fault in (*report.faults, *names, *types, *missing))
     return replace(report, faults=faults)
 
 
@@ -92,3 +93,35 @@ def _names_of_others(
             elif op in layout.places:
                 here = layout.places[op][0]
                 yield f"{pattern!r} is a name of {consumer.name}'s; {target} runs that op in {here}"
+
+
+def _types_of_others(
+    config: dict[str, Any], captured: Captured, layout: Layout, serving: Serving, target: str | None
+) -> Iterator[str]:
+    """Classes that no module has here, but modules of another consumer."""
+    here = set(_classes(layout).values())
+    for name, parts in pattern_lists(config).items():
+        for kind in dict.fromkeys(parts["types"]):
+            for consumer in () if kind in here else (VLLM_GAUDI, OPTIMUM_HABANA):
+                theirs = consumer.lay_out(captured, serving)
+                modules = {module for module, other in _classes(theirs).items() if other == kind}
+                if not modules:
+                    continue
+                fault = f"{name}.types: {kind!r} is a class of {consumer.name}'s"
+                if target is None:
+                    yield f"{fault}: check with --target {consumer.name}"
+                else:
+                    same = " and ".join(_counterparts(modules, theirs, layout)) or "no class"
+                    yield f"{fault} and names nothing of {target}, which has {same} in its place"
+
+
+def _counterparts(modules: set[str], theirs: Layout, ours: Layout) -> list[str]:
+    """Classes of our modules that do what these modules of another consumer do."""
+    places = [ours.caches] if modules.intersection(theirs.caches) else []
+    places += [ours.places.get(op, ()) for op, used in theirs.places.items() if modules.intersection(used)]
+    classes = _classes(ours)
+    return sorted({classes[module] for place in places for module in place if module in classes})
+
+
+def _classes(layout: Layout) -> dict[str, str]:
+    return {module: kind for tree in layout.trees for module, kind in tree.items()}

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.inputs import count_texts, read_texts
 from inc_mp_plugin.subject import load_samples
+from inc_mp_plugin.texts import count_texts, read_texts
 
 if TYPE_CHECKING:
     from inc_mp_plugin.batches import Batch
@@ -22,11 +22,11 @@ def heldout_batches(recipe: Recipe, section: ValidationSection, skip: int = 0) -
         InputError: a text is among the calibration samples, too.
     """
     calibration = recipe.calibration
-    known = set(read_texts(calibration.data, calibration.samples))
-    for number, text in enumerate(read_texts(section.data, section.samples, skip), skip + 1):
+    known = set(read_texts(calibration.data, calibration.samples).values())
+    for number, text in read_texts(section.data, section.samples, skip).items():
         if text in known:
             message = (
-                f"{section.data}, sample {number}: this text is a calibration sample of "
+                f"{section.data}, line {number}: this text is a calibration sample of "
                 f"{calibration.data}; held-out samples must be others"
             )
             raise InputError(message)
@@ -47,11 +47,11 @@ def check_two_parts(section: ValidationSection) -> None:
             f"more, or validation.samples={there // 2}"
         )
         raise InputError(message)
-    known = set(read_texts(section.data, samples))
-    for number, text in enumerate(read_texts(section.data, samples, samples), samples + 1):
+    known = set(read_texts(section.data, samples).values())
+    for number, text in read_texts(section.data, samples, samples).items():
         if text in known:
             message = (
-                f"{section.data}, sample {number}: this text is among the first {samples}, too; what the "
+                f"{section.data}, line {number}: this text is among the first {samples}, too; what the "
                 "loop of verify reads and what the plan is reported on must be different samples"
             )
             raise InputError(message)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inc_mp_plugin.checkpoint import check_whole
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.libraries.transformers import commit_of, in_dtype
+from inc_mp_plugin.load_errors import loading
 from inc_mp_plugin.progress import say
+from inc_mp_plugin.texts import read_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
@@ -23,19 +25,23 @@ def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.
     """Load a causal language model in its base format, in evaluation mode.
 
     Raises:
-        InputError: transformers cannot load it.
+        InputError: transformers cannot load it, or its files do not hold all of it.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    try:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+    config = load_config(name_or_path, {}, trust_remote_code=trust_remote_code)
+    quantization = getattr(config, "quantization_config", None)
+    model: nn.Module
+    with loading("model", name_or_path):
+        model, info = AutoModelForCausalLM.from_pretrained(
             name_or_path,
             **in_dtype(getattr(torch, _DTYPES[dtype])),
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the error of transformers names none
         )
-    except (OSError, ValueError) as error:
-        raise InputError(_cannot_load("model", name_or_path, error)) from error
+    check_whole(model, info, name_or_path, quantization)
     return model.eval()
 
 
@@ -47,10 +53,8 @@ def load_config(name_or_path: str, changes: Mapping[str, Any], *, trust_remote_c
     """
     from transformers import AutoConfig
 
-    try:
+    with loading("configuration", name_or_path):
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise InputError(_cannot_load("configuration", name_or_path, error)) from error
     for key, value in changes.items():
         if not hasattr(config, key):
             message = f"model.config.{key} is not a value of the configuration {name_or_path!r}"
@@ -64,7 +68,7 @@ def random_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modu
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), loading("model", config.name_or_path):
         torch.manual_seed(0)
         model: nn.Module = AutoModelForCausalLM.from_config(
             config, **in_dtype(getattr(torch, _DTYPES[dtype])), trust_remote_code=trust_remote_code
@@ -77,7 +81,7 @@ def empty_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modul
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with torch.device("meta"), loading("model", config.name_or_path):
         model: nn.Module = AutoModelForCausalLM.from_config(
             config, **in_dtype(getattr(torch, _DTYPES[dtype])), trust_remote_code=trust_remote_code
         )
@@ -105,19 +109,12 @@ def load_batches(
     _check_context(config, sequence_length)
     tokenizer = load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
     texts = read_texts(data, samples, skip)
-    encoded = tokenizer(
-        texts,
-        truncation=True,
-        max_length=sequence_length,
-        padding=True,
-        padding_side="right",
-        return_tensors="pt",
-    )
-    tensors = {key: encoded[key] for key in ("input_ids", "attention_mask")}
-    short = (tensors["attention_mask"].sum(dim=1) < 2).nonzero().flatten().tolist()
-    if short:
-        message = f"{data}, line {skip + short[0] + 1}: its text has fewer than two tokens"
-        raise InputError(message)
+    ids = [tokenize(tokenizer, text, sequence_length) for text in texts.values()]
+    for number, tokens in zip(texts, ids, strict=True):
+        if len(tokens) < 2:
+            message = f"{data}, line {number}: its text has fewer than two tokens"
+            raise InputError(message)
+    tensors = _padded(ids, tokenizer.pad_token_id or 0)
     known, largest = config.get_text_config().vocab_size, int(tensors["input_ids"].max())
     if largest >= known:
         message = (
@@ -129,6 +126,31 @@ def load_batches(
         {key: value[start : start + batch_size] for key, value in tensors.items()}
         for start in range(0, len(texts), batch_size)
     ]
+
+
+def _padded(ids: Sequence[Sequence[int]], padding: int) -> dict[str, Any]:
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows = [torch.tensor(tokens) for tokens in ids]
+    masks = [torch.ones_like(row) for row in rows]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=padding),
+        "attention_mask": pad_sequence(masks, batch_first=True),
+    }
+
+
+def tokenize(tokenizer: Any, text: str, length: int) -> list[int]:
+    """Tokens of a text, cut to a length.
+
+    A text that a chat template has rendered begins with the token that begins texts; a second one would take
+    the massive activations of the first.
+    """
+    rendered = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    tokens: list[int] = tokenizer(text, truncation=True, max_length=length, add_special_tokens=not rendered)[
+        "input_ids"
+    ]
+    return tokens
 
 
 def _check_context(config: Any, sequence_length: int) -> None:
@@ -149,49 +171,11 @@ def load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
+    with loading("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise InputError(_cannot_load("tokenizer", name, error)) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-def read_texts(path: Path, samples: int, skip: int = 0) -> list[str]:
-    """Read texts of a JSON-lines file: the first, or those after `skip` others.
-
-    Raises:
-        InputError: it cannot be read, a line is not {"text": ...}, or it has too few of them.
-    """
-    lines = _lines(path)
-    numbered = list(enumerate(lines, 1))[skip : skip + samples]
-    if len(numbered) < samples:
-        message = (
-            f"{path} holds {len(lines)} samples, {skip + samples} are asked for; give more, or ask for fewer"
-        )
-        raise InputError(message)
-    return [_text(path, number, line) for number, line in numbered]
-
-
-def count_texts(path: Path) -> int:
-    """Number of samples of a JSON-lines file.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    return len(_lines(path))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        message = f"data file {path} does not exist"
-        raise InputError(message) from None
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"data file {path} cannot be read: {error}"
-        raise InputError(message) from error
 
 
 def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:
@@ -227,20 +211,3 @@ def file_fingerprint(path: Path) -> str:
         message = f"{path} cannot be read: {error.strerror}"
         raise InputError(message) from error
     return digest.hexdigest()
-
-
-def _text(path: Path, number: int, line: str) -> str:
-    try:
-        content = json.loads(line)
-    except ValueError as error:
-        message = f"{path}, line {number}: not JSON ({error})"
-        raise InputError(message) from error
-    if not isinstance(content, dict) or not isinstance(content.get("text"), str):
-        message = f'{path}, line {number}: not an object with a "text"'
-        raise InputError(message)
-    return str(content["text"])
-
-
-def _cannot_load(what: str, name_or_path: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
-    return f"the {what} {name_or_path!r} cannot be loaded: {reason}"

@@ -28,8 +28,6 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
     Raises:
         InputError: the batch has no `input_ids`, or a sample has no token to predict.
     """
-    from torch import nn
-
     from inc_mp_plugin.token_losses import token_losses
 
     if not isinstance(batch, dict) or "input_ids" not in batch:
@@ -38,9 +36,41 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
             "give loss_fn(model, batch) -> tensor with one loss per sample"
         )
         raise InputError(message)
+    check_labels(batch)
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     logits = call(model, inputs).logits
-    labels = batch.get("labels")
+    labels = _labels(batch).to(logits.device)
+    token_loss = token_losses(logits, labels, IGNORED_LABEL)
+    mean: Tensor = token_loss.sum(dim=1) / (labels != IGNORED_LABEL).sum(dim=1)
+    return mean
+
+
+def check_labels(batch: Batch, first: int = 1) -> None:
+    """Check that every sample of a batch of tokens has a token to predict.
+
+    Args:
+        batch: without `input_ids`, nothing is checked.
+        first: number of its first sample.
+
+    Raises:
+        InputError: a sample has none; the text holds its number.
+    """
+    if not isinstance(batch, dict) or "input_ids" not in batch:
+        return
+    empty = (_labels(batch) == IGNORED_LABEL).all(dim=1).nonzero().flatten().tolist()
+    if empty:
+        message = (
+            f"sample {first + empty[0]} has no token to predict; every sample needs at least two tokens, and "
+            f"a label other than {IGNORED_LABEL} for one that is not its first"
+        )
+        raise InputError(message)
+
+
+def _labels(batch: dict[str, Any]) -> Tensor:
+    """The token that follows each token, or the label that is left out."""
+    from torch import nn
+
+    labels: Tensor | None = batch.get("labels")
     if labels is None:
         labels = batch["input_ids"]
         mask = batch.get("attention_mask")
@@ -49,14 +79,7 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
             after_padding = nn.functional.pad(mask[:, :-1] == 0, (1, 0), value=False)
             labels = labels.masked_fill((mask == 0) | after_padding, IGNORED_LABEL)
     # The last token predicts nothing: a label for it costs less than a copy of all logits without it.
-    labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL).to(logits.device)
-    token_loss = token_losses(logits, labels, IGNORED_LABEL)
-    counts = (labels != IGNORED_LABEL).sum(dim=1)
-    if not bool((counts > 0).all()):
-        message = "a sample has no token to predict; every sample needs at least two tokens"
-        raise InputError(message)
-    mean: Tensor = token_loss.sum(dim=1) / counts
-    return mean
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
 
 
 def sample_losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> Tensor:

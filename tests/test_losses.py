@@ -3,9 +3,12 @@
 import helpers
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import inc_mp_plugin as mp
+from inc_mp_plugin.errors import InputError, NonFiniteError
 from inc_mp_plugin.losses import IGNORED_LABEL, language_model_loss
 from inc_mp_plugin.token_losses import token_losses
 
@@ -95,3 +98,32 @@ def test_logits_are_not_copied():
         losses.sum().backward()
     made.pop(logits.untyped_storage().data_ptr())
     assert [size for size in made.values() if size >= whole / 10] == [whole]
+
+
+def test_a_sample_without_a_label_is_named():
+    """By its number among all samples, not by that in its batch."""
+    model = helpers.language_model("llama")
+    ids = helpers.tokens(6, 8)
+    labels = ids.clone()
+    labels[4, 1:] = -100
+    batches = [{"input_ids": ids[i : i + 3], "labels": labels[i : i + 3]} for i in (0, 3)]
+    graph = mp.capture(model, batches[0])
+    for options in ({}, {"scales": mp.Scales("maxabs_pow2", "cpu"), "formats": ("fp8_e4m3",)}):
+        with pytest.raises(InputError, match="sample 5 has no token to predict"):
+            mp.measure_sensitivity(model, graph, batches, **options)
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["input", "label"])
+def test_a_sample_with_nan_is_named(part):
+    def loss(model, batch):
+        inputs, labels = batch
+        return (model(inputs) - labels).square().mean(dim=1)
+
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    torch.manual_seed(0)
+    batches = [[torch.randn(2, 4), torch.randn(2, 3)] for _ in range(3)]
+    graph = mp.capture(model, batches[0][0])
+    mp.measure_sensitivity(model, graph, batches, loss)
+    batches[2][part][1, 1] = float("nan")
+    with pytest.raises(NonFiniteError, match="; sample 6 of the data holds NaN"):
+        mp.measure_sensitivity(model, graph, batches, loss)

@@ -93,7 +93,7 @@ def test_a_sample_in_both_parts_is_told(project, tmp_path):
     keys = [*KEYS, f"validation.data={mixed}", "--out", tmp_path / "run"]
     result = call("tune", project / "recipe.yaml", *keys)
     assert result.exit_code == 2
-    assert "sample 13: this text is among the first 8, too" in result.output
+    assert "line 13: this text is among the first 8, too" in result.output
 
 
 def test_what_was_measured_is_not_measured_again(project, folder):
@@ -273,4 +273,4 @@ def test_heldout_samples_may_not_be_calibration_samples(project, tmp_path):
     keys = [f"validation.data={mixed}", "--out", tmp_path / "run"]
     result = call("tune", project / "recipe.yaml", *keys)
     assert result.exit_code == 2
-    assert "sample 4: this text is a calibration sample" in result.output
+    assert "line 4: this text is a calibration sample" in result.output

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.inc.selection import selected
+from inc_mp_plugin.load_errors import loading
 from inc_mp_plugin.targets.layout import Captured, Layout
 
 if TYPE_CHECKING:
@@ -45,13 +46,10 @@ def _captured_of(name_or_path: str) -> Captured:
     from inc_mp_plugin.attention import expose_bgemms
     from inc_mp_plugin.experts import expose_experts
 
-    try:
+    with loading("model", name_or_path):
         config = AutoConfig.from_pretrained(name_or_path)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        message = f"the model {name_or_path!r} cannot be loaded: {' '.join(str(error).split())[:200]}"
-        raise InputError(message) from error
     expose_bgemms(model)
     expose_experts(model)
     modules = {name: type(module).__name__ for name, module in model.named_modules() if name}

@@ -61,7 +61,8 @@ def measure_in_steps(
     with _passes(batches if scales is not None else (), "Maxabs of inputs") as seen:
         rounding = observe_rounding(model, graph, seen, loss_fn, scales, formats)
     with _passes(batches[done:], "Sensitivity", done=done) as remaining:
-        for measured in sensitivity_rows(model, graph, remaining, loss_fn, rounding):
+        first = sizes[done] + 1
+        for measured in sensitivity_rows(model, graph, remaining, loss_fn, rounding, first=first):
             rows.append(measured)
             partial.save(_arrays(concatenate(rows)))
     if ranks.size() > 1:

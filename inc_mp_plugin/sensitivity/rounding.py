@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from inc_mp_plugin import ranks
+from inc_mp_plugin.batches import batch_size, told_nan
 from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
 from inc_mp_plugin.libraries.torch import leaves
-from inc_mp_plugin.losses import sample_losses
+from inc_mp_plugin.losses import check_labels, sample_losses
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivity.measured import as_measured, module_of
 from inc_mp_plugin.sensitivity.scales import Scale, Scales
@@ -195,14 +196,23 @@ def observe_maxabs(
             module.register_forward_pre_hook(partial(look, name), with_kwargs=True)
             for name, module in modules.items()
         ]
+        first, told = 1, ""
         try:
             for batch in batches:
+                if loss_fn is None:
+                    check_labels(batch, first)
                 sample_losses(model, batch, loss_fn)
+                told = told or told_nan(batch, first)
+                first += batch_size(batch)
         finally:
             for handle in handles:
                 handle.remove()
         maxabs = _of_all_ranks(maxabs)
-        _check_finite(modules, maxabs)
+        try:
+            _check_finite(modules, maxabs)
+        except NonFiniteError as error:
+            message = f"{error}{told}"
+            raise NonFiniteError(message) from error
     return maxabs
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from inc_mp_plugin.batches import batch_size, samples
+from inc_mp_plugin.batches import batch_size, samples, told_nan
 from inc_mp_plugin.errors import InputError, NonFiniteError
 from inc_mp_plugin.libraries.torch import parameters_of
-from inc_mp_plugin.losses import sample_losses
+from inc_mp_plugin.losses import check_labels, sample_losses
 from inc_mp_plugin.plan import Graph
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.drift import with_drift
@@ -161,19 +161,29 @@ def sensitivity_rows(
     batches: Iterable[Batch],
     loss_fn: LossFunction | None = None,
     rounding: Errors | None = None,
+    *,
+    first: int = 1,
 ) -> Iterator[Rows]:
     """Yield the rows of each batch in turn: `measure_sensitivity`, in steps.
 
-    The model is given back as it came between steps, too.
+    The model is given back as it came between steps, too. Errors tell the number of a sample, counted from
+    `first`.
     """
     # Rows of an expert are tokens: they can be as many as there are samples and yet belong to others.
     separable = False if any(op.share < 1 for op in graph.ops) else None
     for batch in batches:
+        if loss_fn is None:
+            check_labels(batch, first)
         with as_measured(model):
             if separable is None and batch_size(batch) > 1:
                 separable = _separable(model, graph, batch, loss_fn)
-            rows = _rows(model, graph, batch, loss_fn, rounding, together=bool(separable))
+            try:
+                rows = _rows(model, graph, batch, loss_fn, rounding, together=bool(separable))
+            except NonFiniteError as error:
+                message = f"{error}{told_nan(batch, first)}"
+                raise NonFiniteError(message) from error
         yield rows
+        first += batch_size(batch)
 
 
 def _rows(

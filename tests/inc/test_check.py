@@ -261,3 +261,23 @@ def test_a_model_by_name_is_what_its_graph_says(tmp_path, tied):
     assert dict(by_name.modules) == dict(graph.modules)
     assert sorted(by_name.ops) == sorted(op.name for op in graph.ops)
     assert by_name.tied == Captured.of(graph).tied
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "other", "own"),
+    [
+        ("vllm-gaudi", "KVCache", "optimum-habana", "VLLMKVCache"),
+        ("optimum-habana", "VLLMKVCache", "vllm-gaudi", "KVCache"),
+        ("optimum-habana", "RowParallelLinear", "vllm-gaudi", "Linear"),
+    ],
+)
+@pytest.mark.parametrize("part", ["allowlist", "blocklist"])
+def test_classes_of_another_consumer(tmp_path, target, kind, other, own, part):
+    """Every class is in INC's table, so the table alone does not show that the entry does nothing."""
+    path = written(tmp_path, **{part: names(types=(kind,))})
+    fault = f"{part}.types: '{kind}' is a class of {other}'s and names nothing of {target}, which has {own} "
+    assert any(fault in one for one in check(path, "llama", target).faults)
+    without = check(path, "llama", None).faults
+    assert any(f"{kind!r} is a class of {other}'s: check with --target {other}" in one for one in without)
+    mine = check(written(tmp_path, **{part: names(types=(own,))}), "llama", target).faults
+    assert not any("is a class of" in one for one in mine)
