@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.libraries.transformers import mismatched_weights
 from inc_mp_plugin.progress import warn
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ def check_whole(model: nn.Module, info: Mapping[str, Any], name_or_path: str, qu
         InputError: weights are missing, of other sizes, or codes without the scales that belong to them.
     """
     start = f"the model {name_or_path!r} cannot be used"
-    sizes = sorted(info["mismatched_keys"])
+    sizes = sorted(mismatched_weights(info))
     if sizes:
-        key, stored, asked = sizes[0]
+        asked = model.get_parameter(sizes[0]).shape
         message = (
-            f"{start}: {len(sizes)} weights have other sizes than its config.json asks for, such as {key}: "
-            f"{_size(stored)} in the file, {_size(asked)} asked for; one of both files is of another model"
+            f"{start}: {len(sizes)} weights have other sizes than its config.json asks for, such as "
+            f"{sizes[0]}, which should be {' x '.join(map(str, asked))}; one of both is of another model"
         )
         raise InputError(message)
     unexpected = sorted(info["unexpected_keys"])
@@ -113,10 +114,6 @@ def _folder(name_or_path: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name_or_path, local_files_only=True))
-
-
-def _size(shape: Collection[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _few(keys: Collection[str]) -> str:

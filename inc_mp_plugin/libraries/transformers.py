@@ -29,6 +29,11 @@ def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
     return {"dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype": dtype}
 
 
+def mismatched_weights(info: Mapping[str, Any]) -> list[str]:
+    """Names in a loading info of weights whose sizes differ: 5.24 gives (name, size, size), 4.55 names."""
+    return [entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]]
+
+
 def implementations_of(model: nn.Module) -> dict[str, str | None]:
     """Read how attention is computed, by the name of every module that has a configuration.
 

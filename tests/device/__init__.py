@@ -1,0 +1,1 @@
+"""The experiment on an accelerator: `run.sh` is how it is run."""

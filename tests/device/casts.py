@@ -1,0 +1,60 @@
+"""FP8 linear layers in the ways that serving knows: per tensor or per row, static or dynamic scales.
+
+The cast is one function, for `torch.compile` to fuse: as three kernels (times, clamp, cast) it would decide
+what a decode step costs. The product is the public `scaled_mm` where torch has it, else `_scaled_mm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+FP8 = torch.float8_e4m3fn
+LARGEST = torch.finfo(FP8).max
+FAST = True  # accumulation, as vLLM has it; it changes speed and digits
+
+
+def cast_static(x: Tensor, inverse: Tensor) -> Tensor:
+    """Cast with a scale that is known; `inverse` is 1 over it."""
+    return (x.float() * inverse).clamp(-LARGEST, LARGEST).to(FP8)
+
+
+def cast_tensor(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Cast with one scale for all, which takes a pass of its own over the input."""
+    scale = (x.abs().amax().float() / LARGEST).clamp(min=1e-12)
+    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FP8), scale
+
+
+def cast_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Cast with a scale per row, shape (rows, 1)."""
+    scale = (x.abs().amax(dim=1, keepdim=True).float() / LARGEST).clamp(min=1e-12)
+    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(FP8), scale
+
+
+def padded_static(x: Tensor, inverse: Tensor) -> Tensor:
+    """Cast, with rows of zeros up to 32: the product is slower below 17 rows."""
+    return cast_static(nn.functional.pad(x, (0, 0, 0, 32 - x.shape[0])), inverse)
+
+
+def product(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
+    """Compute (scale_a a) @ (scale_b b) in BF16; scales of one number, or (rows, 1) and (1, columns)."""
+    public = getattr(nn.functional, "scaled_mm", None)
+    if public is None:
+        options = {"out_dtype": torch.bfloat16, "use_fast_accum": FAST}
+        return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, **options)
+    kind = nn.functional.ScalingType.RowWise if scale_a.dim() else nn.functional.ScalingType.TensorWise
+    return public(a, b, scale_a, kind, scale_b, kind, output_dtype=torch.bfloat16, use_fast_accum=FAST)
+
+
+def fused(function: Callable[..., object], *example: object) -> tuple[Callable[..., object], str]:
+    """Compile a cast; where nothing can be compiled, take it as it is and say why."""
+    on_cpu = all(one.device.type == "cpu" for one in example if isinstance(one, Tensor))
+    # A rehearsal traces as a GPU would, and leaves out the minute that compilers of C++ take.
+    compiled = torch.compile(function, dynamic=True, backend="eager" if on_cpu else "inductor")
+    try:
+        compiled(*example)
+    except (RuntimeError, ImportError, OSError) as error:  # torch's own errors of compiling are RuntimeErrors
+        return function, f"not fused: {type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
+    return compiled, "traced" if on_cpu else "fused"
