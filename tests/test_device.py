@@ -69,6 +69,13 @@ def test_a_part_that_fails_or_hangs_has_its_reason(tmp_path, monkeypatch):
     assert "no kernel image" in page({**run_of, "parts": found})
 
 
+def test_the_error_is_found_in_a_long_log():
+    log = "Traceback\n  File x\nNotImplementedError: no kernel\n\nCPU: registered at [kernel]\n"
+    assert experiment.last_words(log) == "NotImplementedError: no kernel"
+    assert experiment.last_words("does not hold: losses\n") == "does not hold: losses"
+    assert experiment.last_words("") == "no words"
+
+
 def test_without_time_or_a_device(tmp_path):
     result = run("--out", tmp_path, "--limit-s", 5)
     assert result.returncode == 1

@@ -1,12 +1,13 @@
 """FP8 linear layers in the ways that serving knows: per tensor or per row, static or dynamic scales.
 
 The cast is one function, for `torch.compile` to fuse: as three kernels (times, clamp, cast) it would decide
-what a decode step costs. The product is the public `scaled_mm` where torch has it, else `_scaled_mm`.
+what a decode step costs. The product is the public `scaled_mm` where torch runs it, else `_scaled_mm`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +41,30 @@ def padded_static(x: Tensor, inverse: Tensor) -> Tensor:
 
 def product(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
     """Compute (scale_a a) @ (scale_b b) in BF16; scales of one number, or (rows, 1) and (1, columns)."""
-    public = getattr(nn.functional, "scaled_mm", None)
-    if public is None:
-        options = {"out_dtype": torch.bfloat16, "use_fast_accum": FAST}
-        return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, **options)
-    kind = nn.functional.ScalingType.RowWise if scale_a.dim() else nn.functional.ScalingType.TensorWise
-    return public(a, b, scale_a, kind, scale_b, kind, output_dtype=torch.bfloat16, use_fast_accum=FAST)
+    return (_public if runs_public(a.device) else _private)(a, b, scale_a, scale_b)
+
+
+@cache
+def runs_public(device: torch.device) -> bool:
+    """Tell whether `scaled_mm` runs here: 2.11 has it for GPUs only, versions before 2.10 have none."""
+    codes, one = torch.ones(16, 16, device=device).to(FP8), torch.ones((), device=device)
+    try:
+        _public(codes, codes.t(), one, one)
+    except (AttributeError, NotImplementedError):
+        return False
+    return True
+
+
+def _public(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
+    kinds = nn.functional.ScalingType
+    kind = kinds.RowWise if scale_a.dim() else kinds.TensorWise
+    options = {"output_dtype": torch.bfloat16, "use_fast_accum": FAST}
+    return nn.functional.scaled_mm(a, b, scale_a, kind, scale_b, kind, **options)
+
+
+def _private(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
+    options = {"out_dtype": torch.bfloat16, "use_fast_accum": FAST}
+    return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, **options)
 
 
 def fused(function: Callable[..., object], *example: object) -> tuple[Callable[..., object], str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -38,14 +39,21 @@ def run_part(name: str, options: argparse.Namespace, limit_s: float) -> dict[str
         try:
             ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=limit_s)
             if ended.returncode:
-                lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no words"]
-                result = {"status": "failed", "reason": f"exit code {ended.returncode}: {lines[-1][:300]}"}
+                words = last_words(log.read_text(encoding="utf-8", errors="replace"))
+                result = {"status": "failed", "reason": f"exit code {ended.returncode}: {words}"}
         except subprocess.TimeoutExpired:
             result = {"status": "failed", "reason": f"not done after {limit_s:.0f} s"}
     result["seconds"] = round(time.monotonic() - started, 1)
     if content.exists():  # also of a part that failed: it writes as it goes
         result |= json.loads(content.read_text(encoding="utf-8"))
     return result
+
+
+def last_words(log: str) -> str:
+    """The line of a log that names an error, else its last line: errors of torch go on for pages."""
+    lines = log.strip().splitlines() or ["no words"]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
+    return (errors or lines)[-1][:300]
 
 
 def save(folder: Path, results: dict[str, object]) -> None:

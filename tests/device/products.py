@@ -21,6 +21,7 @@ from device.casts import (
     fused,
     padded_static,
     product,
+    runs_public,
 )
 from device.clock import times_s
 from device.machine import Part
@@ -116,6 +117,7 @@ def main() -> None:
     made = {name: fused(*example) for name, example in examples.items()}
     casts = {name: cast for name, (cast, _) in made.items()}
     part.content |= {"casts": {name: how for name, (_, how) in made.items()}, "fast_accumulation": FAST}
+    part.content["product"] = "scaled_mm" if runs_public(part.device) else "_scaled_mm"
     part.content["cases"] = done = []
     every = cases(part.cpu)
     for number, case in enumerate(every):
