@@ -54,8 +54,14 @@ def products(device: torch.device) -> dict[str, tuple[float, float]]:
         (a, scale_a), (b, scale_b) = cast(x.to(device)), cast(w.to(device))
         expected = (a.double() * scale_a.double()) @ (b.double() * scale_b.double()).t()
         scale_b = scale_b if scale_b.dim() == 0 else scale_b.reshape(1, -1).contiguous()
+        try:
+            found = product(a, b.t(), scale_a, scale_b)
+        except RuntimeError:
+            if device.type != "cpu":  # torch 2.11 has no scales by row there
+                raise
+            continue
         # Fast accumulation keeps about 14 bits of a sum, BF16 8 of the result.
-        checks[f"product, {name}"] = (error(product(a, b.t(), scale_a, scale_b), expected), 2 * BF16_STEP)
+        checks[f"product, {name}"] = (error(found, expected), 2 * BF16_STEP)
     return checks
 
 
