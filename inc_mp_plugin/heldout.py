@@ -33,6 +33,19 @@ def heldout_batches(recipe: Recipe, section: ValidationSection, skip: int = 0) -
     return load_samples(recipe.model, recipe.calibration, section.data, section.samples, skip)
 
 
+def check_data(recipe: Recipe) -> None:
+    """Check that the files of a recipe hold the samples that it asks for.
+
+    Raises:
+        InputError: one does not.
+    """
+    read_texts(recipe.calibration.data, recipe.calibration.samples)
+    if recipe.validation is not None:
+        read_texts(recipe.validation.data, recipe.validation.samples)
+        if recipe.verify:
+            check_two_parts(recipe.validation)
+
+
 def check_two_parts(section: ValidationSection) -> None:
     """Check that a closed loop and the report can have held-out samples of their own.
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from inc_mp_plugin import store
 from inc_mp_plugin.advice import DRY_RUN, refuse_in_memory
 from inc_mp_plugin.emission import clear_files, emit
+from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.formats import check_formats
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.held_back import held_back_for, scales_of_all, with_scales
-from inc_mp_plugin.heldout import check_two_parts
+from inc_mp_plugin.heldout import check_data
 from inc_mp_plugin.in_memory import Asked, plan_in_memory
 from inc_mp_plugin.lock import locked
 from inc_mp_plugin.measured_loss import LossMeter
@@ -29,6 +31,8 @@ from inc_mp_plugin.progress import say
 from inc_mp_plugin.sensitivities import Sensitivity
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.solver.knobs import check_knobs
+from inc_mp_plugin.solver.uncertainty import check_confidence
 from inc_mp_plugin.stages import (
     Goal,
     Noise,
@@ -73,8 +77,7 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
     Of several processes the first does everything, and all share the samples of the sensitivities.
     """
     subject = subject_of(recipe)
-    if recipe.verify and recipe.validation is not None:
-        check_two_parts(recipe.validation)  # rather missing now than after all the rest
+    check_data(recipe)  # rather missing now than after all the rest
 
     @locked(out)
     def make() -> Plan:
@@ -217,6 +220,7 @@ def tune(
     consumers = [scales] if scales else scales_of_all(targets, device)
     low = Low((subject.base, *formats), scales or Scales(CPU_QDQ.scale_methods[0], "cpu"))
     goal = Goal(objective, tau, gain_fraction, strategy, seed, confidence, budget)
+    _check_goal(goal, low.formats)
     served = serving or Serving()
     asked = Asked(goal, noise or Noise(), low, consumers, device, request, clock, allowed, targets, served)
     return plan_together(
@@ -226,6 +230,22 @@ def tune(
             **tasks(subject, low, folder),
         },
     )
+
+
+def _check_goal(goal: Goal, formats: Sequence[str]) -> None:
+    """Refuse what no plan can be made for: rather now than after all that is measured for it."""
+    from inc_mp_plugin.recipe import Objective, Strategy
+
+    for name, given, known in (
+        ("strategy", goal.strategy, Strategy),
+        ("objective", goal.objective, Objective),
+    ):
+        if given not in get_args(known):
+            raise InputError(unknown(name, given, get_args(known)))
+    check_knobs(goal.tau, goal.gain_fraction, goal.budget)
+    check_formats(formats)
+    if goal.confidence is not None:
+        check_confidence(goal.confidence)
 
 
 def _subject(

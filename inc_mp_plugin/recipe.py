@@ -28,6 +28,7 @@ from inc_mp_plugin.sections import (
 from inc_mp_plugin.targets import get_target
 
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Strategy = Literal["ip_mse", "eagl", "alps", "random", "prefix", "uniform"]
 Objective = Literal["memory", "theoretical_time", "bit_operations", "roofline", "empirical_time"]
 
 
@@ -36,7 +37,7 @@ class Recipe(Section):
 
     model: ModelSection
     calibration: CalibrationSection
-    strategy: Literal["ip_mse", "eagl", "alps", "random", "prefix", "uniform"] = "ip_mse"
+    strategy: Strategy = "ip_mse"
     seed: int = 0
     objective: Objective = "memory"
     device: Literal["gaudi2", "gaudi3", "h100", "cpu"] = "gaudi2"

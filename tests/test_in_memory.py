@@ -149,3 +149,22 @@ def test_the_folder_of_an_inc_script(model, tmp_path):
     assert read(folder, "plan.json")["predicted"]["gain"] < plan["predicted"]["gain"]
     assert call("report", folder).exit_code == 0
     assert "was in the memory of a Python script" in call("validate", folder).output
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({}, "give tau"),
+        ({"tau": -1.0}, "tau is -1.0; it must be a number above 0"),
+        ({"tau": 0.1, "strategy": "fastest"}, "unknown strategy 'fastest'.*ip_mse"),
+        ({"tau": 0.1, "objective": "speed"}, "unknown objective 'speed'.*memory"),
+        ({"budget": 2}, "budget is 2; it must be a number above 0 and at most 1"),
+        ({"gain_fraction": 0.5, "budget": 0.5}, "say the same thing twice"),
+        ({"tau": 0.1, "formats": ("fp7",)}, "unknown format 'fp7'"),
+        ({"tau": 0.1, "confidence": 2.0}, "confidence is 2.0"),
+    ],
+)
+def test_what_no_plan_can_be_made_for_is_refused_at_once(model, tmp_path, given, text):
+    with pytest.raises(InputError, match=text):
+        mp.tune(model, [{"input_ids": helpers.tokens(2)}], out=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers import call, read
+from helpers import call, read, told
 
 from inc_mp_plugin.errors import InputError
 from inc_mp_plugin.store import fingerprint
@@ -274,3 +274,18 @@ def test_heldout_samples_may_not_be_calibration_samples(project, tmp_path):
     result = call("tune", project / "recipe.yaml", *keys)
     assert result.exit_code == 2
     assert "line 4: this text is a calibration sample" in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [('{"text": 3}\n' * 4, "line 1: not an object"), ("", "holds 0 samples"), (None, "does not exist")],
+)
+def test_heldout_data_are_looked_at_before_anything_is_done(project, tmp_path, line, text):
+    path = tmp_path / "heldout.jsonl"
+    if line is not None:
+        path.write_text(line)
+    out = tmp_path / "out"
+    result = call("tune", project / "recipe.yaml", f"validation.data={path}", "--out", out)
+    assert result.exit_code == 2
+    assert text in told(result)
+    assert not out.exists()

@@ -89,9 +89,12 @@ def test_files_and_validation_are_those_of_any_plan(folder):
     checked = call("check", folder / "configs" / "cpu-qdq.json", "--modules", folder / "graph.json")
     assert checked.exit_code == 0, checked.output
     assert load_captured(folder / "graph.json", None)
-    assert call("validate", folder).exit_code == 0
+    validated = call("validate", folder)
+    assert validated.exit_code == 0
+    assert "predicted; not held to a tau" in " ".join(validated.output.split())
     assert call("report", folder).exit_code == 0
     page = (folder / "report.html").read_text()
+    assert "the plan was asked for a gain" in page
     assert "strategy alps" in page
     assert f"inc-mp solve {folder} gain_fraction=0.4" in page
 

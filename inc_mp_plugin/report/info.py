@@ -130,7 +130,7 @@ def summary(plan: Plan) -> list[str]:
     if plan.correction != 1.0:
         lines.append(f"The loss budget is {plan.correction:.4g} times that of tau, so that it surely holds.")
     lines += tie_lines(plan)
-    if not plan.binds and threshold(plan) != _NO_TAU:
+    if not plan.binds and threshold(plan) != NO_TAU:
         lines.append(
             f"tau {plan.tau:.6g} does not bind: everything that gains anything fits, "
             f"at an NRMSE of {plan.nrmse:.4g}."
@@ -138,12 +138,12 @@ def summary(plan: Plan) -> list[str]:
     return lines
 
 
-_NO_TAU = "not held to a tau"
+NO_TAU = "not held to a tau"
 
 
 def threshold(plan: Plan) -> str:
     """The threshold that a plan was held to; one that was only asked for a gain has its own loss as tau."""
-    return f"tau {plan.tau:.6g}" if (plan.tau, plan.loss_budget) != (plan.nrmse, plan.loss_mse) else _NO_TAU
+    return f"tau {plan.tau:.6g}" if (plan.tau, plan.loss_budget) != (plan.nrmse, plan.loss_mse) else NO_TAU
 
 
 def tie_lines(plan: Plan) -> list[str]:

@@ -164,7 +164,8 @@ def closed_loop(found: Found) -> Section:
         return Section("loop", title, (missing(found, "verification", "Measured corrections", command),))
     text = (
         f"A plan holds if the upper end of its {100 * seen.verify_confidence:g} % interval is within tau. "
-        "Plans are tested from tight to loose, and the first that does not hold ends the search. The "
+        "Plans are tested from tight to loose, first in wide steps and then in narrow ones, each up to the "
+        "first that does not hold. The "
         f"{seen.samples} held-out samples of this section serve no other purpose: what is reported of the "
         "chosen plan is measured on others."
     )

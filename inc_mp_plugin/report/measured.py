@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inc_mp_plugin.plan import Interval, Plan
+from inc_mp_plugin.report.info import NO_TAU, threshold
 from inc_mp_plugin.results import Validation
 
 
@@ -39,9 +40,11 @@ def measured_text(seen: Validation, plan: Plan | None = None) -> str:
             f"{plan.nrmse:.4g} with the cache (tau {seen.tau:.6g}) is predicted, not measured."
         )
     else:
+        told = f"tau {seen.tau:.6g}: {seen.verdict}"
+        if plan is not None and threshold(plan) == NO_TAU:
+            told = f"{plan.nrmse:.4g} predicted; {NO_TAU}"
         first = (
-            f"On {seen.samples} held-out samples through INC, the plan's NRMSE is {nrmse} "
-            f"(tau {seen.tau:.6g}: {seen.verdict}{level})."
+            f"On {seen.samples} held-out samples through INC, the plan's NRMSE is {nrmse} ({told}{level})."
         )
     return (
         f"{first} Over {len(seen.points)} random plans the correlation of the "

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.info import Cell, PlanTable, amount, nrmse_of, plan_table
+from inc_mp_plugin.report.info import NO_TAU, Cell, PlanTable, amount, nrmse_of, plan_table, threshold
 from inc_mp_plugin.report.measured import without_cache
 from inc_mp_plugin.report.page import (
     Bars,
@@ -77,12 +77,13 @@ def _measured_tile(found: Found) -> Tile:
 
 def _tau_tile(found: Found) -> Tile:
     measured, tau = None if without_cache(found.plan) else measured_nrmse(found), found.plan.tau
+    if threshold(found.plan) == NO_TAU:
+        return Tile("Threshold tau", "–", "the plan was asked for a gain")
     if measured is not None:
         said = verdict(measured[0].interval, tau)
         colour = {HELD: "good", EXCEEDED: "bad"}.get(said, "")
         return Tile("Threshold tau", f"{tau:.4g}", f"{said}, as measured", colour)
-    # A plan that was asked for a gain has the tau of its own loss, up to rounding.
-    within = found.plan.nrmse <= tau * (1 + 1e-9)
+    within = found.plan.nrmse <= tau
     note = f"{'within' if within else 'above'} it by the prediction, not measured"
     return Tile("Threshold tau", f"{tau:.4g}", note, "" if within else "bad")
 
