@@ -60,7 +60,7 @@ readme() {  # LAST WORDS: the README's command that ends so, word for word
 lane_first() { readme "inc-mp tune recipes/tiny-llama\.yaml"; }
 
 lane_tests() {
-  readme "pytest -n auto"
+  readme "pytest -n auto --dist loadscope"
   cpu_only .venv/bin/python
 }
 
