@@ -12,7 +12,7 @@ UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-$(python3.11 -m pip config get 
 export UV_FIND_LINKS
 
 times=$work/minutes
-newest=$work/newest
+newest=$work/newest.log  # beside the environment of that name
 
 run_lane() {  # NAME: run a lane, and note how long it took
   local started=$SECONDS
