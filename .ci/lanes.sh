@@ -23,18 +23,20 @@ run_lane() {  # NAME: run a lane, and note how long it took
 
 tools() {  # uv, in an environment of its own
   [ -x "$work/tools/bin/uv" ] && return
-  python3.11 -m venv "$work/tools"
-  "$work/tools/bin/pip" install --quiet uv
+  python3.11 -m venv "$work/tools" && "$work/tools/bin/pip" install --quiet uv
 }
 
 environment() {  # NAME REQUIREMENT...: make $work/NAME, with the CPU build of torch that pip would take
   local name=$1 python=$work/$1/bin/python
   shift
-  tools
-  "$work/tools/bin/uv" venv --quiet --python python3.11 "$work/$name"
-  "$work/tools/bin/uv" pip install --quiet --python "$python" torch==2.13.0
-  "$work/tools/bin/uv" pip install --quiet --python "$python" torch==2.13.0 "$@"
-  cpu_only "$python"
+  [ -e "$work/$name.made" ] && return
+  # One chain: where a caller asks for the exit status, `set -e` is off.
+  tools \
+    && "$work/tools/bin/uv" venv --quiet --clear --python python3.11 "$work/$name" \
+    && "$work/tools/bin/uv" pip install --quiet --python "$python" torch==2.13.0 \
+    && "$work/tools/bin/uv" pip install --quiet --python "$python" torch==2.13.0 "$@" \
+    && cpu_only "$python" \
+    && touch "$work/$name.made"
 }
 
 cpu_only() {  # PYTHON: a CUDA build would bring gigabytes that nothing here can use
@@ -85,8 +87,10 @@ for path in pathlib.Path("inc_mp_plugin").rglob("*.py"):
   python3.11 .ci/nightly.py stale
 }
 
+environment_newest() { environment newest -e ".[test]"; }
+
 lane_newest() {  # never fails the run: a library that was released today is no fault of the change
-  if (environment newest -e ".[test]") > "$newest" 2>&1; then
+  if (environment_newest) > "$newest" 2>&1; then
     tests newest >> "$newest" 2>&1 || true
   fi
   tail -n 1 "$newest"
@@ -96,8 +100,12 @@ inc_tests="tests/inc tests/evaluate tests/test_command_line.py tests/test_proof_
   tests/test_time_commands.py tests/test_measured_time.py tests/sensitivity/test_scales.py
   tests/sensitivity/test_rounding.py tests/sensitivity/test_drift.py"
 
-lane_gaudi() {  # the INC of Gaudi software 1.24
+environment_gaudi() {
   environment gaudi -c <(grep -v ^neural constraints.txt) neural-compressor==3.8.1 -e ".[test]"
+}
+
+lane_gaudi() {  # the INC of Gaudi software 1.24
+  environment_gaudi
   # shellcheck disable=SC2086
   tests gaudi $inc_tests
 }
@@ -107,9 +115,12 @@ lane_habana() {
   cpu_only .habana/bin/python
 }
 
-lane_slow() {  # the shipped model from end to end, scripts, ranks
-  environment slow -c constraints.txt -e ".[dev]"
-  tests slow -m slow --no-loadscope-reorder --ignore tests/test_digits.py --ignore tests/evaluate/test_tasks.py
+environment_slow() { environment slow -c constraints.txt -e ".[dev]"; }
+
+lane_slow() {  # scripts, ranks, killed processes, whole models without weights
+  environment_slow
+  tests slow -m slow --ignore tests/test_shipped_model.py --ignore tests/test_digits.py \
+    --ignore tests/evaluate/test_tasks.py
 }
 
 # --- what takes heavy environments or long; each watches its paths in .ci/nightly.toml ---
@@ -135,6 +146,11 @@ lane_inc_versions() {  # the INC of Gaudi software 1.22 and 1.23, and those that
 lane_oldest() {
   environment oldest -c <(python3.11 .ci/floors.py) -e ".[test,inc37]"
   tests oldest
+}
+
+lane_shipped() {  # what the README promises of the shipped model: two thousand plans, each measured
+  environment shipped -c constraints.txt -e ".[test]"
+  tests shipped tests/test_shipped_model.py -m slow
 }
 
 lane_digits() {

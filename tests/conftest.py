@@ -14,11 +14,6 @@ import pytest
 from filelock import FileLock
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with the longest module: no other process has to wait for it in the end."""
-    items.sort(key=lambda item: item.path.name != "test_shipped_model.py")
-
-
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
     """Return a function (name, make) -> folder, which calls make(folder) once for all processes."""
