@@ -96,8 +96,8 @@ lane_newest() {  # never fails the run: a library that was released today is no 
   tail -n 1 "$newest"
 }
 
-inc_tests="tests/inc tests/evaluate tests/test_command_line.py tests/test_proof_commands.py
-  tests/test_time_commands.py tests/test_measured_time.py tests/sensitivity/test_scales.py
+inc_tests="tests/inc tests/strategy tests/evaluate tests/cli/test_command_line.py tests/cli/test_proof_commands.py
+  tests/cli/test_time_commands.py tests/stages/test_measured_time.py tests/sensitivity/test_scales.py
   tests/sensitivity/test_rounding.py tests/sensitivity/test_drift.py"
 
 environment_gaudi() {
@@ -131,8 +131,8 @@ lane_inc_versions() {  # the INC of Gaudi software 1.22 and 1.23, and those that
     echo "INC $version"
     case $version in
       3.7.1) set -- inc37 "$inc_tests" ;;
-      3.9) set -- test "tests/inc/test_flows.py tests/inc/test_autotune.py tests/inc/test_legacy.py" ;;
-      *) set -- inc37 "tests/inc/test_flows.py tests/inc/test_autotune.py tests/inc/test_legacy.py" ;;
+      3.9) set -- test "tests/strategy/test_flows.py tests/strategy/test_autotune.py tests/strategy/test_legacy.py" ;;
+      *) set -- inc37 "tests/strategy/test_flows.py tests/strategy/test_autotune.py tests/strategy/test_legacy.py" ;;
     esac
     # These bring older versions of what they share with others: only what they do not need is pinned.
     environment "inc$version" -c <(grep -E "^(transformers|tokenizers|accelerate|highspy|typer|rich)=" constraints.txt) \
@@ -160,5 +160,5 @@ lane_digits() {
 
 lane_tasks() {
   environment tasks -c constraints.txt -e ".[test,eval]"
-  tests tasks tests/evaluate/test_tasks.py tests/test_accuracy.py -m "slow or not slow"
+  tests tasks tests/evaluate/test_tasks.py tests/experiments/test_accuracy.py -m "slow or not slow"
 }

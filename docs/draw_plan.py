@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from inc_mp_plugin.report.info import amount, plan_table
+from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.report.plots import plan_figure
-from inc_mp_plugin.run import Run
+from inc_mp_plugin.report.text import amount, plan_table
 
 
 def main(folder: str, picture: str) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from inc_mp_plugin import artefacts, result_artefacts
 from inc_mp_plugin.report.plots import charts_figure
 from inc_mp_plugin.report.time_section import time_charts
+from inc_mp_plugin.runtime import artefacts, result_artefacts
 
 
 def main(folder: str, picture: str) -> None:

@@ -12,8 +12,8 @@ import transformers
 import typer.testing
 from torch import nn
 
-from inc_mp_plugin.attention import Matmul
-from inc_mp_plugin.cli import app
+from inc_mp_plugin.cli.commands import app
+from inc_mp_plugin.model.attention import Matmul
 
 SHIPPED = Path(__file__).parent.parent / "recipes" / "tiny-llama"
 

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from inc_mp_plugin.attention import expose_bgemms
-from inc_mp_plugin.experts import expose_experts
+from inc_mp_plugin.model.attention import expose_bgemms
+from inc_mp_plugin.model.experts import expose_experts
 
 
 def naive_sensitivity(model, names, batches, loss_fn):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import transformers
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.recipe import load_recipe
-from inc_mp_plugin.rehearsal import lines, rehearse
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.pipeline.recipe import load_recipe
+from inc_mp_plugin.pipeline.rehearsal import lines, rehearse
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 LONGER = ("llama-3.3-70b", "qwen3-8b", "qwen3-30b-a3b")

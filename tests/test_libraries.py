@@ -205,7 +205,7 @@ def test_transformers_knows_the_commit_of_a_model_of_the_hub(tmp_path):
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
     code = (
-        "from inc_mp_plugin.inputs import model_fingerprint\n"
+        "from inc_mp_plugin.model.loading import model_fingerprint\n"
         "print(model_fingerprint('some/model', trust_remote_code=False))"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
@@ -387,8 +387,8 @@ def test_highspy_prices_and_choices():
     import math
 
     from inc_mp_plugin.solver import highs
-    from inc_mp_plugin.solver.core import Knapsack
     from inc_mp_plugin.solver.milp import Candidate, choose, price
+    from inc_mp_plugin.solver.search import Knapsack
 
     groups = [[Candidate(0.0, 0.0), Candidate(2.0, 0.3)]] * 2
     assert price(groups, 0.4) == pytest.approx(2.0 / 0.3)

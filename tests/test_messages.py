@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from report.report_case import gains, plan, sensitivity
 
-from inc_mp_plugin.report.info import plan_table, threshold
-from inc_mp_plugin.stage import changes, run_stage
+from inc_mp_plugin.report.text import plan_table, threshold
+from inc_mp_plugin.runtime.reuse import changes, run_stage
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from inc_mp_plugin.losses import language_model_loss
-from inc_mp_plugin.pipeline import tune_recipe
-from inc_mp_plugin.recipe import load_recipe
-from inc_mp_plugin.run import Run
+from inc_mp_plugin.model.losses import language_model_loss
+from inc_mp_plugin.pipeline.folder import Run
+from inc_mp_plugin.pipeline.recipe import load_recipe
+from inc_mp_plugin.pipeline.tune import tune_recipe
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "cpu.md").read_text(), re.DOTALL)

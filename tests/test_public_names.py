@@ -21,8 +21,8 @@ def test_type_checkers_see_the_real_type_of_every_name(tmp_path):
     revealed = {line.split(":")[1]: line.split("Revealed type is ")[1] for line in output.splitlines()[:-1]}
     seen = {name: revealed[str(number)] for number, name in enumerate(mp.__all__, 2)}
     assert [name for name, text in seen.items() if text.strip('"') == "Any"] == []
-    assert "-> inc_mp_plugin.serving.Serving" in seen["Serving"]
-    assert "-> inc_mp_plugin.serving.Demands" in seen["demands"]
+    assert "-> inc_mp_plugin.core.demands.Serving" in seen["Serving"]
+    assert "-> inc_mp_plugin.core.demands.Demands" in seen["demands"]
     assert "settings: inc_mp_plugin.qat.finetune.FineTuning" in seen["finetune"]
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from inc_mp_plugin.cli import app
+from inc_mp_plugin.cli.commands import app
+from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.evaluate.closed_loop import close_loop
 from inc_mp_plugin.evaluate.interval import measured_nrmse
-from inc_mp_plugin.pipeline import noise_of
-from inc_mp_plugin.run import Run
-from inc_mp_plugin.sensitivities import Drift, Sensitivity
+from inc_mp_plugin.pipeline.folder import Run
+from inc_mp_plugin.pipeline.tune import noise_of
 from inc_mp_plugin.sensitivity.drift import rounded_losses
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.taylor import concatenate, sensitivity_rows

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.measurements import TimedGroup
-from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.timings import TimedGroup
 
 
 def timed_groups(gains: Gains, graph: Graph) -> tuple[TimedGroup, ...]:

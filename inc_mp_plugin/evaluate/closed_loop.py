@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin.plan import Interval
-from inc_mp_plugin.results import HELD, Measured, Round, Verification, verdict
+from inc_mp_plugin.core.plan import Interval
+from inc_mp_plugin.core.results import HELD, Measured, Round, Verification, verdict
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.plan import Plan
+    from inc_mp_plugin.core.plan import Plan
 
 # Thresholds that plans are solved for, as parts of tau: twelve from 0.48 to 3.6, 1.0 among them.
 _WIDE = tuple(1.2**power for power in range(-4, 8))

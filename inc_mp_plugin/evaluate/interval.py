@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inc_mp_plugin.plan import Interval
-from inc_mp_plugin.results import LEAST_SAMPLES, Measured
+from inc_mp_plugin.core.plan import Interval
+from inc_mp_plugin.core.results import LEAST_SAMPLES, Measured
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.sensitivities import FloatArray
+    from inc_mp_plugin.core.sensitivity import FloatArray
 
 _DRAWS = 2000
 

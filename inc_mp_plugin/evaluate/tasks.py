@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.libraries.lm_eval import metric_of, weights_left_untied, without_bars
 
 if TYPE_CHECKING:

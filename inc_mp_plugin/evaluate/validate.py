@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.results import VERIFY_CONFIDENCE, Point, Validation
 from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_nrmse
-from inc_mp_plugin.results import VERIFY_CONFIDENCE, Point, Validation
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.plan import Interval
-    from inc_mp_plugin.sensitivities import FloatArray
+    from inc_mp_plugin.core.plan import Interval
+    from inc_mp_plugin.core.sensitivity import FloatArray
 
     MeasureLoss = Callable[[Collection[str]], FloatArray]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.core.errors import InputError, unknown
 
 
 @dataclass(frozen=True, slots=True)

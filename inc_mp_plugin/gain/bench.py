@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.gain.devices import Device
-    from inc_mp_plugin.sensitivities import FloatArray
 
 Formats = Mapping[str, str]
 

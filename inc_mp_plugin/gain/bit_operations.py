@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from inc_mp_plugin.formats import check_formats, get_format
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.core.formats import check_formats, get_format
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.plan import Graph
 
 
 def bit_operation_gains(
@@ -33,7 +33,7 @@ def bit_operation_gains(
         InputError: an unknown format, or one not below the base.
 
     Example:
-        >>> from inc_mp_plugin.plan import Op
+        >>> from inc_mp_plugin.core.plan import Op
         >>> graph = Graph((Op("a", "linear", 10, 10, 1),), (("a",),), (), {})
         >>> gains = bit_operation_gains(graph, ("int4", "int2"))
         >>> gains.cost, gains.groups[0].gain

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 
-from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.serving import Demands
+from inc_mp_plugin.core.demands import Demands
+from inc_mp_plugin.core.plan import Graph
 
 Configuration = tuple[str, ...]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.core.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.timings import OVER_BUDGET, TimedConfiguration, Timing
 from inc_mp_plugin.gain.configurations import Configuration, configurations
 from inc_mp_plugin.gain.timing import Candidate
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.measurements import OVER_BUDGET, TimedConfiguration, Timing
-from inc_mp_plugin.plan import Graph
 
 
 @dataclass(frozen=True, slots=True)

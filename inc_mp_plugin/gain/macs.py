@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inc_mp_plugin.formats import check_formats
+from inc_mp_plugin.core.formats import check_formats
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.plan import Graph
 from inc_mp_plugin.gain.accelerators import peak
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.plan import Graph
 
 
 def seconds_per_mac(device: str, format: str) -> float:

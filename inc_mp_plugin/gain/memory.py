@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inc_mp_plugin.formats import check_formats, get_format
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.plan import Graph, Op
+from inc_mp_plugin.core.formats import check_formats, get_format
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.plan import Graph, Op
 
 
 def memory_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3")) -> Gains:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import check_formats, get_format
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import check_formats, get_format
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.plan import Gemm, Graph, Op
 from inc_mp_plugin.gain.accelerators import ACCELERATORS, Accelerator, peak
 from inc_mp_plugin.gain.configurations import Configuration, configurations
 from inc_mp_plugin.gain.schedule import Task, makespan
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.plan import Gemm, Graph, Op
 
 _FP8 = "fp8_e4m3"  # of the KV cache
 

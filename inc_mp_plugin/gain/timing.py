@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from inc_mp_plugin.core.timings import OVER_BUDGET, TimedConfiguration, Timing
 from inc_mp_plugin.gain.bench import FAILURES, LEAST_PAIRS, Bench, Formats, Pass, TimingSettings, one_line
-from inc_mp_plugin.measurements import OVER_BUDGET, TimedConfiguration, Timing
-from inc_mp_plugin.progress import say, tracked
-from inc_mp_plugin.store import fingerprint
+from inc_mp_plugin.runtime.progress import say, tracked
+from inc_mp_plugin.runtime.store import fingerprint
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.gain.devices import Clock, Device
-    from inc_mp_plugin.sensitivities import FloatArray
-    from inc_mp_plugin.store import Partial
+    from inc_mp_plugin.runtime.store import Partial
 
     Samples = dict[str, FloatArray]
 

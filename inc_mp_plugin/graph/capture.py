@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.fx import Node
 
-from inc_mp_plugin.attention import exposed_bgemms
-from inc_mp_plugin.batches import batch_size, map_tensors
-from inc_mp_plugin.errors import CaptureError, InputError
-from inc_mp_plugin.graph.experts import ExpertLayer, in_place_of_nodes
+from inc_mp_plugin.core.errors import CaptureError, InputError
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.graph.expert_node import ExpertLayer, in_place_of_nodes
 from inc_mp_plugin.graph.export import continue_from_cache, export, without_weights
 from inc_mp_plugin.graph.habana import off_gaudi
 from inc_mp_plugin.graph.ops import QUANTIZABLE as QUANTIZABLE
@@ -22,10 +21,11 @@ from inc_mp_plugin.graph.products import find_products
 from inc_mp_plugin.graph.routing import emit_experts, router_widths
 from inc_mp_plugin.graph.structure import structures, waits_for
 from inc_mp_plugin.libraries.torch import without_autocast_on
-from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.model.attention import exposed_bgemms
+from inc_mp_plugin.model.batches import batch_size, map_tensors
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.model.batches import Batch
 
 
 def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) -> Graph:

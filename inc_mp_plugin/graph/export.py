@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from inc_mp_plugin.batches import arguments
-from inc_mp_plugin.errors import CaptureError
+from inc_mp_plugin.core.errors import CaptureError
 from inc_mp_plugin.libraries.torch import buffers_of, lazy_graphs, parameters_of, without_stack_traces
 from inc_mp_plugin.libraries.transformers import cache_argument, cache_of
+from inc_mp_plugin.model.batches import arguments
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.model.batches import Batch
 
 
 def without_weights(model: nn.Module) -> nn.Module:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.expert_kernels import Arguments, kernel_calls
-from inc_mp_plugin.graph.experts import emit
+from inc_mp_plugin.graph.expert_node import emit
 from inc_mp_plugin.libraries.optimum_habana import FUSED_ROPE, is_fused_attention, ropes_of
+from inc_mp_plugin.model.expert_kernels import Arguments, kernel_calls
 
 
 @contextmanager

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from inc_mp_plugin.graph.experts import Call, ExpertLayer, expert_ops
+from inc_mp_plugin.core.plan import Op, Unsupported
+from inc_mp_plugin.graph.expert_node import Call, ExpertLayer, expert_ops
 from inc_mp_plugin.graph.export import export
 from inc_mp_plugin.graph.products import EXPERTS, GROUPED, OTHER_PRODUCTS, Product, find_products
 from inc_mp_plugin.graph.structure import waits_for
-from inc_mp_plugin.plan import Op, Unsupported
 
 # Classes that INC swaps for FP8 ones, by class name as INC does it, and the kind of op of each.
 QUANTIZABLE = {"Linear": "linear", "FalconLinear": "linear", "Conv2d": "conv2d", "Matmul": "bgemm"}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch.fx import Node
 
+from inc_mp_plugin.core.plan import Gemm
 from inc_mp_plugin.libraries.torch import GROUPED_PRODUCTS, is_overload, schema_name
-from inc_mp_plugin.plan import Gemm
 
 # ATen products, and the operand whose last axis is summed over.
 _PRODUCTS = {"linear": 0, "matmul": 0, "mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}

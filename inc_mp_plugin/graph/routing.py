@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.expert_kernels import KERNEL
-from inc_mp_plugin.experts import experts_of, fused_experts, is_exposed
-from inc_mp_plugin.graph.experts import ExpertLayer, emit
+from inc_mp_plugin.graph.expert_node import ExpertLayer, emit
 from inc_mp_plugin.libraries.torch import children_of
+from inc_mp_plugin.model.expert_kernels import KERNEL
+from inc_mp_plugin.model.experts import experts_of, fused_experts, is_exposed
 
 # Names that code uses where it looks up, by value, which tokens an expert got.
 _LOOKUPS = {"where", "nonzero"}

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin.plan import Op
+from inc_mp_plugin.core.plan import Op
 
 if TYPE_CHECKING:
     from torch.fx import Node

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import converted_format
+from inc_mp_plugin.core.demands import Serving
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import converted_format
+from inc_mp_plugin.core.plan import Graph, Plan
 from inc_mp_plugin.inc.mixed_precision import mixed_precision_config
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection, quantizable, selected
-from inc_mp_plugin.plan import Graph, Plan
-from inc_mp_plugin.serving import Serving
 from inc_mp_plugin.targets import CPU_BF16, OPTIMUM_HABANA, VLLM_GAUDI, check_scale_method, get_target
 from inc_mp_plugin.targets.layout import Captured, Layout
 from inc_mp_plugin.targets.rules import modules_of

@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from inc_mp_plugin.attention import expose_bgemms
-from inc_mp_plugin.batches import call
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.experts import expose_experts
-from inc_mp_plugin.finite import check_outputs
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.inc.attributes import attributes_of, take_attributes_back
 from inc_mp_plugin.inc.backend import (
     device_table,
@@ -30,13 +27,16 @@ from inc_mp_plugin.inc.backend import (
 )
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.mixed_precision import lower_precision
-from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.switch import Switch, twin
+from inc_mp_plugin.model.attention import expose_bgemms
+from inc_mp_plugin.model.batches import call
+from inc_mp_plugin.model.experts import expose_experts
+from inc_mp_plugin.model.finite import check_outputs
+from inc_mp_plugin.model.switch import Switch, twin
 from inc_mp_plugin.targets import CPU_BF16, CPU_QDQ
 from inc_mp_plugin.targets.layout import Captured
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.model.batches import Batch
 
 
 def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:

@@ -30,8 +30,8 @@ def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from inc_mp_plugin.attention import expose_bgemms
-    from inc_mp_plugin.experts import expose_experts
+    from inc_mp_plugin.model.attention import expose_bgemms
+    from inc_mp_plugin.model.experts import expose_experts
 
     config = AutoConfig.from_pretrained(folder)
     base = getattr(torch, _DTYPES[config.quantization_config["hp_dtype"]])

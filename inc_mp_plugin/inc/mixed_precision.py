@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.inc.attributes import attributes_of, take_attributes_back
 from inc_mp_plugin.inc.backend import is_half_precision
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection
 from inc_mp_plugin.libraries.torch import parameters_of
-from inc_mp_plugin.switch import Switch, put_module, twin
+from inc_mp_plugin.model.switch import Switch, put_module, twin
 from inc_mp_plugin.targets.cpu import CPU_BF16
 
 BASE = str(CPU_BF16.base)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.inc.backend import quantized_weight, quantizers_of
 from inc_mp_plugin.libraries.torch import parameters_of
-from inc_mp_plugin.switch import Switch, twin
+from inc_mp_plugin.model.switch import Switch, twin
 
 # INC leaves a factor of 2 between the largest weight and the format's largest number, and 4 for
 # inputs (its back-offs); a scale of more than half its size cannot saturate.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from inc_mp_plugin.errors import InputError, SelectionError
+from inc_mp_plugin.core.errors import InputError, SelectionError
 from inc_mp_plugin.inc.backend import device_table, picked_by_inc
 
 Lists = dict[str, dict[str, list[str]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
 
 OLDEST, AFTER = (3, 5), (4, 0)
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
-from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.progress import tracked
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.qat.layers import rounded_ops
 from inc_mp_plugin.qat.lsq import Quantizer
+from inc_mp_plugin.runtime.progress import tracked
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
-    from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.losses import LossFunction
 
 
 @dataclass(frozen=True, slots=True)

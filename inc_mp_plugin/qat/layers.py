@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.batches import call
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import get_format
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import get_format
 from inc_mp_plugin.libraries.torch import convolve
+from inc_mp_plugin.model.batches import call
 from inc_mp_plugin.qat.lsq import Quantizer, code_range, initial_step
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
+    from inc_mp_plugin.model.batches import Batch
 
 STATISTICS, SCALED = "statistics", "scaled"
 

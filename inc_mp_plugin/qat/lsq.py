@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import get_format
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import get_format
 
 
 class CodeRange(NamedTuple):

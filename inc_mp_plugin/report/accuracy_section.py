@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from inc_mp_plugin.report.page import Block, Chart, Series, Table
+from inc_mp_plugin.core.results import Experiment
+from inc_mp_plugin.report.blocks import Block, Chart, Series, Table
 from inc_mp_plugin.report.trials import deviation, differences, levels, mean, percent
-from inc_mp_plugin.results import Experiment
 
 
 def accuracy_blocks(one: Experiment) -> tuple[Block, ...]:

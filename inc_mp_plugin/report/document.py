@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from inc_mp_plugin.report.blocks import Missing, ReportInfo, Section
 from inc_mp_plugin.report.experiment_sections import experiments
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.loss_sections import closed_loop, frontier, validation
-from inc_mp_plugin.report.page import Missing, ReportInfo, Section
 from inc_mp_plugin.report.plan_sections import budget, headline, plan_map, table_of, uncertainty
 from inc_mp_plugin.report.reproduce_sections import left_out, reproduce
 from inc_mp_plugin.report.tie_section import ties

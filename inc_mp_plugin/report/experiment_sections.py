@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from inc_mp_plugin.core.results import Experiment, Point, Trial
 from inc_mp_plugin.report.accuracy_section import accuracy_blocks
+from inc_mp_plugin.report.blocks import Block, Chart, Section, Series, Strips, Table
 from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.info import amount, split_name
 from inc_mp_plugin.report.loss_sections import against_measured
 from inc_mp_plugin.report.measured import with_interval
-from inc_mp_plugin.report.page import Block, Chart, Section, Series, Strips, Table
 from inc_mp_plugin.report.plan_sections import missing
+from inc_mp_plugin.report.text import amount, split_name
 from inc_mp_plugin.report.trials import levels, mean, measured, percent
-from inc_mp_plugin.results import Experiment, Point, Trial
 
 _LOSS = "loss MSE, measured"
 _COMPARED = {

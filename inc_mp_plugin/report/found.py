@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.measurements import TimeValidation
-from inc_mp_plugin.plan import Graph, Plan
-from inc_mp_plugin.results import Experiment, Frontier, Stability, Validation, Verification
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.results import Experiment, Frontier, Stability, Validation, Verification
+from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.core.timings import TimeValidation
 
 Json = dict[str, Any]
 

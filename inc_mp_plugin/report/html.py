@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from itertools import groupby
 
-from inc_mp_plugin.report.page import (
+from inc_mp_plugin.report.blocks import (
     Bars,
     Block,
     Chart,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from inc_mp_plugin.plan import Plan
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.results import Curve, Frontier, Point, Validation, Verification, verdict
+from inc_mp_plugin.report.blocks import Block, Chart, Section, Series, Table
 from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.info import FrontierRow, amount, frontier_rows
 from inc_mp_plugin.report.measured import measured_text, with_interval
-from inc_mp_plugin.report.page import Block, Chart, Section, Series, Table
 from inc_mp_plugin.report.plan_sections import missing
-from inc_mp_plugin.results import Curve, Frontier, Point, Validation, Verification, verdict
+from inc_mp_plugin.report.text import FrontierRow, amount, frontier_rows
 
 _GAIN = "gain, % of the largest"
 

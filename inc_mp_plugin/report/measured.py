@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from inc_mp_plugin.plan import Interval, Plan
-from inc_mp_plugin.report.info import NO_TAU, threshold
-from inc_mp_plugin.results import Validation
+from inc_mp_plugin.core.plan import Interval, Plan
+from inc_mp_plugin.core.results import Validation
+from inc_mp_plugin.report.text import NO_TAU, threshold
 
 
 def without_cache(plan: Plan) -> bool:

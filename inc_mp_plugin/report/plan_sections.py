@@ -6,11 +6,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.info import NO_TAU, Cell, PlanTable, amount, nrmse_of, plan_table, threshold
-from inc_mp_plugin.report.measured import without_cache
-from inc_mp_plugin.report.page import (
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.results import EXCEEDED, HELD, Measured, Stability, verdict
+from inc_mp_plugin.report.blocks import (
     Bars,
     Block,
     MapCell,
@@ -22,7 +20,9 @@ from inc_mp_plugin.report.page import (
     Tile,
     Tiles,
 )
-from inc_mp_plugin.results import EXCEEDED, HELD, Measured, Stability, verdict
+from inc_mp_plugin.report.found import Found
+from inc_mp_plugin.report.measured import without_cache
+from inc_mp_plugin.report.text import NO_TAU, Cell, PlanTable, amount, nrmse_of, plan_table, threshold
 
 _TOP = 12
 _LONGEST = 30  # characters of a label in a chart

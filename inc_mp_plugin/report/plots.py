@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.report.info import Cell, PlanTable
-from inc_mp_plugin.report.page import Bars, Chart, Figure, PlanMap, Series, Strips
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.report.blocks import Bars, Chart, Figure, PlanMap, Series, Strips
+from inc_mp_plugin.report.text import Cell, PlanTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from inc_mp_plugin.plan import TieCost
+from inc_mp_plugin.core.plan import TieCost
+from inc_mp_plugin.report.blocks import Block, Section, Table
 from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.info import amount
-from inc_mp_plugin.report.page import Block, Section, Table
+from inc_mp_plugin.report.text import amount
 
 
 def ties(found: Found) -> Section | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from inc_mp_plugin.measurements import TimedGroup, TimedPlan, TimeValidation
+from inc_mp_plugin.core.timings import TimedGroup, TimedPlan, TimeValidation
+from inc_mp_plugin.report.blocks import Block, Chart, Section, Series, Table
 from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.info import milliseconds, split_name
-from inc_mp_plugin.report.page import Block, Chart, Section, Series, Table
 from inc_mp_plugin.report.plan_sections import missing
+from inc_mp_plugin.report.text import milliseconds, split_name
 
 _BARS = "Bars: two standard errors"
 

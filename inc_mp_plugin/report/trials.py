@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from inc_mp_plugin.results import Experiment, Trial
+from inc_mp_plugin.core.results import Experiment, Trial
 
 
 def levels(trials: Iterable[Trial], strategy: str) -> dict[float, list[Trial]]:

@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from inc_mp_plugin import ranks
-from inc_mp_plugin.batches import batch_size
-from inc_mp_plugin.errors import NonFiniteError
-from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.op_values import ALPS, OpValues
-from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.progress import say, tracked
-from inc_mp_plugin.sensitivity.measured import as_measured
+from inc_mp_plugin.core.errors import NonFiniteError
+from inc_mp_plugin.core.op_values import ALPS, OpValues
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.model.batches import batch_size
+from inc_mp_plugin.model.losses import sample_losses
+from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.runtime import ranks
+from inc_mp_plugin.runtime.progress import say, tracked
+from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.rounded import rounded
 from inc_mp_plugin.sensitivity.rounding import rounder_to
-from inc_mp_plugin.store import Partial
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
-    from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.sensitivity.scales import Scales
 
 Formats = Mapping[str, str]

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from inc_mp_plugin import ranks
-from inc_mp_plugin.errors import NonFiniteError
-from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.sensitivities import Drift, Sensitivity
-from inc_mp_plugin.sensitivity.measured import as_measured
+from inc_mp_plugin.core.errors import NonFiniteError
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
+from inc_mp_plugin.model.losses import sample_losses
+from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.sensitivity.rounded import rounded
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
-    from inc_mp_plugin.losses import LossFunction
-    from inc_mp_plugin.sensitivities import FloatArray
+    from inc_mp_plugin.core.sensitivity import FloatArray
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.sensitivity.rounding import Rounding
 
 

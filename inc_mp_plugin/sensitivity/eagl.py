@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
-from inc_mp_plugin.formats import check_formats, get_format
-from inc_mp_plugin.op_values import EAGL, OpValues
-from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.sensitivity.measured import as_measured, module_of
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.formats import check_formats, get_format
+from inc_mp_plugin.core.op_values import EAGL, OpValues
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.model.modes import as_measured, module_of
 from inc_mp_plugin.sensitivity.rounding import CAST_DTYPE, FP8_DTYPE, quantize
 
 if TYPE_CHECKING:

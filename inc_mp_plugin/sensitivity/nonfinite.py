@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from inc_mp_plugin.finite import watched
-from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.model.finite import watched
+from inc_mp_plugin.model.losses import sample_losses
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
-    from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.sensitivity.taylor import Rows
 
 

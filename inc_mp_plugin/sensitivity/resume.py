@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from inc_mp_plugin import ranks
-from inc_mp_plugin.batches import batch_size
-from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.progress import say, tracked
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.model.batches import batch_size
+from inc_mp_plugin.runtime import ranks
+from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.taylor import Rows, concatenate, join, sensitivity_rows, with_weights
@@ -20,10 +20,10 @@ from inc_mp_plugin.sensitivity.taylor import Rows, concatenate, join, sensitivit
 if TYPE_CHECKING:
     from torch import nn
 
-    from inc_mp_plugin.batches import Batch
-    from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.losses import LossFunction
+    from inc_mp_plugin.runtime.store import Partial
     from inc_mp_plugin.sensitivity.scales import Scales
-    from inc_mp_plugin.store import Partial
 
 _passes = with_settings(
     tracked, noun="batch", shorter="fewer samples (calibration.samples) or shorter ones take less"

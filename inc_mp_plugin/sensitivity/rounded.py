@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from inc_mp_plugin.libraries.torch import map_tensors, parameters_of
-from inc_mp_plugin.sensitivity.measured import module_of
+from inc_mp_plugin.model.modes import module_of
 
 
 class Errors(Protocol):

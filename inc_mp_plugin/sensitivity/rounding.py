@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin import ranks
-from inc_mp_plugin.batches import batch_size, told_nan
-from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.core.plan import Graph
 from inc_mp_plugin.libraries.torch import leaves
-from inc_mp_plugin.losses import check_labels, sample_losses
-from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.sensitivity.measured import as_measured, module_of
+from inc_mp_plugin.model.batches import batch_size, told_nan
+from inc_mp_plugin.model.losses import check_labels, sample_losses
+from inc_mp_plugin.model.modes import as_measured, module_of
+from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.sensitivity.scales import Scale, Scales
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
-    from inc_mp_plugin.losses import LossFunction
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.losses import LossFunction
 
     MaxAbs = dict[tuple[str, int], Tensor]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin.formats import converted_format
+from inc_mp_plugin.core.formats import converted_format
 from inc_mp_plugin.sensitivity.scales import CHANNEL, INPUT, SCALE_METHODS, WEIGHT, Scales
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.sensitivities import FloatArray, Sensitivity
+    from inc_mp_plugin.core.sensitivity import FloatArray, Sensitivity
 
 ON_A_CPU = Scales("maxabs_arbitrary", "cpu")
 

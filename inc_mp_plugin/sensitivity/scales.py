@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.core.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 from torch.utils.hooks import RemovableHandle
 
-from inc_mp_plugin.errors import InputError, PluginError
+from inc_mp_plugin.core.errors import InputError, PluginError
+from inc_mp_plugin.core.plan import Graph
 from inc_mp_plugin.libraries.torch import leaves, map_tensors, padded, version_of
-from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.sensitivity.measured import module_of
+from inc_mp_plugin.model.modes import module_of
 
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.rounded import Errors

@@ -10,23 +10,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from inc_mp_plugin.batches import batch_size, samples, told_nan
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.libraries.torch import parameters_of
-from inc_mp_plugin.losses import check_labels, sample_losses
-from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.model.batches import batch_size, samples, told_nan
+from inc_mp_plugin.model.losses import check_labels, sample_losses
+from inc_mp_plugin.model.modes import as_measured, module_of, say_unreached
 from inc_mp_plugin.sensitivity.drift import with_drift
-from inc_mp_plugin.sensitivity.measured import as_measured, module_of, say_unreached
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.scales import CHANNEL, INPUT, WEIGHT
 from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, largest_magnitude
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.batches import Batch
-    from inc_mp_plugin.losses import LossFunction
-    from inc_mp_plugin.sensitivities import FloatArray
+    from inc_mp_plugin.core.sensitivity import FloatArray
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.sensitivity.rounded import Errors
     from inc_mp_plugin.sensitivity.scales import Scales
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from inc_mp_plugin.errors import InputError, unknown
-from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.op_values import OpValues
-from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.results import Curve
-from inc_mp_plugin.sensitivities import Sensitivity
-from inc_mp_plugin.serving import NO_DEMANDS, Demands
-from inc_mp_plugin.solver.knobs import check_knobs
-from inc_mp_plugin.solver.options import Origin, Program, infeasible, make_plan, program
+from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
+from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.knobs import check_knobs
+from inc_mp_plugin.core.op_values import OpValues
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.results import Curve
+from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.solver.program import Origin, Program, infeasible, make_plan, program
 from inc_mp_plugin.solver.ties import demanded_program
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval
 

@@ -8,11 +8,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.results import Curve, Frontier
-from inc_mp_plugin.sensitivities import Sensitivity
-from inc_mp_plugin.serving import NO_DEMANDS, Demands
+from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.results import Curve, Frontier
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_curve
 from inc_mp_plugin.solver.planner import IP_MSE, least_loss
 from inc_mp_plugin.solver.ties import demanded_program

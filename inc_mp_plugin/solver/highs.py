@@ -13,8 +13,8 @@ import highspy
 import numpy as np
 from numpy.typing import NDArray
 
-from inc_mp_plugin.errors import SolverError
-from inc_mp_plugin.solver.core import Floats, Knapsack
+from inc_mp_plugin.core.errors import SolverError
+from inc_mp_plugin.solver.search import Floats, Knapsack
 
 
 class Status(enum.Enum):

@@ -10,10 +10,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from inc_mp_plugin.errors import InfeasibleError, SolverError
+from inc_mp_plugin.core.errors import InfeasibleError, SolverError
 from inc_mp_plugin.solver import highs
-from inc_mp_plugin.solver.core import GaveUpError, Knapsack, OutOfTimeError, search
 from inc_mp_plugin.solver.highs import Relaxed, Status
+from inc_mp_plugin.solver.search import GaveUpError, Knapsack, OutOfTimeError, search
 
 Number = float | Fraction
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from inc_mp_plugin.errors import InfeasibleError, InputError
-from inc_mp_plugin.gains import Gains
-from inc_mp_plugin.op_values import OpValues
-from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.sensitivities import Sensitivity
-from inc_mp_plugin.serving import NO_DEMANDS, Demands
-from inc_mp_plugin.solver.knobs import check_knobs, wanted_gain
+from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
+from inc_mp_plugin.core.errors import InfeasibleError, InputError
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.knobs import check_knobs, wanted_gain
+from inc_mp_plugin.core.op_values import OpValues
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.milp import Candidate, Choice, choose, within
-from inc_mp_plugin.solver.options import Origin, Program, infeasible, least_tau, make_plan
+from inc_mp_plugin.solver.program import Origin, Program, infeasible, least_tau, make_plan
 from inc_mp_plugin.solver.ties import demanded_program, held_to
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
 from inc_mp_plugin.solver.valued import least_value
@@ -77,7 +77,7 @@ def solve(
 
     Example:
         >>> import numpy as np
-        >>> from inc_mp_plugin.gains import GroupGains
+        >>> from inc_mp_plugin.core.gains import GroupGains
         >>> one = GroupGains(("a",), (("bf16",), ("fp8_e4m3",)), (0.0, 8.0), (0.0, 0.0))
         >>> gains = Gains("memory", "byte", "exact", "bf16", (one,))
         >>> seen = Sensitivity(("a",), np.ones(1), np.ones((1, 1)), np.ones((1, 1)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from inc_mp_plugin.errors import InfeasibleError
-from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.results import Stability
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.core.errors import InfeasibleError
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.results import Stability
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.uncertainty import resampled
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.plan import Plan, TieCost
-from inc_mp_plugin.sensitivities import Sensitivity
-from inc_mp_plugin.serving import Demands, Tie
+from inc_mp_plugin.core.demands import Demands, Tie
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.plan import Plan, TieCost
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.milp import Candidate, price
-from inc_mp_plugin.solver.options import Program, options, program
+from inc_mp_plugin.solver.program import Program, options, program
 from inc_mp_plugin.targets.layout import components
 
 

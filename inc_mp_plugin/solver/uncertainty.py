@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.plan import Interval
-from inc_mp_plugin.sensitivities import NO_DRIFT, Drift, Sensitivity
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.plan import Interval
+from inc_mp_plugin.core.sensitivity import NO_DRIFT, Drift, Sensitivity
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.sensitivities import FloatArray
+    from inc_mp_plugin.core.sensitivity import FloatArray
 
 DEFAULT_CONFIDENCE = 0.95
 _DRAWS = 2000

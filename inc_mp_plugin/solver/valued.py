@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
-from inc_mp_plugin.errors import InfeasibleError, InputError
-from inc_mp_plugin.op_values import OpValues
+from inc_mp_plugin.core.errors import InfeasibleError, InputError
+from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.solver.milp import Candidate, Choice, choose, total
-from inc_mp_plugin.solver.options import Option, Program
+from inc_mp_plugin.solver.program import Option, Program
 
 
 def least_value(one: Program, values: OpValues, gain: Fraction) -> Choice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inc_mp_plugin.errors import InputError, unknown
+from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.targets.cpu import CPU_BF16 as CPU_BF16
 from inc_mp_plugin.targets.cpu import CPU_QDQ as CPU_QDQ
 from inc_mp_plugin.targets.optimum_habana import OPTIMUM_HABANA as OPTIMUM_HABANA

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.core.demands import Serving
 
 # Models to which its run_lm_eval.py passes the options of attention on; Mixtral has one attention only. All
 # others it runs in eager attention. --reuse_cache changes nothing there: it scores prompts, in one pass each.

@@ -1,6 +1,6 @@
 """INC on a CPU: FP8 values with products in the base format, or products in BF16."""
 
-from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.targets.layout import Captured, Layout
 from inc_mp_plugin.targets.target import Target
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from inc_mp_plugin.plan import Graph
+from inc_mp_plugin.core.plan import Graph
 
 Member = TypeVar("Member", bound=Hashable)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.targets.layout import (
     Captured,
     Layout,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from inc_mp_plugin.errors import InputError, SelectionError
-from inc_mp_plugin.plan import Graph
-from inc_mp_plugin.serving import Demands, Serving, Tie
+from inc_mp_plugin.core.demands import Demands, Serving, Tie
+from inc_mp_plugin.core.errors import InputError, SelectionError
+from inc_mp_plugin.core.plan import Graph
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured, Layout, components, split
 

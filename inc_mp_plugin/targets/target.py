@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.targets.layout import Captured, Layout
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.targets.layout import (
     DECODE,
     PREFILL,

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
 
 Batch = tuple[Tensor, Tensor]
 

@@ -28,14 +28,14 @@ from rich.console import Console
 from tabulated import tables
 from training import LOWER, Mixes, Training, base, full_precision
 
-from inc_mp_plugin import store
-from inc_mp_plugin.errors import PluginError
-from inc_mp_plugin.progress import shown, tell, tracked
+from inc_mp_plugin.core.errors import PluginError
+from inc_mp_plugin.pipeline.collect import write_pages
 from inc_mp_plugin.qat.layers import SCALED, STATISTICS
-from inc_mp_plugin.report.table import print_table
-from inc_mp_plugin.reporting import write_pages
+from inc_mp_plugin.report.terminal import print_table
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.progress import shown, tell, tracked
+from inc_mp_plugin.runtime.reuse import run_stage
 from inc_mp_plugin.solver.planner import IP_MSE
-from inc_mp_plugin.stage import run_stage
 
 
 @dataclass(frozen=True, slots=True)

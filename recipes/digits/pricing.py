@@ -13,20 +13,20 @@ from digits import batches, load, loss_fn
 from torch import Tensor, nn
 from training import BASE, KEPT, LOWER, Mixes, calibration
 
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.op_values import ALPS, EAGL, OpValues
+from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.gain.bit_operations import bit_operation_gains
-from inc_mp_plugin.gains import Gains
 from inc_mp_plugin.graph.capture import capture
-from inc_mp_plugin.op_values import ALPS, EAGL, OpValues
-from inc_mp_plugin.plan import Graph, Plan
 from inc_mp_plugin.qat.layers import as_plain, in_formats, rounded_ops, weight_codes
 from inc_mp_plugin.qat.lsq import code_range, initial_step
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.alps import measure_alps
 from inc_mp_plugin.sensitivity.eagl import eagl_values
 from inc_mp_plugin.sensitivity.taylor import join, sensitivity_rows
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_gaining
 from inc_mp_plugin.solver.planner import IP_MSE, solve
-from inc_mp_plugin.store import Partial
 
 EQUAL = "equal"
 METHODS = (IP_MSE, ALPS, EAGL, EQUAL, PREFIX, RANDOM)

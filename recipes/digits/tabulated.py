@@ -9,9 +9,9 @@ from outcome import Outcome, SeedOutcome, spread
 from pricing import EQUAL, METHODS
 from training import Trial
 
-from inc_mp_plugin.op_values import ALPS, EAGL
+from inc_mp_plugin.core.op_values import ALPS, EAGL
 from inc_mp_plugin.qat.layers import SCALED, STATISTICS
-from inc_mp_plugin.report.page import Table
+from inc_mp_plugin.report.blocks import Table
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM
 from inc_mp_plugin.solver.planner import IP_MSE
 

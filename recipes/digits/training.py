@@ -15,8 +15,8 @@ from torch import nn
 
 from inc_mp_plugin.qat.finetune import FineTuned, FineTuning, finetune
 from inc_mp_plugin.qat.layers import STATISTICS, in_formats, quantized, rounded_ops
-from inc_mp_plugin.stage import run_stage
-from inc_mp_plugin.store import Partial, fingerprint, read_arrays, write_arrays
+from inc_mp_plugin.runtime.reuse import run_stage
+from inc_mp_plugin.runtime.store import Partial, fingerprint, read_arrays, write_arrays
 
 BASE, LOWER, ENDS = "int4", "int2", "int8"
 KEPT = frozenset({"stem", "head"})  # first and last op stay in 8 bits, as in the paper

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.evaluate.closed_loop import close_loop
 from inc_mp_plugin.evaluate.interval import measured_nrmse
-from inc_mp_plugin.plan import Plan
-from inc_mp_plugin.run import Run
+from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.solver.planner import solve
 
 STEP = 1.2**0.2

@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.frontier import frontier
 
 LAYER = (("q", "k", "v", "qk", "av"), ("o",), ("gate", "up"), ("down",))

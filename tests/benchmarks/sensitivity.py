@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.losses import language_model_loss
+from inc_mp_plugin.model.losses import language_model_loss
 
 
 def build(layers: int, hidden: int) -> LlamaForCausalLM:

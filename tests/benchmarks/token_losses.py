@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from inc_mp_plugin.losses import IGNORED_LABEL
-from inc_mp_plugin.token_losses import token_losses
+from inc_mp_plugin.model.losses import IGNORED_LABEL
+from inc_mp_plugin.model.token_losses import token_losses
 
 CASES = ((49_152, 4, 256), (262_144, 1, 256))
 TURNS = 3

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import inc_mp_plugin as mp
 from device.machine import Part
-from inc_mp_plugin.losses import language_model_loss
+from inc_mp_plugin.model.losses import language_model_loss
 
 _COMMON = {"vocab_size": 128256, "num_key_value_heads": 8, "attn_implementation": "eager"}
 SHAPES = {

@@ -11,9 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import inc_mp_plugin as mp
 from device.casts import cast_rows, cast_static, cast_tensor, product
 from device.machine import Part
-from inc_mp_plugin.float8 import Float8Linear
-from inc_mp_plugin.losses import language_model_loss
-from inc_mp_plugin.token_losses import token_losses
+from inc_mp_plugin.model.float8 import Float8Linear
+from inc_mp_plugin.model.losses import language_model_loss
+from inc_mp_plugin.model.token_losses import token_losses
 
 FORMAT = "fp8_e4m3"
 BF16_STEP = 2.0**-8  # half a unit in the last place, relative

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from inc_mp_plugin.core.plan import Interval
+from inc_mp_plugin.core.results import HELD, Measured, verdict
 from inc_mp_plugin.evaluate.closed_loop import MOST_PLANS, close_loop
 from inc_mp_plugin.evaluate.interval import measured_nrmse
-from inc_mp_plugin.plan import Interval
-from inc_mp_plugin.results import HELD, Measured, verdict
 
 TAU = 0.1
 COSTS = np.sort(np.random.default_rng(0).lognormal(0.0, 1.0, 60))

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from inc_mp_plugin.core.plan import Interval
+from inc_mp_plugin.core.results import EXCEEDED, HELD, UNDECIDED, verdict
 from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_nrmse
-from inc_mp_plugin.plan import Interval
-from inc_mp_plugin.results import EXCEEDED, HELD, UNDECIDED, verdict
 
 
 def plain(parts, wholes, level, draws=2000):

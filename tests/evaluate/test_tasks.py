@@ -10,7 +10,7 @@ import helpers
 import pytest
 import torch
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
 
 pytest.importorskip("lm_eval")
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.plan import Interval
 from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_nrmse
 from inc_mp_plugin.evaluate.validate import random_plans, validate
-from inc_mp_plugin.plan import Interval
 
 SHIFTS = {"a": np.array([0.1, -0.1]), "b": np.array([0.0, 0.2]), "c": np.array([0.3, 0.3])}
 

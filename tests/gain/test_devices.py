@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.gain.devices import CPU, CUDA, DEVICES, HPU, get_device
 
 

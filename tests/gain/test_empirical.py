@@ -4,11 +4,11 @@ from itertools import product
 
 import pytest
 
+from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.timings import OVER_BUDGET, TimedConfiguration, TimedPlan, Timing
 from inc_mp_plugin.evaluate.additivity import timed_groups
 from inc_mp_plugin.gain.configurations import configurations, free_formats
 from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
-from inc_mp_plugin.measurements import OVER_BUDGET, TimedConfiguration, TimedPlan, Timing
-from inc_mp_plugin.plan import Graph, Op
 
 BOTH = ("bf16", "fp8_e4m3")
 OPS = ("q0", "k0", "d0", "q1", "k1", "d1", "head")

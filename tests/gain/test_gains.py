@@ -2,12 +2,12 @@
 
 import pytest
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import FORMATS
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import FORMATS
+from inc_mp_plugin.core.plan import Graph, Op
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.macs import mac_gains, seconds_per_mac
 from inc_mp_plugin.gain.memory import memory_gains
-from inc_mp_plugin.plan import Graph, Op
 
 GRAPH = Graph(
     (

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.plan import Gemm, Graph, Op
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.roofline import Phase, cast_s, gemm_s, roofline_gains
 from inc_mp_plugin.gain.schedule import Task, makespan
-from inc_mp_plugin.plan import Gemm, Graph, Op
 
 G2, G3 = ACCELERATORS["gaudi2"], ACCELERATORS["gaudi3"]
 LLAMA_LAYER = [(4096, 6144), (4096, 4096), (4096, 28672), (14336, 4096)]  # qkv, o, gate and up, down

@@ -6,12 +6,12 @@ import statistics
 import numpy as np
 import pytest
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.timings import OVER_BUDGET
 from inc_mp_plugin.gain.bench import Pass, TimingSettings
 from inc_mp_plugin.gain.devices import CPU
 from inc_mp_plugin.gain.timing import Candidate, gain_and_stderr, measure
-from inc_mp_plugin.measurements import OVER_BUDGET
-from inc_mp_plugin.store import Partial
+from inc_mp_plugin.runtime.store import Partial
 
 BF16 = "bf16"
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from inc_mp_plugin.errors import CaptureError
+from inc_mp_plugin.core.errors import CaptureError
 from inc_mp_plugin.graph.capture import capture
 
 LLAMA_LAYER = [

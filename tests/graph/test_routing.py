@@ -9,10 +9,10 @@ import transformers
 from torch import nn
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.artefacts import graph_from_json, graph_to_json
-from inc_mp_plugin.errors import CaptureError
-from inc_mp_plugin.experts import expose_experts, exposed_experts
-from inc_mp_plugin.plan import Gemm, Op
+from inc_mp_plugin.core.errors import CaptureError
+from inc_mp_plugin.core.plan import Gemm, Op
+from inc_mp_plugin.model.experts import expose_experts, exposed_experts
+from inc_mp_plugin.runtime.artefacts import graph_from_json, graph_to_json
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 LAYER = "model.layers.1.mlp"

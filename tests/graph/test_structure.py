@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.attention import exposed_bgemms
-from inc_mp_plugin.errors import CaptureError, InputError
-from inc_mp_plugin.plan import Gemm
+from inc_mp_plugin.core.errors import CaptureError, InputError
+from inc_mp_plugin.core.plan import Gemm
+from inc_mp_plugin.model.attention import exposed_bgemms
 
 MIXTURES = {"mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3"}
 DECODERS = sorted(set(helpers.CONFIGS) - MIXTURES)

@@ -11,7 +11,7 @@ from emulation import quantized, run
 from models import NAMES, gaudi, prompts, stock
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.errors import SelectionError
+from inc_mp_plugin.core.errors import SelectionError
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.targets import OPTIMUM_HABANA
 from inc_mp_plugin.targets.layout import Captured

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.expert_kernels import kernels_through_modules
+from inc_mp_plugin.model.expert_kernels import kernels_through_modules
 
 MIXTURES = ("mixtral", "qwen3_moe")
 FUSED = "mixtral"  # its attention always runs in a fused kernel on optimum-habana

@@ -9,9 +9,9 @@ import pytest
 import transformers
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.checking import Served, check_file
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.inc.modules import load_captured
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.inc.check.file import Served, check_file
+from inc_mp_plugin.inc.check.measurements import load_captured
 from inc_mp_plugin.targets.layout import Captured
 
 HANDWRITTEN = Path(__file__).parent / "handwritten"

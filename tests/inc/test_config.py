@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inc_mp_plugin.errors import InputError, SelectionError
+from inc_mp_plugin.core.errors import InputError, SelectionError
+from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.inc.config import config_of, to_inc_config
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import selected
-from inc_mp_plugin.plan import Plan
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
 

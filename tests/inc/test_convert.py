@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.attention import expose_bgemms, exposed_bgemms
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.inc.config import config_of, to_inc_config
 from inc_mp_plugin.inc.convert import apply, quantize, switchable
+from inc_mp_plugin.model.attention import expose_bgemms, exposed_bgemms
 from inc_mp_plugin.targets import CPU_QDQ
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.errors import InputError, SelectionError
+from inc_mp_plugin.core.errors import InputError, SelectionError
 from inc_mp_plugin.inc.config import to_inc_config
 from inc_mp_plugin.inc.mixed_precision import half_precision_switch, lower_precision, mixed_precision_config
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import switchable
 from inc_mp_plugin.inc.mixed_precision import half_precision_switch

@@ -12,13 +12,13 @@ import torch
 from neural_compressor.torch.quantization import FP8Config, convert, finalize_calibration, prepare
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.errors import NonFiniteError
+from inc_mp_plugin.core.errors import NonFiniteError
+from inc_mp_plugin.inc.check.measurements import unmeasured
 from inc_mp_plugin.inc.config import config_of, measure_config
-from inc_mp_plugin.inc.modules import unmeasured
 from inc_mp_plugin.inc.selection import selected
-from inc_mp_plugin.measured_loss import LossMeter
-from inc_mp_plugin.recipe import Recipe
-from inc_mp_plugin.subject import Subject
+from inc_mp_plugin.model.subject import Subject
+from inc_mp_plugin.pipeline.recipe import Recipe
+from inc_mp_plugin.stages.loss_meter import LossMeter
 from inc_mp_plugin.targets import CPU_QDQ
 from inc_mp_plugin.targets.layout import Captured
 

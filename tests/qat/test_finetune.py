@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.qat.finetune import FineTuning, finetune
 from inc_mp_plugin.qat.layers import quantized, rounded_ops
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.qat.layers import (
     SCALED,
     STATISTICS,

@@ -2,11 +2,9 @@
 
 import numpy as np
 
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.measurements import TimedGroup, TimedPlan, TimeValidation
-from inc_mp_plugin.plan import Graph, Interval, Op, Plan, Unsupported
-from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.results import (
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.plan import Graph, Interval, Op, Plan, Unsupported
+from inc_mp_plugin.core.results import (
     Curve,
     Experiment,
     Frontier,
@@ -17,7 +15,9 @@ from inc_mp_plugin.results import (
     Validation,
     Verification,
 )
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.core.timings import TimedGroup, TimedPlan, TimeValidation
+from inc_mp_plugin.report.found import Found
 
 OPS = ("m.layers.0.up", "m.layers.0.down", "m.layers.1.up", "head<&>")
 FORMATS = dict(zip(OPS, ("fp8_e4m3", "fp8_e4m3", "bf16", "fp8_e4m3"), strict=True))

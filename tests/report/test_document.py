@@ -21,8 +21,8 @@ from report_case import (
     sensitivity,
 )
 
-from inc_mp_plugin.report.document import report_info
-from inc_mp_plugin.report.page import (
+from inc_mp_plugin.core.results import Stability
+from inc_mp_plugin.report.blocks import (
     Bars,
     Chart,
     Code,
@@ -34,7 +34,7 @@ from inc_mp_plugin.report.page import (
     Tile,
     Tiles,
 )
-from inc_mp_plugin.results import Stability
+from inc_mp_plugin.report.document import report_info
 
 
 def section(key, **changes):

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 from report_case import EVERYTHING, found
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.report.blocks import Chart, PlanMap, Series
 from inc_mp_plugin.report.document import report_info
 from inc_mp_plugin.report.html import page
-from inc_mp_plugin.report.page import Chart, PlanMap, Series
 from inc_mp_plugin.report.plots import INK, PAPER, STYLES, render
 from inc_mp_plugin.report.svg import inline
 

@@ -6,10 +6,10 @@ import pytest
 from report_case import FRONTIER, OPS, TIMES, VALIDATION, gains, plan, sensitivity
 from rich.console import Console
 
-from inc_mp_plugin.report.info import Cell, amount, frontier_rows, places, plan_table, split_name
-from inc_mp_plugin.report.plan_print import print_plan
+from inc_mp_plugin.report.plan_table import print_plan
 from inc_mp_plugin.report.plots import charts_figure, plan_figure
-from inc_mp_plugin.report.table import print_frontier, print_time_validation, print_validation
+from inc_mp_plugin.report.terminal import print_frontier, print_time_validation, print_validation
+from inc_mp_plugin.report.text import Cell, amount, frontier_rows, places, plan_table, split_name
 from inc_mp_plugin.report.time_section import time_charts
 
 

@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 import pytest
 from report_case import CURVE, FRONTIER, OPS, TIMES, VALIDATION, VERIFICATION, gains, graph, sensitivity
 
-from inc_mp_plugin import artefacts, result_artefacts, store
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.recipe import parse_recipe
-from inc_mp_plugin.reporting import find, write_report
-from inc_mp_plugin.results import Point
-from inc_mp_plugin.stages import Goal, plan_depends_on, plan_stage
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.results import Point
+from inc_mp_plugin.pipeline.collect import find, write_report
+from inc_mp_plugin.pipeline.recipe import parse_recipe
+from inc_mp_plugin.runtime import artefacts, result_artefacts, store
+from inc_mp_plugin.stages.stages import Goal, plan_depends_on, plan_stage
 
 RECIPE = {
     "model": {"name_or_path": "org/tiny"},
@@ -119,7 +119,7 @@ def test_the_report_is_written_and_the_same_twice_without_torch(folder):
     figures += ("time-plans", "time-groups", "time-macs", "curve-memory")
     assert names == {"report.html", *(f"{name}.{end}" for name in figures for end in ("png", "svg"))}
     code = (
-        "import sys; from pathlib import Path; from inc_mp_plugin.reporting import write_report; "
+        "import sys; from pathlib import Path; from inc_mp_plugin.pipeline.collect import write_report; "
         "write_report(Path(sys.argv[1])); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)

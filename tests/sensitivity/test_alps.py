@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.graph.capture import capture
-from inc_mp_plugin.losses import language_model_loss, sample_losses
+from inc_mp_plugin.inc.switching import switch_to_validate
+from inc_mp_plugin.model.losses import language_model_loss, sample_losses
+from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.alps import measure_alps, measure_alps_without_training
 from inc_mp_plugin.sensitivity.scales import Scales
-from inc_mp_plugin.store import Partial
-from inc_mp_plugin.switching import switch_to_validate
 
 SCALES = Scales("maxabs_pow2", "cpu")
 

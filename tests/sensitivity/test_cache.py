@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.sensitivity.measured import as_measured
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import alpha
+from inc_mp_plugin.model.losses import sample_losses
+from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.frontier import frontier
 from inc_mp_plugin.solver.uncertainty import sample_losses_mse

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from inc_mp_plugin.errors import NonFiniteError
+from inc_mp_plugin.core.errors import NonFiniteError
+from inc_mp_plugin.core.plan import Graph, Op
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import switchable
-from inc_mp_plugin.losses import sample_losses
-from inc_mp_plugin.plan import Graph, Op
+from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.sensitivity.drift import rounded_losses
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.scales import Scales

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from inc_mp_plugin.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.plan import Graph, Op
 from inc_mp_plugin.graph.capture import capture
-from inc_mp_plugin.plan import Graph, Op
 from inc_mp_plugin.sensitivity.eagl import code_entropy, eagl_values, measure_eagl, weight_codes
 from inc_mp_plugin.sensitivity.scales import Scales
 

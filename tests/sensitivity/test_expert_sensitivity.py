@@ -12,10 +12,10 @@ from naive import naive_sensitivity
 from torch import nn
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.losses import language_model_loss
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.model.losses import language_model_loss
+from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.resume import measure_in_steps
-from inc_mp_plugin.store import Partial
 
 ROUNDING = {"scales": mp.Scales("maxabs_pow2", "cpu"), "formats": ("fp8_e4m3",)}
 

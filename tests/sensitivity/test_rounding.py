@@ -11,20 +11,20 @@ import torch
 from naive import one_sample
 from torch import nn
 
-from inc_mp_plugin.attention import Matmul, expose_bgemms
-from inc_mp_plugin.batches import batch_size, samples
-from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
-from inc_mp_plugin.experts import expose_experts
+from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.core.plan import Graph, Op
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import quantize
-from inc_mp_plugin.losses import language_model_loss
-from inc_mp_plugin.plan import Graph, Op
+from inc_mp_plugin.model.attention import Matmul, expose_bgemms
+from inc_mp_plugin.model.batches import batch_size, samples
+from inc_mp_plugin.model.experts import expose_experts
+from inc_mp_plugin.model.losses import language_model_loss
+from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.resume import measure_in_steps
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
-from inc_mp_plugin.store import Partial
 from inc_mp_plugin.targets import CPU_QDQ
 
 PCS = "act_maxabs_pow2_weights_pcs_maxabs_pow2"

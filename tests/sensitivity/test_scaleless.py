@@ -16,14 +16,14 @@ from neural_compressor.torch.algorithms.fp8_quant._core.scale_methods.round_scal
 )
 from torch import nn
 
-from inc_mp_plugin.attention import Matmul
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.gains import Gains, GroupGains
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import quantize
 from inc_mp_plugin.inc.versions import channel_scales_have_a_floor
-from inc_mp_plugin.plan import Graph, Op
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.model.attention import Matmul
 from inc_mp_plugin.sensitivity.scaleless import without_scale
 from inc_mp_plugin.sensitivity.scales import SCALE_METHODS, Scales
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
@@ -159,7 +159,7 @@ def test_nothing_is_said_without_maxima_or_of_other_formats():
 def test_the_decision_loads_no_torch_where_there_is_no_doubt():
     code = (
         "import sys, numpy as np\n"
-        "from inc_mp_plugin.sensitivities import Sensitivity\n"
+        "from inc_mp_plugin.core.sensitivity import Sensitivity\n"
         "from inc_mp_plugin.sensitivity.scaleless import without_scale\n"
         "one = np.ones((1, 1))\n"
         "seen = Sensitivity(('op',), one[0], one, one, maxabs={'input': np.array([1e-3])})\n"

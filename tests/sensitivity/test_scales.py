@@ -28,7 +28,7 @@ from neural_compressor.torch.algorithms.fp8_quant._core.scale_methods.scales_met
 )
 from neural_compressor.torch.utils.auto_accelerator import INCAcceleratorType
 
-from inc_mp_plugin.errors import InputError
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.sensitivity.scales import DEVICES, SCALE_METHODS, Scales
 
 try:

@@ -7,10 +7,10 @@ import torch
 from naive import naive_sensitivity
 from torch import nn
 
-from inc_mp_plugin.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.core.plan import Graph, Op
 from inc_mp_plugin.graph.capture import capture
-from inc_mp_plugin.losses import language_model_loss
-from inc_mp_plugin.plan import Graph, Op
+from inc_mp_plugin.model.losses import language_model_loss
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
 
 

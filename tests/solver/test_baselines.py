@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import alpha
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline, baseline_curve, baseline_gaining
-from inc_mp_plugin.solver.options import program
 from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.solver.program import program
 
 OPS = tuple("abcdefgh")
 PRICES = np.array([4.0, 1.0, 3.0, 2.0, 5.0, 1.0, 2.0, 6.0])

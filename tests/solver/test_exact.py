@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inc_mp_plugin.errors import InfeasibleError, SolverError
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.op_values import OpValues
-from inc_mp_plugin.sensitivities import Drift, Sensitivity
+from inc_mp_plugin.core.errors import InfeasibleError, SolverError
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.op_values import OpValues
+from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver import milp
-from inc_mp_plugin.solver.core import GaveUpError, Knapsack, OutOfTimeError, search
 from inc_mp_plugin.solver.milp import Candidate, Status, choose
 from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.solver.search import GaveUpError, Knapsack, OutOfTimeError, search
 
 LOW = "fp8_e4m3"
 SECOND = 1e-3  # of a measured gain
@@ -261,7 +261,7 @@ def test_when_the_time_is_over_there_is_a_plan_and_how_far_it_may_be_off(seed, e
 
 _BOTH_WAYS = """
 from inc_mp_plugin.solver import milp
-from inc_mp_plugin.solver.core import GaveUpError
+from inc_mp_plugin.solver.search import GaveUpError
 from inc_mp_plugin.solver.milp import Candidate, choose
 
 groups = [[Candidate(0.0, 0.0), Candidate(2.0 + i**1.5, 0.3 + i / 7)] for i in range(9)]

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.sensitivities import Drift, Sensitivity
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import alpha
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver.frontier import frontier, knee
 
 LOW = "fp8_e4m3"

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from inc_mp_plugin.errors import InfeasibleError
-from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.sensitivities import Sensitivity
-from inc_mp_plugin.serving import Demands, Serving, Tie
+from inc_mp_plugin.core.demands import Demands, Serving, Tie
+from inc_mp_plugin.core.errors import InfeasibleError
+from inc_mp_plugin.core.formats import alpha
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.stability import stability

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from inc_mp_plugin.errors import InfeasibleError, SolverError
+from inc_mp_plugin.core.errors import InfeasibleError, SolverError
 from inc_mp_plugin.solver import milp
-from inc_mp_plugin.solver.core import GaveUpError
 from inc_mp_plugin.solver.milp import Candidate, Status, choose
+from inc_mp_plugin.solver.search import GaveUpError
 
 
 def random_groups(draw, equal_values):

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inc_mp_plugin.errors import InfeasibleError, InputError
-from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.sensitivities import Drift, Sensitivity
+from inc_mp_plugin.core.errors import InfeasibleError, InputError
+from inc_mp_plugin.core.formats import alpha
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
 

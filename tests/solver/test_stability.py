@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from inc_mp_plugin.formats import alpha
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.sensitivities import Sensitivity
+from inc_mp_plugin.core.formats import alpha
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.stability import stability
 

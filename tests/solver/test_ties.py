@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inc_mp_plugin.errors import InfeasibleError, InputError
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.sensitivities import Sensitivity
-from inc_mp_plugin.serving import Demands, Tie
+from inc_mp_plugin.core.demands import Demands, Tie
+from inc_mp_plugin.core.errors import InfeasibleError, InputError
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline, baseline_curve
 from inc_mp_plugin.solver.frontier import frontier
-from inc_mp_plugin.solver.options import program
 from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.solver.program import program
 from inc_mp_plugin.solver.ties import constrained, tie_costs
 
 OPS = ("q", "k", "v", "o", "up")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from inc_mp_plugin.errors import InputError
-from inc_mp_plugin.sensitivities import Drift, Sensitivity
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver.uncertainty import loss_interval, resampled, sample_losses_mse
 
 ROWS = np.arange(12.0).reshape(3, 4)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inc_mp_plugin.errors import InfeasibleError, InputError
+from inc_mp_plugin.core.demands import Demands
+from inc_mp_plugin.core.errors import InfeasibleError, InputError
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.op_values import OpValues
+from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.gain.bit_operations import bit_operation_gains
-from inc_mp_plugin.gains import Gains, GroupGains
-from inc_mp_plugin.op_values import OpValues
-from inc_mp_plugin.plan import Graph, Op
-from inc_mp_plugin.sensitivities import Sensitivity
-from inc_mp_plugin.serving import Demands
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import solve
 

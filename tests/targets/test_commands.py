@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from inc_mp_plugin.serving import Serving
+from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.targets.commands import Deployment, Request, commands
 
 TARGETS = ("vllm-gaudi", "optimum-habana")

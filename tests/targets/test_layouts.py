@@ -9,7 +9,7 @@ import pytest
 import transformers
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.errors import InputError, SelectionError
+from inc_mp_plugin.core.errors import InputError, SelectionError
 from inc_mp_plugin.inc.config import config_of, measure_config
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.targets import get_target

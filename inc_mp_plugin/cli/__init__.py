@@ -1,0 +1,1 @@
+"""`inc-mp`, the command line."""

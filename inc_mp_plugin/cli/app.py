@@ -1,0 +1,65 @@
+"""What every command of `inc-mp` stands on: the application, exit codes, and shared arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from inc_mp_plugin.core.errors import PluginError
+from inc_mp_plugin.runtime.progress import shown, tell
+
+Arguments = ParamSpec("Arguments")
+
+app = typer.Typer(
+    help="Automatic mixed precision: which ops of a model run in FP8, within a bound on the loss.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Register a command; errors meant for the user become a line and an exit code."""
+    return app.command()(reported(function))
+
+
+def reported(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """The same function, with errors meant for the user as a line and an exit code."""
+
+    @wraps(function)
+    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            with shown():
+                function(*args, **kwargs)
+        except PluginError as error:
+            tell(f"Error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            tell("Interrupted; the same command goes on where it stopped.")
+            raise typer.Exit(1) from None
+
+    return guarded
+
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `inc-mp tune` wrote.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to override."),
+]
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show what INC, torch and transformers log.")
+    ] = False,
+) -> None:
+    """Automatic mixed precision: which ops of a model run in FP8, within a bound on the loss."""
+    if not verbose:
+        from inc_mp_plugin.cli.quiet import silence_third_parties
+
+        silence_third_parties()

@@ -1,0 +1,1 @@
+"""Values only: no torch, no files, no printing."""

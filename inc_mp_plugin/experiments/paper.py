@@ -1,0 +1,268 @@
+"""The paper's experiments on a folder that `inc-mp tune` wrote: which plans, and how each is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inc_mp_plugin.core.errors import InfeasibleError, InputError, unknown
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.op_values import METHODS
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.results import Experiment, Trial
+from inc_mp_plugin.evaluate.interval import mean_ratio_interval
+from inc_mp_plugin.experiments.accuracy import Examiner
+from inc_mp_plugin.pipeline.folder import Run
+from inc_mp_plugin.runtime import result_artefacts
+from inc_mp_plugin.runtime.lock import exclusive
+from inc_mp_plugin.runtime.progress import say, tracked
+from inc_mp_plugin.runtime.reuse import run_stage
+from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
+from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
+from inc_mp_plugin.stages.op_values import low_of, values_stage
+from inc_mp_plugin.stages.stages import Goal, check_objective, plan_depends_on
+
+# Fractions of the largest gain at which strategies are compared, and of everything's NRMSE.
+GAIN_LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
+NRMSE_LEVELS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+ACCURACY_LEVELS = (0.3, 0.6, 0.9)
+_LEVELS = {
+    "prediction": NRMSE_LEVELS,
+    "curve": GAIN_LEVELS,
+    "methods": GAIN_LEVELS,
+    "accuracy": ACCURACY_LEVELS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """What accuracy is measured on; see `evaluate.tasks`."""
+
+    names: tuple[str, ...]
+    include_path: Path | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of an experiment: the objective (the plan's if None), how many draws, and the tasks of `accuracy`.
+
+    Fewer `points` (gains or thresholds that are compared) or held-out `samples` make it shorter; all of an
+    experiment's and all of the recipe's if None.
+    """
+
+    objective: str | None = None
+    draws: int = 10
+    tasks: Tasks = Tasks(())
+    points: int | None = None
+    samples: int | None = None
+
+
+@exclusive
+def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
+    """experiments/<name>-<objective>.json.
+
+    `choices`: what each strategy lowers at the recipe's tau (figure 2). `prediction`: predicted against
+    measured loss MSE at several thresholds (figure 3). `curve`: measured loss MSE at equal gain (figure
+    4). `methods`: the same of the ways to price ops: ip_mse, EAGL and ALPS (arXiv 2301.13330), whose
+    values are measured first. `accuracy`: task scores at several thresholds, over seeds that perturb the
+    scales before quantization (figures 5, 7 to 9 and table 1).
+
+    Raises:
+        InputError: an unknown name or objective, a setting out of range, or an artefact is missing, damaged
+            or outdated.
+    """
+    _check(name, settings)
+    run = Run(folder)
+    if settings.samples is not None:
+        # What was measured on all samples stays where it is.
+        kept = folder / "experiments" / f"on-{settings.samples}-samples"
+        fewer = (f"validation.samples={settings.samples}", "verify=false")
+        run = Run(folder, fewer, kept)
+    objective = settings.objective or run.plan.objective
+    check_objective(run.gains, objective)
+    gains = run.gains[objective]
+    if gains.largest <= 0:
+        message = f"no configuration gains anything for {objective}, so there is nothing to compare"
+        raise InputError(message)
+    depends_on = {
+        **plan_depends_on(run.able, {objective: gains}, Goal(objective, run.recipe.tau)),
+        **(_measured_settings(run) if name != "choices" else {}),
+        "draws": settings.draws,
+        **({"points": settings.points, "samples": settings.samples} if name != "choices" else {}),
+        **(_task_settings(settings.tasks) if name == "accuracy" else {}),
+    }
+
+    def make() -> tuple[Experiment, dict[str, Any]]:
+        found = _EXPERIMENTS[name](run, gains, settings)
+        return found, asdict(found)
+
+    path = folder / "experiments" / f"{name}-{objective}.json"
+    return run_stage(path, "experiment", depends_on, result_artefacts.experiment_from_json, make)
+
+
+def _check(name: str, settings: Settings) -> None:
+    if name not in _EXPERIMENTS:
+        raise InputError(unknown("experiment", name, _EXPERIMENTS))
+    most = len(_LEVELS.get(name, GAIN_LEVELS))
+    for key, value in (("draws", settings.draws), ("points", settings.points), ("samples", settings.samples)):
+        if value is not None and value < 1:
+            message = f"{key} is {value}; give at least 1"
+            raise InputError(message)
+    if settings.points is not None and settings.points > most:
+        message = f"points is {settings.points}; {name} compares at {most} at the most"
+        raise InputError(message)
+
+
+def levels_of(name: str, points: int | None) -> tuple[float, ...]:
+    """The levels that an experiment compares at: all of them, or so many from the middles of equal parts.
+
+    Example:
+        >>> levels_of("curve", 3), levels_of("accuracy", None)
+        ((0.35, 0.65, 0.9), (0.3, 0.6, 0.9))
+    """
+    levels = _LEVELS[name]
+    if points is None:
+        return levels
+    return tuple(levels[(2 * index + 1) * len(levels) // (2 * points)] for index in range(points))
+
+
+def _choices(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    tau = run.recipe.tau or run.plan.tau
+    trials = [_trial(solve(gains, run.able, tau), 0, tau)]
+    for strategy in BASELINES:
+        for seed in range(3 if strategy == RANDOM else 1):
+            trials += _if_priced(partial(baseline, gains, run.able, strategy, tau, seed=seed), seed, tau)
+    return _experiment(run, gains, "choices", trials)
+
+
+def _prediction(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    everything = baseline(gains, run.able, UNIFORM, 1.0)
+    levels = levels_of("prediction", settings.points)
+    plans = [(solve(gains, run.able, level * everything.nrmse), level) for level in levels]
+    trials = [_trial(plan, 0, level) for plan, level in [*plans, (everything, 1.0)]]
+    return _measured(run, gains, "prediction", trials)
+
+
+def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    trials = []
+    for level in levels_of("curve", settings.points):
+        trials.append(_trial(solve(gains, run.able, gain_fraction=level), 0, level))
+        for strategy, seed in _baseline_draws(settings.draws):
+            wanted = level * gains.largest
+            found = partial(baseline_gaining, gains, run.able, strategy, wanted, seed=seed)
+            trials += _if_priced(found, seed, level)
+    everything = _trial(baseline(gains, run.able, UNIFORM, 1.0), 0, 1.0)
+    return _measured(run, gains, "curve", [*trials, everything])
+
+
+def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    low = low_of(run.recipe)
+    # Before anything is measured through INC, which converts the model for good.
+    values = [values_stage(method, run.subject, run.graph, low, run.folder) for method in METHODS]
+    trials = []
+    for level in levels_of("methods", settings.points):
+        for one in (None, *values):
+            trials += _if_priced(partial(solve, gains, run.able, gain_fraction=level, values=one), 0, level)
+    return _measured(run, gains, "methods", trials)
+
+
+def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
+    everything = baseline(gains, run.able, UNIFORM, 1.0)
+    trials = []
+    for level in levels_of("accuracy", settings.points):
+        tau = level * everything.nrmse
+        for seed in range(settings.draws):
+            trials.append(_trial(solve(gains, run.able, tau), seed, level))
+            for strategy in (PREFIX, RANDOM):
+                trials += _if_priced(
+                    partial(baseline, gains, run.able, strategy, tau, seed=seed), seed, level
+                )
+    trials += [_trial(everything, seed, 1.0) for seed in range(settings.draws)]
+    tasks = settings.tasks
+    examiner = Examiner(run.recipe, run.meter, tasks.names, tasks.include_path, tasks.limit, run.folder)
+    found = _experiment(run, gains, "accuracy", [])
+    shorter = "fewer --points or --draws, or --limit, take less"
+    with tracked(trials, "Accuracy", noun="plan", shorter=shorter) as plans:
+        scored = [replace(one, scores=examiner.scores(one.quantized, one.seed)) for one in plans]
+    return replace(found, trials=tuple(scored), base_scores=examiner.scores((), None))
+
+
+_EXPERIMENTS: dict[str, Callable[[Run, Gains, Settings], Experiment]] = {
+    "choices": _choices,
+    "prediction": _prediction,
+    "curve": _curve,
+    "methods": _methods,
+    "accuracy": _accuracy,
+}
+
+
+def _baseline_draws(draws: int) -> Iterator[tuple[str, int]]:
+    yield PREFIX, 0
+    yield from ((RANDOM, seed) for seed in range(draws))
+
+
+def _if_priced(make: Callable[[], Plan], seed: int, level: float) -> list[Trial]:
+    """A plan's trial; none where a strategy never gains as much, or its gain was not measured."""
+    try:
+        return [_trial(make(), seed, level)]
+    except (InputError, InfeasibleError) as error:
+        say(f"left out: {error}")
+        return []
+
+
+def _trial(plan: Plan, seed: int, level: float) -> Trial:
+    return Trial(plan.strategy, seed, level, plan.gain, plan.quantized, plan.loss_mse, plan.interval)
+
+
+def _measured(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
+    """Measure the loss MSE of every trial through INC; equal plans are measured once."""
+    fewer = "--points, --draws or --samples" if name == "curve" else "--points or --samples"
+    run.meter.measure([trial.quantized for trial in trials], "Measured plans", f"fewer {fewer} take less")
+    measured = [_measured_trial(run, trial) for trial in trials]
+    return _experiment(run, gains, name, measured)
+
+
+def _measured_trial(run: Run, trial: Trial) -> Trial:
+    """A trial with its measured loss MSE, and the interval of its prediction for as many samples."""
+    meter, seen = run.meter, run.able
+    changes = (meter.losses(trial.quantized) - meter.losses(())) ** 2
+    formats = dict.fromkeys(trial.quantized, meter.format)
+    predicted = sample_losses_mse(seen, formats, run.recipe.model.dtype)
+    return replace(
+        trial,
+        interval=loss_interval(predicted, drift=seen.drift, measured=len(changes)),
+        measured=float(changes.mean()),
+        measured_interval=mean_ratio_interval(changes, np.ones_like(changes), meter.verify_confidence),
+    )
+
+
+def _experiment(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
+    on_heldout = name != "choices"
+    losses = run.meter.losses(()) if on_heldout else run.able.loss
+    return Experiment(
+        name,
+        gains.objective,
+        gains.unit,
+        gains.source,
+        gains.largest,
+        len(losses),
+        float((losses**2).mean()),
+        run.able.ops,
+        tuple(trials),
+    )
+
+
+def _measured_settings(run: Run) -> dict[str, Any]:
+    return {**run.meter.depends_on, "verify_confidence": run.meter.verify_confidence}
+
+
+def _task_settings(tasks: Tasks) -> dict[str, Any]:
+    folder = None if tasks.include_path is None else str(tasks.include_path)
+    return {"tasks": list(tasks.names), "include_path": folder, "limit": tasks.limit}

@@ -1,0 +1,137 @@
+"""A request to a language model, as forward passes that can be timed or captured."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.gain.bench import Pass
+from inc_mp_plugin.libraries.transformers import cache_argument, cache_of, new_static_cache, position_argument
+from inc_mp_plugin.model.batches import call
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from inc_mp_plugin.model.batches import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a model is asked for: `batch_size` prompts at once, and tokens after the first one.
+
+    Its price is TTFT + output_tokens x TPOT: the prompt's pass gives the first token.
+    """
+
+    prompt_tokens: int
+    output_tokens: int = 0
+    batch_size: int = 1
+
+
+def prompt(model: nn.Module, request: Request, device: str = "cpu") -> dict[str, Any]:
+    """Random tokens, the same ones every time; only the last one's logits are asked for, if possible."""
+    import torch
+
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(0)
+    shape = (request.batch_size, request.prompt_tokens)
+    ids = torch.randint(0, config.get_text_config().vocab_size, shape, generator=generator)
+    batch: dict[str, Any] = {"input_ids": ids.to(device)}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        batch["logits_to_keep"] = 1
+    return batch
+
+
+def check_context(model: nn.Module, request: Request) -> None:
+    """Refuse a request that the model cannot serve.
+
+    Raises:
+        InputError: it is no language model of transformers, or its context is too short.
+    """
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(config, "get_text_config"):
+        message = (
+            f"a request needs a language model of transformers, not a {type(model).__name__}; "
+            "give a batch instead, whose forward pass is timed"
+        )
+        raise InputError(message)
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    asked = request.prompt_tokens + request.output_tokens
+    if context is not None and asked > context:
+        message = (
+            f"request.prompt_tokens + request.output_tokens is {asked}, but the model's context is "
+            f"{context} tokens; ask for at most that"
+        )
+        raise InputError(message)
+
+
+def batch_passes(model: nn.Module, batch: Batch) -> list[Pass]:
+    """One forward pass over a batch, of any model."""
+    return [Pass("ttft", 1, lambda: call(model, batch))]
+
+
+def request_passes(model: nn.Module, request: Request, *, static_cache: bool, device: str) -> list[Pass]:
+    """The passes of a request: the prompt's, and if more than one token is asked for, decode steps.
+
+    Args:
+        model: a language model of transformers, on the device.
+        request: what is asked for.
+        static_cache: whether the key-value cache must have its full size from the start.
+        device: where the model is.
+
+    Raises:
+        InputError: the model cannot serve the request.
+    """
+    check_context(model, request)
+    served = _Served(model, request, static=static_cache, device=device)
+    passes = [Pass("ttft", 1, served.first_token)]
+    if request.output_tokens:
+        passes.append(Pass("tpot", request.output_tokens, served.next_token, served.be_ready))
+    return passes
+
+
+class _Served:
+    """A model that is serving a request: the cache and the token that the next step continues from."""
+
+    def __init__(self, model: nn.Module, request: Request, *, static: bool, device: str) -> None:
+        self._model, self._request, self._static = model, request, static
+        self._prompt, self._device = prompt(model, request, device), device
+        self._cache: Any = None
+        self._token: Any = None
+        self._left = 0
+
+    def first_token(self) -> Tensor:
+        """Run the prompt, with a cache if tokens follow; return the tokens on the host."""
+        cached = bool(self._request.output_tokens)
+        options: dict[str, Any] = {"use_cache": cached}
+        if cached and self._static:
+            length = self._request.prompt_tokens + self._request.output_tokens
+            cache = new_static_cache(self._model, self._request.batch_size, length)
+            options |= self._arguments(cache, 0, self._request.prompt_tokens)
+        output = self._model(**self._prompt, **options)
+        self._cache = cache_of(output) if cached else None
+        self._left = self._request.output_tokens
+        return self._choose(output)
+
+    def be_ready(self) -> None:
+        """Run the prompt again when there is no cache, or when all tokens have been given."""
+        if not self._left:
+            self.first_token()
+
+    def next_token(self) -> Tensor:
+        """Run a decode step; return the tokens on the host."""
+        start = self._request.prompt_tokens + self._request.output_tokens - self._left
+        self._left -= 1
+        arguments = self._arguments(self._cache, start, 1)
+        output = self._model(input_ids=self._token[:, None], use_cache=True, **arguments)
+        return self._choose(output)
+
+    def _arguments(self, cache: Any, start: int, tokens: int) -> dict[str, Any]:
+        forward = self._model.forward
+        return cache_argument(forward, cache) | position_argument(forward, start, tokens, self._device)
+
+    def _choose(self, output: Any) -> Tensor:
+        self._token = output.logits[:, -1].argmax(-1)
+        chosen: Tensor = self._token.cpu()
+        return chosen

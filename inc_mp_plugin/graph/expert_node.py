@@ -1,0 +1,135 @@
+"""Routed experts in a graph: one node per layer while it is captured, three ops per expert afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from inc_mp_plugin.core.plan import Op
+
+NODE = "inc_mp_plugin::experts"
+# The largest number below 1: an expert that nearly every pass reaches is still an expert.
+_NEARLY_ALWAYS = math.nextafter(1.0, 0.0)
+
+torch.library.define(NODE, "(Tensor hidden, Tensor chosen) -> Tensor")
+
+
+@torch.library.register_fake(NODE)  # type: ignore[untyped-decorator]
+def _shape(hidden: Tensor, chosen: Tensor) -> Tensor:
+    return torch.empty_like(hidden)
+
+
+def emit(hidden: Tensor, chosen: Tensor, *unused: Any, **also_unused: Any) -> Tensor:
+    """Put the node of one layer of experts into the graph that is being captured.
+
+    Args:
+        hidden: tokens, shape (tokens, hidden).
+        chosen: numbers of each token's experts, shape (tokens, experts per token).
+        unused: the weights of their outputs.
+        also_unused: the same, by name.
+    """
+    del unused, also_unused
+    output: Tensor = torch.ops.inc_mp_plugin.experts(hidden, chosen)
+    return output
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLayer:
+    """The experts that a node stands for, by module name, all of them alike; or why they cannot be ops."""
+
+    experts: Mapping[str, nn.Module]
+    reason: str = ""
+
+
+class Call(NamedTuple):
+    """One run of a layer: tokens, experts per token, and what a token looks like."""
+
+    tokens: int
+    each: int
+    like: Tensor
+
+    @staticmethod
+    def of(node: Node) -> Call:
+        """The run that a node stands for."""
+        hidden, chosen = (argument.meta["val"] for argument in node.all_input_nodes)
+        tokens, each = chosen.shape
+        return Call(tokens, each, hidden)
+
+
+def share_of(calls: Iterable[Call], experts: int) -> float:
+    """Expected fraction of passes in which an expert gets a token, when each is as likely as any other.
+
+    A token leaves an expert out with probability 1 - k / E, so all T do with (1 - k / E)^T.
+    """
+    left_out = math.prod((1 - call.each / experts) ** call.tokens for call in calls)
+    return min(1 - left_out, _NEARLY_ALWAYS)
+
+
+def expert_ops(layer: ExpertLayer, one: Sequence[Op], calls: Sequence[Call], samples: int) -> tuple[Op, ...]:
+    """The ops of all experts of a layer, expert by expert.
+
+    In the share of passes that reach an expert it gets T k / (E share) of T tokens, so that rows times
+    share are the T k / E that it gets on average.
+
+    Args:
+        layer: its experts.
+        one: the ops of one expert, captured with any number of rows.
+        calls: runs of the layer in one pass.
+        samples: in the batch.
+    """
+    number = len(layer.experts)
+    share = share_of(calls, number)
+    rows = [max(1, round(call.tokens * call.each / (number * share))) for call in calls]
+    pairs = sum(call.tokens * call.each for call in calls)
+    alike = [
+        replace(
+            op,
+            macs=sum(gemm.macs // gemm.rows for gemm in op.gemms) * pairs // (number * samples),
+            calls=op.calls * len(calls),
+            gemms=tuple(gemm._replace(rows=n) for n in rows for gemm in op.gemms),
+            share=share,
+        )
+        for op in one
+    ]
+    return tuple(
+        replace(op, name=f"{name}.{op.name}", after=tuple(f"{name}.{other}" for other in op.after))
+        for name in layer.experts
+        for op in alike
+    )
+
+
+def in_place_of_nodes(
+    ops: Iterable[Op], groups: Iterable[Sequence[str]], layers: Mapping[str, Sequence[Op]]
+) -> tuple[tuple[Op, ...], tuple[tuple[str, ...], ...]]:
+    """Put the ops of every layer in the place of the op that stood for its node.
+
+    Args:
+        ops: in execution order; one of each layer has the layer's name.
+        groups: of their names.
+        layers: the ops of each layer.
+
+    Returns:
+        All ops, and their groups. What waited for a layer waits for the last ops of all its experts.
+    """
+    members = {name: [op.name for op in inner] for name, inner in layers.items()}
+    waited_for = {name: {other for op in inner for other in op.after} for name, inner in layers.items()}
+    last = {name: [op for op in inner if op not in waited_for[name]] for name, inner in members.items()}
+
+    def named(names: Collection[str], table: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+        return tuple(chain.from_iterable(table.get(name, (name,)) for name in names))
+
+    all_ops: list[Op] = []
+    for op in ops:
+        after = named(op.after, last)
+        if op.name in layers:
+            all_ops += [replace(inner, after=inner.after or after) for inner in layers[op.name]]
+        else:
+            all_ops.append(replace(op, after=after))
+    return tuple(all_ops), tuple(named(group, members) for group in groups)

@@ -1,0 +1,1 @@
+"""Checking an INC file, the user's own included."""

@@ -1,0 +1,139 @@
+"""Checking an INC FP8 file, hand-written ones included, against a model's modules."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.inc.backend import device_table
+from inc_mp_plugin.inc.check.keys import check_values, is_measuring
+from inc_mp_plugin.inc.check.remarks import alike, remarks, resting
+from inc_mp_plugin.inc.patterns import summarize
+from inc_mp_plugin.inc.selection import Lists, pattern_lists, quantizable, selected
+from inc_mp_plugin.targets.layout import Layout
+from inc_mp_plugin.targets.rules import legality
+
+Modules = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What INC would select: `lines` to show, and `faults` that make the file suspicious."""
+
+    lines: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def check_config(
+    config: Mapping[str, Any], layout: Layout, device: str, kv_cache: str | None = None
+) -> Report:
+    """Say what INC would select with a file, and what about that is suspicious.
+
+    A file that measures is not held to the rules of a consumer: nothing runs in FP8 with it.
+
+    Args:
+        config: the content of an INC FP8 JSON.
+        layout: the consumer's modules, and which of them go together.
+        device: whose table of supported classes counts, "hpu" or "cpu".
+        kv_cache: format of the KV cache that the model is served with; not compared if None.
+
+    Raises:
+        InputError: the device is unknown, or a pattern is no regular expression.
+    """
+    if device not in ("hpu", "cpu"):
+        raise InputError(unknown("device", device, ("hpu", "cpu")))
+    lists, measures = pattern_lists(config), is_measuring(config)
+    lines, faults = list[str](), list[str]()
+    picked = [selected(tree, config, device) for tree in layout.trees]
+    for number, (tree, chosen) in enumerate(zip(layout.trees, picked, strict=True), 1):
+        able = quantizable(tree, device)
+        which = f" (names, version {number})" if len(layout.trees) > 1 else ""
+        lines += _selection(tree, able, chosen, f"{device}{which}", "measure" if measures else "quantize")
+        faults += [] if measures else _all_or_nothing(lists, able, chosen, which)
+    everything = {name: kind for tree in layout.trees for name, kind in tree.items()}
+    faults += _patterns(lists, everything, set(quantizable(everything, device)), device)
+    faults += _cancelled(lists, everything)
+    if not measures:
+        chosen_anywhere = {name for chosen in picked for name in chosen}
+        lines += remarks(layout, chosen_anywhere)
+        faults += alike(legality(layout, chosen_anywhere, kv_cache))
+        faults += resting(layout, lists, everything, chosen_anywhere)
+    notes, wrong = check_values(config)
+    return Report((*lines, *notes), tuple(dict.fromkeys((*faults, *wrong))))
+
+
+def _selection(
+    tree: Modules, able: Sequence[str], chosen: Sequence[str], where: str, verb: str
+) -> Iterator[str]:
+    yield f"INC would {verb} {len(chosen)} of {len(able)} modules that it could on {where}:"
+    for kind, count in sorted(Counter(tree[name] for name in chosen).items()):
+        yield f"  {count:5d} {kind}"
+    left = Counter(tree[name] for name in set(able).difference(chosen))
+    if left and chosen:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
+        yield f"and leave in the base format: {kinds}"
+    yield from (f"  {names}" for names in summarize(chosen))
+
+
+def _all_or_nothing(lists: Lists, able: Sequence[str], chosen: Sequence[str], which: str) -> Iterator[str]:
+    """What INC would do without a word: nothing at all, or everything although the file says otherwise."""
+    given = any(lists[name][part] for name in lists for part in lists[name])
+    if not chosen and ".*" not in lists["blocklist"]["names"]:
+        yield f"the file selects nothing{which}: the model would run without FP8, and INC would not say so"
+    elif given and len(chosen) == len(able):
+        yield f"the lists change nothing{which}: everything that INC could quantize would run in FP8"
+
+
+def _patterns(lists: Lists, modules: Modules, able: set[str], device: str) -> Iterator[str]:
+    for name, parts in lists.items():
+        for pattern in parts["names"]:
+            hits = [module for module in modules if re.search(pattern, module)]
+            # Read as whole parts of a dotted name, which is what is usually meant.
+            meant = {m for m in hits if re.search(rf"(?:^|\.)(?:{pattern})(?:\.|$)", m)}
+            more = [module for module in hits if module not in meant and module in able]
+            if re.search(r"\[\d+-\d\d+\]", pattern):
+                yield (
+                    f"{name}.names: {pattern!r} holds a set of digits, not a range of numbers; write "
+                    "(?:0|1|2) for 0 to 2"
+                )
+            if not hits:
+                yield f"{name}.names: {pattern!r} matches no module of the model"
+            elif more and (meant or re.fullmatch(r"[\w.]+", pattern)):
+                also = "also " if meant else ""
+                yield (
+                    f"{name}.names: {pattern!r} is searched for inside of names, so it {also}matches "
+                    f"{_few(more)}; write '^...$' with dots as '\\.'"
+                )
+        kinds = set(modules.values())
+        for kind in parts["types"]:
+            if kind not in kinds and (name == "allowlist" or kind not in device_table(device)):
+                yield f"{name}.types: {kind!r} is the class of no module"
+
+
+def _cancelled(lists: Lists, modules: Modules) -> Iterator[str]:
+    """Allowed entries that the block list takes back, and types that let in what names leave out."""
+    block = lists["blocklist"]
+
+    def blocked(module: str) -> bool:
+        return modules[module] in block["types"] or any(re.search(p, module) for p in block["names"])
+
+    for pattern in lists["allowlist"]["names"]:
+        hits = [module for module in modules if re.search(pattern, module)]
+        if hits and all(map(blocked, hits)):
+            yield f"allowlist.names: {pattern!r} is cancelled by the block list, which holds all it matches"
+    for kind in lists["allowlist"]["types"]:
+        hits = [module for module, one in modules.items() if one == kind]
+        if hits and all(map(blocked, hits)):
+            yield f"allowlist.types: {kind!r} is cancelled by the block list, which holds all of that class"
+    if lists["allowlist"]["types"] and lists["allowlist"]["names"]:
+        kinds = ", ".join(lists["allowlist"]["types"])
+        yield f"allowlist: INC takes what fits a type OR a name, so every {kinds} is in, whatever its name"
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,1 @@
+"""A torch model, its data and its loss; nothing of the method."""

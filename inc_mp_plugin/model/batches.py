@@ -1,0 +1,109 @@
+"""What a batch is: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
+
+The first axis of every tensor counts samples; anything else is passed along as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Batch = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
+
+
+def call(model: nn.Module, batch: Batch) -> Any:
+    """Run the model on a batch."""
+    args, kwargs = arguments(model, batch)
+    return model(*args, **kwargs)
+
+
+def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward pass, without key-value cache.
+
+    A cache is of no use where every sample is run once, and would keep all keys in memory.
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(batch, dict):
+        kwargs = dict(batch)
+    elif isinstance(batch, (tuple, list)):
+        args = tuple(batch)
+    else:
+        args = (batch,)
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        kwargs.setdefault("use_cache", False)
+    return args, kwargs
+
+
+def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply a function to every tensor of a batch, keeping its structure."""
+    from inc_mp_plugin.libraries import torch as of_torch
+
+    return of_torch.map_tensors(function, batch)
+
+
+@dataclass(frozen=True)
+class OnDevice(Sequence["Batch"]):
+    """Batches that are kept elsewhere, each moved to a device when it is asked for."""
+
+    batches: Sequence[Batch]
+    device: Any
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return len(self.batches)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Move one batch, or a part of them."""
+        return map_tensors(self.batches[index], lambda tensor: tensor.to(self.device))
+
+
+def batch_size(batch: Batch) -> int:
+    """Number of samples in a batch.
+
+    Raises:
+        InputError: it holds no tensor with a first axis, or an empty one.
+    """
+    sizes: list[int] = []
+    map_tensors(batch, lambda t: sizes.append(t.shape[0]) if t.dim() else None)
+    if not sizes or sizes[0] == 0:
+        message = (
+            f"a batch of type {type(batch).__name__} holds no samples; "
+            "give tensors whose first axis counts them"
+        )
+        raise InputError(message)
+    return sizes[0]
+
+
+def told_nan(batch: Batch, first: int = 1) -> str:
+    """Name the first sample of a batch that holds NaN, to end an error's text; nothing if none does.
+
+    Args:
+        batch: of samples.
+        first: number of the first of them.
+    """
+    size, broken = batch_size(batch), set[int]()
+
+    def look(tensor: Tensor) -> None:
+        if tensor.dim() and tensor.shape[0] == size:
+            broken.update(tensor.reshape(size, -1).isnan().any(dim=1).nonzero().flatten().tolist())
+
+    map_tensors(batch, look)
+    return f"; sample {first + min(broken)} of the data holds NaN" if broken else ""
+
+
+def samples(batch: Batch, start: int, stop: int) -> Batch:
+    """Samples start to stop of a batch, as a batch.
+
+    Tensors whose first axis is not the batch's (position ids shared by all samples) stay whole.
+    """
+    size = batch_size(batch)
+    part: Batch = map_tensors(batch, lambda t: t[start:stop] if t.dim() and t.shape[0] == size else t)
+    return part

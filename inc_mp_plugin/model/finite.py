@@ -1,0 +1,80 @@
+"""Ops whose outputs are not finite, found by running a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Look = Callable[[str, bool, bool], None]
+
+
+def check_outputs(model: nn.Module, ops: Collection[str], run: Callable[[nn.Module], object]) -> None:
+    """Refuse a converted model some of whose ops make NaN or infinity of finite inputs.
+
+    Args:
+        model: converted by INC.
+        ops: names of its modules.
+        run: runs the model on a batch.
+
+    Raises:
+        NonFiniteError: the text names the first such op, in the order of execution.
+    """
+    guilty = first_guilty(model, ops, run)
+    if guilty is not None:
+        message = (
+            f"op {guilty!r} makes NaN or infinity of finite inputs in the converted model, which is of no "
+            "use: its weight or its input in calibration may be zeros, or a value is out of the format's "
+            "range; "
+            "leave the op in the base format, or load the model anew and plan with the batches that it is "
+            "converted with"
+        )
+        raise NonFiniteError(message)
+
+
+def first_guilty(model: nn.Module, ops: Collection[str], run: Callable[[nn.Module], object]) -> str | None:
+    """The first op, in the order of execution, that makes NaN or infinity of finite inputs, if any does."""
+    import torch
+
+    seen: list[str] = []
+
+    def look(name: str, inputs: bool, outputs: bool) -> None:
+        if inputs and not outputs:
+            seen.append(name)
+
+    with torch.no_grad(), watched(model, ops, look):
+        run(model)
+    return next(iter(seen), None)
+
+
+@contextmanager
+def watched(model: nn.Module, ops: Collection[str], look: Look) -> Iterator[None]:
+    """Tell `look` of every call of these ops: name, finite inputs, finite outputs."""
+
+    def hook(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        del module
+        look(name, _all_finite((args, kwargs)), _all_finite(output))
+
+    handles = [
+        model.get_submodule(op).register_forward_hook(partial(hook, op), with_kwargs=True) for op in ops
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _all_finite(values: Any) -> bool:
+    import torch
+
+    from inc_mp_plugin.libraries.torch import leaves
+
+    tensors = [value for value in leaves(values) if isinstance(value, torch.Tensor)]
+    return all(bool(one.isfinite().all()) for one in tensors if one.is_floating_point())

@@ -1,0 +1,90 @@
+"""A model while it is measured: how it runs, which of its modules are seen, and what was not reached."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.libraries.optimum_habana import is_of_optimum_habana
+from inc_mp_plugin.model.attention import exposed_bgemms
+from inc_mp_plugin.model.expert_kernels import kernels_through_modules
+from inc_mp_plugin.model.experts import exposed_experts
+from inc_mp_plugin.runtime.progress import warn
+
+_RANDOM = ("drop", "jitter")  # in the names of settings that make training mode random
+_SHOWN = 3
+
+
+@contextmanager
+def as_measured(model: nn.Module) -> Iterator[None]:
+    """Without randomness, parameters frozen, gradients on, hidden products exposed; all put back at the end.
+
+    Raises:
+        InputError: optimum-habana's code would run with dropout.
+    """
+    training = [(module, module.training) for module in model.modules()]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        _switch_randomness_off(model)
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        # Parameters made in inference mode could not be differentiated through.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            exposed_bgemms(model),
+            exposed_experts(model),
+            kernels_through_modules(model),
+        ):
+            yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, mode in training:
+            module.training = mode
+
+
+def module_of(model: nn.Module, name: str) -> nn.Module:
+    """The module of an op.
+
+    Raises:
+        InputError: the model has none of that name.
+    """
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        message = f"the graph's op {name!r} is not a module of this model; capture the graph from this model"
+        raise InputError(message) from error
+
+
+def say_unreached(graph: Graph, reached: Collection[str]) -> None:
+    """Name the ops that no sample reached, such as experts that no token was sent to."""
+    missed = [op.name for op in graph.ops if op.name not in reached]
+    if missed:
+        more = ", …" if len(missed) > _SHOWN else ""
+        warn(
+            f"no sample reached {len(missed)} of {len(graph.ops)} ops ({', '.join(missed[:_SHOWN])}{more}): "
+            "they stay in the base format; more samples may reach them"
+        )
+
+
+def _switch_randomness_off(model: nn.Module) -> None:
+    """Evaluation mode; training mode for optimum-habana's modules, which then change no tensor in place."""
+    model.eval()
+    modules = [module for module in model.modules() if is_of_optimum_habana(module)]
+    for config in {id(c): c for m in modules if (c := getattr(m, "config", None)) is not None}.values():
+        for name, value in vars(config).items():
+            if isinstance(value, float) and value and any(word in name for word in _RANDOM):
+                message = (
+                    f"the model's config has {name}={value}, which must be 0: optimum-habana's code runs in "
+                    "training mode here, because in evaluation mode it changes inputs in place, which no "
+                    "gradient survives"
+                )
+                raise InputError(message)
+    for module in modules:
+        module.training = True

@@ -1,0 +1,60 @@
+"""A model whose ops can be switched between their modules in different formats."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.libraries.torch import give_parameters, parameters_of
+
+
+class Switch:
+    """A model, and for some of its ops one module per lower format beside the one in the base format."""
+
+    def __init__(
+        self, model: nn.Module, base: Mapping[str, nn.Module], low: Mapping[str, Mapping[str, nn.Module]]
+    ) -> None:
+        """Take the modules of `base`, {op: module}, and of `low`, {format: {op: module}}."""
+        self.model = model
+        self._base = {op: base[op] for modules in low.values() for op in modules}
+        self._low = low
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Names of the ops that can be switched."""
+        return tuple(self._base)
+
+    def pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+        """Every op with its module in the base format and each one in a lower format."""
+        for modules in self._low.values():
+            for op, low in modules.items():
+                yield op, self._base[op], low
+
+    def select(self, formats: Mapping[str, str]) -> None:
+        """Run these ops in these formats, all others in the base format.
+
+        Raises:
+            InputError: an op has no module in its format.
+        """
+        for op, format in formats.items():
+            if op not in self._low.get(format, {}):
+                message = f"{op!r} was not converted to {format}; calibration never ran it, or it cannot be"
+                raise InputError(message)
+        for op, base in self._base.items():
+            put_module(self.model, op, self._low[formats[op]][op] if op in formats else base)
+
+
+def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one of that name."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """Copy a module, sharing its tensors but not the dict of them: either may be given others."""
+    other = copy.copy(module)
+    give_parameters(other, dict(parameters_of(module)))
+    return other

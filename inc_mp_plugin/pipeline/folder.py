@@ -1,0 +1,206 @@
+"""A folder that `inc-mp tune` wrote: its artefacts, each read when first asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.demands import Demands, kept_lines
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.op_values import OpValues
+from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.pipeline.next_command import (
+    PLAN_KEYS,
+    refuse_dry_run,
+    refuse_model_in_memory,
+    solve_overrides,
+)
+from inc_mp_plugin.pipeline.recipe import Recipe, parse_recipe
+from inc_mp_plugin.runtime import artefacts, store
+from inc_mp_plugin.runtime.reuse import changes
+from inc_mp_plugin.solver.ties import constrained
+from inc_mp_plugin.stages.gains import demands_for, runnable_ops
+from inc_mp_plugin.stages.held_back import held_back_for, with_scales
+from inc_mp_plugin.stages.op_values import stored_values
+from inc_mp_plugin.stages.stages import without_noise
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.core.results import Validation
+    from inc_mp_plugin.model.subject import Subject
+    from inc_mp_plugin.stages.loss_meter import LossMeter
+
+
+@dataclass(frozen=True)
+class Run:
+    """The artefacts of a folder, with the recipe's keys overridden by `overrides`.
+
+    `losses` is where measured losses are kept, if not in the folder itself.
+
+    Reading raises InputError where a file is missing or damaged.
+    """
+
+    folder: Path
+    overrides: tuple[str, ...] = ()
+    losses: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a folder of a dry run.
+
+        Raises:
+            InputError: it is one.
+        """
+        refuse_dry_run(self.folder)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """recipe.json, with overrides."""
+        path = self.folder / "recipe.json"
+        content = store.read_json(path, "recipe")
+        return parse_recipe(content, list(self.overrides), str(path))
+
+    @cached_property
+    def graph(self) -> Graph:
+        """graph.json."""
+        return artefacts.load(self.folder / "graph.json", "graph", artefacts.graph_from_json)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """sensitivity.json and sensitivity.npz, with the recipe's model of the noise."""
+        path = self.folder / "sensitivity.json"
+        sha256 = artefacts.load(path, "sensitivity", lambda content: str(content["arrays_sha256"]))
+        arrays = store.read_arrays(path.with_suffix(".npz"), sha256)
+        return replace(artefacts.sensitivity_from_arrays(arrays), noise=self.recipe.noise)
+
+    @cached_property
+    def able(self) -> Sensitivity:
+        """Sensitivities of the ops that every target can run in a lower format, beside their KV cache."""
+        return self._able(self.recipe, self.demands)
+
+    def _able(self, recipe: Recipe, demanded: Demands) -> Sensitivity:
+        able = self.sensitivity.of(self._runnable(recipe))
+        return replace(with_scales(able, held_back_for(able, recipe)), cached=demanded.cached)
+
+    @cached_property
+    def allowed(self) -> tuple[str, ...] | None:
+        """Names of the ops that `mp.tune` allowed to leave the base format; None where all may."""
+        ops = store.read_json(self.folder / "recipe.json", "recipe").get("ops")
+        return None if ops is None else tuple(ops)
+
+    def _runnable(self, recipe: Recipe) -> list[str]:
+        """Ops that a recipe's targets run in a lower format, among those that are allowed."""
+        allowed = self.allowed
+        return [op for op in runnable_ops(self.graph, recipe) if allowed is None or op in allowed]
+
+    @cached_property
+    def free_gains(self) -> dict[str, Gains]:
+        """gains.json: of every configuration that was priced."""
+        return artefacts.load(self.folder / "gains.json", "gains", artefacts.gains_from_json)
+
+    @cached_property
+    def demands(self) -> Demands:
+        """What the targets of the recipe demand of a plan."""
+        return demands_for(self.graph, self.recipe, held_back_for(self.sensitivity, self.recipe))
+
+    @cached_property
+    def planned(self) -> Recipe:
+        """The recipe, with the plan's own targets, served as the plan is."""
+        plan = self.plan
+        return self.recipe.model_copy(update={"targets": plan.targets, **asdict(plan.serving)})
+
+    @cached_property
+    def planned_demands(self) -> Demands:
+        """The demands of the plan's own targets."""
+        return demands_for(self.graph, self.planned, held_back_for(self.sensitivity, self.planned))
+
+    @cached_property
+    def gains(self) -> dict[str, Gains]:
+        """Gains of the configurations that keep to the demands of the recipe's targets."""
+        return {name: constrained(gains, self.demands) for name, gains in self.free_gains.items()}
+
+    def values(self, strategy: str) -> OpValues | None:
+        """eagl.json or alps.json, for these strategies; None for the others."""
+        stored = store.read_json(self.folder / "sensitivity.json", "sensitivity").get("depends_on", {})
+        return stored_values(strategy, self.folder, without_noise(stored))
+
+    @cached_property
+    def held_back(self) -> tuple[str, ...]:
+        """Why ops stay in the base format whatever the threshold, one line per reason."""
+        base, reached = self.recipe.model.dtype, set(self.sensitivity.ops)
+        missed = {op.name for op in self.graph.ops} - reached
+        demanded = self.planned_demands
+        lines = kept_lines(demanded.kept, base)
+        together = {op for tie in demanded.ties if not missed.isdisjoint(tie.ops) for op in tie.ops}
+        if missed:
+            with_them = len(together - missed)
+            also = f", and so do {with_them} ops that share one format with them" if with_them else ""
+            lines.append(f"{len(missed)} ops stay in {base}: no sample reached them{also}; give more samples")
+        return tuple(lines)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """plan.json."""
+        return artefacts.load(self.folder / "plan.json", "plan", artefacts.plan_from_json)
+
+    def solved_again(self, **changes: Any) -> list[str]:
+        """Overrides of `inc-mp solve` for the plan of this folder, with these changes."""
+        plan, stored = self.plan, {key: getattr(self.recipe, key) for key in PLAN_KEYS}
+        path = self.folder / "plan.json"
+        made = artefacts.load(path, "plan", lambda content: dict(content["depends_on"]))
+        planned = {key: made.get(key) for key in PLAN_KEYS}  # a plan may be older than a key
+        planned |= {"targets": plan.targets, **asdict(plan.serving)}
+        return solve_overrides(stored, planned, changes)
+
+    @cached_property
+    def priced(self) -> Sensitivity:
+        """Sensitivities of the ops that the plan's own targets can run, with its noise and its KV cache."""
+        return replace(self._able(self.planned, self.planned_demands), noise=self.plan.noise)
+
+    @cached_property
+    def validation(self) -> Validation | None:
+        """validation.json, if there is one and it is of this plan."""
+        from inc_mp_plugin.runtime import result_artefacts
+
+        path = self.folder / "validation.json"
+        if not path.exists():
+            return None
+        validation = artefacts.load(path, "validation", result_artefacts.validation_from_json)
+        same = validation.plan.quantized == self.plan.quantized and validation.tau == self.plan.tau
+        return validation if same else None
+
+    @cached_property
+    def subject(self) -> Subject:
+        """What the recipe names.
+
+        Raises:
+            InputError: it is no longer what was measured.
+        """
+        from inc_mp_plugin.model.subject import subject_of
+
+        subject = subject_of(self.recipe)
+        stored = store.read_json(self.folder / "sensitivity.json", "sensitivity").get("depends_on", {})
+        difference = changes(without_noise(stored), subject.depends_on)
+        if difference:
+            message = f"{self.folder} is of another state of things ({difference}); run `inc-mp tune` again"
+            raise InputError(message)
+        return subject
+
+    @cached_property
+    def meter(self) -> LossMeter:
+        """What measures losses on the recipe's held-out samples.
+
+        Raises:
+            InputError: the recipe names none.
+        """
+        from inc_mp_plugin.stages.loss_meter import LossMeter
+
+        refuse_model_in_memory(self.recipe.model)
+        section = self.recipe.validation
+        if section is None:
+            message = "the recipe has no validation section; add validation: {data: HELDOUT.jsonl}"
+            raise InputError(message)
+        kept = self.losses or self.folder
+        return LossMeter(self.recipe, section, self.subject, self.graph, self.able, kept)

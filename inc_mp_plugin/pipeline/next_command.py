@@ -1,0 +1,143 @@
+"""What to run next: whole commands, ready to paste, for the messages that name them."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.runtime import store
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.pipeline.sections import ModelSection
+
+KNOBS = ("tau", "gain_fraction", "budget")
+SERVING_KEYS = ("kv_cache", "attention", "reuse_cache")
+PLAN_KEYS = (
+    *KNOBS,
+    *("objective", "strategy", "seed", "noise", "confidence", "targets"),
+    *SERVING_KEYS,
+)
+DRY_RUN = "dry-run.json"
+IN_MEMORY = "in_memory"  # weights of a model that `mp.tune` was given, as recipe.json has it
+
+
+def solve_overrides(
+    stored: Mapping[str, Any], planned: Mapping[str, Any], changes: Mapping[str, Any]
+) -> list[str]:
+    """Overrides that make `inc-mp solve` plan as before, these changes aside.
+
+    `inc-mp solve` starts from the stored recipe each time, so whatever else the plan was made with must be
+    said again.
+
+    Args:
+        stored: the recipe's values of PLAN_KEYS.
+        planned: the values that the plan was made with.
+        changes: what is to be different now.
+
+    Example:
+        >>> stored = dict.fromkeys(PLAN_KEYS) | {"tau": 0.01, "targets": ("cpu-qdq",)}
+        >>> solve_overrides(stored, stored | {"tau": 0.02}, {"targets": ("cpu-qdq", "vllm-gaudi")})
+        ['tau=0.02', 'targets=[cpu-qdq,vllm-gaudi]']
+    """
+    wanted = {**planned, **changes}
+    keys = [key for key in PLAN_KEYS if wanted[key] != stored[key]]
+    if not set(KNOBS).isdisjoint(keys):  # those that are given drop the others
+        keys = [key for key in KNOBS if wanted[key] is not None] + [key for key in keys if key not in KNOBS]
+    return [written(key, wanted[key]) for key in keys]
+
+
+def solve_command(folder: Path, overrides: list[str]) -> str:
+    """`inc-mp solve` as it is typed in a shell.
+
+    Example:
+        >>> solve_command(Path("my runs/x"), ["tau=0.02", "targets=[cpu-qdq]"])
+        "inc-mp solve 'my runs/x' tau=0.02 'targets=[cpu-qdq]'"
+    """
+    return shlex.join(["inc-mp", "solve", str(folder), *overrides])
+
+
+def written(key: str, value: Any) -> str:
+    """A value of a recipe as an override.
+
+    Example:
+        >>> written("targets", ("cpu-qdq",)), written("reuse_cache", True), written("confidence", None)
+        ('targets=[cpu-qdq]', 'reuse_cache=true', 'confidence=null')
+    """
+    if value is None:
+        return f"{key}=null"
+    if isinstance(value, bool):
+        return f"{key}={str(value).lower()}"
+    return f"{key}=[{','.join(value)}]" if isinstance(value, tuple) else f"{key}={value}"
+
+
+def rounded_up(value: float | Fraction, digits: int = 5) -> str:
+    """A number that is not below this one, with five digits or as many as asked for.
+
+    Example:
+        >>> rounded_up(0.0012345678), rounded_up(0.0)
+        ('0.0012346', '0')
+    """
+    if value == 0:
+        return "0"
+    step = type(value)(10) ** (math.floor(math.log10(value)) - digits + 1)
+    return f"{float(math.ceil(value / step) * step):.{digits}g}"
+
+
+def mark_dry_run(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Write dry-run.json, which marks a folder as one of a dry run, with the content of the recipe.
+
+    Raises:
+        InputError: the folder is one that `inc-mp tune` planned in.
+    """
+    if (folder / "recipe.json").exists():
+        message = f"{folder} holds a plan, whose files a dry run would replace; give another folder by --out"
+        raise InputError(message)
+    store.write_artefact(folder / DRY_RUN, "dry_run", {"recipe": dict(recipe)})
+
+
+def refuse_in_memory(folder: Path) -> None:
+    """Refuse a folder of `mp.tune`, whose artefacts a recipe's would replace.
+
+    Raises:
+        InputError: it is one.
+    """
+    path = folder / "recipe.json"
+    if path.exists() and store.read_json(path, "recipe")["model"].get("weights") == IN_MEMORY:
+        message = (
+            f"{folder} holds the plan of a model that a Python script had in memory, which `inc-mp tune` "
+            "would replace; give another folder by --out"
+        )
+        raise InputError(message)
+
+
+def refuse_model_in_memory(model: ModelSection) -> None:
+    """Refuse a model that cannot be loaded: it was in memory.
+
+    Raises:
+        InputError: it was.
+    """
+    if model.weights == IN_MEMORY:
+        message = (
+            f"this needs the model and its samples, but {model.name_or_path} was in the memory of a Python "
+            "script; measure there (mp.tune, mp.apply); solve, frontier, emit and report work here"
+        )
+        raise InputError(message)
+
+
+def refuse_dry_run(folder: Path) -> None:
+    """Refuse a folder of a dry run: it has a graph, gains and files, but nothing to plan from.
+
+    Raises:
+        InputError: it is one.
+    """
+    if (folder / DRY_RUN).exists():
+        message = (
+            f"{folder} is of a dry run, without sensitivities and plan.json; run `inc-mp tune RECIPE.yaml` "
+            "without --dry-run, then this command for the folder that it writes"
+        )
+        raise InputError(message)

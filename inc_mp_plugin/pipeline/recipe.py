@@ -1,0 +1,254 @@
+"""Recipes: YAML to a frozen value, strictly; every fault is reported, all of them together."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.formats import check_formats, get_format
+from inc_mp_plugin.core.results import LEAST_SAMPLES, VERIFY_CONFIDENCE
+from inc_mp_plugin.pipeline.next_command import IN_MEMORY, KNOBS
+from inc_mp_plugin.pipeline.sections import (
+    CalibrationSection,
+    ModelSection,
+    RequestSection,
+    Section,
+    Threshold,
+    TimingSection,
+    ValidationSection,
+    knob_fault,
+)
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.targets import get_target
+
+Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Strategy = Literal["ip_mse", "eagl", "alps", "random", "prefix", "uniform"]
+Objective = Literal["memory", "theoretical_time", "bit_operations", "roofline", "empirical_time"]
+
+
+class Recipe(Section):
+    """Everything that `inc-mp tune` needs to know."""
+
+    model: ModelSection
+    calibration: CalibrationSection
+    strategy: Strategy = "ip_mse"
+    seed: int = 0
+    objective: Objective = "memory"
+    device: Literal["gaudi2", "gaudi3", "h100", "cpu"] = "gaudi2"
+    formats: tuple[str, ...] = ("fp8_e4m3",)
+    tau: Threshold | None = None
+    gain_fraction: Fraction | None = None
+    budget: Fraction | None = None
+    noise: Literal["uniform", "log_uniform", "measured"] = "uniform"
+    scale_method: str | None = None
+    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
+    verify: bool = False
+    verify_confidence: Annotated[float, Field(gt=0, lt=1)] = VERIFY_CONFIDENCE
+    targets: tuple[str, ...] = ("cpu-qdq",)
+    kv_cache: Literal["bf16", "fp8"] = "bf16"
+    attention: Literal["eager", "flash"] = "eager"
+    reuse_cache: bool = False
+    request: RequestSection | None = None
+    timing: TimingSection | None = None
+    validation: ValidationSection | None = None
+
+    @field_validator("formats")
+    @classmethod
+    def _formats_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if get_format(name).is_integer:
+                message = (
+                    f"{name} is an integer, which no FP8 configuration of INC holds; a recipe takes formats "
+                    "of floating point, and recipes/digits shows how integers are planned from Python"
+                )
+                raise ValueError(message)
+        return names
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            get_target(name)
+            if names.count(name) > 1:
+                message = f"{name} is given more than once"
+                raise ValueError(message)
+        return names
+
+    @model_validator(mode="after")
+    def _sections_fit_together(self) -> Recipe:
+        check_formats((self.model.dtype, *self.formats))
+        for fault in (
+            self._data_fault(),
+            self._threshold_fault(),
+            self._target_fault(),
+            self._heldout_fault(),
+        ):
+            if fault:
+                raise ValueError(fault)
+        return self
+
+    def _data_fault(self) -> str:
+        for name, section in (("calibration", self.calibration), ("validation", self.validation)):
+            if section is not None and section.data.is_dir():
+                return f"{name}.data is {section.data}, a folder; give a file of JSON lines"
+        return ""
+
+    def _threshold_fault(self) -> str:
+        fault = knob_fault(self.strategy, self.tau, self.gain_fraction, self.budget)
+        if fault:
+            return fault
+        if self.confidence and self.strategy != "ip_mse":
+            return "confidence makes ip_mse keep to the upper end of the loss; it goes with no other strategy"
+        return ""
+
+    def _target_fault(self) -> str:
+        in_recipe = self.model.weights != IN_MEMORY  # in Python, noise needs no target
+        for target in map(get_target, self.targets):
+            if not set(self.formats) <= set(target.formats) or self.model.dtype != (
+                target.base or self.model.dtype
+            ):
+                return (
+                    f"target {target.name} runs {', '.join(target.formats)} beside "
+                    f"{target.base or 'any base format'}, not {', '.join(self.formats)} beside "
+                    f"{self.model.dtype}; change formats, model.dtype or targets"
+                )
+            if in_recipe and self.scale_method and self.scale_method not in target.scale_methods:
+                return unknown(
+                    f"scale_method of target {target.name}", self.scale_method, target.scale_methods
+                )
+        return self._serving_fault() if in_recipe else ""
+
+    def _serving_fault(self) -> str:
+        if self.kv_cache == "fp8" and not any(get_target(name).device == "hpu" for name in self.targets):
+            return "kv_cache: fp8 is of Gaudi; add a target that has one: optimum-habana or vllm-gaudi"
+        if self.noise == "measured" and not (self.targets and get_target(self.targets[0]).scale_methods):
+            return "noise: measured rounds as the first of targets does in FP8; give an FP8 target first"
+        return ""
+
+    def _heldout_fault(self) -> str:
+        if self.validation and self.validation.data.resolve() == self.calibration.data.resolve():
+            return "validation.data is calibration.data; held-out samples must be others"
+        if self.verify and (self.validation is None or self.tau is None or self.strategy != "ip_mse"):
+            return (
+                "verify measures ip_mse plans on held-out samples until tau holds; it needs tau, and "
+                "validation: {data: HELDOUT.jsonl}"
+            )
+        if self.verify and self.validation and self.validation.samples < LEAST_SAMPLES:
+            return (
+                f"validation.samples is {self.validation.samples}; verify needs at least {LEAST_SAMPLES} to "
+                "say how far a measurement may be off, and 64 or more to say it well"
+            )
+        if self.verify and self.kv_cache == "fp8":
+            return (
+                "verify measures through INC on a CPU, where there is no KV cache: kv_cache: fp8 would go "
+                "unmeasured; give verify: false, or kv_cache: bf16"
+            )
+        return ""
+
+
+def load_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """Read a recipe and apply `key=value` overrides (`calibration.samples=32`).
+
+    Raises:
+        InputError: the file is missing or not YAML, or keys or values are not allowed; the text has
+            one line per fault.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"recipe {path} does not exist"
+        raise InputError(message) from None
+    except IsADirectoryError:
+        message = f"recipe {path} is a folder; give its YAML file"
+        raise InputError(message) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        message = f"recipe {path} cannot be read: {' '.join(str(error).split())}"
+        raise InputError(message) from error
+    if not isinstance(content, dict):
+        message = f"recipe {path} is not a mapping of keys to values"
+        raise InputError(message)
+    return parse_recipe(content, overrides, str(path))
+
+
+def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> Recipe:
+    """Check the content of a recipe after overrides; see `load_recipe`."""
+    content = store.unmarked(content, "recipe", "ops")
+    for override in overrides:
+        _override(content, override)
+    # Whoever asks for some of the knobs means these, instead of those that the recipe has.
+    given = {override.partition("=")[0] for override in overrides} & set(KNOBS)
+    for knob in set(KNOBS) - given if given else ():
+        content.pop(knob, None)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        lines = [f"{_origin(one, overrides, source)}: {_fault(one)}" for one in error.errors()]
+        raise InputError("\n".join(lines)) from error
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        message = f"{override!r} is not an override; write key=value, such as tau=0.01"
+        raise InputError(message)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        message = f"the value of {override!r} is not YAML"
+        raise InputError(message) from error
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            message = f"{override!r}: {section} is a value, not a section"
+            raise InputError(message)
+    content[last] = value
+
+
+def _origin(error: Any, overrides: list[str], source: str) -> str:
+    """Where a fault comes from: an override that gave the value, or the file, with what it was joined by."""
+    where, fault = [str(part) for part in error["loc"]], _fault(error)
+    keys = {override: override.partition("=")[0].split(".") for override in overrides}
+    for override, key in reversed(keys.items()):
+        if where[: len(key)] == key:
+            return f"override {override}"
+    said = {override for override, key in keys.items() if re.search(rf"\b{re.escape(key[-1])}\b", fault)}
+    joined = [override for override, key in keys.items() if key[: len(where)] == where and override in said]
+    return f"{source} with {' '.join(joined)}" if joined else source
+
+
+def _fault(error: Any) -> str:
+    """One line for one fault: where, what was given, what is allowed."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        *sections, key = error["loc"]
+        known = _known_keys(sections)
+        near = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {where!r}; {hint}"
+    if error["type"] == "missing":
+        return f"key {where!r} is missing"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
+    given = "empty" if error["input"] is None else repr(error["input"])
+    if error["type"] == "tuple_type":
+        example = error["input"] or Recipe.model_fields[where].default[0]
+        return f"{where} is {given}: it must be a list, such as [{example}]"
+    if error["type"] in ("bool_parsing", "bool_type"):
+        return f"{where} is {given}: it must be true or false"
+    return f"{where} is {given}: {error['msg'].lower()}"
+
+
+def _known_keys(sections: list[Any]) -> list[str]:
+    model: Any = Recipe
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        options = [annotation, *get_args(annotation)]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(model.model_fields)

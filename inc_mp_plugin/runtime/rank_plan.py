@@ -1,0 +1,56 @@
+"""One plan for several processes: the first makes it, the others measure their share and take it over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from inc_mp_plugin.core import errors
+from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.runtime import artefacts, ranks
+
+Json = dict[str, Any]
+
+
+def plan_together(make: Callable[[], Plan], tasks: Mapping[str, Callable[[Graph], object]]) -> Plan:
+    """Make a plan in the first process; all others return the same one.
+
+    Args:
+        make: makes the plan; before all processes are to measure together, it calls `ask`.
+        tasks: what another process does when it is asked, by name: measure its own samples.
+
+    Raises:
+        PluginError: what `make` raised, in every process.
+    """
+    if ranks.size() == 1:
+        return make()
+    if ranks.rank():
+        return _take_part(tasks)
+    try:
+        plan = make()
+    except errors.PluginError as error:
+        _tell({"error": type(error).__name__, "text": str(error)})
+        raise
+    _tell({"plan": artefacts.plan_to_json(plan)})
+    return plan
+
+
+def ask(task: str, graph: Graph) -> None:
+    """Ask the other processes to do a task, on a graph, with this one."""
+    if ranks.size() > 1:
+        _tell({"task": task, "graph": artefacts.graph_to_json(graph)})
+
+
+def _take_part(tasks: Mapping[str, Callable[[Graph], object]]) -> Plan:
+    while True:
+        said = json.loads(ranks.hear())
+        if "error" in said:
+            raise getattr(errors, said["error"])(said["text"])
+        if "plan" in said:
+            return artefacts.plan_from_json(said["plan"])
+        tasks[said["task"]](artefacts.graph_from_json(said["graph"]))
+
+
+def _tell(content: Json) -> None:
+    ranks.tell(json.dumps(content).encode())

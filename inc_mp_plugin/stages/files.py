@@ -1,0 +1,129 @@
+"""Writing the files of a target: for INC, and the commands that use them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin.core.demands import Serving
+from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.report.text import threshold
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.targets import TARGETS, get_target
+from inc_mp_plugin.targets.commands import Deployment, Request, commands
+from inc_mp_plugin.targets.layout import Captured
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.pipeline.recipe import Recipe
+
+
+ENDS = (".json", "-measure.json", ".sh")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a file is to say: the formats of all ops, how the model is served, and what plan that is."""
+
+    base: str
+    formats: Mapping[str, str]
+    serving: Serving
+    plan: str
+
+
+def emit(plan: Plan, graph: Graph, target: str, out: Path, recipe: Recipe) -> Path:
+    """The files of a plan; see `write_files`."""
+    line = f"plan: {counted(plan.base, plan.formats)}, {threshold(plan)}, objective {plan.objective}"
+    return write_files(Wanted(plan.base, plan.formats, plan.serving, line), graph, target, out, recipe)
+
+
+def counted(base: str, formats: Mapping[str, str]) -> str:
+    """How many ops run in FP8.
+
+    Example:
+        >>> counted("bf16", {"q": "fp8_e4m3", "k": "bf16"})
+        '1 of 2 ops in FP8'
+    """
+    return f"{sum(format != base for format in formats.values())} of {len(formats)} ops in FP8"
+
+
+def write_files(wanted: Wanted, graph: Graph, target: str, out: Path, recipe: Recipe) -> Path:
+    """configs/<target>.json, made anew: refused unless INC would select exactly the planned ops.
+
+    For one that runs FP8 also configs/<target>-measure.json, the file that measures first, and for one on
+    Gaudi configs/<target>.sh, the commands to run with both.
+
+    Args:
+        wanted: the formats.
+        graph: of the model.
+        target: the consumer.
+        out: folder of the run.
+        recipe: names the model, the scale method and the request.
+
+    Raises:
+        InputError: an unknown target, or formats that INC cannot mix.
+        SelectionError: the consumer cannot run these formats, or INC would select other modules.
+    """
+    from inc_mp_plugin.inc.config import config_of, measure_config
+
+    consumer = get_target(target)
+    quantize, measure, script = _files(out, target)
+    for path in (quantize, measure, script):
+        path.unlink(missing_ok=True)  # never leave the files of another plan behind
+    captured, method = Captured.of(graph), recipe.scale_method
+    config = config_of(wanted.base, wanted.formats, consumer, captured, method, wanted.serving)
+    stats = _stats(recipe.model.name_or_path, config.get("dump_stats_path", ""))
+    if "dump_stats_path" in config:  # each model measures into a folder of its own
+        config["dump_stats_path"] = f"{stats}/measure"
+    store.write_json(quantize, config)
+    lowered = sum(format != wanted.base for format in wanted.formats.values())
+    say(f"configs/{quantize.name}: INC selects exactly the {lowered} ops of the plan")
+    if consumer.scale_methods:
+        store.write_json(measure, measure_config(config, consumer))
+        say(f"configs/{measure.name} measures for it")
+    if consumer.device == "hpu":
+        model, classes = recipe.model.name_or_path, set(graph.modules.values())
+        deployment = Deployment(model, classes, wanted.serving, stats, _request(recipe), wanted.plan)
+        store.write_bytes(script, commands(target, deployment).encode())
+        say(f"configs/{script.name} runs both")
+    return quantize
+
+
+def clear_files(out: Path, rewritten: Collection[str] = ()) -> None:
+    """Remove the files of every target, which are of a former plan; nothing else in configs/ is touched.
+
+    Args:
+        out: folder of the run.
+        rewritten: targets whose files are about to be made again, which need not be spoken of.
+    """
+    removed = []
+    for target in TARGETS:
+        there = [path for path in _files(out, target) if path.exists()]
+        removed += [path.name for path in there if target not in rewritten]
+        for path in there:
+            path.unlink()
+    if removed:
+        names = ", ".join(removed)
+        say(f"removed from {out / 'configs'}, files of a former plan or of other targets: {names}")
+
+
+def _files(out: Path, target: str) -> list[Path]:
+    return [out / "configs" / f"{target}{end}" for end in ENDS]
+
+
+def _stats(model: str, path: str) -> str:
+    """Folder of a model's measurements, ./hqt_output/<model>/<folder of `path`>, safe in a shell."""
+    name = PurePosixPath(model).name
+    name = Path(model).resolve().name if name in ("", "..") else name
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return f"./hqt_output/{plain or 'model'}/{PurePosixPath(path).parent.name}"
+
+
+def _request(recipe: Recipe) -> Request:
+    asked = recipe.request
+    if asked is None:
+        return Request()
+    return Request(asked.prompt_tokens, asked.output_tokens, asked.batch_size)

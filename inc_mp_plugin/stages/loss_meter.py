@@ -1,0 +1,179 @@
+"""The loss of held-out samples in the model as INC converts it, for any choice of ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.model.finite import first_guilty
+from inc_mp_plugin.model.heldout import heldout_batches
+from inc_mp_plugin.model.losses import sample_losses
+from inc_mp_plugin.model.subject import data_settings
+from inc_mp_plugin.runtime.progress import say, tracked
+from inc_mp_plugin.runtime.reuse import numbered
+from inc_mp_plugin.runtime.store import Partial, fingerprint
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.core.sensitivity import FloatArray
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.subject import Subject
+    from inc_mp_plugin.model.switch import Switch
+    from inc_mp_plugin.pipeline.recipe import Recipe
+    from inc_mp_plugin.pipeline.sections import ValidationSection
+
+
+class LossMeter:
+    """Measures losses, each choice of ops once: what was measured is kept beside the artefacts.
+
+    INC converts the model once, when the first loss is not known yet, and for good; afterwards ops are
+    switched. One lower format is measured: the first of the recipe.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        section: ValidationSection,
+        subject: Subject,
+        graph: Graph,
+        sensitivity: Sensitivity,
+        out: Path,
+        beside: LossMeter | None = None,
+    ) -> None:
+        """Prepare; nothing is loaded or converted yet.
+
+        Args:
+            recipe: names the held-out samples.
+            section: its validation section.
+            subject: the model; its batches give INC's scales.
+            graph: from `capture`.
+            sensitivity: its ops are those that may leave the base format.
+            out: folder of the artefacts.
+            beside: a meter whose converted model is used, and whose samples are skipped.
+        """
+        self.format = recipe.formats[0]
+        settings = {
+            **subject.depends_on,
+            **data_settings("validation", section),
+            "format": self.format,
+            "scale_method": recipe.scale_method,
+            "ops": fingerprint({"ops": list(sensitivity.ops)}),
+        }
+        name, self._skip = "measured_losses.npz", 0
+        if beside is not None:
+            name, self._skip = "verified_losses.npz", section.samples
+            settings["validation.skip"] = self._skip
+        self.depends_on = numbered("losses", settings)
+        self.verify_confidence = recipe.verify_confidence
+        self.subject = subject
+        self.section = section
+        self._recipe, self._out = recipe, out
+        self._graph, self._sensitivity = graph, sensitivity
+        self._converted: Callable[[], Switch] = cache(self._convert) if beside is None else beside._converted
+        self._kept = Partial(out / name, fingerprint(self.depends_on))
+        self._known = self._kept.load()
+
+    def on_other_samples(self) -> LossMeter:
+        """A meter of the same model on as many other held-out samples, those that come next."""
+        same = (self._recipe, self.section, self.subject, self._graph, self._sensitivity, self._out)
+        return LossMeter(*same, beside=self)
+
+    @cached_property
+    def heldout(self) -> Sequence[Batch]:
+        """The held-out batches."""
+        return heldout_batches(self._recipe, self.section, self._skip)
+
+    @property
+    def switch(self) -> Switch:
+        """The model, converted by INC, with both modules of every op."""
+        return self._converted()
+
+    def _convert(self) -> Switch:
+        from inc_mp_plugin.inc.switching import switch_to_validate
+
+        say("Quantizing with INC, to measure what was predicted ...")
+        subject = self.subject
+        return switch_to_validate(
+            subject.model,
+            self._graph,
+            self._sensitivity.ops,
+            subject.base,
+            self.format,
+            subject.batches,
+            self._recipe.scale_method,
+        )
+
+    def losses(self, ops: Collection[str]) -> FloatArray:
+        """Loss of each held-out sample with these ops in the lower format, shape (samples,).
+
+        Raises:
+            NonFiniteError: one is NaN or infinite; the text names the op.
+        """
+        key = _key(ops)
+        if key not in self._known or not np.isfinite(self._known[key]).all():
+            self.switch.select(dict.fromkeys(ops, self.format))
+            measured = self._run()
+            if not np.isfinite(measured).all():
+                raise NonFiniteError(self._why_not_finite(len(ops)))
+            self._known[key] = measured
+            self._kept.save(self._known)
+        losses: FloatArray = self._known[key]
+        return losses
+
+    def measure(self, choices: Sequence[Collection[str]], description: str, shorter: str) -> None:
+        """Measure the losses of these choices of ops, those that are not known yet, and show how far it is.
+
+        Args:
+            choices: of ops.
+            description: of the work.
+            shorter: how to make it shorter.
+        """
+        wanted = {_key(ops): ops for ops in choices}
+        missing = [ops for key, ops in wanted.items() if key not in self._known]
+        if missing:
+            self.losses(())  # converts the model, which is no part of a plan's time
+        with tracked(missing, description, noun="plan", shorter=shorter) as plans:
+            for ops in plans:
+                self.losses(ops)
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that lowers ops to another format than the one that is measured.
+
+        Raises:
+            InputError: it does.
+        """
+        others = set(plan.lowered.values()) - {self.format}
+        if others:
+            message = (
+                f"the plan lowers ops to {', '.join(sorted(others))}, but the first of formats, "
+                f"{self.format}, is what is measured: INC runs one per model; give a single format"
+            )
+            raise InputError(message)
+
+    def _why_not_finite(self, lowered: int) -> str:
+        """Name the op where the first NaN or infinity appears, in the model as it is switched now."""
+        message = f"a loss is NaN or infinite with {lowered} ops in {self.format}"
+        for batch in self.heldout:
+            run = partial(sample_losses, batch=batch, loss_fn=self.subject.loss_fn)
+            guilty = first_guilty(self.switch.model, self._graph.by_name, run)
+            if guilty is not None:
+                return f"{message}: op {guilty!r} is the first that makes it of finite inputs"
+        return f"{message}, although no op makes it of finite inputs: look at the model itself"
+
+    def _run(self) -> FloatArray:
+        import torch
+
+        with torch.no_grad():
+            parts = [sample_losses(self.switch.model, one, self.subject.loss_fn) for one in self.heldout]
+        return np.asarray(torch.cat(parts).double().cpu().numpy())
+
+
+def _key(ops: Collection[str]) -> str:
+    """Name of the losses of a choice of ops."""
+    return fingerprint({"ops": sorted(ops)})

@@ -1,0 +1,160 @@
+"""Measuring a model's time on a device: the model, the request, both formats and the clock together."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.gain.bench import FAILURES, TimingSettings, one_line
+from inc_mp_plugin.gain.configurations import free_formats
+from inc_mp_plugin.gain.devices import get_device
+from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
+from inc_mp_plugin.gain.passes import Request, batch_passes, request_passes
+from inc_mp_plugin.gain.timing import Candidate, measure
+from inc_mp_plugin.inc.switching import switch_to_time
+from inc_mp_plugin.model.batches import map_tensors
+from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.runtime.store import Partial
+from inc_mp_plugin.targets.timed import runnable_kinds, timed_formats
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from inc_mp_plugin.core.timings import Timing
+    from inc_mp_plugin.model.batches import Batch
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """A model on a device, and what is timed there.
+
+    `work` is a request, or a batch whose forward pass is timed; `formats` are the base format and one
+    lower one; `batches` give scales where a format needs them.
+    """
+
+    model: nn.Module
+    graph: Graph
+    work: Request | Batch
+    formats: tuple[str, str]
+    batches: Sequence[Batch]
+    device: str = "cpu"
+    settings: TimingSettings = field(default_factory=TimingSettings)
+
+    def measure(self, wanted: Sequence[Candidate], partial: Partial) -> Timing:
+        """Time configurations; the model leaves as it came (on a Gaudi, INC changes it for good)."""
+        device = get_device(self.device)
+        base, low = self.formats
+        ops = {op for candidate in wanted for op in candidate.formats}
+        with _moved(self.model, self.device), torch.inference_mode():
+            moved = [map_tensors(batch, lambda t: t.to(self.device)) for batch in self.batches]
+            try:
+                switch = switch_to_time(self.model, self.graph, ops, base, low, self.device, moved)
+            except FAILURES as error:
+                message = f"the model cannot be converted to {low} on {self.device!r}: {one_line(error)}"
+                raise InputError(message) from error
+            if isinstance(self.work, Request):
+                static = device.static_shapes
+                passes = request_passes(self.model, self.work, static_cache=static, device=self.device)
+            else:
+                work = map_tensors(self.work, lambda t: t.to(self.device))
+                passes = batch_passes(self.model, work)
+            say(f"Measuring {len(wanted)} configurations on {device.description} ...")
+            try:
+                return measure(device, switch.select, passes, wanted, self.settings, partial)
+            finally:
+                switch.select({})
+
+
+def stopwatch(
+    model: nn.Module,
+    graph: Graph,
+    work: Request | Batch,
+    formats: Sequence[str],
+    batches: Sequence[Batch],
+    device: str,
+    settings: TimingSettings,
+) -> Stopwatch:
+    """Check what is to be timed before anything is.
+
+    Raises:
+        InputError: formats that are not one base and one lower format, or that the device has not.
+    """
+    pair = timed_formats(formats, device)
+    get_device(device)
+    return Stopwatch(model, graph, work, pair, batches, device, settings)
+
+
+def time_gains(
+    model: nn.Module,
+    graph: Graph,
+    work: Request | Batch,
+    *,
+    formats: Sequence[str] = ("bf16", "fp8_e4m3"),
+    device: str = "cpu",
+    batches: Sequence[Batch] = (),
+    ops: Collection[str] | None = None,
+    sensitivity: Mapping[str, float] | None = None,
+    every_group: bool = False,
+    settings: TimingSettings | None = None,
+) -> Gains:
+    """Measure what every configuration of every group saves (section 2.3.1).
+
+    The gain of a group's configuration is the time of the work with everything in the base format, less
+    that with this group in this configuration and all others in the base format. Groups of the same
+    structure are measured once.
+
+    Args:
+        model: in its base format; it leaves as it came (on a Gaudi, INC changes it for good).
+        graph: from `capture`.
+        work: a `Request`, priced TTFT + output_tokens x TPOT, or a batch whose forward pass is timed.
+        formats: the base format and one lower format that the device really runs.
+        device: "cpu", "cuda" or "hpu".
+        batches: calibration batches, from which FP8 scales are taken; BF16 needs none.
+        ops: those that may leave the base format; all if None.
+        sensitivity: of each op; it decides which configurations of large groups are measured.
+        every_group: measure groups of the same structure one by one.
+        settings: how long to measure.
+
+    Returns:
+        Gains in seconds, measured, with standard errors.
+
+    Raises:
+        InputError: the device is missing or only emulates the format, or the model does not fit.
+        NonFiniteError: the device reports a time that is not a number.
+    """
+    watch = stopwatch(model, graph, work, formats, batches, device, settings or TimingSettings())
+    kinds = runnable_kinds(device, watch.formats[1])
+    choices = free_formats(graph, graph.by_name if ops is None else ops, watch.formats, kinds)
+    listed = courses(graph, choices, sensitivity or {}, every_group=every_group)
+    with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
+        partial = Partial(Path(folder, "timing.npz"), "")
+        timing = watch.measure(candidates(listed, watch.formats[0]), partial)
+    return empirical_gains(listed, timing, graph, watch.formats[0])
+
+
+@contextmanager
+def _moved(model: nn.Module, device: str) -> Iterator[None]:
+    """Hold a model on a device, in evaluation mode."""
+    home = next(model.parameters()).device
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval().to(device)
+    except FAILURES as error:
+        model.to(home)
+        message = f"the model cannot be put on {device!r}: {one_line(error)}"
+        raise InputError(message) from error
+    try:
+        yield
+    finally:
+        model.to(home)
+        for module, mode in training.items():
+            module.training = mode

@@ -1,0 +1,107 @@
+"""Measuring whole plans: does the sum of the gains of their groups hold?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.core.timings import TimedConfiguration, TimedPlan, TimeValidation, Timing
+from inc_mp_plugin.evaluate.additivity import timed_groups
+from inc_mp_plugin.gain.timing import Candidate
+from inc_mp_plugin.runtime import artefacts, result_artefacts, store
+from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.runtime.reuse import partial, run_stage
+from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.stages.gains import Prices, stopwatch_of, timing_depends_on
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.model.subject import Subject
+
+
+def validate_time(
+    subject: Subject,
+    graph: Graph,
+    sensitivity: Sensitivity,
+    gains: Mapping[str, Gains],
+    prices: Prices,
+    taus: Sequence[float],
+    out: Path,
+) -> TimeValidation:
+    """time_validation.json: the plans of every objective at every threshold, timed end to end.
+
+    Args:
+        subject: the model.
+        graph: from `capture`.
+        sensitivity: of the ops that may leave the base format.
+        gains: of every objective; those of "empirical_time" predict the times.
+        prices: as they were measured.
+        taus: thresholds.
+        out: folder of the artefacts.
+
+    Raises:
+        InputError: no time was measured in this folder.
+    """
+    if prices.clock is None or "empirical_time" not in gains:
+        message = (
+            f"{out} holds no measured time; run `inc-mp tune` with objective=empirical_time, or with a "
+            "timing section"
+        )
+        raise InputError(message)
+    plans = [solve(one, sensitivity, tau) for tau in taus for one in gains.values()]
+    clock = prices.clock
+    wanted = {plan.quantized: Candidate(plan.lowered, 0, total=index) for index, plan in enumerate(plans)}
+    wanted.pop((), None)  # nothing to measure: it is the base itself
+    depends_on = {
+        **timing_depends_on(subject, prices, clock),
+        "gains": store.fingerprint(artefacts.gains_to_json(gains)),
+        "taus": list(taus),
+        "plans": store.fingerprint({"all": [list(ops) for ops in wanted]}),
+    }
+
+    def make() -> tuple[TimeValidation, dict[str, object]]:
+        kept = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
+        watch = stopwatch_of(subject, graph, prices, clock)
+        timing = watch.measure(list(wanted.values()), kept)
+        timed = dict(zip(wanted, timing.configurations, strict=True))
+        validation = _compare_all(plans, gains["empirical_time"], timing, timed, graph)
+        kept.remove()
+        return validation, asdict(validation)
+
+    path = out / "time_validation.json"
+    decode = result_artefacts.time_validation_from_json
+    return run_stage(path, "time_validation", depends_on, decode, make)
+
+
+def _compare_all(
+    plans: Sequence[Plan],
+    measured: Gains,
+    timing: Timing,
+    timed: Mapping[tuple[str, ...], TimedConfiguration],
+    graph: Graph,
+) -> TimeValidation:
+    compared = [_compare(plan, measured, timed) for plan in plans]
+    return TimeValidation(
+        timing.device,
+        timing.description,
+        timing.price_s,
+        tuple(one for one in compared if one is not None),
+        timed_groups(measured, graph),
+    )
+
+
+def _compare(
+    plan: Plan, measured: Gains, timed: Mapping[tuple[str, ...], TimedConfiguration]
+) -> TimedPlan | None:
+    predicted = measured.total(plan.formats)
+    one = timed.get(plan.quantized, TimedConfiguration({}))
+    if predicted is None or one.failure:
+        why = one.failure or "a configuration of it was not measured on its own"
+        say(f"timing: the {plan.objective} plan at tau {plan.tau:.6g} is left out: {why}")
+        return None
+    return TimedPlan(plan.objective, plan.tau, plan.quantized, *predicted, one.gain_s, one.stderr_s)

@@ -1,0 +1,1 @@
+"""`ip_mse` inside of Intel Neural Compressor."""

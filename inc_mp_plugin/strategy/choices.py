@@ -1,0 +1,87 @@
+"""What a user's settings come to: whether they can be met, and how rounding is priced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from inc_mp_plugin.core.demands import Serving
+from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.formats import NOISES
+from inc_mp_plugin.core.knobs import check_knobs, is_number
+from inc_mp_plugin.core.op_values import METHODS
+from inc_mp_plugin.gain.accelerators import ACCELERATORS, peak
+from inc_mp_plugin.inc.backend import is_cpu
+from inc_mp_plugin.sensitivity.scales import Scales
+from inc_mp_plugin.solver.uncertainty import check_confidence
+from inc_mp_plugin.stages.stages import Noise
+from inc_mp_plugin.strategy.settings import Settings
+from inc_mp_plugin.targets import OPTIMUM_HABANA
+
+_OBJECTIVES = ("memory", "theoretical_time")
+_LOW = {"E4M3": "fp8_e4m3", "E5M2": "fp8_e5m2"}
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse settings that no plan could be made for.
+
+    Raises:
+        InputError: one is missing, unknown or out of range.
+    """
+    check_knobs(settings.tau, settings.gain_fraction, settings.budget)
+    if not isinstance(settings.samples, int) or isinstance(settings.samples, bool) or settings.samples < 1:
+        message = f"samples is {settings.samples!r}; it must be a whole number above 0, such as 64"
+        raise InputError(message)
+    if settings.loss_fn is not None and not callable(settings.loss_fn):
+        message = f"loss_fn is {settings.loss_fn!r}; it must be a function of model and batch"
+        raise InputError(message)
+    if settings.values not in (None, *METHODS):
+        raise InputError(unknown("values", str(settings.values), METHODS))
+    if settings.objective not in _OBJECTIVES:
+        raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
+    if settings.device not in ACCELERATORS:
+        raise InputError(unknown("device", settings.device, ACCELERATORS))
+    if settings.noise not in NOISES:
+        raise InputError(unknown("noise", settings.noise, NOISES))
+    if settings.confidence is not None:
+        if not is_number(settings.confidence):
+            message = f"confidence is {settings.confidence!r}; it must be a number, such as 0.95"
+            raise InputError(message)
+        check_confidence(settings.confidence)
+    Serving(attention=settings.attention, reuse_cache=settings.reuse_cache)
+
+
+def check_base(settings: Settings, base: str) -> None:
+    """Refuse an objective that counts nothing for a model's own format.
+
+    Raises:
+        InputError: modelled time, on a device without a peak for the format.
+    """
+    if settings.objective == "theoretical_time":
+        peak(settings.device, base)
+
+
+def format_of(inc: Mapping[str, Any]) -> str:
+    """The FP8 format that INC's keys ask for."""
+    return _LOW[inc.get("fp8_config", "E4M3")]
+
+
+def noise_of(settings: Settings, inc: Mapping[str, Any]) -> Noise:
+    """How rounding is priced; on a Gaudi, measured noise takes the scales of the settings' device."""
+    if settings.noise != "measured":
+        return Noise(settings.noise)
+    return Noise("measured", scales_of(settings, inc), (format_of(inc),))
+
+
+def scales_of(settings: Settings, inc: Mapping[str, Any]) -> Scales:
+    """How INC will scale to FP8; on a Gaudi, as the settings' device does."""
+    method = str(inc.get("scale_method", OPTIMUM_HABANA.scale_methods[0])).lower()
+    return Scales(method, "cpu" if is_cpu() else settings.device)
+
+
+def known_scales(settings: Settings, inc: Mapping[str, Any]) -> Scales | None:
+    """How INC will scale to FP8; None where its arithmetic is not known here."""
+    try:
+        return scales_of(settings, inc)
+    except InputError:  # one of INC's many other methods, or modelled time of another device
+        return None

@@ -1,0 +1,257 @@
+"""INC's flows with a plan in them: prepare, calibrate, and convert here or in another process."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from neural_compressor.common.utils import Mode
+from neural_compressor.torch.quantization.config import FP8Config
+from torch import nn
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.inc.attributes import Attributes, attributes_of, set_aside, take_attributes_back
+from inc_mp_plugin.inc.backend import (
+    enabled_on_cpu,
+    forget_models,
+    forget_quantizer,
+    put_modules_back,
+    restore_modules,
+)
+from inc_mp_plugin.libraries.torch import ORIGINAL, is_compiled
+from inc_mp_plugin.libraries.transformers import save_under_own_names
+from inc_mp_plugin.model.batches import OnDevice
+from inc_mp_plugin.model.finite import check_outputs
+from inc_mp_plugin.model.subject import base_format
+from inc_mp_plugin.pipeline import tune as pipeline
+from inc_mp_plugin.report.text import summary
+from inc_mp_plugin.runtime import ranks
+from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.strategy.choices import (
+    check_base,
+    check_settings,
+    format_of,
+    known_scales,
+    noise_of,
+    scales_of,
+)
+from inc_mp_plugin.strategy.exposed import Exposed
+from inc_mp_plugin.strategy.lists import LiveModel
+from inc_mp_plugin.strategy.observed import Observed
+from inc_mp_plugin.strategy.settings import NAME, Settings, read, remove_temporary_file
+
+Entry = Callable[..., nn.Module]
+
+_PREPARED = "_ip_mse_prepared"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a prepared model carries until it is converted."""
+
+    settings: Settings
+    inc: dict[str, Any]
+    observed: Observed
+    attributes: Attributes  # that the model's modules had before
+    exposed: Exposed
+
+
+def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
+    """Let INC observe a model, and keep what it is called with.
+
+    Args:
+        entry: INC's own FP8 algorithm.
+        model: changed in place; fused experts and, where they count, attention products become modules.
+        config: INC's, with keys of ours.
+        mapping: as INC gives it to its algorithms.
+    """
+    settings, inc = _read(model, config)
+    _forget_preparation(model)
+    forget_models()
+    exposed = _expose(model, settings)
+    attributes = attributes_of(model)
+    with _undone(model, attributes, exposed), enabled_on_cpu():
+        prepared = _run(entry, model, {**inc, "mode": "MEASURE"}, mapping, Mode.PREPARE)
+    ranks.wait()  # to measure, INC moves older files away, and with them those of a faster process
+    observed = Observed(settings.samples)
+    observed.watch(prepared)
+    vars(prepared)[_PREPARED] = Prepared(settings, inc, observed, attributes, exposed)
+    return prepared
+
+
+def _forget_preparation(model: nn.Module) -> None:
+    """Undo an earlier prepare that was not followed by a convert."""
+    before: Prepared | None = vars(model).pop(_PREPARED, None)
+    if before is not None:
+        before.observed.forget(model)
+        _restore(model, before.attributes, before.exposed)
+
+
+@contextmanager
+def calibrated(model: nn.Module) -> Iterator[None]:
+    """Calibrate a prepared model: if that fails, the model leaves as it came to `prepare`."""
+    prepared: Prepared = vars(model)[_PREPARED]
+    with _undone(model, prepared.attributes, prepared.exposed):
+        try:
+            yield
+        except BaseException:
+            prepared.observed.forget(model)
+            raise
+
+
+@contextmanager
+def _undone(model: nn.Module, attributes: Attributes, exposed: Exposed) -> Iterator[None]:
+    """On an error the model has its own modules and attributes again."""
+    try:
+        yield
+    except BaseException:
+        _restore(model, attributes, exposed)
+        raise
+
+
+def _restore(model: nn.Module, attributes: Attributes, exposed: Exposed) -> None:
+    put_modules_back(model)
+    take_attributes_back(model, attributes)
+    exposed.hide(model)
+    forget_models()
+
+
+def finalize(model: nn.Module) -> None:
+    """End a calibration whose model another process will convert: sensitivities and plan go to disk.
+
+    The model has its own modules again afterwards. Nothing is done for a model that was not prepared
+    for `ip_mse`.
+    """
+    prepared: Prepared | None = vars(model).pop(_PREPARED, None)
+    if prepared is None:
+        return
+    with _undone(model, prepared.attributes, prepared.exposed):
+        prepared.observed.stop(model)
+        put_modules_back(model)
+        with set_aside(model, prepared.attributes):
+            live = LiveModel.of(model, prepared.inc, prepared.settings)
+            _plan(live, prepared.settings, prepared.inc, prepared.observed)
+    prepared.exposed.hide(model)
+
+
+def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
+    """Plan, and let INC convert what is planned; see `prepare`.
+
+    A model that was not prepared here is planned from what `finalize` left on disk; one that was runs a
+    batch again, and an op that makes NaN or infinity of it is refused by its name.
+    """
+    prepared: Prepared | None = vars(model).pop(_PREPARED, None)
+    if prepared is None:
+        settings, inc = _read(model, config)
+        exposed = _expose(model, settings)
+        attributes = attributes_of(model)
+    else:
+        settings, inc = prepared.settings, prepared.inc
+        exposed, attributes = prepared.exposed, prepared.attributes
+    with enabled_on_cpu():
+        with _undone(model, attributes, exposed):
+            if prepared is not None:
+                prepared.observed.stop(model)
+                restore_modules(model)
+            with set_aside(model, attributes):
+                live = LiveModel.of(model, inc, settings)
+                plan = _plan(live, settings, inc, None if prepared is None else prepared.observed)
+            inc["blocklist"]["names"] += live.blocked(plan)
+        if not live.candidates:  # the lists keep everything out, and INC has measured nothing
+            _restore(model, attributes, exposed)
+            return model
+        exposed.keep(model)
+        forget_quantizer(model)
+        forget_models()
+        try:
+            converted = _run(entry, model, {**inc, "mode": "QUANTIZE"}, mapping, Mode.CONVERT)
+        finally:
+            forget_models()
+    save_under_own_names(converted)
+    if prepared is not None:
+        check_outputs(converted, plan.quantized, partial(prepared.observed.replay, loss_fn=settings.loss_fn))
+    return converted
+
+
+def folder_of(inc: Mapping[str, Any]) -> Path:
+    """Where artefacts are: beside INC's measurements, under another name, or INC would move them away."""
+    path = Path(inc["dump_stats_path"])
+    return path.parent / NAME / path.name
+
+
+def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
+    if is_compiled(model):
+        message = (
+            f"the model is compiled; give the model itself (model.{ORIGINAL}), and compile what comes out"
+        )
+        raise InputError(message)
+    base = base_format(model)
+    settings, inc = read(config, base)
+    for key in Settings.__slots__:
+        value = getattr(settings, key)
+        if isinstance(value, (list, tuple)):
+            message = (
+                f"{key} is {value}: autotune tries several, of an IPMSEConfig; everything else needs one"
+            )
+            raise InputError(message)
+    check_settings(settings)  # before calibration, which may take long
+    check_base(settings, base)
+    noise_of(settings, inc)
+    remove_temporary_file(config)
+    return settings, inc
+
+
+def _expose(model: nn.Module, settings: Settings) -> Exposed:
+    # No bgemm gains memory, so attention may stay as it is.
+    return Exposed.in_model(model, products=settings.objective != "memory")
+
+
+def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed: Observed | None) -> Plan:
+    model, folder = live.model, folder_of(inc)
+    if observed is None and not (folder / "sensitivity.json").exists():
+        message = (
+            f"there are no sensitivities in {folder}: convert the model that prepare returned and "
+            f"calibration ran, or measure with {NAME} first and end with finalize_calibration"
+        )
+        raise InputError(message)
+    device = next(model.parameters()).device
+    plan = pipeline.tune(
+        model,
+        None if observed is None else OnDevice(observed.batches, device),
+        tau=settings.tau,
+        gain_fraction=settings.gain_fraction,
+        budget=settings.budget,
+        strategy=settings.values or NAME,
+        scales=scales_of(settings, inc) if settings.values else known_scales(settings, inc),
+        objective=settings.objective,
+        confidence=settings.confidence,
+        noise=noise_of(settings, inc),
+        formats=(format_of(inc),),
+        device=settings.device,
+        loss_fn=settings.loss_fn,
+        allowed=live.candidates,
+        targets=(live.target.name,),
+        serving=live.serving,
+        out=folder,
+    )
+    for line in summary(plan):
+        say(line)
+    return plan
+
+
+def _run(
+    entry: Entry, model: nn.Module, content: dict[str, Any], mapping: Mapping[Any, Any], mode: Mode
+) -> nn.Module:
+    """Run INC's own algorithm with a JSON file of INC's keys only."""
+    with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
+        path = Path(folder, "config.json")
+        path.write_text(json.dumps(content))
+        config = FP8Config.from_json_file(str(path))
+        return entry(model, dict.fromkeys(mapping, config), mode=mode)

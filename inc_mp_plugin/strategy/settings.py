@@ -1,0 +1,167 @@
+"""Keys of ours and keys of INC's, told apart."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+import json
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.formats import converted_format
+from inc_mp_plugin.inc.backend import completed_on_cpu, is_cpu, keys_of
+from inc_mp_plugin.inc.selection import pattern_lists
+from inc_mp_plugin.pipeline.next_command import KNOBS
+from inc_mp_plugin.targets.cpu import CPU_QDQ
+
+NAME = "ip_mse"
+
+# Keys that INC reads from its JSON although FP8Config has no argument of that name.
+_OTHER_INC_KEYS = {
+    "whitelist",
+    "blacklist",
+    "recalc_scales",
+    "device_for_scales",
+    "ignore_modules_wo_measures",
+    "calibration_sample_interval",
+    "dynamic_quantization",
+    "row_parallel_linear_allreduce_quantization",
+    "seperate_measure_files",
+}
+
+_OF_OURS = {"ours", "theirs"}  # what our subclass carries beside INC's keys
+
+# Keys of ours that nothing of INC's looks like: INC takes any misspelling of them without a word.
+_UNLIKE_INC = (*KNOBS, "objective", "confidence", "loss_fn")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The keys of ours: a threshold `tau`, a `gain_fraction` or a `budget`, and what the plan is made for.
+
+    `values` may be "eagl" or "alps", to price ops in these ways. `samples` bounds how many calibration
+    samples are kept for the gradients; `device` is where `theoretical_time` counts; `loss_fn(model, batch)`
+    returns one loss per sample. `noise` says how rounding is priced ("measured" under the configuration's
+    own scale method), `confidence` that the loss budget is to hold at the upper end of that interval.
+    `attention` and `reuse_cache` say how optimum-habana will run the model on a Gaudi.
+    """
+
+    tau: float | None = None
+    gain_fraction: float | None = None
+    budget: float | None = None
+    values: str | None = None
+    objective: str = "memory"
+    device: str = "gaudi2"
+    samples: int = 64
+    loss_fn: Callable[..., Any] | None = None
+    noise: str = "uniform"
+    confidence: float | None = None
+    attention: str = "eager"
+    reuse_cache: bool = False
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Settings:
+        """Check the keys of ours; tau is 0.01 if no knob is given.
+
+        Raises:
+            InputError: a key that is not ours.
+        """
+        for key in given:
+            if key not in cls.__slots__:
+                raise InputError(unknown("ip_mse key", key, cls.__slots__))
+        knobs = {} if set(KNOBS) & given.keys() else {"tau": 0.01}
+        return cls(**{**knobs, **given})
+
+
+def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the keys that are given as lists, the largest gain first.
+
+    A larger threshold, a larger wanted gain or a smaller budget is the faster model; other keys keep their
+    order.
+
+    Example:
+        >>> [one["tau"] for one in grid({"tau": [0.003, 0.03, 0.01], "objective": "memory"})]
+        [0.03, 0.01, 0.003]
+    """
+    choices = []
+    for key, value in ours.items():
+        values = list(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else [value]
+        if key in KNOBS:
+            values.sort(reverse=key != "budget")
+        choices.append([(key, one) for one in values])
+    return [dict(one) for one in itertools.product(*choices)]
+
+
+def inc_keys() -> set[str]:
+    """Keys that INC knows; it takes any other without a word."""
+    from neural_compressor.torch.quantization.config import FP8Config
+
+    return keys_of(FP8Config()).keys() | _OTHER_INC_KEYS
+
+
+def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tell keys of ours (flat, or nested under "ip_mse") from INC's.
+
+    Raises:
+        InputError: "ip_mse" is not a mapping, or a key is close to one of ours.
+
+    Example:
+        >>> split({"strategy": "ip_mse", "ip_mse": {"tau": 0.1}, "use_qdq": True})
+        ({'tau': 0.1}, {'use_qdq': True})
+    """
+    nested = given.get(NAME, {})
+    if not isinstance(nested, Mapping):
+        message = f'"{NAME}" is {nested!r}; it must hold keys such as {{"tau": 0.01}}'
+        raise InputError(message)
+    for key in given:
+        near = difflib.get_close_matches(str(key), _UNLIKE_INC, n=1, cutoff=0.75)
+        if near and key not in Settings.__slots__ and key not in inc_keys():
+            raise InputError(unknown("key", str(key), near))
+    ours = {key: given[key] for key in Settings.__slots__ if key in given}
+    theirs = {key: value for key, value in given.items() if key not in {*ours, NAME, "strategy"}}
+    return {**ours, **nested}, theirs
+
+
+def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
+    """Settings of ours, and INC's keys as a JSON file for this machine needs them.
+
+    A configuration that came from a file is that file, as in INC. The high precision is the model's
+    own format, or ops left in it could not take the others' outputs; on a CPU, what INC refuses there
+    (real FP8, hardware scales) is replaced by what it runs.
+
+    Raises:
+        InputError: a key of ours that does not exist, or malformed lists.
+    """
+    if config.json_file is not None:
+        given = json.loads(Path(config.json_file).read_text(encoding="utf-8"))
+    else:
+        given = {key: value for key, value in keys_of(config).items() if key not in _OF_OURS}
+    ours, theirs = split(given)
+    ours = {**getattr(config, "ours", {}), **ours}
+    inc = {key: copy.deepcopy(value) for key, value in theirs.items()}
+    inc.update(pattern_lists(inc))
+    for old in ("whitelist", "blacklist"):
+        inc.pop(old, None)
+    inc.setdefault("dump_stats_path", "./hqt_output/measure")  # INC's own default has no folder, and fails
+    inc["hp_dtype"] = converted_format(base)
+    if is_cpu():
+        inc["allowlist"]["types"] = completed_on_cpu(inc["allowlist"]["types"])
+        if str(inc.get("use_qdq", False)).lower() != "true":
+            inc["use_qdq"] = "True"
+        if str(inc.get("scale_method", "maxabs_hw")).lower() == "maxabs_hw":
+            inc["scale_method"] = CPU_QDQ.scale_methods[0]
+    return Settings.of(ours), inc
+
+
+def remove_temporary_file(config: Any) -> None:
+    """Remove the file that INC wrote for a configuration without one, and never removes itself."""
+    path = Path(config.json_file or "")
+    if path.parent == Path(tempfile.gettempdir()) and re.fullmatch(r"tmp\w{8}\.json", path.name):
+        path.unlink(missing_ok=True)
+        config.json_file = None

@@ -1,0 +1,54 @@
+"""The accuracy experiment on a small model: scores of every strategy over seeds of perturbed scales."""
+
+import itertools
+
+import helpers
+import pytest
+from helpers import call, read
+
+pytest.importorskip("lm_eval")
+TASKS = ["--task", "stdlib_cloze", "--include-path", str(helpers.SHIPPED / "tasks"), "--limit", "6"]
+
+
+@pytest.fixture
+def folder(run_folder):
+    return run_folder
+
+
+def test_scores_of_every_strategy(folder, monkeypatch):
+    result = call("experiment", folder, "accuracy", "--draws", 2, *TASKS)
+    assert result.exit_code == 0, result.output
+    assert "stdlib_cloze" in result.output
+    found = read(folder, "experiments/accuracy-memory.json")
+    names = {"stdlib_cloze/acc", "stdlib_cloze/perplexity"}
+    assert found["base_scores"].keys() == names
+    assert all(trial["scores"].keys() == names for trial in found["trials"])
+    kinds = {(t["strategy"], t["level"], t["seed"]) for t in found["trials"]}
+    levels = itertools.product(("ip_mse", "prefix", "random"), (0.3, 0.6, 0.9), (0, 1))
+    assert kinds == {*levels, ("uniform", 1.0, 0), ("uniform", 1.0, 1)}
+    # The same plan under other scales scores otherwise.
+    everything = [t["scores"] for t in found["trials"] if t["strategy"] == "uniform"]
+    assert len({scores["stdlib_cloze/perplexity"] for scores in everything}) == 2
+    # What was scored is not scored again.
+    (folder / "experiments" / "accuracy-memory.json").unlink()
+    monkeypatch.setattr("inc_mp_plugin.experiments.accuracy.evaluate_tasks", None)
+    assert call("experiment", folder, "accuracy", "--draws", 2, *TASKS).exit_code == 0
+    assert read(folder, "experiments/accuracy-memory.json") == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no task was given"),
+        pytest.param(  # lm-eval reads all its tasks first
+            ["--task", "stdlib_close", *TASKS[2:4]],
+            "lm-eval has no task 'stdlib_close'; near:",
+            marks=pytest.mark.slow,
+        ),
+        ([*TASKS[:2], "--include-path", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_mistakes(folder, arguments, message):
+    result = call("experiment", folder, "accuracy", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output

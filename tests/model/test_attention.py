@@ -1,0 +1,103 @@
+"""Exposed attention products: bit-identical to eager attention, and gone afterwards."""
+
+import capabilities
+import helpers
+import pytest
+import torch
+import transformers
+
+from inc_mp_plugin.model.attention import attention_modules, expose_bgemms, exposed_bgemms
+
+EXPOSED = [
+    pytest.param(name, marks=capabilities.exposable_attention(name))
+    for name in helpers.CONFIGS
+    if name != "falcon"
+]
+
+
+def masked(samples=3, length=12):
+    mask = torch.ones(samples, length, dtype=torch.long)
+    mask[1, 8:] = 0  # padded on the right
+    mask[2, :3] = 0  # and on the left
+    return {"input_ids": helpers.tokens(samples, length), "attention_mask": mask}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", EXPOSED)
+def test_logits_are_bit_identical_to_eager(name, dtype):
+    model = helpers.language_model(name).to(dtype)
+    model.set_attn_implementation("eager")
+    batch = masked()
+    wanted = model(**batch).logits
+    with exposed_bgemms(model) as exposed:
+        found = model(**batch).logits
+    assert len(exposed) == 2
+    assert torch.equal(found, wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_encoder_is_bit_identical_to_eager(dtype):
+    model = helpers.encoder().to(dtype)
+    model.set_attn_implementation("eager")
+    wanted = model(**masked()).logits
+    with exposed_bgemms(model):
+        assert torch.equal(model(**masked()).logits, wanted)
+
+
+@torch.no_grad()
+def test_generation_with_a_cache_is_the_same():
+    model = helpers.language_model("llama")
+    model.set_attn_implementation("eager")
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    wanted = model.generate(helpers.tokens(2), **options)
+    with exposed_bgemms(model):
+        assert torch.equal(model.generate(helpers.tokens(2), **options), wanted)
+
+
+@pytest.mark.parametrize("name", ["llama", "falcon"])
+def test_the_model_leaves_as_it_came(name):
+    model = helpers.language_model(name)
+    before = helpers.state(model)
+    with exposed_bgemms(model):
+        pass
+    helpers.assert_same_state(before, helpers.state(model))
+    with pytest.raises(KeyboardInterrupt), exposed_bgemms(model):
+        raise KeyboardInterrupt
+    helpers.assert_same_state(before, helpers.state(model))
+
+
+def test_exposing_twice_changes_nothing_more():
+    model = helpers.language_model("llama")
+    assert len(expose_bgemms(model)) == 2
+    assert expose_bgemms(model) == ()
+    with exposed_bgemms(model):
+        pass
+    assert hasattr(model.model.layers[0].self_attn, "matmul_qk")
+
+
+def test_attention_that_computes_something_else_is_left_alone():
+    """GPT-OSS has attention sinks; T5 adds a position bias."""
+    config = transformers.GptOssConfig(
+        hidden_size=64,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=96,
+        num_local_experts=2,
+    )
+    assert attention_modules(transformers.AutoModelForCausalLM.from_config(config)) == {}
+
+
+def test_a_model_that_loses_modules_meanwhile():
+    """As a skeleton does when it is captured: what is left has its attention back."""
+    model = helpers.language_model("llama")
+    before = model.config._attn_implementation
+    with exposed_bgemms(model):
+        assert model.config._attn_implementation != before
+        del model.model.layers[0].mlp
+    assert model.config._attn_implementation == before
+    assert not hasattr(model.model.layers[0].self_attn, "matmul_qk")

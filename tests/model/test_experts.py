@@ -1,0 +1,198 @@
+"""Exposed experts: the same logits, weights without a copy, and gone afterwards."""
+
+import re
+
+import helpers
+import pytest
+import torch
+import transformers
+from torch import nn
+
+try:
+    from transformers.integrations.moe import use_experts_implementation
+except ImportError:
+    pytest.skip("transformers keeps experts as lists of modules", allow_module_level=True)
+
+from inc_mp_plugin.model.experts import expose_experts, exposed_experts, fused_experts, routed
+
+MIXTURES = ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3"]
+LAYER = "model.layers.1.mlp.experts"
+
+
+def batch():
+    ids = helpers.tokens(3)
+    mask = torch.ones_like(ids)
+    mask[1, 8:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kernel", ["eager", "batched_mm", "grouped_mm"])
+@pytest.mark.parametrize("name", MIXTURES)
+def test_logits_are_those_of_every_kernel(name, kernel, dtype):
+    model = helpers.mixture(name, _experts_implementation=kernel).to(dtype)
+    wanted = model(**batch()).logits
+    with exposed_experts(model) as exposed:
+        found = model(**batch()).logits
+    assert LAYER in exposed
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+    for key, parameter in model.named_parameters():
+        if key.endswith("experts.down_proj"):
+            parameter.zero_()
+    # Without experts the logits are others: the comparison means something.
+    assert (model(**batch()).logits - wanted).abs().max() > 0.2 * wanted.abs().max()
+
+
+@torch.no_grad()
+def test_generation_with_a_cache_is_the_same():
+    model = helpers.mixture("qwen3_moe")
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    wanted = model.generate(helpers.tokens(2), **options)
+    with exposed_experts(model):
+        assert torch.equal(model.generate(helpers.tokens(2), **options), wanted)
+
+
+def test_names_and_weights_are_views():
+    model = helpers.mixture("mixtral")
+    layer = model.get_submodule(LAYER)
+    gate_up, down = layer.gate_up_proj, layer.down_proj
+    with exposed_experts(model):
+        kinds = {name: type(m).__name__ for name, m in layer.named_modules() if "." in name}
+        expert = layer.get_submodule("2")
+        assert torch.equal(expert.gate_proj.weight, gate_up[2, :96])
+        assert torch.equal(expert.up_proj.weight, gate_up[2, 96:])
+        assert torch.equal(expert.down_proj.weight, down[2])
+        for projection in expert.children():
+            stack = down if projection is expert.down_proj else gate_up
+            assert projection.weight.untyped_storage().data_ptr() == stack.untyped_storage().data_ptr()
+    projections = ("gate_proj", "up_proj", "down_proj")
+    assert kinds == {f"{number}.{name}": "Linear" for number in range(4) for name in projections}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "llama"])
+def test_the_model_leaves_as_it_came(name):
+    model = helpers.language_model(name)
+    before = helpers.state(model)
+    with exposed_experts(model):
+        pass
+    helpers.assert_same_state(before, helpers.state(model))
+    with pytest.raises(KeyboardInterrupt), exposed_experts(model):
+        raise KeyboardInterrupt
+    helpers.assert_same_state(before, helpers.state(model))
+
+
+@torch.no_grad()
+def test_exposed_for_good_without_a_second_copy():
+    model = helpers.mixture("deepseek_v3")
+    wanted, elements = model(**batch()).logits, sum(p.numel() for p in model.parameters())
+    assert expose_experts(model) == (LAYER,)
+    assert expose_experts(model) == ()
+    with exposed_experts(model) as exposed:
+        assert exposed == ()
+    torch.testing.assert_close(model(**batch()).logits, wanted)
+    assert sum(p.numel() for p in model.parameters()) == elements
+    assert f"{LAYER}.3.up_proj.weight" in model.state_dict()
+    assert f"{LAYER}.gate_up_proj" not in model.state_dict()
+    weight = model.get_submodule(f"{LAYER}.3.up_proj").weight
+    assert weight.untyped_storage().nbytes() == 4 * weight.numel()
+
+
+def gpt_oss():
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+
+    config = transformers.GptOssConfig(hidden_size=8, intermediate_size=8, num_local_experts=2)
+    return GptOssExperts(config)
+
+
+def aria():
+    from transformers.models.aria.modeling_aria import AriaExperts, AriaTextConfig
+
+    sizes = {"hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 2}
+    return AriaExperts(AriaTextConfig(**sizes, moe_num_experts=2))
+
+
+def nemotron():
+    from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
+
+    config = transformers.NemotronHConfig(hidden_size=8, moe_intermediate_size=4, n_routed_experts=2)
+    return NemotronHExperts(config)
+
+
+class Scaled(nn.Module):
+    """Fused experts, of which one does more than others do: it scales what it gets."""
+
+    def __init__(self, config, factor=1.0, limit=float("inf")):
+        super().__init__()
+        self.num_experts, self.factor, self.limit = 2, factor, limit
+        self.gate_up_proj = nn.Parameter(torch.randn(2, 12, 8))
+        self.down_proj = nn.Parameter(torch.randn(2, 8, 6))
+
+    def _apply_gate(self, both):
+        gate, up = both.chunk(2, dim=-1)
+        return torch.sigmoid(gate.clamp(max=self.limit)) * up
+
+    def forward(self, hidden_states, top_k_index, top_k_weights):
+        output = torch.zeros_like(hidden_states)
+        for number in range(self.num_experts):
+            token, place = torch.where(top_k_index == number)
+            both = nn.functional.linear(self.factor * hidden_states[token], self.gate_up_proj[number])
+            rows = nn.functional.linear(self._apply_gate(both), self.down_proj[number])
+            output.index_add_(0, token, rows * top_k_weights[token, place, None])
+        return output
+
+
+Fused = use_experts_implementation(type("Fused", (Scaled,), {}))
+Interleaved = use_experts_implementation(type("Interleaved", (Scaled,), {}), is_concatenated=False)
+
+
+def config():
+    return transformers.MixtralConfig(experts_implementation="eager")
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (gpt_oss, "down_proj, down_proj_bias, gate_up_proj, gate_up_proj_bias instead of gate_up_proj and"),
+        (aria, "transposed"),
+        (nemotron, "down_proj, up_proj instead of gate_up_proj and down_proj alone"),
+        (lambda: Interleaved(config()), "interleaved"),
+        (lambda: Fused(config(), factor=0.5), r"do not compute down\(gate\(x\), up\(x\)\)"),
+        (lambda: Fused(config(), limit=0.5), "^$"),
+    ],
+    ids=["biases", "transposed", "no gate", "interleaved", "something else", "a gate of its own"],
+)
+def test_only_what_computes_the_same_is_exposed(build, reason):
+    torch.manual_seed(0)
+    model = nn.Sequential(build())
+    ((name, found),) = fused_experts(model).items()
+    assert name == "0"
+    assert re.search(reason, found)
+    with exposed_experts(model) as exposed:
+        assert exposed == (("0",) if not found else ())
+
+
+@torch.no_grad()
+def test_a_gate_of_its_own_is_kept():
+    torch.manual_seed(0)
+    model = nn.Sequential(Fused(config(), limit=0.5))
+    arguments = (torch.randn(5, 8), torch.tensor([[0, 1]] * 5), torch.rand(5, 2))
+    wanted = model[0](*arguments)
+    with exposed_experts(model):
+        torch.testing.assert_close(model[0](*arguments), wanted)
+
+
+def test_routed_by_hand():
+    """Expert e multiplies by e + 1; expert 2 is elsewhere."""
+    hidden = torch.tensor([[1.0], [10.0], [100.0]])
+    chosen = torch.tensor([[0, 1], [2, 1], [2, 2]])
+    weights = torch.tensor([[1.0, 0.5], [1.0, 2.0], [1.0, 1.0]])
+    seen = {}
+
+    def run(number, rows):
+        seen[number] = rows.flatten().tolist()
+        return (number + 1) * rows
+
+    assert routed(hidden, chosen, weights, range(2), run).tolist() == [[2.0], [40.0], [0.0]]
+    assert seen == {0: [1.0], 1: [1.0, 10.0]}

@@ -1,0 +1,129 @@
+"""The language-model loss: which tokens count, wherever the padding is."""
+
+import helpers
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import inc_mp_plugin as mp
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.model.losses import IGNORED_LABEL, language_model_loss
+from inc_mp_plugin.model.token_losses import token_losses
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_no_loss(side):
+    """Against each sample alone and unpadded; a first token behind padding is predicted from nothing."""
+    model, ids = helpers.language_model("llama"), helpers.tokens(3, 10)
+    lengths = (10, 7, 4)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        mask[row, slice(10 - length, None) if side == "left" else slice(length)] = 1
+    padded = {"input_ids": ids, "attention_mask": mask}
+    wanted = []
+    for row in range(3):
+        sample = ids[row][mask[row].bool()][None]
+        log = model(sample).logits[0, :-1].log_softmax(dim=-1)
+        wanted.append(-log.gather(1, sample[0, 1:, None]).mean())
+    torch.testing.assert_close(language_model_loss(model, padded), torch.stack(wanted))
+
+
+LABELS_OF_NOTHING = [(0, 3), (1, 0), (1, 7)]
+
+
+def by_pytorch(logits, labels):
+    """PyTorch's own, in float64."""
+    flat = logits.double().flatten(0, 1)
+    found = torch.nn.functional.cross_entropy(flat, labels.flatten(), reduction="none")
+    return found.view(labels.shape)
+
+
+def logits_and_labels(vocabulary, tokens, spread, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    logits = (spread * torch.randn(2, tokens, vocabulary, generator=generator)).to(dtype)
+    labels = torch.randint(0, vocabulary, (2, tokens), generator=generator)
+    labels[1] = logits[1].argmax(dim=-1)  # what a good model predicts
+    return logits, labels
+
+
+@pytest.mark.parametrize("spread", [0.02, 1.0, 3.0, 6.0])
+@pytest.mark.parametrize(("vocabulary", "tokens"), [(49_152, 24), (262_144, 6)])
+def test_losses_of_large_vocabularies_are_right(vocabulary, tokens, spread):
+    logits, labels = logits_and_labels(vocabulary, tokens, spread)
+    found = token_losses(logits, labels, IGNORED_LABEL).double().mean(dim=1)
+    torch.testing.assert_close(found, by_pytorch(logits, labels).mean(dim=1), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("vocabulary", "tokens"), [(5, 9), (49_152, 24)])
+def test_gradients_are_those_of_float64(vocabulary, tokens, dtype):
+    logits, labels = logits_and_labels(vocabulary, tokens, 1.0, dtype)
+    for place in LABELS_OF_NOTHING:
+        labels[place] = IGNORED_LABEL
+    weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1))
+    weights[LABELS_OF_NOTHING[0]] = torch.inf  # what is ignored stays out, whatever comes back
+    found, wanted = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    losses = token_losses(found, labels, IGNORED_LABEL)
+    assert losses.dtype == torch.float32
+    assert all(losses[place] == 0 for place in LABELS_OF_NOTHING)
+    losses.backward(weights)
+    by_pytorch(wanted, labels).backward(weights.masked_fill(labels == IGNORED_LABEL, 0.0).double())
+    rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=4 * rounding, atol=1e-9 + rounding**2)
+    assert found.grad.dtype == dtype
+
+
+def test_logits_are_not_copied():
+    """One gradient beside the logits, at the most, and no more memory for more tokens in the forward pass."""
+    logits, labels = logits_and_labels(32_768, 256, 1.0)
+    whole, made = logits.nbytes, {}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            storages = [t.untyped_storage() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+            made.update({one.data_ptr(): one.nbytes() for one in storages})
+            return result
+
+    logits.requires_grad_()
+    with Watch():
+        losses = token_losses(logits, labels, IGNORED_LABEL)
+    made.pop(logits.untyped_storage().data_ptr())  # views of it
+    assert max(made.values()) < whole / 10
+    made.clear()
+    with Watch():
+        losses.sum().backward()
+    made.pop(logits.untyped_storage().data_ptr())
+    assert [size for size in made.values() if size >= whole / 10] == [whole]
+
+
+def test_a_sample_without_a_label_is_named():
+    """By its number among all samples, not by that in its batch."""
+    model = helpers.language_model("llama")
+    ids = helpers.tokens(6, 8)
+    labels = ids.clone()
+    labels[4, 1:] = -100
+    batches = [{"input_ids": ids[i : i + 3], "labels": labels[i : i + 3]} for i in (0, 3)]
+    graph = mp.capture(model, batches[0])
+    for options in ({}, {"scales": mp.Scales("maxabs_pow2", "cpu"), "formats": ("fp8_e4m3",)}):
+        with pytest.raises(InputError, match="sample 5 has no token to predict"):
+            mp.measure_sensitivity(model, graph, batches, **options)
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["input", "label"])
+def test_a_sample_with_nan_is_named(part):
+    def loss(model, batch):
+        inputs, labels = batch
+        return (model(inputs) - labels).square().mean(dim=1)
+
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    torch.manual_seed(0)
+    batches = [[torch.randn(2, 4), torch.randn(2, 3)] for _ in range(3)]
+    graph = mp.capture(model, batches[0][0])
+    mp.measure_sensitivity(model, graph, batches, loss)
+    batches[2][part][1, 1] = float("nan")
+    with pytest.raises(NonFiniteError, match="; sample 6 of the data holds NaN"):
+        mp.measure_sensitivity(model, graph, batches, loss)

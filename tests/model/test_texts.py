@@ -1,0 +1,140 @@
+"""JSON lines: what they may hold, and what is refused with its number."""
+
+import json
+
+import helpers
+import pytest
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.model.loading import tokenize
+from inc_mp_plugin.model.texts import count_texts, read_texts
+
+SEPARATORS = "\u2028\u2029\u0085\v\f\x1c\x1d\x1e"
+
+
+def written(tmp_path, content):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=5), st.booleans(), st.booleans())
+def test_any_text_is_read_back(tmp_path_factory, texts, ascii, windows):
+    """Written by json itself, with or without escapes, on either system."""
+    end = "\r\n" if windows else "\n"
+    content = "".join(json.dumps({"text": text}, ensure_ascii=ascii) + end for text in texts)
+    path = written(tmp_path_factory.mktemp("data"), content)
+    assert list(read_texts(path, len(texts)).values()) == texts
+    assert count_texts(path) == len(texts)
+
+
+def test_separators_of_unicode_do_not_end_a_line(tmp_path):
+    # Those of ASCII must be escaped in JSON; between the tokens of a line they are no JSON.
+    text = "".join(f"a{one}b" for one in SEPARATORS)
+    path = written(tmp_path, json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    assert read_texts(path, 1) == {1: text}
+
+
+def test_numbers_are_those_of_an_editor(tmp_path):
+    path = written(tmp_path, '\ufeff\n{"text": "one"}\n\n  \n{"text": "two"}\n{"text": 3}\n')
+    assert read_texts(path, 2) == {2: "one", 5: "two"}
+    assert read_texts(path, 1, skip=1) == {5: "two"}
+    assert count_texts(path) == 3
+    with pytest.raises(InputError, match="line 6: not an object with a"):
+        read_texts(path, 1, skip=2)
+
+
+GOOD = b'{"text": "good"}\n'
+# Content of a second line, and words of the error.
+DAMAGED = [
+    (b"{", "not JSON"),
+    (b"nothing", "not JSON"),
+    (b'{"text": "open', "not JSON"),
+    (b"{'text': 'quotes'}", "not JSON"),
+    (b'{"text": "two"} {"text": "three"}', "not JSON"),
+    (b'{"text": "comma"},', "not JSON"),
+    (b'{"text": "a\tb"}', "not JSON"),
+    (b'{"text": "a\\xb"}', "not JSON"),
+    (b'{"text": "\\ud8"}', "not JSON"),
+    (b"[" * 100_000, "not JSON"),
+    (b'\x0c{"text": "a"}', "not JSON"),
+    (b"[]", "not an object"),
+    (b'["text"]', "not an object"),
+    (b'"text"', "not an object"),
+    (b"3", "not an object"),
+    (b"null", "not an object"),
+    (b"NaN", "not an object"),
+    (b"{}", "not an object"),
+    (b'{"Text": "a"}', "not an object"),
+    (b'{"prompt": "a"}', "not an object"),
+    (b'{"text": null}', "not an object"),
+    (b'{"text": 3}', "not an object"),
+    (b'{"text": ["a"]}', "not an object"),
+    (b'{"text": {"text": "a"}}', "not an object"),
+    (b'{"text": "\\ud800"}', r"holds \ud800, half of a character"),
+    (b'{"text": "a\\udfffb"}', r"holds \udfff, half of a character"),
+    (b'{"text": "\xff"}', "byte 0xff is not UTF-8"),
+    (b'{"text": "gr\xfc\xdf"}', "byte 0xfc is not UTF-8"),
+    (b'{"text": "\xed\xa0\x80"}', "byte 0xed is not UTF-8"),
+    ('{"text": "a"}'.encode("utf-16"), "is not UTF-8"),
+    ('{"text": "a"}'.encode("utf-16-le"), "not JSON"),
+    (b"\x1f\x8b\x08\x00", "byte 0x8b is not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("line", "text"), DAMAGED)
+def test_a_damaged_line_is_named(tmp_path, line, text):
+    path = written(tmp_path, GOOD + line + b"\n" + GOOD)
+    with pytest.raises(InputError) as raised:
+        read_texts(path, 3)
+    assert str(raised.value).startswith(f"{path}, line 2: ")
+    assert text in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_an_empty_file(tmp_path, content):
+    with pytest.raises(InputError, match="holds 0 samples, 1 are asked for"):
+        read_texts(written(tmp_path, content), 1)
+
+
+def test_a_folder_and_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_texts(tmp_path, 1)
+    with pytest.raises(InputError, match="does not exist"):
+        read_texts(tmp_path / "nothing.jsonl", 1)
+
+
+@pytest.mark.parametrize("line", [b'{"text": "\\ud800"}\n', b'{"text": "\xff"}\n', b'{"text": 3}\n'])
+def test_the_command_ends_with_one_line(project, tmp_path, line):
+    path = written(tmp_path, GOOD * 3 + line + GOOD * 60)
+    result = helpers.call(
+        "tune", project / "recipe.yaml", f"calibration.data={path}", "--out", tmp_path / "out"
+    )
+    assert result.exit_code == 2
+    assert helpers.told(result).count("Error: ") == 1
+    assert "line 4: " in helpers.told(result)
+
+
+def tokenizer(begins):
+    """The shipped tokenizer, with a token that begins texts; it is put before each, or not."""
+    from tokenizers.processors import TemplateProcessing
+
+    made = transformers.AutoTokenizer.from_pretrained(helpers.SHIPPED, bos_token="<s>")
+    if begins:
+        special = [("<s>", made.bos_token_id)]
+        made.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=special)
+    return made
+
+
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("length", [3, 50])
+def test_a_rendered_text_begins_once(begins, length):
+    made, text = tokenizer(begins), "def read(path): return path"
+    plain = made(text, add_special_tokens=False)["input_ids"]
+    rendered = tokenize(made, f"<s>{text}", length)
+    assert rendered == [made.bos_token_id, *plain][:length]
+    assert tokenize(made, text, length) == ([made.bos_token_id] * begins + plain)[:length]

@@ -1,0 +1,247 @@
+"""Recipes: strict, with every fault reported together."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import FORMATS
+from inc_mp_plugin.gain.accelerators import ACCELERATORS
+from inc_mp_plugin.model.loading import load_batches, load_config, read_texts
+from inc_mp_plugin.pipeline.recipe import Recipe, load_recipe, parse_recipe
+from inc_mp_plugin.pipeline.sections import Dtype
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def content(**changes):
+    return {
+        "model": {"name_or_path": "somewhere"},
+        "calibration": {"data": "data.jsonl"},
+        "tau": 0.01,
+        **changes,
+    }
+
+
+def test_shipped_recipes_are_valid():
+    assert RECIPES
+    for path in RECIPES:
+        load_recipe(path, [])
+
+
+def test_closed_sets_are_those_of_the_package():
+    assert set(get_args(Dtype)) <= FORMATS.keys()
+    assert set(get_args(Recipe.model_fields["device"].annotation)) == ACCELERATORS.keys()
+
+
+def test_all_faults_at_once_with_suggestions(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            content(
+                taw=0.1,
+                objective="speed",
+                model={"name_or_path": "x", "dtyp": "fp32"},
+                calibration={"data": "x", "samples": 0},
+            )
+        )
+    )
+    with pytest.raises(InputError) as error:
+        load_recipe(path, [])
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith(str(path)) for line in lines)
+    assert any("unknown key 'taw'; did you mean 'tau'?" in line for line in lines)
+    assert any("unknown key 'model.dtyp'; did you mean 'dtype'?" in line for line in lines)
+    assert any("objective is 'speed'" in line for line in lines)
+    assert any("calibration.samples is 0: input should be greater than 0" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tau": -1}, "tau is -1"),
+        ({"tau": float("nan")}, "finite"),
+        ({"tau": None}, "give tau"),
+        ({"gain_fraction": 2.0}, "gain_fraction is 2.0"),
+        ({"formats": ["fp8"]}, "unknown format 'fp8'"),
+        ({"formats": ["fp32"]}, "not coarser"),
+        ({"targets": ["tpu"]}, "unknown target 'tpu'"),
+        ({"validation": {"data": "data.jsonl"}}, "held-out samples must be others"),
+        ({"strategy": "prefixes"}, "strategy is 'prefixes'"),
+        ({"strategy": "random", "tau": None, "gain_fraction": 0.5}, "held to a threshold: give tau"),
+        ({"strategy": "prefix", "confidence": 0.9}, "it goes with no other strategy"),
+        ({"verify_confidence": 95}, "verify_confidence is 95"),
+        ({"confidence": 95}, "confidence is 95"),
+        ({"noise": "loud"}, "noise is 'loud'"),
+        ({"scale_method": "maxabs"}, "unknown scale_method of target cpu-qdq 'maxabs'; did you mean"),
+        ({"scale_method": "maxabs_hw"}, "unknown scale_method of target cpu-qdq 'maxabs_hw'"),
+        ({"targets": ["optimum-habana"], "scale_method": "maxabs_hv"}, "did you mean 'maxabs_hw'"),
+        ({"noise": "measured", "targets": []}, "give an FP8 target first"),
+        (
+            {
+                "noise": "measured",
+                "targets": ["cpu-bf16"],
+                "formats": ["bf16"],
+                "model": {"name_or_path": "somewhere", "dtype": "fp32"},
+            },
+            "give an FP8 target first",
+        ),
+        ({"verify": True}, "it needs tau, and validation"),
+        (
+            {"verify": True, "validation": {"data": "heldout.jsonl", "samples": 7}},
+            "validation.samples is 7; verify needs at least 8 to say how far",
+        ),
+        ({"model": {}}, "'model.name_or_path' is missing"),
+        ({"targets": ["cpu-qdq", "vllm-gaudi", "cpu-qdq"]}, "targets: cpu-qdq is given more than once"),
+        ({"targets": None}, r"targets is empty: it must be a list, such as \[cpu-qdq\]"),
+        ({"formats": None}, r"formats is empty: it must be a list, such as \[fp8_e4m3\]"),
+        ({"reuse_cache": "maybe"}, "reuse_cache is 'maybe': it must be true or false"),
+        ({"reuse_cache": None}, "reuse_cache is empty: it must be true or false"),
+        ({"calibration": {"data": "."}}, "calibration.data is ., a folder; give a file of JSON lines"),
+        ({"validation": {"data": ".."}}, "validation.data is .., a folder; give a file of JSON lines"),
+        (
+            {
+                "verify": True,
+                "validation": {"data": "heldout.jsonl"},
+                "kv_cache": "fp8",
+                "targets": ["vllm-gaudi"],
+            },
+            "there is no KV cache: kv_cache: fp8 would go unmeasured; give verify: false, or kv_cache: bf16",
+        ),
+    ],
+)
+def test_impossible_values(changes, message):
+    with pytest.raises(InputError, match=message):
+        parse_recipe(content(**changes), [], "recipe")
+
+
+def test_confidence_may_stand_beside_verify():
+    keys = {"verify": True, "confidence": 0.9, "validation": {"data": "heldout.jsonl"}}
+    recipe = parse_recipe(content(**keys), ["verify_confidence=0.8"], "recipe")
+    assert (recipe.confidence, recipe.verify_confidence) == (0.9, 0.8)
+    assert parse_recipe(content(**keys), [], "recipe").verify_confidence == 0.95
+
+
+def test_overrides():
+    recipe = parse_recipe(content(), ["calibration.samples=7", "tau=1e-3"], "recipe")
+    assert (recipe.calibration.samples, recipe.tau) == (7, 0.001)
+    dual = parse_recipe(content(), ["gain_fraction=0.5"], "recipe")
+    assert (dual.tau, dual.gain_fraction) == (None, 0.5)
+    both = parse_recipe(content(), ["gain_fraction=0.5", "tau=0.1"], "recipe")
+    assert (both.tau, both.gain_fraction) == (0.1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "lines"),
+    [
+        ({}, ["tau=-1"], ["override tau=-1: tau is -1: input should be greater than 0"]),
+        ({"tau": -1}, ["seed=2"], ["file: tau is -1: input should be greater than 0"]),
+        (
+            {"formats": ["fp9"]},
+            ["tau=x", "targets=[a]"],
+            [
+                "file: formats: unknown format 'fp9'",
+                "override tau=x: tau is 'x'",
+                "override targets=[a]: targets: unknown target 'a'",
+            ],
+        ),
+        ({}, ["tau=1", "tau=0"], ["override tau=0: tau is 0"]),
+        ({}, ["calibration.samples=0"], ["override calibration.samples=0: calibration.samples is 0"]),
+        ({}, ["calibration={data: x, samples: 0}"], ["override calibration={data: x, samples: 0}: "]),
+        ({}, ["kv_cache=fp8", "seed=2"], ["file with kv_cache=fp8: kv_cache: fp8 is of Gaudi"]),
+        ({"kv_cache": "fp8"}, ["seed=2"], ["file: kv_cache: fp8 is of Gaudi"]),
+        (
+            {},
+            ["model.config={a: 1}", "model.dtype=bf16"],
+            ["file with model.config={a: 1}: model: config changes a model's shape"],
+        ),
+    ],
+)
+def test_a_fault_names_the_override_that_made_it(changes, overrides, lines):
+    with pytest.raises(InputError) as error:
+        parse_recipe(content(**changes), overrides, "file")
+    found = str(error.value).splitlines()
+    assert len(found) == len(lines)
+    assert all(any(line.startswith(start) for line in found) for start in lines), found
+
+
+@pytest.mark.parametrize("override", ["tau", "=1", "tau.x=1", "tau=[", "calibration.sampels=3"])
+def test_malformed_overrides(override):
+    with pytest.raises(InputError):
+        parse_recipe(content(), [override], "recipe")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "cannot be read"), ("just text", "not a mapping"), (None, "does not exist")],
+)
+def test_unreadable_files(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_recipe(path, [])
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    with pytest.raises(InputError, match=f"recipe {tmp_path} is a folder; give its YAML file"):
+        load_recipe(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "does not exist"),
+        ("", "holds 0 samples, 2 are asked for"),
+        ('{"text": "a"}\n', "holds 1 samples"),
+        ('{"text": "a"}\nnot json\n', "line 2: not JSON"),
+        ('{"text": "a"}\n{"txt": "b"}\n', 'line 2: not an object with a "text"'),
+    ],
+)
+def test_unreadable_data(tmp_path, text, message):
+    path = tmp_path / "data.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_texts(path, 2)
+
+
+SHIPPED = Path(__file__).parents[2] / "recipes" / "tiny-llama"
+
+
+def shipped_batches(**changes):
+    options = {"samples": 3, "sequence_length": 16, "batch_size": 2, "trust_remote_code": False}
+    data = changes.pop("data", SHIPPED / "calibration.jsonl")
+    config = load_config(str(SHIPPED), changes.pop("config", {}), trust_remote_code=False)
+    return load_batches(config, str(SHIPPED), data, **{**options, **changes})
+
+
+def test_tokens_that_the_model_does_not_know():
+    with pytest.raises(InputError, match="gives token .*, but the model knows 20 tokens; give its own"):
+        shipped_batches(config={"vocab_size": 20})
+
+
+def test_batches_are_cut_and_sized():
+    shapes = [tuple(batch["input_ids"].shape) for batch in shipped_batches()]
+    assert shapes == [(2, 16), (1, 16)]
+
+
+def test_short_samples_are_padded_and_marked(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "def f(x):"}\n{"text": "import os, sys, json, pathlib"}\n')
+    (batch,) = shipped_batches(data=path, samples=2)
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    assert lengths[0] < lengths[1] == batch["input_ids"].shape[1]
+    assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist())[::-1]
+
+
+def test_sequences_longer_than_the_context(tmp_path):
+    with pytest.raises(InputError, match="sequence_length is 4096, but the model's context is 256"):
+        shipped_batches(sequence_length=4096)
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": ""}\n')
+    with pytest.raises(InputError, match="line 1: its text has fewer than two tokens"):
+        shipped_batches(data=path, samples=1)

@@ -1,0 +1,129 @@
+"""Several processes of torch.distributed give the plan of one, each from a share of the samples."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers
+import pytest
+
+import inc_mp_plugin as mp
+from inc_mp_plugin.runtime import ranks
+
+ROOT = Path(__file__).parents[2]
+BATCHES = [{"input_ids": helpers.tokens(2, 16, seed)} for seed in range(5)]
+NOISE = mp.Noise("measured", mp.Scales("maxabs_arbitrary", "cpu"), ("fp8_e4m3",))
+
+
+def torchrun(*command, cwd=ROOT, processes=2):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [*start, *map(str, command)], env=environment, cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def in_ranks(mode, folder):
+    done = torchrun(ROOT / "tests" / "inc" / "in_ranks.py", mode, folder)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)], done
+
+
+def test_alone_every_function_is_for_one_process():
+    assert (ranks.rank(), ranks.size()) == (0, 1)
+    assert ranks.share(BATCHES) == BATCHES
+    assert ranks.exchange(b"it") == [b"it"]
+    ranks.tell(b"nobody")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["shared", "one starves"])
+def test_two_processes_make_the_plan_of_one(tmp_path, mode):
+    alone = mp.tune(helpers.language_model("llama"), BATCHES, tau=0.0001, noise=NOISE, out=tmp_path / "alone")
+    assert alone.binds
+    together = tmp_path / "together"
+    together.mkdir()
+    said, done = in_ranks(mode, together)
+    assert said[0] == said[1] == {"quantized": sorted(alone.quantized), "loss_mse": alone.loss_mse}
+    assert done.stderr.count("Capturing the graph") == 1
+    one, two = (
+        mp.Sensitivity(*(arrays[key] for key in ("ops", "loss", "input", "weight")))
+        for arrays in map(_arrays, (tmp_path / "alone", together))
+    )
+    for key in ("loss", "input", "weight"):
+        assert (getattr(one, key) == getattr(two, key)).all()
+    assert not list(together.glob("*partial*"))
+
+
+@pytest.mark.slow
+def test_two_processes_value_ops_as_one_does(tmp_path):
+    alone = mp.tune(
+        helpers.language_model("llama"), BATCHES, strategy="alps", budget=0.8, out=tmp_path / "alone"
+    )
+    together = tmp_path / "together"
+    together.mkdir()
+    (first, second), done = in_ranks("alps", together)
+    assert first == second == {"quantized": sorted(alone.quantized)}
+    assert done.stderr.count("ALPS, each op alone: 20 steps\n") == 1
+    one, two = (
+        json.loads((folder / "alps.json").read_text())["values"]["fp8_e4m3"]
+        for folder in (tmp_path / "alone", together)
+    )
+    assert two == pytest.approx(one, abs=1e-7)
+    assert not list(together.glob("*partial*"))
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_ops_of_a_score(tmp_path):
+    (first, second), _ = in_ranks("ops", tmp_path)
+    assert first["values"] == second["values"] == {op: float(ord(op)) for op in "abcd"}
+    assert (first["scored"], second["scored"]) == (["a"], ["b", "c", "d"])  # the first has the base, too
+
+
+def _arrays(folder):
+    import numpy as np
+
+    with np.load(folder / "sensitivity.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_is_an_error_of_all(tmp_path):
+    (first, second), _ = in_ranks("no plan", tmp_path)
+    assert first == second
+    assert "least tau" in first["error"]
+
+
+@pytest.mark.slow
+def test_inc_quantizes_the_same_ops_in_every_process(tmp_path):
+    from neural_compressor.torch.quantization import quantize
+
+    (first, second), _ = in_ranks("inc", tmp_path)
+    config = mp.IPMSEConfig(tau=0.0005, dump_stats_path=str(tmp_path / "alone" / "measure"))
+    model = quantize(
+        helpers.language_model("llama"), config, run_fn=lambda m: [m(**batch) for batch in BATCHES]
+    )
+    names = [n for n, m in model.named_modules() if type(m).__name__.startswith("Patched")]
+    assert first["quantized"] == second["quantized"] == sorted(names)
+
+
+@pytest.mark.slow
+def test_a_recipe_in_two_processes(tmp_path):
+    recipe = ROOT / "recipes" / "tiny-llama.yaml"
+    changes = ["calibration.samples=6", "calibration.batch_size=2", "validation=null", "tau=0.001"]
+    plans = []
+    for name, processes in (("one", 1), ("two", 2)):
+        out = tmp_path / name
+        command = ["-m", "inc_mp_plugin.cli", "tune", recipe, *changes, "--out", out]
+        done = torchrun(*command, processes=processes)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("Everything is in") == 1
+        plans.append(json.loads((out / "plan.json").read_text()))
+    for key in ("formats", "predicted"):
+        assert plans[0][key] == plans[1][key]
