@@ -97,7 +97,7 @@ lane_newest() {  # never fails the run: a library that was released today is no 
 }
 
 inc_tests="tests/inc tests/strategy tests/evaluate tests/cli/test_command_line.py tests/cli/test_proof_commands.py
-  tests/cli/test_time_commands.py tests/stages/test_measured_time.py tests/sensitivity/test_scales.py
+  tests/cli/test_time_commands.py tests/stages/test_measured_time.py tests/scales/test_scales.py
   tests/sensitivity/test_rounding.py tests/sensitivity/test_drift.py"
 
 environment_gaudi() {

@@ -12,7 +12,7 @@ import transformers
 import typer.testing
 from torch import nn
 
-from inc_mp_plugin.cli.commands import app
+from inc_mp_plugin.cli.main import app
 from inc_mp_plugin.model.attention import Matmul
 
 SHIPPED = Path(__file__).parent.parent / "recipes" / "tiny-llama"

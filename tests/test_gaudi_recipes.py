@@ -9,7 +9,8 @@ import transformers
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.pipeline.recipe import load_recipe
-from inc_mp_plugin.pipeline.rehearsal import lines, rehearse
+from inc_mp_plugin.pipeline.tune import dry_run
+from inc_mp_plugin.report.dry_run import dry_run_lines
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 LONGER = ("llama-3.3-70b", "qwen3-8b", "qwen3-30b-a3b")
@@ -35,17 +36,21 @@ def two_layers(model, device, *overrides):
     return recipe_of(model, device, "model.weights=random", small, *overrides)
 
 
+def lines_of(found):
+    return dry_run_lines(found.graph, found.demands, found.gains, found.plan)
+
+
 @pytest.mark.parametrize("device", [pytest.param("gaudi2", marks=pytest.mark.slow), "gaudi3"])
 @pytest.mark.parametrize(
     "model", [pytest.param(m, marks=pytest.mark.slow if m in LONGER else ()) for m in MODELS]
 )
 def test_recipes_without_weights(model, device, tmp_path):
     recipe = two_layers(model, device)
-    found = rehearse(recipe, tmp_path)
+    found = dry_run(recipe, tmp_path)
     mlp = IN_THE_MLP.get(model, 3)
     assert len(found.graph.ops) == 2 * (4 + 2 + mlp) + 1
     assert (found.gains.objective, found.gains.source, recipe.device) == ("roofline", "modelled", device)
-    assert found.gain > 0
+    assert found.plan.gain > 0
     sizes = sorted(len(tie.ops) for tie in found.demands.ties)
     flash = [2, 2] if "optimum-habana" in recipe.targets else []
     assert sizes == sorted([3, 3, *flash, *([mlp, mlp] if mlp > 3 else [2, 2])])
@@ -53,9 +58,9 @@ def test_recipes_without_weights(model, device, tmp_path):
         for end in (".json", "-measure.json", ".sh"):
             assert (tmp_path / "configs" / f"{target}{end}").stat().st_size > 0
     names = json.loads((tmp_path / "configs" / f"{recipe.targets[0]}.json").read_text())["allowlist"]["names"]
-    lowered = [op for op, format in found.formats.items() if format != "bf16"]
+    lowered = [op for op, format in found.plan.formats.items() if format != "bf16"]
     assert bool(names) == bool(lowered)
-    shown = "\n".join(lines(found))
+    shown = "\n".join(lines_of(found))
     assert f"with {len(lowered)} ops lowered" in shown
 
 
@@ -72,15 +77,17 @@ def test_configurations_are_those_of_the_published_models(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b"])
 def test_whole_models_without_weights(model, tmp_path):
-    found = rehearse(recipe_of(model, "gaudi3"), tmp_path)
+    found = dry_run(recipe_of(model, "gaudi3"), tmp_path)
     layers = {"llama-3.1-8b": 32, "qwen3-30b-a3b": 48}[model]
     assert len(found.graph.ops) == layers * (4 + 2 + IN_THE_MLP.get(model, 3)) + 1
 
 
 @pytest.mark.slow
 def test_what_the_experts_of_a_qwen_come_to_on_optimum_habana(tmp_path):
-    found = rehearse(two_layers("qwen3-30b-a3b", "gaudi2", "targets=[optimum-habana]"), tmp_path)
-    kept = [line for line in lines(found) if "768 ops" in line and "INC never measures the experts" in line]
+    found = dry_run(two_layers("qwen3-30b-a3b", "gaudi2", "targets=[optimum-habana]"), tmp_path)
+    kept = [
+        line for line in lines_of(found) if "768 ops" in line and "INC never measures the experts" in line
+    ]
     assert len(kept) == 1
     text = (tmp_path / "configs" / "optimum-habana.json").read_text()
     assert "experts" not in text
@@ -89,7 +96,7 @@ def test_what_the_experts_of_a_qwen_come_to_on_optimum_habana(tmp_path):
 def test_a_recipe_that_names_no_model_here(tmp_path):
     with pytest.raises(InputError, match="cannot be loaded"):
         recipe = load_recipe(RECIPES / "qwen3-8b-gaudi2.yaml", [f"model.name_or_path={tmp_path}/none"])
-        rehearse(recipe, tmp_path / "out")
+        dry_run(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -13,7 +13,7 @@ PACKAGE = Path(inc_mp_plugin.__file__).parent
 # Folders from the ground up: a file may import lower floors and its own folder, subfolders included.
 FLOORS = (
     ("core", "libraries"),
-    ("runtime", "targets"),
+    ("runtime", "scales", "targets"),
     ("evaluate", "model", "report", "solver"),
     ("gain", "graph", "inc", "qat", "sensitivity"),
     ("stages",),
@@ -27,7 +27,7 @@ HOMES = {
     "highspy": {"solver/highs"},
     "lm_eval": {"evaluate/tasks", "libraries/lm_eval"},
     "matplotlib": {"report/plots"},
-    "neural_compressor": {"inc", "strategy"},
+    "neural_compressor": {"inc", "strategy", "libraries/neural_compressor"},
     "pydantic": {"pipeline/recipe", "pipeline/sections"},
     "rich": {"cli/show", "report", "runtime/progress"},
     "transformers": {"inc/check/measurements", "inc/loading", "libraries/transformers", "model/loading"},
@@ -47,25 +47,6 @@ def imports(name):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-# What still points upwards after the moves, to be mended next.
-LEFT = {
-    "core/knobs": {"pipeline", "solver"},
-    "inc/check/keys": {"strategy"},
-    "model/heldout": {"pipeline"},
-    "model/subject": {"pipeline"},
-    "report/reproduce_sections": {"pipeline"},
-    "report/text": {"pipeline"},
-    "sensitivity/scaleless": {"inc"},
-    "solver/program": {"pipeline", "sensitivity"},
-    "stages/files": {"pipeline"},
-    "stages/gains": {"pipeline"},
-    "stages/held_back": {"pipeline"},
-    "stages/loss_meter": {"pipeline"},
-    "stages/op_values": {"pipeline"},
-    "stages/stages": {"pipeline"},
-}
-
-
 def floor(folder):
     """Number of the floor that a folder, or a file at the top, stands on."""
     return next(number for number, folders in enumerate(FLOORS) if folder in folders)
@@ -80,7 +61,7 @@ def test_the_top_holds_folders_and_two_files():
 def test_imports_go_downwards(name):
     own = name.split("/")[0]
     used = {m.split(".")[1] for m in imports(name) if m.startswith("inc_mp_plugin.")} - {own}
-    assert {folder for folder in used if floor(folder) >= floor(own)} == LEFT.get(name, set())
+    assert {folder for folder in used if floor(folder) >= floor(own)} == set()
 
 
 @pytest.mark.parametrize("name", [f for f in FILES if f.startswith("libraries/")])
@@ -107,7 +88,7 @@ def test_files_and_functions_stay_small(name):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             first = node.body[ast.get_docstring(node) is not None :]
-            assert not first or node.end_lineno - first[0].lineno < 45, node.name
+            assert not first or node.end_lineno - first[0].lineno < 40, node.name
 
 
 def run(code, *flags):
@@ -127,7 +108,7 @@ def test_importing_is_inert():
 @pytest.mark.parametrize("arguments", [["--help"], ["solve", "--help"], ["solve", "nowhere"]])
 def test_the_command_line_loads_no_torch(arguments):
     code = (
-        "import sys; from inc_mp_plugin.cli.commands import app\n"
+        "import sys; from inc_mp_plugin.cli.main import app\n"
         f"try:\n    app({arguments!r})\nexcept SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'neural_compressor' not in sys.modules"
     )

@@ -98,7 +98,7 @@ def test_every_way_to_a_private_name_is_seen():
     ]
 
 
-@pytest.mark.parametrize("name", ["torch", "transformers", "lm_eval"])
+@pytest.mark.parametrize("name", ["torch", "transformers", "lm_eval", "neural_compressor"])
 def test_every_function_says_with_what_it_was_checked(name):
     for node in ast.parse((PACKAGE / f"libraries/{name}.py").read_text()).body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):

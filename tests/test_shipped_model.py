@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from inc_mp_plugin.cli.commands import app
+from inc_mp_plugin.cli.main import app
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.evaluate.closed_loop import close_loop
 from inc_mp_plugin.evaluate.interval import measured_nrmse
 from inc_mp_plugin.pipeline.folder import Run
-from inc_mp_plugin.pipeline.tune import noise_of
 from inc_mp_plugin.sensitivity.drift import rounded_losses
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.taylor import concatenate, sensitivity_rows
@@ -132,7 +131,7 @@ def test_intervals_cover_fresh_samples(run):
     in 84 to 98 of 100 splits.
     """
     one = Run(run, ("validation.samples=256", "noise=measured"))
-    meter, scales = one.meter, noise_of(one.recipe).scales
+    meter, scales = one.meter, one.job.noise_scales
     model, held = one.subject.model, list(meter.heldout)
     rounding = observe_rounding(model, one.graph, one.subject.batches, None, scales, ("fp8_e4m3",))
     rows = concatenate(list(sensitivity_rows(model, one.graph, held, None, rounding)))

@@ -1,6 +1,6 @@
 """`python -m inc_mp_plugin.cli`: the same as `inc-mp`."""
 
-from inc_mp_plugin.cli.commands import main
+from inc_mp_plugin.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
@@ -22,13 +22,13 @@ app = typer.Typer(
 )
 
 
-def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Register a command; errors meant for the user become a line and an exit code."""
-    return app.command()(reported(function))
+def add(function: Callable[..., None], context_settings: dict[str, Any] | None = None) -> None:
+    """Add a command; `context_settings` are typer's."""
+    app.command(context_settings=context_settings)(reported(function))
 
 
 def reported(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """The same function, with errors meant for the user as a line and an exit code."""
+    """Return the same function, with errors meant for the user as a line and an exit code."""
 
     @wraps(function)
     def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:

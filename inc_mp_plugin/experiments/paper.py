@@ -18,6 +18,7 @@ from inc_mp_plugin.core.results import Experiment, Trial
 from inc_mp_plugin.evaluate.interval import mean_ratio_interval
 from inc_mp_plugin.experiments.accuracy import Examiner
 from inc_mp_plugin.pipeline.folder import Run
+from inc_mp_plugin.pipeline.job import value_scales
 from inc_mp_plugin.runtime import result_artefacts
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.progress import say, tracked
@@ -25,8 +26,9 @@ from inc_mp_plugin.runtime.reuse import run_stage
 from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
-from inc_mp_plugin.stages.op_values import low_of, values_stage
-from inc_mp_plugin.stages.stages import Goal, check_objective, plan_depends_on
+from inc_mp_plugin.stages.job import Job
+from inc_mp_plugin.stages.op_values import values_stage
+from inc_mp_plugin.stages.plan import check_objective, plan_depends_on
 
 # Fractions of the largest gain at which strategies are compared, and of everything's NRMSE.
 GAIN_LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
@@ -92,7 +94,7 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
         message = f"no configuration gains anything for {objective}, so there is nothing to compare"
         raise InputError(message)
     depends_on = {
-        **plan_depends_on(run.able, {objective: gains}, Goal(objective, run.recipe.tau)),
+        **plan_depends_on(_alone(run.job, objective), run.able, {objective: gains}),
         **(_measured_settings(run) if name != "choices" else {}),
         "draws": settings.draws,
         **({"points": settings.points, "samples": settings.samples} if name != "choices" else {}),
@@ -105,6 +107,11 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
 
     path = folder / "experiments" / f"{name}-{objective}.json"
     return run_stage(path, "experiment", depends_on, result_artefacts.experiment_from_json, make)
+
+
+def _alone(job: Job, objective: str) -> Job:
+    """Return the job with the objective and tau of an experiment, and nothing else of its goal."""
+    return Job(base=job.base, objective=objective, tau=job.tau)
 
 
 def _check(name: str, settings: Settings) -> None:
@@ -163,9 +170,9 @@ def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
 
 
 def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
-    low = low_of(run.recipe)
+    job = replace(run.job, value_scales=value_scales(run.recipe))
     # Before anything is measured through INC, which converts the model for good.
-    values = [values_stage(method, run.subject, run.graph, low, run.folder) for method in METHODS]
+    values = [values_stage(job, run.subject, run.graph, run.folder, method=method) for method in METHODS]
     trials = []
     for level in levels_of("methods", settings.points):
         for one in (None, *values):

@@ -40,12 +40,13 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class TimingSettings:
-    """How long to measure.
+    """Where and how long to measure.
 
     Every pass of every configuration gets `repeats` pairs; then those get more, up to `most_repeats`,
     whose standard error is above its part of `precision`, which is relative to the largest sum of the
     gains that are measured (of a whole plan: to its own). `budget_s` ends that, and thins out the first
     pairs if need be. A warm-up ends when two calls in a row agree with the one before within `stable`.
+    `device` is "cpu", "cuda" or "hpu"; `every_group` measures groups of the same structure one by one.
     """
 
     repeats: int = 15
@@ -54,6 +55,8 @@ class TimingSettings:
     budget_s: float | None = None
     stable: float = 0.03
     most_warmups: int = 10
+    device: str = "cpu"
+    every_group: bool = False
 
 
 class Bench:

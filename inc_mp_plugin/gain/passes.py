@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.request import Request
 from inc_mp_plugin.gain.bench import Pass
 from inc_mp_plugin.libraries.transformers import cache_argument, cache_of, new_static_cache, position_argument
 from inc_mp_plugin.model.batches import call
@@ -15,18 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from inc_mp_plugin.model.batches import Batch
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a model is asked for: `batch_size` prompts at once, and tokens after the first one.
-
-    Its price is TTFT + output_tokens x TPOT: the prompt's pass gives the first token.
-    """
-
-    prompt_tokens: int
-    output_tokens: int = 0
-    batch_size: int = 1
 
 
 def prompt(model: nn.Module, request: Request, device: str = "cpu") -> dict[str, Any]:

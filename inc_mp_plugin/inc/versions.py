@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import re
 from importlib.util import find_spec
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.libraries import neural_compressor as of_inc
 
 OLDEST, AFTER = (3, 5), (4, 0)
 
 
 def version() -> tuple[int, ...]:
-    """Version of the installed INC, as numbers.
+    """Return the version of the installed INC, as numbers.
 
     Raises:
         InputError: it is one that the plugin does not know.
     """
-    from neural_compressor.common.version import __version__  # neural-compressor-pt has no other
-
-    found = tuple(int(part) for part in re.findall(r"\d+", str(__version__))[:3])
-    if not OLDEST <= found < AFTER:
-        message = f"INC {__version__} is installed; ip_mse runs with neural-compressor>=3.5,<4"
+    numbers = of_inc.installed_version()
+    if not OLDEST <= numbers < AFTER:
+        message = (
+            f"INC {'.'.join(map(str, numbers))} is installed; ip_mse runs with neural-compressor>=3.5,<4"
+        )
         raise InputError(message)
-    return found
+    return numbers
 
 
 def has_legacy_tuning() -> bool:
-    """Up to 3.7.1 there is a second tuning, for INT8, with a registry of strategies."""
+    """Tell if there is a second tuning, for INT8, with a registry of strategies: up to 3.7.1."""
     return find_spec("neural_compressor.strategy") is not None
 
 
-def channel_scales_have_a_floor() -> bool:
-    """From 3.7 on an output channel of zeros has a scale, which is not 0."""
-    return version() >= (3, 7)
-
-
 def autotune_forgets_the_best() -> bool:
-    """Up to 3.6 autotune compares with `max_trials` only, and returns None after the last configuration."""
+    """Tell if autotune compares with `max_trials` only, and returns None after the last one: up to 3.6."""
     return version() < (3, 7)

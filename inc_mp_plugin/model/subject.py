@@ -9,22 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
-from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.batches import map_tensors
-from inc_mp_plugin.model.loading import (
-    file_fingerprint,
-    load_batches,
-    load_config,
-    load_model,
-    model_fingerprint,
-    random_model,
-)
-from inc_mp_plugin.pipeline.next_command import refuse_model_in_memory
 from inc_mp_plugin.runtime import ranks
 
 if TYPE_CHECKING:
@@ -32,8 +22,6 @@ if TYPE_CHECKING:
 
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
-    from inc_mp_plugin.pipeline.recipe import Recipe
-    from inc_mp_plugin.pipeline.sections import CalibrationSection, ModelSection, ValidationSection
 
 Json = dict[str, Any]
 
@@ -46,7 +34,8 @@ class Subject:
     """What is to be planned: a model and its calibration batches, loaded when first needed.
 
     `depends_on` identifies them (hashes and settings); `base` is the format the model runs in.
-    `own_share` says that of several processes each has batches of its own, not all the same ones.
+    `own_share` says that of several processes each has batches of its own, not all the same ones;
+    `has_weights` that there is a loss to measure.
     """
 
     depends_on: Json
@@ -55,6 +44,7 @@ class Subject:
     load_batches: Callable[[], Sequence[Batch]]
     loss_fn: LossFunction | None = None
     own_share: bool = False
+    has_weights: bool = True
 
     @cached_property
     def model(self) -> nn.Module:
@@ -65,30 +55,6 @@ class Subject:
     def batches(self) -> Sequence[Batch]:
         """The calibration batches."""
         return self.load_batches()
-
-
-def subject_of(recipe: Recipe) -> Subject:
-    """The model and the calibration data that a recipe names.
-
-    Raises:
-        InputError: they were in memory.
-    """
-    refuse_model_in_memory(recipe.model)
-    model, data = recipe.model, recipe.calibration
-    return Subject(
-        depends_on={
-            "model": model_fingerprint(model.name_or_path, trust_remote_code=model.trust_remote_code),
-            "dtype": model.dtype,
-            "weights": model.weights,
-            "config": dict(model.config),
-            "tokenizer": model.tokenizer,
-            **data_settings("calibration", data),
-            "versions": versions(),
-        },
-        base=model.dtype,
-        load_model=lambda: _model(model),
-        load_batches=lambda: load_samples(model, data, data.data, data.samples),
-    )
 
 
 def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossFunction | None) -> Subject:
@@ -185,44 +151,8 @@ def _hash(tensors: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-def data_settings(name: str, section: CalibrationSection | ValidationSection) -> Json:
-    """What identifies a section's samples: a hash of the file, and the settings."""
-    settings = section.model_dump(mode="json", exclude={"data", "random_plans", "seed"})
-    return {
-        f"{name}.data": file_fingerprint(section.data),
-        **{f"{name}.{key}": value for key, value in settings.items()},
-    }
-
-
-def _model(section: ModelSection) -> nn.Module:
-    name, dtype, trusted = section.name_or_path, section.dtype, section.trust_remote_code
-    if section.weights == "random":
-        return random_model(_config(section), dtype, trust_remote_code=trusted)
-    return load_model(name, dtype, trust_remote_code=trusted)
-
-
-def _config(section: ModelSection) -> Any:
-    return load_config(section.name_or_path, section.config, trust_remote_code=section.trust_remote_code)
-
-
-def load_samples(
-    model: ModelSection, calibration: CalibrationSection, data: Path, samples: int, skip: int = 0
-) -> Sequence[Batch]:
-    """Batches of a file's samples, after `skip` others, tokenized and cut as the calibration's are."""
-    return load_batches(
-        _config(model),
-        model.tokenizer or model.name_or_path,
-        data,
-        samples=samples,
-        sequence_length=calibration.sequence_length,
-        batch_size=calibration.batch_size,
-        trust_remote_code=model.trust_remote_code,
-        skip=skip,
-    )
-
-
 def versions() -> dict[str, str]:
-    """Versions of what the artefacts depend on; for this package's own see `stage.ARITHMETIC`."""
+    """Versions of what the artefacts depend on; for this package's own see `reuse.ARITHMETIC`."""
     # Gaudi software brings INC under the last of these names.
     names = ("torch", "transformers", "neural-compressor", "neural-compressor-pt")
     installed = {}

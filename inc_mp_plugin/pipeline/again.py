@@ -18,7 +18,7 @@ from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.reuse import run_stage
-from inc_mp_plugin.stages.stages import goal_of, plan_stage
+from inc_mp_plugin.stages.plan import plan_stage
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
 from inc_mp_plugin.targets.target import Target
@@ -52,9 +52,8 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
     # Without the model nothing can be measured, so a plan that is solved for again is a predicted one.
     run = Run(folder, (*overrides, "verify=false"))
     before = _plan_before(folder)
-    goal = goal_of(run.recipe)
-    values = run.values(goal.strategy)
-    plan = plan_stage(run.able, run.free_gains, goal, folder, demands=run.demands, values=values)
+    values = run.values(run.job.strategy)
+    plan = plan_stage(run.job, run.able, run.free_gains, folder, demands=run.demands, values=values)
     if before is None or _files_say(before) != _files_say(plan):
         from inc_mp_plugin.stages.files import clear_files
 
@@ -102,16 +101,16 @@ def validate_time_again(folder: Path, taus: Sequence[float]) -> TimeValidation:
         InputError: an artefact is missing or damaged, of another model or other data, or no time was
             measured.
     """
-    from inc_mp_plugin.stages.gains import prices_of
-    from inc_mp_plugin.stages.time_validation import validate_time
+    from inc_mp_plugin.stages.time_validation import time_validation_stage
 
     for tau in taus:
         check_knobs(tau, None)
     run = Run(folder)
     subject = run.subject
-    prices = prices_of(run.recipe, run.able.ops, run.demands)
     chosen = taus or [run.plan.tau / 2, run.plan.tau, run.plan.tau * 2]
-    return validate_time(subject, run.graph, run.able, run.gains, prices, chosen, folder)
+    return time_validation_stage(
+        run.job, subject, run.graph, run.able, gains=run.gains, taus=chosen, out=folder
+    )
 
 
 @exclusive
@@ -128,7 +127,7 @@ def emit_again(folder: Path, target: str, overrides: list[str]) -> Path:
             for another way of serving.
         SelectionError: the consumer cannot run the plan, or INC would select other ops than the plan's.
     """
-    from inc_mp_plugin.stages.files import emit
+    from inc_mp_plugin.stages.files import title_of, write_files
 
     given = list(map(_key, overrides))
     faults = [unknown("key of emit", key, SERVING_KEYS) for key in given if key not in SERVING_KEYS]
@@ -139,7 +138,8 @@ def emit_again(folder: Path, target: str, overrides: list[str]) -> Path:
     plan, targets = run.plan, tuple(dict.fromkeys([*run.plan.targets, target]))
     served = _served(run, target, targets, overrides) if given else plan.serving
     try:
-        return emit(replace(plan, serving=served), run.graph, target, folder, run.recipe)
+        plan = replace(plan, serving=served)
+        return write_files(run.job, plan, run.graph, target, title=title_of(plan), out=folder)
     except SelectionError as error:
         if target in plan.targets:
             raise

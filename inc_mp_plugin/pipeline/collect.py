@@ -1,9 +1,9 @@
-"""report.html and figures/ of a folder that `inc-mp tune` wrote, from whatever artefacts are there."""
+"""From a folder that `inc-mp tune` wrote to its report: whatever artefacts are there and still valid."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,18 +12,16 @@ from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.results import Experiment, Stability
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.pipeline.folder import Run
-from inc_mp_plugin.report.blocks import ReportInfo
 from inc_mp_plugin.report.document import report_info
 from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.html import page
-from inc_mp_plugin.report.plots import render
-from inc_mp_plugin.report.svg import inline
+from inc_mp_plugin.report.write import write_pages
 from inc_mp_plugin.runtime import artefacts, result_artefacts, store
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.store import Json
 from inc_mp_plugin.solver.stability import stability
 from inc_mp_plugin.solver.ties import constrained
-from inc_mp_plugin.stages.stages import Goal, goal_of, plan_depends_on, solve_goal
+from inc_mp_plugin.stages.job import Job
+from inc_mp_plugin.stages.plan import make_plan, plan_depends_on
 
 Value = TypeVar("Value")
 
@@ -41,23 +39,6 @@ def write_report(folder: Path) -> Path:
     return write_pages(folder, report_info(find(folder)))
 
 
-def write_pages(folder: Path, info: ReportInfo) -> Path:
-    """Write what a report says: report.html, and every figure as PNG and SVG under figures/.
-
-    Raises:
-        InputError: matplotlib is missing.
-    """
-    pictures = {}
-    for figure in info.figures:
-        png, svg = render(figure)
-        store.write_bytes(folder / "figures" / f"{figure.name}.png", png)
-        store.write_bytes(folder / "figures" / f"{figure.name}.svg", svg)
-        pictures[figure.name] = inline(svg.decode(), figure.name, figure.caption)
-    path = folder / "report.html"
-    store.write_bytes(path, page(info, pictures).encode())
-    return path
-
-
 def find(folder: Path) -> Found:
     """Read every artefact of a folder that a report can show.
 
@@ -69,8 +50,8 @@ def find(folder: Path) -> Found:
     made = shelf.take("plan", "plan", _depends_on) or {}
     shelf.take("sensitivity", "sensitivity", _depends_on)
     able, noise = run.priced, {"noise": run.plan.noise}
-    goal = _goal(run, made)
-    fresh = plan_depends_on(able, run.free_gains, goal)
+    job = _job(run, made)
+    fresh = plan_depends_on(job, able, run.free_gains)
     same: Json = {key: fresh[key] for key in ("sensitivity", "noise", "gains")}
     _check_plan(folder, made, same)
     validation = shelf.take("validation", "validation", result_artefacts.validation_from_json)
@@ -85,7 +66,7 @@ def find(folder: Path) -> Found:
         able.ops,
         run.free_gains,
         run.plan,
-        _stability(run, able, goal, made.get("correction", 1.0)),
+        _stability(run, able, job, made.get("correction", 1.0)),
         shelf.take("frontier", "frontier", result_artefacts.frontiers_from_json, _files(folder) | noise),
         validation,
         shelf.take(
@@ -98,7 +79,7 @@ def find(folder: Path) -> Found:
             "verification",
             "verification",
             result_artefacts.verification_from_json,
-            same | {"objective": goal.objective, "tau": made.get("tau")},
+            same | {"objective": job.objective, "tau": made.get("tau")},
         ),
         _experiments(shelf, run.gains, same),
         run.held_back,
@@ -165,18 +146,15 @@ def _experiments(shelf: _Shelf, gains: Mapping[str, Gains], same: Json) -> tuple
     return tuple(found)
 
 
-def _goal(run: Run, made: Json) -> Goal:
-    """What the plan was solved for, which may be another goal than the recipe's."""
-    names = {one.name for one in fields(Goal)}
-    goal = (
-        Goal(**{key: value for key, value in made.items() if key in names}) if made else goal_of(run.recipe)
-    )
+def _job(run: Run, made: Json) -> Job:
+    """Return what the plan was solved for, which may be another goal than the recipe's."""
+    job = replace(run.job, **{key: made[key] for key in run.job.goal if key in made})
     # The least loss for a gain is the same at any tau that allows it.
-    return goal if goal.gain_fraction is None and goal.budget is None else replace(goal, tau=None)
+    return job if job.gain_fraction is None and job.budget is None else replace(job, tau=None)
 
 
-def _stability(run: Run, able: Sensitivity, goal: Goal, correction: float) -> Stability:
+def _stability(run: Run, able: Sensitivity, job: Job, correction: float) -> Stability:
     plan = run.plan
     gains = constrained(run.free_gains[plan.objective], run.planned_demands)
-    values = run.values(goal.strategy)
-    return stability(plan, able, lambda seen: solve_goal(gains, seen, goal, correction, values=values))
+    values = run.values(job.strategy)
+    return stability(plan, able, lambda drawn: make_plan(job, gains, drawn, correction, values=values))

@@ -13,6 +13,8 @@ from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.core.plan import Graph, Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.pipeline.data import subject_of
+from inc_mp_plugin.pipeline.job import job_of
 from inc_mp_plugin.pipeline.next_command import (
     PLAN_KEYS,
     refuse_dry_run,
@@ -23,14 +25,14 @@ from inc_mp_plugin.pipeline.recipe import Recipe, parse_recipe
 from inc_mp_plugin.runtime import artefacts, store
 from inc_mp_plugin.runtime.reuse import changes
 from inc_mp_plugin.solver.ties import constrained
-from inc_mp_plugin.stages.gains import demands_for, runnable_ops
-from inc_mp_plugin.stages.held_back import held_back_for, with_scales
+from inc_mp_plugin.stages.held_back import consumer_scales, held_back_for, with_scales
 from inc_mp_plugin.stages.op_values import stored_values
-from inc_mp_plugin.stages.stages import without_noise
+from inc_mp_plugin.stages.sensitivity import measured_from
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.results import Validation
     from inc_mp_plugin.model.subject import Subject
+    from inc_mp_plugin.stages.job import Job
     from inc_mp_plugin.stages.loss_meter import LossMeter
 
 
@@ -63,6 +65,12 @@ class Run:
         return parse_recipe(content, list(self.overrides), str(path))
 
     @cached_property
+    def job(self) -> Job:
+        """The recipe, resolved; of a folder of `mp.tune` with the ops that it allowed."""
+        allowed = store.read_json(self.folder / "recipe.json", "recipe").get("ops")
+        return job_of(self.recipe, allowed)
+
+    @cached_property
     def graph(self) -> Graph:
         """graph.json."""
         return artefacts.load(self.folder / "graph.json", "graph", artefacts.graph_from_json)
@@ -78,22 +86,11 @@ class Run:
     @cached_property
     def able(self) -> Sensitivity:
         """Sensitivities of the ops that every target can run in a lower format, beside their KV cache."""
-        return self._able(self.recipe, self.demands)
+        return self._able(self.job, self.demands)
 
-    def _able(self, recipe: Recipe, demanded: Demands) -> Sensitivity:
-        able = self.sensitivity.of(self._runnable(recipe))
-        return replace(with_scales(able, held_back_for(able, recipe)), cached=demanded.cached)
-
-    @cached_property
-    def allowed(self) -> tuple[str, ...] | None:
-        """Names of the ops that `mp.tune` allowed to leave the base format; None where all may."""
-        ops = store.read_json(self.folder / "recipe.json", "recipe").get("ops")
-        return None if ops is None else tuple(ops)
-
-    def _runnable(self, recipe: Recipe) -> list[str]:
-        """Ops that a recipe's targets run in a lower format, among those that are allowed."""
-        allowed = self.allowed
-        return [op for op in runnable_ops(self.graph, recipe) if allowed is None or op in allowed]
+    def _able(self, job: Job, demands: Demands) -> Sensitivity:
+        able = self.sensitivity.of(job.runnable(self.graph))
+        return replace(with_scales(able, held_back_for(job, able)), cached=demands.cached)
 
     @cached_property
     def free_gains(self) -> dict[str, Gains]:
@@ -103,18 +100,19 @@ class Run:
     @cached_property
     def demands(self) -> Demands:
         """What the targets of the recipe demand of a plan."""
-        return demands_for(self.graph, self.recipe, held_back_for(self.sensitivity, self.recipe))
+        return self.job.demands(self.graph, held_back_for(self.job, self.sensitivity))
 
     @cached_property
-    def planned(self) -> Recipe:
-        """The recipe, with the plan's own targets, served as the plan is."""
-        plan = self.plan
-        return self.recipe.model_copy(update={"targets": plan.targets, **asdict(plan.serving)})
+    def planned(self) -> Job:
+        """The job, with the plan's own targets, served as the plan is."""
+        plan, recipe = self.plan, self.recipe
+        scales = consumer_scales(plan.targets, recipe.device, recipe.scale_method)
+        return replace(self.job, targets=plan.targets, serving=plan.serving, consumer_scales=scales)
 
     @cached_property
     def planned_demands(self) -> Demands:
         """The demands of the plan's own targets."""
-        return demands_for(self.graph, self.planned, held_back_for(self.sensitivity, self.planned))
+        return self.planned.demands(self.graph, held_back_for(self.planned, self.sensitivity))
 
     @cached_property
     def gains(self) -> dict[str, Gains]:
@@ -123,8 +121,7 @@ class Run:
 
     def values(self, strategy: str) -> OpValues | None:
         """eagl.json or alps.json, for these strategies; None for the others."""
-        stored = store.read_json(self.folder / "sensitivity.json", "sensitivity").get("depends_on", {})
-        return stored_values(strategy, self.folder, without_noise(stored))
+        return stored_values(strategy, self.folder, measured_from(self.folder))
 
     @cached_property
     def held_back(self) -> tuple[str, ...]:
@@ -178,11 +175,8 @@ class Run:
         Raises:
             InputError: it is no longer what was measured.
         """
-        from inc_mp_plugin.model.subject import subject_of
-
         subject = subject_of(self.recipe)
-        stored = store.read_json(self.folder / "sensitivity.json", "sensitivity").get("depends_on", {})
-        difference = changes(without_noise(stored), subject.depends_on)
+        difference = changes(measured_from(self.folder), subject.depends_on)
         if difference:
             message = f"{self.folder} is of another state of things ({difference}); run `inc-mp tune` again"
             raise InputError(message)
@@ -198,9 +192,9 @@ class Run:
         from inc_mp_plugin.stages.loss_meter import LossMeter
 
         refuse_model_in_memory(self.recipe.model)
-        section = self.recipe.validation
-        if section is None:
+        heldout = self.job.heldout
+        if heldout is None:
             message = "the recipe has no validation section; add validation: {data: HELDOUT.jsonl}"
             raise InputError(message)
         kept = self.losses or self.folder
-        return LossMeter(self.recipe, section, self.subject, self.graph, self.able, kept)
+        return LossMeter(self.job, heldout, self.subject, self.graph, ops=self.able.ops, out=kept)

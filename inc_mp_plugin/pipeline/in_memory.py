@@ -2,107 +2,195 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from inc_mp_plugin.core.demands import Serving
+from inc_mp_plugin.core.demands import Serving, kept_lines
+from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.formats import check_formats
+from inc_mp_plugin.core.knobs import check_knobs
+from inc_mp_plugin.core.literals import IN_MEMORY, NoiseModel, Objective, Strategy
 from inc_mp_plugin.core.op_values import METHODS
-from inc_mp_plugin.pipeline.next_command import DRY_RUN, IN_MEMORY
+from inc_mp_plugin.gain.bench import TimingSettings
+from inc_mp_plugin.model.subject import subject_in_memory, subject_measured_before, with_data_of_all_ranks
+from inc_mp_plugin.pipeline.deprecated import noise_of, timing_of
 from inc_mp_plugin.pipeline.sections import TimingSection
-from inc_mp_plugin.runtime import store
+from inc_mp_plugin.pipeline.tune import in_all_processes, run_stages
 from inc_mp_plugin.runtime.lock import locked
-from inc_mp_plugin.stages.gains import Clock, Prices, gains_stage, runnable
-from inc_mp_plugin.stages.held_back import hold_back
-from inc_mp_plugin.stages.op_values import Low, values_stage
-from inc_mp_plugin.stages.stages import Goal, Noise, graph_stage, plan_stage, sensitivity_stage
-from inc_mp_plugin.targets.rules import demands
+from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.scales.scaleless import ON_A_CPU
+from inc_mp_plugin.solver.uncertainty import check_confidence
+from inc_mp_plugin.stages.held_back import consumer_scales
+from inc_mp_plugin.stages.job import Job
+from inc_mp_plugin.stages.sensitivity import measured_from
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from torch import nn
+
     from inc_mp_plugin.core.plan import Plan
-    from inc_mp_plugin.gain.passes import Request
+    from inc_mp_plugin.core.request import Request
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.model.subject import Subject
-    from inc_mp_plugin.sensitivity.scales import Scales
+    from inc_mp_plugin.pipeline.deprecated import Clock, Noise
+    from inc_mp_plugin.scales.methods import Scales
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked for of a model in memory; see `pipeline.tune`.
+def tune(
+    model: nn.Module,
+    batches: Sequence[Batch] | None,
+    *,
+    tau: float | None = None,
+    gain_fraction: float | None = None,
+    budget: float | None = None,
+    objective: str = "memory",
+    strategy: str = "ip_mse",
+    seed: int = 0,
+    confidence: float | None = None,
+    noise: str | Noise | None = None,
+    scales: Scales | None = None,
+    formats: Sequence[str] = ("fp8_e4m3",),
+    device: str = "gaudi2",
+    request: Request | None = None,
+    timing: TimingSettings | None = None,
+    clock: Clock | None = None,
+    loss_fn: LossFunction | None = None,
+    allowed: Collection[str] | None = None,
+    targets: Sequence[str] = (),
+    serving: Serving | None = None,
+    out: str | Path,
+) -> Plan:
+    """Plan a model that is in memory: capture, sensitivities, gains, program.
 
-    `consumers` are the scales of all that will run the plan: an op without one stays in the base format.
-    """
-
-    goal: Goal
-    noise: Noise
-    low: Low
-    consumers: Sequence[Scales]
-    device: str
-    request: Request | None
-    clock: Clock | None
-    allowed: Collection[str] | None
-    targets: Sequence[str]
-    serving: Serving
-
-
-def plan_in_memory(subject: Subject, asked: Asked, out: Path) -> Plan:
-    """Run every stage in a folder, and leave there what the commands need.
+    Args:
+        model: in its base format; it leaves as it came.
+        batches: calibration batches, the first of which also serves to capture the graph; with None the
+            sensitivities are those that another process measured of this model in `out`. Of several
+            processes of torch.distributed each gives its own; the plan is the same in all.
+        tau: threshold of the normalized RMSE of the loss (eq. 5).
+        gain_fraction: instead, the wanted fraction of the largest gain, at the least loss.
+        budget: instead, the fraction of what everything costs in the base format that a plan may cost.
+        objective: "memory", "theoretical_time", "bit_operations", "roofline" or "empirical_time".
+        strategy: "ip_mse"; "eagl" or "alps", which price ops in other ways; or a baseline: "random" (of
+            `seed`), "prefix" or "uniform".
+        seed: of the order of "random".
+        confidence: the loss budget is to hold at the upper end of this interval, such as 0.95.
+        noise: "uniform" as in the paper (eq. 12; if None), "log_uniform" (eq. 21), or "measured" under
+            `scales`.
+        scales: how INC will scale to FP8: ops that it has no scale for stay in the base format, and
+            measured noise, "eagl" and "alps" round with them. If None, as on a CPU and on the targets by
+            default.
+        formats: formats below the base format.
+        device: where modelled time counts.
+        request: what time is priced for; the forward pass of the first batch is measured without it.
+        timing: where and how time is measured; on the CPU for "empirical_time" without it.
+        clock: deprecated; see `timing`.
+        loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
+        allowed: names of the ops that may leave the base format; all if None.
+        targets: consumers that must be able to run the plan, such as "vllm-gaudi".
+        serving: how they serve the model; the defaults if None.
+        out: folder of the artefacts; a second call reuses those that are still valid.
 
     Raises:
         InputError, CaptureError, NonFiniteError, InfeasibleError: as the stages.
     """
-    goal, low = asked.goal, asked.low
-    with locked(out):
-        graph = graph_stage(subject, out)
-        sensitivity = sensitivity_stage(subject, graph, asked.noise, out)
-        content = recipe_of(subject, asked, sensitivity.samples)
-        store.write_artefact(out / "recipe.json", "recipe", content)
-        (out / DRY_RUN).unlink(missing_ok=True)
-        able = set(runnable(graph, asked.targets, asked.clock, low.formats[1:]))
-        sensitivity = sensitivity.of(able if asked.allowed is None else able.intersection(asked.allowed))
-        sensitivity, held_back = hold_back(sensitivity, subject.base, low.formats[1:], asked.consumers)
-        demanded = demands(graph, asked.targets, asked.serving, held_back)
-        prices = Prices(
-            low.formats, sensitivity.ops, asked.device, asked.request, goal.objective, asked.clock, demanded
-        )
-        gains = gains_stage(subject, graph, sensitivity, prices, out)
-        values = values_stage(goal.strategy, subject, graph, low, out)
-        return plan_stage(sensitivity, gains, goal, out, demands=demanded, values=values)
+    folder = Path(out)
+    subject = _subject(model, batches, loss_fn, folder)
+    timing = timing_of(timing, clock) or (TimingSettings() if objective == "empirical_time" else None)
+    name, noise_scales = noise_of(noise, scales)
+    job = Job(
+        base=subject.base,
+        formats=tuple(formats),
+        objective=objective,
+        tau=tau,
+        gain_fraction=gain_fraction,
+        budget=budget,
+        strategy=strategy,
+        seed=seed,
+        confidence=confidence,
+        noise=name,
+        noise_scales=(noise_scales or ON_A_CPU) if name == "measured" else None,
+        value_scales=scales or ON_A_CPU,
+        consumer_scales=(scales,) if scales else consumer_scales(targets, device),
+        device=device,
+        request=request,
+        timing=timing,
+        targets=tuple(targets),
+        serving=serving or Serving(),
+        allowed=None if allowed is None else frozenset(allowed),
+        emits=False,
+    )
+    _check(job)
+    job = replace(job, recipe=_recipe_of(job, subject))
+    return in_all_processes(job, subject, lambda: _plan(job, subject, folder), folder)
 
 
-def recipe_of(subject: Subject, asked: Asked, samples: int) -> Json:
-    """recipe.json: what a recipe would say, and that model and samples were in memory.
+def _plan(job: Job, subject: Subject, folder: Path) -> Plan:
+    with locked(folder):
+        outcome = run_stages(job, subject, folder)
+    for line in kept_lines(outcome.held_back, job.base):
+        say(line)
+    return outcome.plan
+
+
+def _check(job: Job) -> None:
+    """Refuse what no plan can be made for: rather now than after all that is measured for it."""
+    for name, given, known in (
+        ("strategy", job.strategy, Strategy),
+        ("objective", job.objective, Objective),
+        ("noise", job.noise, NoiseModel),
+    ):
+        if given not in get_args(known):
+            raise InputError(unknown(name, given, get_args(known)))
+    check_knobs(job.tau, job.gain_fraction, job.budget)
+    check_formats(job.all_formats)
+    if job.confidence is not None:
+        check_confidence(job.confidence)
+
+
+def _subject(
+    model: nn.Module, batches: Sequence[Batch] | None, loss_fn: LossFunction | None, folder: Path
+) -> Subject:
+    if batches is not None:
+        return with_data_of_all_ranks(subject_in_memory(model, batches, loss_fn))
+    return subject_measured_before(model, measured_from(folder))
+
+
+def _recipe_of(job: Job, subject: Subject) -> Json:
+    """Say what a recipe would say, and that model and samples were in memory.
 
     `ops` are the names of those that may leave the base format, if not all may.
     """
-    given = asked.consumers[0] if len(asked.consumers) == 1 else None
-    scales = asked.noise.scales or given or (asked.low.scales if asked.goal.strategy in METHODS else None)
+    given = job.consumer_scales[0] if len(job.consumer_scales) == 1 else None
+    scales = job.noise_scales or given or (job.value_scales if job.strategy in METHODS else None)
     model = subject.model
     content = {
-        **asdict(asked.goal),
-        **asdict(asked.serving),
+        **job.goal,
+        **asdict(job.serving),
         "model": {
             "name_or_path": getattr(model, "name_or_path", "") or type(model).__name__,
-            "dtype": subject.base,
+            "dtype": job.base,
             "weights": IN_MEMORY,
         },
-        "calibration": {"data": "in memory", "samples": samples},
-        "device": asked.device,
-        "formats": list(asked.low.formats[1:]),
-        "noise": asked.noise.model,
+        "calibration": {"data": "in memory"},
+        "device": job.device,
+        "formats": list(job.formats),
+        "noise": job.noise,
         "scale_method": None if scales is None else scales.method,
-        "targets": list(asked.targets),
-        "request": None if asked.request is None else asdict(asked.request),
-        "timing": None if asked.clock is None else _timing(asked.clock),
-        "ops": None if asked.allowed is None else sorted(asked.allowed),
+        "targets": list(job.targets),
+        "request": None if job.request is None else asdict(job.request),
+        "timing": None if job.timing is None else _timing(job.timing),
+        "ops": None if job.allowed is None else sorted(job.allowed),
     }
-    if asked.goal.strategy in METHODS:
+    if job.strategy in METHODS:
         content["confidence"] = None  # of ip_mse alone
     return content
 
 
-def _timing(clock: Clock) -> Json:
-    settings = {"device": clock.device, "every_group": clock.every_group, **asdict(clock.settings)}
-    return {key: value for key, value in settings.items() if key in TimingSection.model_fields}
+def _timing(settings: TimingSettings) -> Json:
+    return {key: value for key, value in asdict(settings).items() if key in TimingSection.model_fields}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.knobs import KNOBS
+from inc_mp_plugin.core.literals import IN_MEMORY
 from inc_mp_plugin.runtime import store
 
 if TYPE_CHECKING:
     from inc_mp_plugin.pipeline.sections import ModelSection
 
-KNOBS = ("tau", "gain_fraction", "budget")
 SERVING_KEYS = ("kv_cache", "attention", "reuse_cache")
 PLAN_KEYS = (
     *KNOBS,
@@ -23,7 +22,6 @@ PLAN_KEYS = (
     *SERVING_KEYS,
 )
 DRY_RUN = "dry-run.json"
-IN_MEMORY = "in_memory"  # weights of a model that `mp.tune` was given, as recipe.json has it
 
 
 def solve_overrides(
@@ -73,19 +71,6 @@ def written(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"{key}={str(value).lower()}"
     return f"{key}=[{','.join(value)}]" if isinstance(value, tuple) else f"{key}={value}"
-
-
-def rounded_up(value: float | Fraction, digits: int = 5) -> str:
-    """A number that is not below this one, with five digits or as many as asked for.
-
-    Example:
-        >>> rounded_up(0.0012345678), rounded_up(0.0)
-        ('0.0012346', '0')
-    """
-    if value == 0:
-        return "0"
-    step = type(value)(10) ** (math.floor(math.log10(value)) - digits + 1)
-    return f"{float(math.ceil(value / step) * step):.{digits}g}"
 
 
 def mark_dry_run(folder: Path, recipe: Mapping[str, Any]) -> None:

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import check_formats, get_format
+from inc_mp_plugin.core.knobs import KNOBS
+from inc_mp_plugin.core.literals import IN_MEMORY, Accelerator, NoiseModel, Objective, Strategy
 from inc_mp_plugin.core.results import LEAST_SAMPLES, VERIFY_CONFIDENCE
-from inc_mp_plugin.pipeline.next_command import IN_MEMORY, KNOBS
 from inc_mp_plugin.pipeline.sections import (
     CalibrationSection,
     ModelSection,
@@ -28,8 +29,6 @@ from inc_mp_plugin.runtime import store
 from inc_mp_plugin.targets import get_target
 
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Strategy = Literal["ip_mse", "eagl", "alps", "random", "prefix", "uniform"]
-Objective = Literal["memory", "theoretical_time", "bit_operations", "roofline", "empirical_time"]
 
 
 class Recipe(Section):
@@ -40,12 +39,12 @@ class Recipe(Section):
     strategy: Strategy = "ip_mse"
     seed: int = 0
     objective: Objective = "memory"
-    device: Literal["gaudi2", "gaudi3", "h100", "cpu"] = "gaudi2"
+    device: Accelerator = "gaudi2"
     formats: tuple[str, ...] = ("fp8_e4m3",)
     tau: Threshold | None = None
     gain_fraction: Fraction | None = None
     budget: Fraction | None = None
-    noise: Literal["uniform", "log_uniform", "measured"] = "uniform"
+    noise: NoiseModel = "uniform"
     scale_method: str | None = None
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
     verify: bool = False

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from inc_mp_plugin.core.literals import TimedDevice, Weights
+
 Count = Annotated[int, Field(gt=0)]
 Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -41,7 +43,7 @@ class ModelSection(Section):
     name_or_path: str
     dtype: Dtype = "bf16"
     trust_remote_code: bool = False
-    weights: Literal["trained", "random", "in_memory"] = "trained"
+    weights: Weights = "trained"
     config: dict[str, Any] = {}
     tokenizer: str | None = None
 
@@ -87,7 +89,7 @@ class RequestSection(Section):
 class TimingSection(Section):
     """Where and how long time is measured; see `gain.bench.TimingSettings`."""
 
-    device: Literal["cpu", "cuda", "hpu"] = "cpu"
+    device: TimedDevice = "cpu"
     repeats: Annotated[int, Field(ge=3)] = 15
     most_repeats: Annotated[int, Field(ge=3)] = 300
     precision: Threshold = 0.02

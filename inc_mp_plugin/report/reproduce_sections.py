@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from inc_mp_plugin.pipeline.next_command import IN_MEMORY
+from inc_mp_plugin.core.literals import IN_MEMORY
 from inc_mp_plugin.report.blocks import Block, Code, Section, Table
 from inc_mp_plugin.report.found import Found, Json
 

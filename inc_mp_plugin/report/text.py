@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.numbers import rounded_up
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.pipeline.next_command import rounded_up
 from inc_mp_plugin.targets.layout import expert_role
 
 if TYPE_CHECKING:

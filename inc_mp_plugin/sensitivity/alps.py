@@ -24,7 +24,7 @@ from inc_mp_plugin.sensitivity.rounding import rounder_to
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
-    from inc_mp_plugin.sensitivity.scales import Scales
+    from inc_mp_plugin.scales.methods import Scales
 
 Formats = Mapping[str, str]
 _BASE = "base"

@@ -16,7 +16,7 @@ from inc_mp_plugin.model.modes import as_measured, module_of
 from inc_mp_plugin.sensitivity.rounding import CAST_DTYPE, FP8_DTYPE, quantize
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.sensitivity.scales import Scales
+    from inc_mp_plugin.scales.methods import Scales
 
 _MOST_BITS = 8  # of a format whose codes are counted: those of 16 bits are more than most weights fill
 _INTEGER_OF_BITS = {8: torch.uint8, 16: torch.int16}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.runtime.store import Partial
-    from inc_mp_plugin.sensitivity.scales import Scales
+    from inc_mp_plugin.scales.methods import Scales
 
 _passes = with_settings(
     tracked, noun="batch", shorter="fewer samples (calibration.samples) or shorter ones take less"

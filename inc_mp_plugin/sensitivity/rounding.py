@@ -17,7 +17,7 @@ from inc_mp_plugin.model.batches import batch_size, told_nan
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured, module_of
 from inc_mp_plugin.runtime import ranks
-from inc_mp_plugin.sensitivity.scales import Scale, Scales
+from inc_mp_plugin.scales.methods import Scale, Scales
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch

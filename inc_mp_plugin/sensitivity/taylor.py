@@ -17,18 +17,18 @@ from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.model.batches import batch_size, samples, told_nan
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured, module_of, say_unreached
+from inc_mp_plugin.scales.methods import CHANNEL, INPUT, WEIGHT
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.scales import CHANNEL, INPUT, WEIGHT
 from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, largest_magnitude
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
+    from inc_mp_plugin.scales.methods import Scales
     from inc_mp_plugin.sensitivity.rounded import Errors
-    from inc_mp_plugin.sensitivity.scales import Scales
 
 # Gradients of FP16 models underflow below 6e-8; they are computed scaled up by this power of two.
 _SCALE = {torch.float16: 2.0**12}

@@ -8,12 +8,13 @@ from fractions import Fraction
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InfeasibleError, InputError
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.knobs import check_knobs, wanted_gain
+from inc_mp_plugin.core.knobs import check_knobs
 from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.milp import Candidate, Choice, choose, within
 from inc_mp_plugin.solver.program import Origin, Program, infeasible, least_tau, make_plan
+from inc_mp_plugin.solver.required_gain import required_gain
 from inc_mp_plugin.solver.ties import demanded_program, held_to
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, check_confidence
 from inc_mp_plugin.solver.valued import least_value
@@ -90,7 +91,7 @@ def solve(
         check_confidence(confidence)
     one = demanded_program(gains, sensitivity, demands)
     level = DEFAULT_CONFIDENCE if confidence is None else confidence
-    gain = wanted_gain(one, gain_fraction, budget)
+    gain = required_gain(one, gain_fraction, budget)
     if gain is None and values is not None:
         message = (
             f"the values of {values.method} are no losses that tau could hold: give budget or gain_fraction"

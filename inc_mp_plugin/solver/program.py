@@ -12,10 +12,10 @@ from typing import NamedTuple
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import InfeasibleError, InputError
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.numbers import rounded_up
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.pipeline.next_command import rounded_up
-from inc_mp_plugin.sensitivity.scaleless import without_scale
+from inc_mp_plugin.scales.scaleless import without_scale
 from inc_mp_plugin.solver.milp import total
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
 

@@ -4,44 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.plan import Graph, Plan
 from inc_mp_plugin.report.text import threshold
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.targets import TARGETS, get_target
-from inc_mp_plugin.targets.commands import Deployment, Request, commands
+from inc_mp_plugin.targets.commands import SCRIPT_REQUEST, Deployment, commands
 from inc_mp_plugin.targets.layout import Captured
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.pipeline.recipe import Recipe
+    from inc_mp_plugin.stages.job import Job
 
 
 ENDS = (".json", "-measure.json", ".sh")
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a file is to say: the formats of all ops, how the model is served, and what plan that is."""
-
-    base: str
-    formats: Mapping[str, str]
-    serving: Serving
-    plan: str
-
-
-def emit(plan: Plan, graph: Graph, target: str, out: Path, recipe: Recipe) -> Path:
-    """The files of a plan; see `write_files`."""
-    line = f"plan: {counted(plan.base, plan.formats)}, {threshold(plan)}, objective {plan.objective}"
-    return write_files(Wanted(plan.base, plan.formats, plan.serving, line), graph, target, out, recipe)
-
-
 def counted(base: str, formats: Mapping[str, str]) -> str:
-    """How many ops run in FP8.
+    """Say how many ops run in FP8.
 
     Example:
         >>> counted("bf16", {"q": "fp8_e4m3", "k": "bf16"})
@@ -50,18 +32,24 @@ def counted(base: str, formats: Mapping[str, str]) -> str:
     return f"{sum(format != base for format in formats.values())} of {len(formats)} ops in FP8"
 
 
-def write_files(wanted: Wanted, graph: Graph, target: str, out: Path, recipe: Recipe) -> Path:
-    """configs/<target>.json, made anew: refused unless INC would select exactly the planned ops.
+def title_of(plan: Plan) -> str:
+    """Say in one line what plan a script runs."""
+    return f"plan: {counted(plan.base, plan.formats)}, {threshold(plan)}, objective {plan.objective}"
+
+
+def write_files(job: Job, plan: Plan, graph: Graph, target: str, *, title: str, out: Path) -> Path:
+    """Write configs/<target>.json anew: refused unless INC would select exactly the planned ops.
 
     For one that runs FP8 also configs/<target>-measure.json, the file that measures first, and for one on
     Gaudi configs/<target>.sh, the commands to run with both.
 
     Args:
-        wanted: the formats.
+        job: names the model, the scale method and the request.
+        plan: the formats of all ops, and how the model is served.
         graph: of the model.
         target: the consumer.
+        title: one line about the plan, for the script.
         out: folder of the run.
-        recipe: names the model, the scale method and the request.
 
     Raises:
         InputError: an unknown target, or formats that INC cannot mix.
@@ -73,20 +61,20 @@ def write_files(wanted: Wanted, graph: Graph, target: str, out: Path, recipe: Re
     quantize, measure, script = _files(out, target)
     for path in (quantize, measure, script):
         path.unlink(missing_ok=True)  # never leave the files of another plan behind
-    captured, method = Captured.of(graph), recipe.scale_method
-    config = config_of(wanted.base, wanted.formats, consumer, captured, method, wanted.serving)
-    stats = _stats(recipe.model.name_or_path, config.get("dump_stats_path", ""))
+    captured, method = Captured.of(graph), job.scale_method
+    config = config_of(plan.base, plan.formats, consumer, captured, method, plan.serving)
+    stats = _stats(job.model_name, config.get("dump_stats_path", ""))
     if "dump_stats_path" in config:  # each model measures into a folder of its own
         config["dump_stats_path"] = f"{stats}/measure"
     store.write_json(quantize, config)
-    lowered = sum(format != wanted.base for format in wanted.formats.values())
+    lowered = sum(format != plan.base for format in plan.formats.values())
     say(f"configs/{quantize.name}: INC selects exactly the {lowered} ops of the plan")
     if consumer.scale_methods:
         store.write_json(measure, measure_config(config, consumer))
         say(f"configs/{measure.name} measures for it")
     if consumer.device == "hpu":
-        model, classes = recipe.model.name_or_path, set(graph.modules.values())
-        deployment = Deployment(model, classes, wanted.serving, stats, _request(recipe), wanted.plan)
+        request, classes = job.script_request or SCRIPT_REQUEST, set(graph.modules.values())
+        deployment = Deployment(job.model_name, classes, plan.serving, stats, request, title)
         store.write_bytes(script, commands(target, deployment).encode())
         say(f"configs/{script.name} runs both")
     return quantize
@@ -120,10 +108,3 @@ def _stats(model: str, path: str) -> str:
     name = Path(model).resolve().name if name in ("", "..") else name
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
     return f"./hqt_output/{plain or 'model'}/{PurePosixPath(path).parent.name}"
-
-
-def _request(recipe: Recipe) -> Request:
-    asked = recipe.request
-    if asked is None:
-        return Request()
-    return Request(asked.prompt_tokens, asked.output_tokens, asked.batch_size)

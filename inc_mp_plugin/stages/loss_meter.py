@@ -11,11 +11,8 @@ import numpy as np
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.plan import Graph, Plan
-from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.model.finite import first_guilty
-from inc_mp_plugin.model.heldout import heldout_batches
 from inc_mp_plugin.model.losses import sample_losses
-from inc_mp_plugin.model.subject import data_settings
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.runtime.store import Partial, fingerprint
@@ -23,71 +20,71 @@ from inc_mp_plugin.runtime.store import Partial, fingerprint
 if TYPE_CHECKING:
     from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.heldout import HeldOut
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.model.switch import Switch
-    from inc_mp_plugin.pipeline.recipe import Recipe
-    from inc_mp_plugin.pipeline.sections import ValidationSection
+    from inc_mp_plugin.stages.job import Job
 
 
 class LossMeter:
     """Measures losses, each choice of ops once: what was measured is kept beside the artefacts.
 
     INC converts the model once, when the first loss is not known yet, and for good; afterwards ops are
-    switched. One lower format is measured: the first of the recipe.
+    switched. One lower format is measured: the first of the job.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        section: ValidationSection,
+        job: Job,
+        heldout: HeldOut,
         subject: Subject,
         graph: Graph,
-        sensitivity: Sensitivity,
+        *,
+        ops: Sequence[str],
         out: Path,
         beside: LossMeter | None = None,
     ) -> None:
         """Prepare; nothing is loaded or converted yet.
 
         Args:
-            recipe: names the held-out samples.
-            section: its validation section.
+            job: the formats, and how INC scales to them.
+            heldout: the samples.
             subject: the model; its batches give INC's scales.
             graph: from `capture`.
-            sensitivity: its ops are those that may leave the base format.
+            ops: those that may leave the base format.
             out: folder of the artefacts.
             beside: a meter whose converted model is used, and whose samples are skipped.
         """
-        self.format = recipe.formats[0]
+        self.format = job.formats[0]
         settings = {
             **subject.depends_on,
-            **data_settings("validation", section),
+            **heldout.identify(),
             "format": self.format,
-            "scale_method": recipe.scale_method,
-            "ops": fingerprint({"ops": list(sensitivity.ops)}),
+            "scale_method": job.scale_method,
+            "ops": fingerprint({"ops": list(ops)}),
         }
         name, self._skip = "measured_losses.npz", 0
         if beside is not None:
-            name, self._skip = "verified_losses.npz", section.samples
+            name, self._skip = "verified_losses.npz", heldout.samples
             settings["validation.skip"] = self._skip
         self.depends_on = numbered("losses", settings)
-        self.verify_confidence = recipe.verify_confidence
+        self.verify_confidence = job.verify_confidence
         self.subject = subject
-        self.section = section
-        self._recipe, self._out = recipe, out
-        self._graph, self._sensitivity = graph, sensitivity
+        self.samples = heldout
+        self._job, self._graph, self._ops, self._out = job, graph, ops, out
         self._converted: Callable[[], Switch] = cache(self._convert) if beside is None else beside._converted
         self._kept = Partial(out / name, fingerprint(self.depends_on))
         self._known = self._kept.load()
 
     def on_other_samples(self) -> LossMeter:
-        """A meter of the same model on as many other held-out samples, those that come next."""
-        same = (self._recipe, self.section, self.subject, self._graph, self._sensitivity, self._out)
-        return LossMeter(*same, beside=self)
+        """Make a meter of the same model on as many other held-out samples, those that come next."""
+        same = (self._job, self.samples, self.subject, self._graph)
+        return LossMeter(*same, ops=self._ops, out=self._out, beside=self)
 
     @cached_property
     def heldout(self) -> Sequence[Batch]:
         """The held-out batches."""
-        return heldout_batches(self._recipe, self.section, self._skip)
+        return self.samples.load(self._skip)
 
     @property
     def switch(self) -> Switch:
@@ -102,11 +99,11 @@ class LossMeter:
         return switch_to_validate(
             subject.model,
             self._graph,
-            self._sensitivity.ops,
+            self._ops,
             subject.base,
             self.format,
             subject.batches,
-            self._recipe.scale_method,
+            self._job.scale_method,
         )
 
     def losses(self, ops: Collection[str]) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,66 +14,49 @@ from inc_mp_plugin.runtime import ranks, store
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.rank_plan import ask
 from inc_mp_plugin.runtime.reuse import changes, lasting, numbered, partial, run_stage
-from inc_mp_plugin.sensitivity.scales import Scales
-from inc_mp_plugin.targets import CPU_QDQ, check_scale_method, get_target
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.subject import Subject
-    from inc_mp_plugin.pipeline.recipe import Recipe
-    from inc_mp_plugin.targets.target import Target
+    from inc_mp_plugin.stages.job import Job
 
 Json = dict[str, Any]
 _KIND = "op_values"
 _OWN = "values."  # begins the names of what values depend on beside the model and the data
 
 
-@dataclass(frozen=True, slots=True)
-class Low:
-    """The formats that ops may take, the base format first, and how INC scales to those of FP8."""
+def values_stage(
+    job: Job, subject: Subject, graph: Graph, out: Path, *, method: str | None = None
+) -> OpValues | None:
+    """Measure the values of a strategy, or read its artefact; None for a strategy that has none.
 
-    formats: tuple[str, ...]
-    scales: Scales | None
-
-
-def scales_of(recipe: Recipe, target: Target) -> Scales:
-    """How a target scales to FP8, as a recipe says."""
-    method = check_scale_method(target, recipe.scale_method)
-    return Scales(method, "cpu" if target.device == "cpu" else recipe.device)
-
-
-def low_of(recipe: Recipe) -> Low:
-    """The formats of a recipe, and how its first target that runs FP8 scales to them.
-
-    Raises:
-        InputError: the recipe's device has not the scales of that target.
-    """
-    able = [target for target in map(get_target, recipe.targets) if target.scale_methods]
-    return Low((recipe.model.dtype, *recipe.formats), scales_of(recipe, able[0] if able else CPU_QDQ))
-
-
-def values_stage(method: str, subject: Subject, graph: Graph, low: Low, out: Path) -> OpValues | None:
-    """The values of a method, from its artefact; None for a strategy that has none.
+    Args:
+        job: formats, scales and strategy.
+        subject: the model.
+        graph: from `capture`.
+        out: folder of the artefacts.
+        method: another strategy than the job's.
 
     Raises:
         InputError, NonFiniteError: as `measure_eagl` and `measure_alps_without_training`.
     """
-    if method not in METHODS:
+    name = method or job.strategy
+    if name not in METHODS:
         return None
-    depends_on = numbered(method, _depends_on(subject, low))
+    depends_on = numbered(name, _depends_on(job, subject))
 
     def make() -> tuple[OpValues, Json]:
-        ask(method, graph)
-        values = _MEASURE[method](subject, graph, low, out)
+        ask(name, graph)
+        values = _MEASURE[name](job, subject, graph, out)
         return values, asdict(values)
 
-    return run_stage(out / f"{method}.json", _KIND, depends_on, _from_json, make)
+    return run_stage(out / f"{name}.json", _KIND, depends_on, _from_json, make)
 
 
-def tasks(subject: Subject, low: Low, out: Path) -> dict[str, Callable[[Graph], object]]:
-    """What other processes do when they are asked to measure values; see `together.plan_together`."""
+def tasks(job: Job, subject: Subject, out: Path) -> dict[str, Callable[[Graph], object]]:
+    """Name what other processes do when they are asked to measure values; see `plan_together`."""
     return {
         EAGL: lambda graph: None,
-        ALPS: lambda graph: _measure_alps(subject, graph, low, out),
+        ALPS: lambda graph: _measure_alps(job, subject, graph, out),
     }
 
 
@@ -104,9 +87,9 @@ def stored_values(method: str, folder: Path, measured: Json) -> OpValues | None:
     return _from_json(content)
 
 
-def _depends_on(subject: Subject, low: Low) -> Json:
-    scales = None if low.scales is None else asdict(low.scales)
-    return {**subject.depends_on, f"{_OWN}formats": list(low.formats), f"{_OWN}scales": scales}
+def _depends_on(job: Job, subject: Subject) -> Json:
+    scales = None if job.value_scales is None else asdict(job.value_scales)
+    return {**subject.depends_on, f"{_OWN}formats": list(job.all_formats), f"{_OWN}scales": scales}
 
 
 def _from_json(content: Json) -> OpValues:
@@ -114,15 +97,15 @@ def _from_json(content: Json) -> OpValues:
     return OpValues(content["method"], content["unit"], values)
 
 
-def _measure_eagl(subject: Subject, graph: Graph, low: Low, out: Path) -> OpValues:
+def _measure_eagl(job: Job, subject: Subject, graph: Graph, out: Path) -> OpValues:
     from inc_mp_plugin.sensitivity.eagl import measure_eagl
 
     del out
     say("EAGL: entropy of every weight ...")
-    return measure_eagl(subject.model, graph, low.formats, low.scales)
+    return measure_eagl(subject.model, graph, job.all_formats, job.value_scales)
 
 
-def _measure_alps(subject: Subject, graph: Graph, low: Low, out: Path) -> OpValues:
+def _measure_alps(job: Job, subject: Subject, graph: Graph, out: Path) -> OpValues:
     from inc_mp_plugin.sensitivity.alps import measure_alps_without_training
 
     own = f".{ranks.rank()}" if ranks.rank() else ""
@@ -131,9 +114,9 @@ def _measure_alps(subject: Subject, graph: Graph, low: Low, out: Path) -> OpValu
         graph,
         subject.batches if subject.own_share else ranks.share(subject.batches),
         subject.loss_fn,
-        low.formats[1:],
-        partial(out / f"alps.partial{own}.npz", ALPS, _depends_on(subject, low)),
-        low.scales,
+        job.formats,
+        partial(out / f"alps.partial{own}.npz", ALPS, _depends_on(job, subject)),
+        job.value_scales,
     )
 
 

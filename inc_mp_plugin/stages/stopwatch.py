@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,12 @@ import torch
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.request import Request
 from inc_mp_plugin.gain.bench import FAILURES, TimingSettings, one_line
 from inc_mp_plugin.gain.configurations import free_formats
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
-from inc_mp_plugin.gain.passes import Request, batch_passes, request_passes
+from inc_mp_plugin.gain.passes import batch_passes, request_passes
 from inc_mp_plugin.gain.timing import Candidate, measure
 from inc_mp_plugin.inc.switching import switch_to_time
 from inc_mp_plugin.model.batches import map_tensors
@@ -46,26 +47,26 @@ class Stopwatch:
     work: Request | Batch
     formats: tuple[str, str]
     batches: Sequence[Batch]
-    device: str = "cpu"
     settings: TimingSettings = field(default_factory=TimingSettings)
 
     def measure(self, wanted: Sequence[Candidate], partial: Partial) -> Timing:
         """Time configurations; the model leaves as it came (on a Gaudi, INC changes it for good)."""
-        device = get_device(self.device)
+        name = self.settings.device
+        device = get_device(name)
         base, low = self.formats
         ops = {op for candidate in wanted for op in candidate.formats}
-        with _moved(self.model, self.device), torch.inference_mode():
-            moved = [map_tensors(batch, lambda t: t.to(self.device)) for batch in self.batches]
+        with _moved(self.model, name), torch.inference_mode():
+            moved = [map_tensors(batch, lambda t: t.to(name)) for batch in self.batches]
             try:
-                switch = switch_to_time(self.model, self.graph, ops, base, low, self.device, moved)
+                switch = switch_to_time(self.model, self.graph, ops, base, low, name, moved)
             except FAILURES as error:
-                message = f"the model cannot be converted to {low} on {self.device!r}: {one_line(error)}"
+                message = f"the model cannot be converted to {low} on {name!r}: {one_line(error)}"
                 raise InputError(message) from error
             if isinstance(self.work, Request):
                 static = device.static_shapes
-                passes = request_passes(self.model, self.work, static_cache=static, device=self.device)
+                passes = request_passes(self.model, self.work, static_cache=static, device=name)
             else:
-                work = map_tensors(self.work, lambda t: t.to(self.device))
+                work = map_tensors(self.work, lambda t: t.to(name))
                 passes = batch_passes(self.model, work)
             say(f"Measuring {len(wanted)} configurations on {device.description} ...")
             try:
@@ -78,9 +79,9 @@ def stopwatch(
     model: nn.Module,
     graph: Graph,
     work: Request | Batch,
+    *,
     formats: Sequence[str],
     batches: Sequence[Batch],
-    device: str,
     settings: TimingSettings,
 ) -> Stopwatch:
     """Check what is to be timed before anything is.
@@ -88,9 +89,9 @@ def stopwatch(
     Raises:
         InputError: formats that are not one base and one lower format, or that the device has not.
     """
-    pair = timed_formats(formats, device)
-    get_device(device)
-    return Stopwatch(model, graph, work, pair, batches, device, settings)
+    pair = timed_formats(formats, settings.device)
+    get_device(settings.device)
+    return Stopwatch(model, graph, work, pair, batches, settings)
 
 
 def time_gains(
@@ -99,7 +100,7 @@ def time_gains(
     work: Request | Batch,
     *,
     formats: Sequence[str] = ("bf16", "fp8_e4m3"),
-    device: str = "cpu",
+    device: str | None = None,
     batches: Sequence[Batch] = (),
     ops: Collection[str] | None = None,
     sensitivity: Mapping[str, float] | None = None,
@@ -117,12 +118,12 @@ def time_gains(
         graph: from `capture`.
         work: a `Request`, priced TTFT + output_tokens x TPOT, or a batch whose forward pass is timed.
         formats: the base format and one lower format that the device really runs.
-        device: "cpu", "cuda" or "hpu".
+        device: "cpu", "cuda" or "hpu"; that of `settings` if None.
         batches: calibration batches, from which FP8 scales are taken; BF16 needs none.
         ops: those that may leave the base format; all if None.
         sensitivity: of each op; it decides which configurations of large groups are measured.
         every_group: measure groups of the same structure one by one.
-        settings: how long to measure.
+        settings: where and how long to measure.
 
     Returns:
         Gains in seconds, measured, with standard errors.
@@ -131,10 +132,13 @@ def time_gains(
         InputError: the device is missing or only emulates the format, or the model does not fit.
         NonFiniteError: the device reports a time that is not a number.
     """
-    watch = stopwatch(model, graph, work, formats, batches, device, settings or TimingSettings())
-    kinds = runnable_kinds(device, watch.formats[1])
+    settings = settings or TimingSettings()
+    if device is not None:
+        settings = replace(settings, device=device)
+    watch = stopwatch(model, graph, work, formats=formats, batches=batches, settings=settings)
+    kinds = runnable_kinds(settings.device, watch.formats[1])
     choices = free_formats(graph, graph.by_name if ops is None else ops, watch.formats, kinds)
-    listed = courses(graph, choices, sensitivity or {}, every_group=every_group)
+    listed = courses(graph, choices, sensitivity or {}, every_group=every_group or settings.every_group)
     with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
         partial = Partial(Path(folder, "timing.npz"), "")
         timing = watch.measure(candidates(listed, watch.formats[0]), partial)

@@ -18,47 +18,48 @@ from inc_mp_plugin.runtime import artefacts, result_artefacts, store
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.reuse import partial, run_stage
 from inc_mp_plugin.solver.planner import solve
-from inc_mp_plugin.stages.gains import Prices, stopwatch_of, timing_depends_on
+from inc_mp_plugin.stages.timing import stopwatch_of, timing_depends_on
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.subject import Subject
+    from inc_mp_plugin.stages.job import Job
 
 
-def validate_time(
+def time_validation_stage(
+    job: Job,
     subject: Subject,
     graph: Graph,
     sensitivity: Sensitivity,
+    *,
     gains: Mapping[str, Gains],
-    prices: Prices,
     taus: Sequence[float],
     out: Path,
 ) -> TimeValidation:
-    """time_validation.json: the plans of every objective at every threshold, timed end to end.
+    """Time the plans of every objective at every threshold end to end, or read time_validation.json.
 
     Args:
+        job: says how time was measured.
         subject: the model.
         graph: from `capture`.
         sensitivity: of the ops that may leave the base format.
         gains: of every objective; those of "empirical_time" predict the times.
-        prices: as they were measured.
         taus: thresholds.
         out: folder of the artefacts.
 
     Raises:
         InputError: no time was measured in this folder.
     """
-    if prices.clock is None or "empirical_time" not in gains:
+    if job.timing is None or "empirical_time" not in gains:
         message = (
             f"{out} holds no measured time; run `inc-mp tune` with objective=empirical_time, or with a "
             "timing section"
         )
         raise InputError(message)
     plans = [solve(one, sensitivity, tau) for tau in taus for one in gains.values()]
-    clock = prices.clock
     wanted = {plan.quantized: Candidate(plan.lowered, 0, total=index) for index, plan in enumerate(plans)}
     wanted.pop((), None)  # nothing to measure: it is the base itself
     depends_on = {
-        **timing_depends_on(subject, prices, clock),
+        **timing_depends_on(job, subject),
         "gains": store.fingerprint(artefacts.gains_to_json(gains)),
         "taus": list(taus),
         "plans": store.fingerprint({"all": [list(ops) for ops in wanted]}),
@@ -66,7 +67,7 @@ def validate_time(
 
     def make() -> tuple[TimeValidation, dict[str, object]]:
         kept = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
-        watch = stopwatch_of(subject, graph, prices, clock)
+        watch = stopwatch_of(job, subject, graph)
         timing = watch.measure(list(wanted.values()), kept)
         timed = dict(zip(wanted, timing.configurations, strict=True))
         validation = _compare_all(plans, gains["empirical_time"], timing, timed, graph)

@@ -8,13 +8,13 @@ from typing import Any
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import NOISES
-from inc_mp_plugin.core.knobs import check_knobs, is_number
+from inc_mp_plugin.core.knobs import check_knobs
+from inc_mp_plugin.core.numbers import is_number
 from inc_mp_plugin.core.op_values import METHODS
 from inc_mp_plugin.gain.accelerators import ACCELERATORS, peak
 from inc_mp_plugin.inc.backend import is_cpu
-from inc_mp_plugin.sensitivity.scales import Scales
+from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.solver.uncertainty import check_confidence
-from inc_mp_plugin.stages.stages import Noise
 from inc_mp_plugin.strategy.settings import Settings
 from inc_mp_plugin.targets import OPTIMUM_HABANA
 
@@ -66,11 +66,14 @@ def format_of(inc: Mapping[str, Any]) -> str:
     return _LOW[inc.get("fp8_config", "E4M3")]
 
 
-def noise_of(settings: Settings, inc: Mapping[str, Any]) -> Noise:
-    """How rounding is priced; on a Gaudi, measured noise takes the scales of the settings' device."""
-    if settings.noise != "measured":
-        return Noise(settings.noise)
-    return Noise("measured", scales_of(settings, inc), (format_of(inc),))
+def check_noise(settings: Settings, inc: Mapping[str, Any]) -> None:
+    """Refuse measured noise of scales whose arithmetic is not known here.
+
+    Raises:
+        InputError: it is asked for.
+    """
+    if settings.noise == "measured":
+        scales_of(settings, inc)
 
 
 def scales_of(settings: Settings, inc: Mapping[str, Any]) -> Scales:

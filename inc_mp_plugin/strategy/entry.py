@@ -1,96 +1,48 @@
-"""`strategy: ip_mse` in INC: the configuration, the algorithm, and their registration.
+"""`strategy: ip_mse` in INC: the algorithm, and its registration.
 
 INC 3 has no registry of strategies; `register_config` and `register_algo` are its two public doors, and
 both are used as they are. Calibration that ends in another process, and loading, pass through neither:
-there a function of INC's is wrapped. Importing this file registers.
+there a function of INC's is wrapped. Importing this file changes nothing in INC; `register` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from neural_compressor.common.base_config import register_config
 from neural_compressor.common.utils import FP8_QUANT, Mode
 from neural_compressor.torch.algorithms import fp8_quant
-from neural_compressor.torch.quantization.config import FRAMEWORK_NAME, FP8Config
+from neural_compressor.torch.quantization.config import FRAMEWORK_NAME
 from neural_compressor.torch.utils.utility import algos_mapping, register_algo
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.inc.backend import enabled_on_cpu
+from inc_mp_plugin.inc.keys import NAME
 from inc_mp_plugin.inc.loading import with_modules_of
-from inc_mp_plugin.inc.versions import autotune_forgets_the_best, has_legacy_tuning
-from inc_mp_plugin.runtime.progress import warn
+from inc_mp_plugin.inc.versions import has_legacy_tuning
 from inc_mp_plugin.strategy import flow
-from inc_mp_plugin.strategy.choices import check_settings
-from inc_mp_plugin.strategy.settings import NAME, Settings, grid, inc_keys, split
-
-
-@register_config(framework_name=FRAMEWORK_NAME, algo_name=NAME, priority=0)
-class IPMSEConfig(FP8Config):  # type: ignore[misc]
-    """INC configuration of `ip_mse`: the keys of `Settings`, and all of INC's `FP8Config`.
-
-    A key of ours may be a list: INC's `autotune` then tries its values, the fastest model first.
-
-    Example::
-
-        quantize(model, IPMSEConfig(tau=0.01), run_fn=calibrate)
-    """
-
-    name = NAME
-    __hash__ = None  # type: ignore[assignment]  # it can be changed, and is compared by content
-
-    def __init__(self, **kwargs: Any) -> None:
-        """Tell our keys from INC's and check both; INC's base class insists on the name kwargs.
-
-        Raises:
-            InputError: a key that neither `Settings` nor INC's FP8Config knows.
-        """
-        ours, theirs = split(kwargs)
-        for one in grid(ours):
-            check_settings(Settings.of(one))
-        known = inc_keys()
-        for key in theirs:
-            if key not in known:
-                # INC ignores what it does not know: a misspelt tau would go unnoticed.
-                raise InputError(unknown("IPMSEConfig key", key, known | set(Settings.__slots__)))
-        super().__init__(**theirs)
-        self.ours = ours
-        self.theirs = theirs
-
-    def expand(self) -> list[IPMSEConfig]:
-        """One configuration for each combination of values, the fastest model first."""
-        expanded = [type(self)(**self.theirs, ip_mse=one) for one in grid(self.ours)]
-        if autotune_forgets_the_best():
-            warn(
-                "This version of INC returns None if none is good enough, unless TuningConfig is given "
-                f"max_trials={len(expanded)}, the number of configurations."
-            )
-        return expanded
-
-    def __iter__(self) -> Iterator[IPMSEConfig]:
-        """Itself alone: INC's autotune goes through what may be a list of configurations."""
-        return iter((self,))
-
-    def __eq__(self, other: object) -> bool:
-        """Compare keys; INC's own comparison knows none of them, and autotune skips what is equal."""
-        return isinstance(other, IPMSEConfig) and (self.ours, self.theirs) == (other.ours, other.theirs)
-
-    def save_temp_json_file(self) -> None:
-        """Write nothing: INC would leave a temporary file behind."""
-
-    @classmethod
-    def get_config_set_for_tuning(cls) -> IPMSEConfig:
-        """Thresholds from fast to careful, for INC's `autotune`."""
-        return cls(tau=[0.03, 0.01, 0.003])
+from inc_mp_plugin.strategy.config import IPMSEConfig
 
 
 def register() -> None:
-    """Make `ip_mse` known to INC.
+    """Make `ip_mse` known to INC: its configuration, its algorithm, and what INC calls around both.
 
-    Importing this file does it; the call is for scripts, to say so in a line of their own.
+    A second call changes nothing.
     """
+    if algos_mapping.get(NAME) is ip_mse_entry:
+        return
+    register_config(framework_name=FRAMEWORK_NAME, algo_name=NAME, priority=0)(IPMSEConfig)
+    register_algo(NAME)(ip_mse_entry)
+    register_algo(FP8_QUANT)(fp8_entry)
+    # INC looks both up when they are called.
+    fp8_quant.save_calib_result = save_calib_result
+    fp8_quant.load = load
+    if has_legacy_tuning():
+        from inc_mp_plugin.strategy.legacy import register_legacy
+
+        register_legacy()
 
 
 def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,7 +56,6 @@ _inc_save_calib_result = _unwrapped(fp8_quant.save_calib_result)
 _inc_load = _unwrapped(fp8_quant.load)
 
 
-@register_algo(NAME)  # type: ignore[untyped-decorator]
 def ip_mse_entry(
     model: nn.Module,
     configs_mapping: Mapping[Any, Any],
@@ -132,7 +83,6 @@ def ip_mse_entry(
     return flow.convert(_inc_entry, prepared, config, configs_mapping)
 
 
-@register_algo(FP8_QUANT)  # type: ignore[untyped-decorator]
 def fp8_entry(
     model: nn.Module, configs_mapping: Mapping[Any, Any], mode: Mode = Mode.QUANTIZE, **kwargs: Any
 ) -> nn.Module:
@@ -162,14 +112,6 @@ def load(model_name_or_path: str, format: str = "huggingface", device: str = "hp
         return _inc_load(model_name_or_path, format=format, device=device, **kwargs)
 
 
-if has_legacy_tuning():
-    from inc_mp_plugin.strategy.legacy import register_legacy
-
-    register_legacy()
-
-fp8_entry.of_inc = _inc_entry
+fp8_entry.of_inc = _inc_entry  # type: ignore[attr-defined]
 save_calib_result.of_inc = _inc_save_calib_result  # type: ignore[attr-defined]
 load.of_inc = _inc_load  # type: ignore[attr-defined]
-# INC looks both up when they are called.
-fp8_quant.save_calib_result = save_calib_result
-fp8_quant.load = load

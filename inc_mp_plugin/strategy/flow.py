@@ -25,27 +25,28 @@ from inc_mp_plugin.inc.backend import (
     put_modules_back,
     restore_modules,
 )
+from inc_mp_plugin.inc.keys import NAME
 from inc_mp_plugin.libraries.torch import ORIGINAL, is_compiled
 from inc_mp_plugin.libraries.transformers import save_under_own_names
 from inc_mp_plugin.model.batches import OnDevice
 from inc_mp_plugin.model.finite import check_outputs
 from inc_mp_plugin.model.subject import base_format
-from inc_mp_plugin.pipeline import tune as pipeline
+from inc_mp_plugin.pipeline.in_memory import tune
 from inc_mp_plugin.report.text import summary
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.strategy.choices import (
     check_base,
+    check_noise,
     check_settings,
     format_of,
     known_scales,
-    noise_of,
     scales_of,
 )
 from inc_mp_plugin.strategy.exposed import Exposed
 from inc_mp_plugin.strategy.lists import LiveModel
 from inc_mp_plugin.strategy.observed import Observed
-from inc_mp_plugin.strategy.settings import NAME, Settings, read, remove_temporary_file
+from inc_mp_plugin.strategy.settings import Settings, read, remove_temporary_file
 
 Entry = Callable[..., nn.Module]
 
@@ -203,7 +204,7 @@ def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
             raise InputError(message)
     check_settings(settings)  # before calibration, which may take long
     check_base(settings, base)
-    noise_of(settings, inc)
+    check_noise(settings, inc)
     remove_temporary_file(config)
     return settings, inc
 
@@ -222,7 +223,7 @@ def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed:
         )
         raise InputError(message)
     device = next(model.parameters()).device
-    plan = pipeline.tune(
+    plan = tune(
         model,
         None if observed is None else OnDevice(observed.batches, device),
         tau=settings.tau,
@@ -232,7 +233,7 @@ def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed:
         scales=scales_of(settings, inc) if settings.values else known_scales(settings, inc),
         objective=settings.objective,
         confidence=settings.confidence,
-        noise=noise_of(settings, inc),
+        noise=settings.noise,
         formats=(format_of(inc),),
         device=settings.device,
         loss_fn=settings.loss_fn,

@@ -22,13 +22,13 @@ from inc_mp_plugin.core.plan import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.backend import set_strategy
+from inc_mp_plugin.inc.keys import NAME
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.sensitivity.integer import INT8, IntegerNoise
 from inc_mp_plugin.sensitivity.rounding import observe_maxabs
 from inc_mp_plugin.sensitivity.taylor import join, sensitivity_rows
 from inc_mp_plugin.solver.planner import solve
-from inc_mp_plugin.strategy.settings import NAME
 
 _KEYS = ("tau", "samples", "loss_fn")
 _SAVED_BYTES = 3  # of a weight in INT8 instead of FP32

@@ -15,25 +15,11 @@ from typing import Any
 
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import converted_format
+from inc_mp_plugin.core.knobs import KNOBS
 from inc_mp_plugin.inc.backend import completed_on_cpu, is_cpu, keys_of
+from inc_mp_plugin.inc.keys import NAME, inc_keys
 from inc_mp_plugin.inc.selection import pattern_lists
-from inc_mp_plugin.pipeline.next_command import KNOBS
 from inc_mp_plugin.targets.cpu import CPU_QDQ
-
-NAME = "ip_mse"
-
-# Keys that INC reads from its JSON although FP8Config has no argument of that name.
-_OTHER_INC_KEYS = {
-    "whitelist",
-    "blacklist",
-    "recalc_scales",
-    "device_for_scales",
-    "ignore_modules_wo_measures",
-    "calibration_sample_interval",
-    "dynamic_quantization",
-    "row_parallel_linear_allreduce_quantization",
-    "seperate_measure_files",
-}
 
 _OF_OURS = {"ours", "theirs"}  # what our subclass carries beside INC's keys
 
@@ -96,13 +82,6 @@ def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
             values.sort(reverse=key != "budget")
         choices.append([(key, one) for one in values])
     return [dict(one) for one in itertools.product(*choices)]
-
-
-def inc_keys() -> set[str]:
-    """Keys that INC knows; it takes any other without a word."""
-    from neural_compressor.torch.quantization.config import FP8Config
-
-    return keys_of(FP8Config()).keys() | _OTHER_INC_KEYS
 
 
 def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

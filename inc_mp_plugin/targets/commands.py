@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from inc_mp_plugin.core.demands import Serving
+from inc_mp_plugin.core.request import Request
 
 # Models to which its run_lm_eval.py passes the options of attention on; Mixtral has one attention only. All
 # others it runs in eager attention. --reuse_cache changes nothing there: it scores prompts, in one pass each.
@@ -143,13 +144,8 @@ esac
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the model will be asked for: `batch_size` prompts at once, and tokens after each."""
-
-    prompt_tokens: int = 1024
-    output_tokens: int = 256
-    batch_size: int = 1
+# What scripts ask for where a recipe has no request.
+SCRIPT_REQUEST = Request(prompt_tokens=1024, output_tokens=256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,22 +52,7 @@ _EXPERTS = (("experts", "FusedMoE"), ("experts.routed_experts", "RoutedExperts")
 def lay_out(captured: Captured, serving: Serving) -> Layout:
     """Lay a captured model out as vLLM on Gaudi holds it; see `Layout`."""
     del serving  # the rules are the same however it is served
-    places: dict[str, tuple[str, ...]] = {}
-    unplaced: dict[str, str] = {}
-    shared: dict[str, str] = {}
-    classes = set(captured.modules.values())
-    for op in captured.ops:
-        parent, child = split(op)
-        if op in captured.tied and not _HEADLESS.isdisjoint(classes):
-            unplaced[op] = "vLLM has no module for a head of this model that shares the embedding's weight"
-        elif child in _PRODUCTS:
-            places[op] = (f"{parent}.attn.impl.{child}",)
-        elif child in _LINEAR and expert_role(op) is None:
-            name, kind = _LINEAR[child]
-            places[op] = (f"{parent}.{name}" if parent else name,)
-            shared[places[op][0]] = kind
-        elif expert_role(op) is None:
-            unplaced[op] = f"where vLLM on Gaudi holds a {child!r} is not known here"
+    places, unplaced, shared = _place_singles(captured)
     attentions = attention_layers(captured.modules)
     for attention in attentions:
         impl = f"{attention}.attn.impl"
@@ -94,6 +79,33 @@ def lay_out(captured: Captured, serving: Serving) -> Layout:
         idle=idle,
         routers=tuple(f"{owner}.gate" for owner in owners.values()),
     )
+
+
+def _place_singles(
+    captured: Captured,
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str], dict[str, str]]:
+    """Place the ops that are no experts.
+
+    Returns:
+        The modules of each op, the reasons of those that have none, and the classes of the modules.
+    """
+    places: dict[str, tuple[str, ...]] = {}
+    unplaced: dict[str, str] = {}
+    kinds: dict[str, str] = {}
+    headless = not _HEADLESS.isdisjoint(captured.modules.values())
+    for op in captured.ops:
+        parent, child = split(op)
+        if op in captured.tied and headless:
+            unplaced[op] = "vLLM has no module for a head of this model that shares the embedding's weight"
+        elif child in _PRODUCTS:
+            places[op] = (f"{parent}.attn.impl.{child}",)
+        elif child in _LINEAR and expert_role(op) is None:
+            name, kind = _LINEAR[child]
+            places[op] = (f"{parent}.{name}" if parent else name,)
+            kinds[places[op][0]] = kind
+        elif expert_role(op) is None:
+            unplaced[op] = f"where vLLM on Gaudi holds a {child!r} is not known here"
+    return places, unplaced, kinds
 
 
 def _place(

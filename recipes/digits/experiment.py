@@ -29,9 +29,9 @@ from tabulated import tables
 from training import LOWER, Mixes, Training, base, full_precision
 
 from inc_mp_plugin.core.errors import PluginError
-from inc_mp_plugin.pipeline.collect import write_pages
 from inc_mp_plugin.qat.layers import SCALED, STATISTICS
 from inc_mp_plugin.report.terminal import print_table
+from inc_mp_plugin.report.write import write_pages
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.progress import shown, tell, tracked
 from inc_mp_plugin.runtime.reuse import run_stage

@@ -119,7 +119,7 @@ def test_modelled_time_needs_no_measurement(project, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped(project, tmp_path):
-    code = "import sys; from inc_mp_plugin.cli.commands import main; main()"
+    code = "import sys; from inc_mp_plugin.cli.main import main; main()"
     arguments = ["tune", str(project / "recipe.yaml"), "timing.repeats=200", "timing.most_repeats=200"]
     command = [sys.executable, "-c", code, *arguments, "--out", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.gain.passes import Request, batch_passes, prompt, request_passes
+from inc_mp_plugin.core.request import Request
+from inc_mp_plugin.gain.passes import batch_passes, prompt, request_passes
 
 NAMES = ["llama", "gemma3", "gpt_neox", "opt"]
 

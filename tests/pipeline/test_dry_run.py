@@ -8,14 +8,14 @@ import pytest
 from helpers import call, read, told
 
 from inc_mp_plugin.pipeline.recipe import load_recipe
-from inc_mp_plugin.pipeline.rehearsal import rehearse
+from inc_mp_plugin.pipeline.tune import dry_run
 
 
 @pytest.fixture(scope="module")
 def rehearsed(project, tmp_path_factory):
     """A folder of a dry run."""
     folder = tmp_path_factory.mktemp("folder") / "its-dry-run"
-    rehearse(load_recipe(project / "recipe.yaml", []), folder)
+    dry_run(load_recipe(project / "recipe.yaml", []), folder)
     return folder
 
 

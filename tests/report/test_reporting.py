@@ -12,13 +12,15 @@ from inc_mp_plugin.core.results import Point
 from inc_mp_plugin.pipeline.collect import find, write_report
 from inc_mp_plugin.pipeline.recipe import parse_recipe
 from inc_mp_plugin.runtime import artefacts, result_artefacts, store
-from inc_mp_plugin.stages.stages import Goal, plan_depends_on, plan_stage
+from inc_mp_plugin.stages.job import Job
+from inc_mp_plugin.stages.plan import plan_depends_on, plan_stage
 
 RECIPE = {
     "model": {"name_or_path": "org/tiny"},
     "calibration": {"data": "calibration.jsonl"},
     "tau": 0.1,
 }
+JOB = Job(base="bf16", tau=0.1)
 
 
 def write(folder, stem, kind, content, depends_on):
@@ -35,12 +37,12 @@ def folder(tmp_path):
     content = artefacts.sensitivity_to_json(seen, sha256)
     write(tmp_path, "sensitivity", "sensitivity", content, {"versions": {"torch": "2.13"}})
     write(tmp_path, "gains", "gains", artefacts.gains_to_json({"memory": gains()}), {})
-    plan_stage(seen, {"memory": gains()}, Goal("memory", 0.1), tmp_path)
+    plan_stage(JOB, seen, {"memory": gains()}, tmp_path)
     return tmp_path
 
 
 def add_everything(folder):
-    made = plan_depends_on(sensitivity(), {"memory": gains()}, Goal("memory", 0.1))
+    made = plan_depends_on(JOB, sensitivity(), {"memory": gains()})
     files = {
         "sensitivity": store.read_json(folder / "sensitivity.json", "sensitivity")["arrays_sha256"],
         "gains": store.fingerprint(store.read_json(folder / "gains.json", "gains")),
@@ -77,7 +79,7 @@ def test_everything_is_found(folder):
 
 def test_what_is_of_another_plan_or_state_is_not_shown(folder):
     add_everything(folder)
-    plan_stage(sensitivity(), {"memory": gains()}, Goal("memory", 0.05), folder)
+    plan_stage(replace(JOB, tau=0.05), sensitivity(), {"memory": gains()}, folder)
     found = find(folder)
     assert found.validation is None
     assert found.verification is None
@@ -97,14 +99,14 @@ def test_everything_else_is_of_the_same_gains_as_the_plan(folder):
         InputError, match=r"plan.json is of another state of things \(gains\); run `inc-mp sol"
     ):
         find(folder)
-    plan_stage(sensitivity(), other, Goal("memory", 0.1), folder)
+    plan_stage(JOB, sensitivity(), other, folder)
     wanted = {"frontier", "time_validation", "verification", "experiments/curve-memory"}
     assert find(folder).outdated.keys() == wanted
 
 
 def test_a_plan_for_a_gain_is_planned_again_for_that_gain(folder):
-    goal = Goal("memory", 0.9, gain_fraction=0.5)
-    plan = plan_stage(sensitivity(), {"memory": gains()}, goal, folder)
+    job = replace(JOB, tau=0.9, gain_fraction=0.5)
+    plan = plan_stage(job, sensitivity(), {"memory": gains()}, folder)
     assert find(folder).stability.gain == plan.gain == find(folder).stability.gain_low
 
 

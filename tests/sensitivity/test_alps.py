@@ -9,8 +9,8 @@ from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.switching import switch_to_validate
 from inc_mp_plugin.model.losses import language_model_loss, sample_losses
 from inc_mp_plugin.runtime.store import Partial
+from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.sensitivity.alps import measure_alps, measure_alps_without_training
-from inc_mp_plugin.sensitivity.scales import Scales
 
 SCALES = Scales("maxabs_pow2", "cpu")
 

@@ -15,9 +15,9 @@ from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import switchable
 from inc_mp_plugin.model.losses import sample_losses
+from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.sensitivity.drift import rounded_losses
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
 from inc_mp_plugin.targets import CPU_QDQ
 from inc_mp_plugin.targets.layout import Captured

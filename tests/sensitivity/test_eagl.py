@@ -9,8 +9,8 @@ from torch import nn
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.plan import Graph, Op
 from inc_mp_plugin.graph.capture import capture
+from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.sensitivity.eagl import code_entropy, eagl_values, measure_eagl, weight_codes
-from inc_mp_plugin.sensitivity.scales import Scales
 
 SCALES = Scales("maxabs_pow2", "cpu")
 UNIT = Scales("unit_scale", "cpu")

@@ -21,9 +21,9 @@ from inc_mp_plugin.model.batches import batch_size, samples
 from inc_mp_plugin.model.experts import expose_experts
 from inc_mp_plugin.model.losses import language_model_loss
 from inc_mp_plugin.runtime.store import Partial
+from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.sensitivity.resume import measure_in_steps
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.scales import Scales
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
 from inc_mp_plugin.targets import CPU_QDQ
 

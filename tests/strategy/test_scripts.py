@@ -12,7 +12,7 @@ from neural_compressor.torch.quantization import quantize
 from typer.testing import CliRunner
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.cli.commands import app
+from inc_mp_plugin.cli.main import app
 
 TAU = 0.0005
 MODEL = """

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from inc_mp_plugin.core.demands import Serving
-from inc_mp_plugin.targets.commands import Deployment, Request, commands
+from inc_mp_plugin.core.request import Request
+from inc_mp_plugin.targets.commands import SCRIPT_REQUEST, Deployment, commands
 
 TARGETS = ("vllm-gaudi", "optimum-habana")
 STATS = "./hqt_output/model/stats"
@@ -42,7 +43,7 @@ def consumer(tmp_path):
 def script(
     target, serving=None, *, classes=(), model="meta/model", request=None, plan="plan: all", stats=STATS
 ):
-    deployment = Deployment(model, classes, serving or Serving(), stats, request or Request(), plan)
+    deployment = Deployment(model, classes, serving or Serving(), stats, request or SCRIPT_REQUEST, plan)
     return commands(target, deployment)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from inc_mp_plugin.core.errors import unknown
 from inc_mp_plugin.inc.backend import refused_values
-from inc_mp_plugin.strategy.settings import NAME, inc_keys
+from inc_mp_plugin.inc.keys import NAME, inc_keys
 
 _MODES = ("MEASURE", "QUANTIZE", "LOAD", "AUTO")
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.formats import converted_format
-from inc_mp_plugin.sensitivity.scales import CHANNEL, INPUT, SCALE_METHODS, WEIGHT, Scales
+from inc_mp_plugin.scales.methods import CHANNEL, INPUT, SCALE_METHODS, WEIGHT, Scales
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.sensitivity import FloatArray, Sensitivity
@@ -75,6 +75,6 @@ def _has_floor(scales: Scales, dtype: str) -> bool:
     """Tell if INC keeps the scales of channels from being too small: on Gaudi any version may run."""
     if scales.device != "cpu" or dtype == "fp16":  # FP16 does not hold the floor
         return False
-    from inc_mp_plugin.inc.versions import channel_scales_have_a_floor
+    from inc_mp_plugin.libraries.neural_compressor import channel_scales_have_a_floor
 
     return SCALE_METHODS[scales.method].per_channel_weight and channel_scales_have_a_floor()

@@ -1,4 +1,4 @@
-"""`inc-mp run`: a script of the user's, unchanged, with `ip_mse` registered in INC."""
+"""`inc-mp run`: an INC script with `ip_mse` registered."""
 
 from __future__ import annotations
 
@@ -6,10 +6,26 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from inc_mp_plugin.core.errors import InputError
 
 _INTERRUPTED = 130  # as shells have it
+ANY_ARGUMENTS = {  # of typer: all that follows the script's name
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+}
+
+
+def run(
+    context: typer.Context,
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT.py", help="A Python script that uses INC.")],
+) -> None:
+    """Run an INC script unchanged, with `ip_mse` registered; what follows its name is for the script."""
+    run_script(script, context.args)
 
 
 def run_script(path: Path, arguments: Sequence[str]) -> None:

@@ -22,10 +22,10 @@ from inc_mp_plugin.core.plan import Graph, Op
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import quantize
-from inc_mp_plugin.inc.versions import channel_scales_have_a_floor
+from inc_mp_plugin.libraries.neural_compressor import channel_scales_have_a_floor
 from inc_mp_plugin.model.attention import Matmul
-from inc_mp_plugin.sensitivity.scaleless import without_scale
-from inc_mp_plugin.sensitivity.scales import SCALE_METHODS, Scales
+from inc_mp_plugin.scales.methods import SCALE_METHODS, Scales
+from inc_mp_plugin.scales.scaleless import without_scale
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.targets import CPU_QDQ
@@ -160,7 +160,7 @@ def test_the_decision_loads_no_torch_where_there_is_no_doubt():
     code = (
         "import sys, numpy as np\n"
         "from inc_mp_plugin.core.sensitivity import Sensitivity\n"
-        "from inc_mp_plugin.sensitivity.scaleless import without_scale\n"
+        "from inc_mp_plugin.scales.scaleless import without_scale\n"
         "one = np.ones((1, 1))\n"
         "seen = Sensitivity(('op',), one[0], one, one, maxabs={'input': np.array([1e-3])})\n"
         "assert not without_scale(seen, 'bf16', ['fp8_e4m3'])\n"

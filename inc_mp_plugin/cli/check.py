@@ -1,0 +1,51 @@
+"""`inc-mp check`: an INC file, the user's own included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inc_mp_plugin.core.errors import InputError
+
+
+def check(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="An INC FP8 JSON file.")],
+    modules: Annotated[
+        Path | None, typer.Option(help="JSON with the model's modules, such as DIR/graph.json.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Instead: name or folder of a model.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Whose module names and rules count; the model's own names if not given."),
+    ] = None,
+    kv_cache: Annotated[
+        str | None, typer.Option(help="Of the target: bf16 or fp8; not compared if not given.")
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="Of optimum-habana: eager or flash; not compared if not given.")
+    ] = None,
+    reuse_cache: Annotated[bool, typer.Option("--reuse-cache", help="Of optimum-habana.")] = False,
+    measurements: Annotated[
+        Path | None, typer.Option(help="INC's ..._hooks_maxabs.json, which must hold what is selected.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Whose INC table counts, hpu or cpu; the target's if not given.")
+    ] = None,
+) -> None:
+    """Show what INC would select with a file, and what about that is suspicious.
+
+    Patterns that match nothing or too much, lists that cancel each other, everything or nothing selected,
+    mixes that the target cannot run. Exit code 2 if there is any.
+    """
+    from inc_mp_plugin.inc.check.file import Served, check_file
+    from inc_mp_plugin.inc.check.measurements import load_captured
+
+    served = Served(kv_cache, attention, reuse_cache)
+    report = check_file(config, load_captured(modules, model), target, served, measurements, device)
+    for line in report.lines:
+        typer.echo(line)
+    if report.faults:
+        raise InputError("\n".join(report.faults))
+    typer.echo("Nothing about the file is suspicious.")

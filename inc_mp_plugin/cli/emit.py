@@ -1,0 +1,31 @@
+"""`inc-mp emit`: the files of a target."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from inc_mp_plugin.cli.app import Folder
+
+
+def emit(
+    folder: Folder,
+    target: Annotated[str, typer.Option(help="Consumer of the file, such as optimum-habana.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="kv_cache, attention, reuse_cache; refused if the target runs the plan differently then.",
+        ),
+    ] = None,
+) -> None:
+    """Write the INC JSON files of a target, and the commands to run with them.
+
+    Refused unless INC would select exactly the plan, in the modules that the target has.
+    """
+    from inc_mp_plugin.pipeline.again import emit_again
+
+    script = emit_again(folder, target, overrides or []).with_suffix(".sh")
+    if script.exists():
+        typer.echo(f"\n{script}:\n\n{script.read_text(encoding='utf-8')}", nl=False)

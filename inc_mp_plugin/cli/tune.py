@@ -1,0 +1,50 @@
+"""`inc-mp tune`: every stage of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inc_mp_plugin.cli.app import Overrides
+from inc_mp_plugin.runtime.lock import locked
+from inc_mp_plugin.runtime.progress import tell
+
+
+def tune(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/<recipe> if not given.")] = None,
+    every_group: Annotated[
+        bool, typer.Option("--every-group", help="Time groups of the same structure one by one.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Without weights: graph, ties, modelled gains, and files for the largest."
+        ),
+    ] = False,
+) -> None:
+    """Run every stage of a recipe; a second call reuses what is done and still valid."""
+    from inc_mp_plugin.cli.show import show_plan
+    from inc_mp_plugin.pipeline import tune as pipeline
+    from inc_mp_plugin.pipeline.recipe import load_recipe
+    from inc_mp_plugin.runtime import ranks
+
+    changes = [*(overrides or []), *(["timing.every_group=true"] if every_group else [])]
+    if dry_run:
+        from inc_mp_plugin.report.dry_run import dry_run_lines
+
+        folder = out or Path("runs") / f"{recipe.stem}-dry-run"
+        with locked(folder):
+            outcome = pipeline.dry_run(load_recipe(recipe, changes), folder)
+        for line in dry_run_lines(outcome.graph, outcome.demands, outcome.gains, outcome.plan):
+            typer.echo(line)
+        return
+    folder = out or Path("runs") / recipe.stem
+    with ranks.joined():
+        pipeline.tune_recipe(load_recipe(recipe, changes), folder)
+        if ranks.rank() == 0:
+            show_plan(folder)
+            tell(f"Everything is in {folder}.")

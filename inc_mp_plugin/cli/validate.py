@@ -1,0 +1,34 @@
+"""`inc-mp validate`: predicted against measured."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from inc_mp_plugin.cli.app import Folder
+from inc_mp_plugin.core.errors import InputError
+
+
+def validate(
+    folder: Folder,
+    time: Annotated[
+        bool, typer.Option("--time", help="Measure time instead: plans against the sums of their groups.")
+    ] = False,
+    tau: Annotated[
+        list[float] | None,
+        typer.Option(help="With --time, a threshold to plan for; may be repeated."),
+    ] = None,
+) -> None:
+    """Quantize through INC, and compare predicted with measured loss on held-out samples."""
+    from inc_mp_plugin.cli.show import show_plan, show_time
+    from inc_mp_plugin.pipeline.again import validate_again, validate_time_again
+
+    if time:
+        show_time(validate_time_again(folder, tau or []))
+        return
+    if tau:
+        message = "--tau goes with --time; the threshold of the plan itself is set by `inc-mp solve`"
+        raise InputError(message)
+    validate_again(folder)
+    show_plan(folder)

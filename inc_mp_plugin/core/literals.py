@@ -1,0 +1,13 @@
+"""The words that recipes, artefacts and arguments know: each list stands here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Strategy = Literal["ip_mse", "eagl", "alps", "random", "prefix", "uniform"]
+Objective = Literal["memory", "theoretical_time", "bit_operations", "roofline", "empirical_time"]
+NoiseModel = Literal["uniform", "log_uniform", "measured"]
+Accelerator = Literal["gaudi2", "gaudi3", "h100", "cpu"]
+TimedDevice = Literal["cpu", "cuda", "hpu"]
+Weights = Literal["trained", "random", "in_memory"]
+IN_MEMORY: Weights = "in_memory"  # weights of a model that `mp.tune` was given, as recipe.json has it

@@ -1,0 +1,51 @@
+"""Names of version 0.1.0 that are public for one more version, and what they are called now."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin.gain.bench import TimingSettings
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.scales.methods import Scales
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where and how time is measured: now `mp.TimingSettings(device=..., every_group=...)`."""
+
+    device: str
+    settings: TimingSettings
+    every_group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How rounding is priced: now `noise="measured", scales=...` of `mp.tune`."""
+
+    model: str = "uniform"
+    scales: Scales | None = None
+    formats: tuple[str, ...] = ()
+
+
+def timing_of(timing: TimingSettings | None, clock: Clock | None) -> TimingSettings | None:
+    """Translate a clock into settings, which win where both are given."""
+    if clock is None or timing is not None:
+        return timing
+    _warn("clock=mp.Clock(...)", "timing=mp.TimingSettings(device=..., every_group=...)")
+    return replace(clock.settings, device=clock.device, every_group=clock.every_group)
+
+
+def noise_of(noise: str | Noise | None, scales: Scales | None) -> tuple[str, Scales | None]:
+    """Translate a noise into its name and the scales of measured noise."""
+    if not isinstance(noise, Noise):
+        return noise or "uniform", scales
+    _warn("noise=mp.Noise(...)", 'noise="measured", scales=...')
+    return noise.model, noise.scales or scales
+
+
+def _warn(old: str, new: str) -> None:
+    message = f"{old} goes with version 0.3; give {new}"
+    warnings.warn(message, DeprecationWarning, stacklevel=4)

@@ -1,0 +1,90 @@
+"""From a recipe to a job: everything resolved once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin.core.demands import Serving
+from inc_mp_plugin.core.literals import IN_MEMORY
+from inc_mp_plugin.core.op_values import METHODS
+from inc_mp_plugin.core.request import Request
+from inc_mp_plugin.gain.bench import TimingSettings
+from inc_mp_plugin.pipeline.data import heldout_of
+from inc_mp_plugin.scales.methods import Scales
+from inc_mp_plugin.stages.held_back import consumer_scales
+from inc_mp_plugin.stages.job import Job
+from inc_mp_plugin.targets import CPU_QDQ, check_scale_method, get_target
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.pipeline.recipe import Recipe
+    from inc_mp_plugin.targets.target import Target
+
+
+def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
+    """Resolve a recipe: sections to values, names to scales, and what it leaves open to its default.
+
+    Args:
+        recipe: checked.
+        allowed: names of the ops that may leave the base format; all if None.
+
+    Raises:
+        InputError: the device has not the scales that a price needs.
+    """
+    asked = recipe.request
+    request = None if asked is None else Request(asked.prompt_tokens, asked.output_tokens, asked.batch_size)
+    job = Job(
+        base=recipe.model.dtype,
+        formats=recipe.formats,
+        objective=recipe.objective,
+        tau=recipe.tau,
+        gain_fraction=recipe.gain_fraction,
+        budget=recipe.budget,
+        strategy=recipe.strategy,
+        seed=recipe.seed,
+        confidence=recipe.confidence,
+        noise=recipe.noise,
+        consumer_scales=consumer_scales(recipe.targets, recipe.device, recipe.scale_method),
+        scale_method=recipe.scale_method,
+        device=recipe.device,
+        request=request or Request(recipe.calibration.sequence_length),
+        script_request=request,
+        timing=_timing(recipe),
+        targets=recipe.targets,
+        serving=Serving(recipe.kv_cache, recipe.attention, recipe.reuse_cache),
+        allowed=None if allowed is None else frozenset(allowed),
+        model_name=recipe.model.name_or_path,
+        heldout=heldout_of(recipe),
+        verify=recipe.verify,
+        verify_confidence=recipe.verify_confidence,
+        recipe=recipe.model_dump(mode="json"),
+    )
+    if recipe.model.weights == IN_MEMORY:  # what was measured is there, and with which scales
+        return job
+    if recipe.noise == "measured":
+        job = replace(job, noise_scales=_scales(recipe, get_target(recipe.targets[0])))
+    return replace(job, value_scales=value_scales(recipe)) if recipe.strategy in METHODS else job
+
+
+def value_scales(recipe: Recipe) -> Scales:
+    """Return the scales with which EAGL and ALPS round: of the first target that runs FP8.
+
+    Raises:
+        InputError: the recipe's device has not the scales of that target.
+    """
+    with_fp8 = [target for target in map(get_target, recipe.targets) if target.scale_methods]
+    return _scales(recipe, with_fp8[0] if with_fp8 else CPU_QDQ)
+
+
+def _scales(recipe: Recipe, target: Target) -> Scales:
+    """Return how a target scales to FP8, as a recipe says."""
+    method = check_scale_method(target, recipe.scale_method)
+    return Scales(method, "cpu" if target.device == "cpu" else recipe.device)
+
+
+def _timing(recipe: Recipe) -> TimingSettings | None:
+    """Return where and how a recipe asks for time to be measured, if it does."""
+    if recipe.timing is not None:
+        return TimingSettings(**recipe.timing.model_dump())
+    return TimingSettings() if recipe.objective == "empirical_time" else None

@@ -1,0 +1,136 @@
+"""plan.json: the plan for a job, from gains and sensitivities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.op_values import OpValues
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.runtime import artefacts, store
+from inc_mp_plugin.runtime.reuse import numbered, run_stage
+from inc_mp_plugin.solver.planner import IP_MSE, solve
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.stages.job import Job
+
+Json = dict[str, Any]
+
+
+def plan_stage(
+    job: Job,
+    sensitivity: Sensitivity,
+    gains: Mapping[str, Gains],
+    out: Path,
+    *,
+    correction: float = 1.0,
+    demands: Demands = NO_DEMANDS,
+    values: OpValues | None = None,
+) -> Plan:
+    """Make the plan of a job, or read plan.json.
+
+    Args:
+        job: what the plan is wanted for.
+        sensitivity: of the ops that may leave the base format.
+        gains: of every objective, of every configuration.
+        out: folder of the artefacts.
+        correction: factor on the loss budget.
+        demands: of the consumers.
+        values: of the strategy, if it has any.
+
+    Raises:
+        InputError: the objective has no gains here.
+        InfeasibleError: no plan is within the thresholds.
+    """
+    check_objective(gains, job.objective)
+
+    def make() -> tuple[Plan, Json]:
+        plan = make_plan(job, gains[job.objective], sensitivity, correction, demands=demands, values=values)
+        return plan, {**artefacts.plan_to_json(plan), "held_back": dict(demands.kept)}
+
+    depends_on = {
+        **plan_depends_on(job, sensitivity, gains, demands=demands, values=values),
+        "correction": correction,
+    }
+    return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)
+
+
+def make_plan(
+    job: Job,
+    gains: Gains,
+    sensitivity: Sensitivity,
+    correction: float = 1.0,
+    *,
+    demands: Demands = NO_DEMANDS,
+    values: OpValues | None = None,
+) -> Plan:
+    """Make the plan of a job by its strategy; arguments and errors as in `plan_stage`."""
+    gain_is_asked = job.gain_fraction is not None or job.budget is not None
+    if job.strategy != IP_MSE and not (gain_is_asked and values is not None):
+        if job.tau is None:
+            message = f"strategy {job.strategy} is held to a threshold: give tau, neither gain nor budget"
+            raise InputError(message)
+        from inc_mp_plugin.solver.baselines import baseline
+
+        return baseline(
+            gains, sensitivity, job.strategy, job.tau, seed=job.seed, demands=demands, values=values
+        )
+    return solve(
+        gains,
+        sensitivity,
+        job.tau,
+        gain_fraction=job.gain_fraction,
+        budget=job.budget,
+        values=values,
+        confidence=job.confidence,
+        correction=correction,
+        demands=demands,
+    )
+
+
+def plan_depends_on(
+    job: Job,
+    sensitivity: Sensitivity,
+    gains: Mapping[str, Gains],
+    *,
+    demands: Demands = NO_DEMANDS,
+    values: OpValues | None = None,
+) -> Json:
+    """Collect what a plan follows from."""
+    rows = store.fingerprint({"loss": sensitivity.loss.tolist(), "rows": _rows(sensitivity)})
+    follows = {
+        **job.goal,
+        "sensitivity": rows,
+        "noise": sensitivity.noise,
+        "gains": store.fingerprint(artefacts.gains_to_json(gains)),
+        "values": None if values is None else store.fingerprint(asdict(values)),
+        "targets": list(demands.targets),
+        "serving": asdict(demands.serving),
+    }
+    return numbered("plan", follows)
+
+
+def _rows(sensitivity: Sensitivity) -> Json:
+    rows = {"input": sensitivity.input, "weight": sensitivity.weight, **sensitivity.rounding}
+    return {name: one.sum(axis=0).tolist() for name, one in rows.items()}
+
+
+def check_objective(gains: Mapping[str, Gains], objective: str) -> None:
+    """Refuse an objective that has no gains.
+
+    Raises:
+        InputError: it has none.
+    """
+    if objective not in gains:
+        message = (
+            f"objective {objective!r} is not among the gains of this folder: {', '.join(gains)}. Run "
+            f"`inc-mp tune` with objective={objective}; modelled time needs a device with a peak for "
+            "every format"
+        )
+        raise InputError(message)

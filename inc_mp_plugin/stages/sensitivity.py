@@ -1,0 +1,102 @@
+"""sensitivity.json and sensitivity.npz: what rounding each op does to the loss of each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.runtime import artefacts, ranks, store
+from inc_mp_plugin.runtime.rank_plan import ask
+from inc_mp_plugin.runtime.reuse import changes, lasting, numbered, partial, run_stage
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.core.plan import Graph
+    from inc_mp_plugin.core.sensitivity import Sensitivity
+    from inc_mp_plugin.model.subject import Subject
+    from inc_mp_plugin.stages.job import Job
+
+Json = dict[str, Any]
+KIND = "sensitivity"
+
+
+def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
+    """Measure sensitivities, or read them; an interrupted run goes on where it stopped.
+
+    What was measured with rounding errors serves models of the noise without them, too.
+
+    Raises:
+        NonFiniteError: a value is NaN or infinite; the text names the op.
+    """
+    path, arrays = out / "sensitivity.json", out / "sensitivity.npz"
+    depends_on = {**subject.depends_on, **_noise_settings(job, subject.depends_on, path)}
+
+    def decode(content: Json) -> Sensitivity:
+        return artefacts.sensitivity_from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
+
+    def make() -> tuple[Sensitivity, Json]:
+        ask(KIND, graph)
+        sensitivity = measure(job, subject, graph, out)
+        sha256 = store.write_arrays(arrays, artefacts.sensitivity_arrays(sensitivity))
+        content = artefacts.sensitivity_to_json(sensitivity, sha256)
+        reached = set(sensitivity.ops)
+        missed = [op.name for op in graph.ops if op.name not in reached]
+        return sensitivity, {**content, "not_reached": missed}
+
+    return replace(run_stage(path, KIND, depends_on, decode, make), noise=job.noise)
+
+
+def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
+    """Measure sensitivities, with the other processes if there are any; see `measure_in_steps`."""
+    from inc_mp_plugin.sensitivity.resume import measure_in_steps
+
+    own = f".{ranks.rank()}" if ranks.rank() else ""
+    formats = job.formats if job.noise_scales else ()
+    settings = {**subject.depends_on, "scales": str(job.noise_scales), "formats": list(formats)}
+    return measure_in_steps(
+        subject.model,
+        graph,
+        subject.batches if subject.own_share else ranks.share(subject.batches),
+        subject.loss_fn,
+        partial(out / f"sensitivity.partial{own}.npz", KIND, settings),
+        scales=job.noise_scales,
+        formats=formats,
+    )
+
+
+def no_losses(ops: Sequence[str]) -> Sensitivity:
+    """Make sensitivities of 0: nothing is lost, whatever these ops run in."""
+    import numpy as np
+
+    from inc_mp_plugin.core.sensitivity import Sensitivity
+
+    nothing = np.zeros((1, len(ops)))
+    return Sensitivity(tuple(ops), np.ones(1), nothing, nothing)
+
+
+def measured_from(folder: Path) -> Json:
+    """Read what the sensitivities in a folder follow from, settings of the noise aside.
+
+    Raises:
+        InputError: sensitivity.json is missing or damaged.
+    """
+    stored = store.read_json(folder / "sensitivity.json", KIND).get("depends_on", {})
+    return {key: value for key, value in lasting(stored).items() if not key.startswith("noise.")}
+
+
+def _noise_settings(job: Job, measured: Mapping[str, Any], path: Path) -> Json:
+    if job.noise_scales is not None:
+        return {
+            "noise.method": job.noise_scales.method,
+            "noise.device": job.noise_scales.device,
+            "noise.formats": list(job.formats),
+        }
+    try:
+        stored = store.read_json(path, KIND).get("depends_on", {})
+    except InputError:  # none yet, or a damaged one: it is about to be written
+        return {}
+    own = {key: value for key, value in stored.items() if key.startswith("noise.")}
+    others = {key: value for key, value in stored.items() if key not in own}
+    return {} if changes(others, numbered(KIND, measured)) else own

@@ -1,0 +1,94 @@
+"""timing.json: what configurations save in time, measured on a device."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.demands import Demands
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.gain.bench import TimingSettings
+from inc_mp_plugin.gain.configurations import free_formats, in_large_groups
+from inc_mp_plugin.gain.devices import get_device
+from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
+from inc_mp_plugin.runtime import result_artefacts, store
+from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.runtime.reuse import partial, run_stage
+from inc_mp_plugin.targets.timed import runnable_kinds, timed_formats
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.core.plan import Graph
+    from inc_mp_plugin.core.sensitivity import Sensitivity
+    from inc_mp_plugin.core.timings import Timing
+    from inc_mp_plugin.model.subject import Subject
+    from inc_mp_plugin.stages.job import Job
+    from inc_mp_plugin.stages.stopwatch import Stopwatch
+
+Json = dict[str, Any]
+_NOT_OF_THE_RESULT = ("device", "every_group")  # the one is described, the other decides what is measured
+
+
+def timing_stage(
+    job: Job, subject: Subject, graph: Graph, sensitivity: Sensitivity, *, demands: Demands, out: Path
+) -> tuple[Gains, Timing]:
+    """Measure the time of every configuration that is worth it, or read timing.json; as `gains_stage`."""
+    settings = timing_settings(job)
+    base, low = timed_formats(job.all_formats, settings.device)
+    ties, kept = in_large_groups(graph, demands)
+    kinds = runnable_kinds(settings.device, low)
+    choices = free_formats(graph, set(sensitivity.ops) - kept, (base, low), kinds)
+    listed = courses(graph, choices, sensitivity.total, ties, every_group=settings.every_group)
+    configurations = candidates(listed, base)
+    depends_on = {
+        **timing_depends_on(job, subject),
+        "configurations": store.fingerprint({"all": [dict(one.formats) for one in configurations]}),
+    }
+
+    def make() -> tuple[Timing, Json]:
+        kept = partial(out / "timing.partial.npz", "timing", depends_on)
+        timing = stopwatch_of(job, subject, graph).measure(configurations, kept)
+        return timing, asdict(timing)
+
+    timing = run_stage(out / "timing.json", "timing", depends_on, result_artefacts.timing_from_json, make)
+    (out / "timing.partial.npz").unlink(missing_ok=True)
+    gains = empirical_gains(listed, timing, graph, base)
+    for note in dict.fromkeys(group.note for group in gains.groups if group.note):
+        say(f"timing: {note}")
+    return gains, timing
+
+
+def stopwatch_of(job: Job, subject: Subject, graph: Graph) -> Stopwatch:
+    """Prepare to measure a subject's time: of the job's request, or of its first batch's forward pass.
+
+    Raises:
+        InputError: the device is missing, or does not run the format.
+    """
+    from inc_mp_plugin.stages.stopwatch import stopwatch
+
+    work, settings = job.request or subject.batches[0], timing_settings(job)
+    return stopwatch(
+        subject.model, graph, work, formats=job.all_formats, batches=subject.batches, settings=settings
+    )
+
+
+def timing_depends_on(job: Job, subject: Subject) -> Json:
+    """Collect what measured times follow from, the machine included.
+
+    Raises:
+        InputError: the device is missing.
+    """
+    settings = timing_settings(job)
+    own = {key: value for key, value in asdict(settings).items() if key not in _NOT_OF_THE_RESULT}
+    return {
+        **subject.depends_on,
+        "formats": list(job.all_formats),
+        "request": asdict(job.request) if job.request else None,
+        "timing.device": get_device(settings.device).description,
+        **{f"timing.{key}": value for key, value in own.items()},
+    }
+
+
+def timing_settings(job: Job) -> TimingSettings:
+    """Return how a job measures time: by default where it does not say."""
+    return job.timing or TimingSettings()

@@ -1,0 +1,58 @@
+"""verification.json: the closed loop, which corrects the loss budget until tau surely holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.results import Measured, Verification, verdict
+from inc_mp_plugin.evaluate.closed_loop import MOST_PLANS, close_loop
+from inc_mp_plugin.evaluate.interval import measured_nrmse
+from inc_mp_plugin.report.measured import with_interval
+from inc_mp_plugin.runtime import result_artefacts
+from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.runtime.reuse import run_stage
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.stages.loss_meter import LossMeter
+
+Json = dict[str, Any]
+
+
+def verification_stage(
+    meter: LossMeter, plan_at: Callable[[float], Plan], depends_on: Json, out: Path
+) -> Verification:
+    """verification.json: the closed loop over plans for corrected loss budgets.
+
+    Args:
+        meter: measures losses, on samples that nothing is reported on.
+        plan_at: solves with this correction of the loss budget.
+        depends_on: what the plans follow from.
+        out: folder of the artefacts.
+    """
+    level = meter.verify_confidence
+
+    def make() -> tuple[Verification, Json]:
+        numbers = count(1)
+
+        def measure(plan: Plan) -> Measured:
+            say(f"verify: plan {next(numbers)} of at most {MOST_PLANS}, {len(plan.quantized)} ops")
+            meter.check(plan)
+            seen = measured_nrmse(meter.losses(plan.quantized), meter.losses(()), level)
+            say(
+                f"verify: NRMSE {plan.nrmse:.4g} predicted, {with_interval(seen.nrmse, seen.interval)} "
+                f"measured (tau {plan.tau:.6g}: {verdict(seen.interval, plan.tau)})"
+            )
+            return seen
+
+        found = close_loop(plan_at, measure, plan_at(1.0).tau, meter.samples.samples, level)
+        return found, asdict(found)
+
+    path = out / "verification.json"
+    decode = result_artefacts.verification_from_json
+    depends_on = {**meter.depends_on, **depends_on, "verify_confidence": level}
+    return run_stage(path, "verification", depends_on, decode, make)
