@@ -90,7 +90,7 @@ def test_ip_mse_against_autograd():
     base = quantized(network, formats, training.calibration()).eval()
     graph = capture(network, data.images[:2])
     graph = replace(graph, ops=tuple(op for op in graph.ops if op.name == name))
-    found = pricing.sensitivity_of(base, graph)
+    found = pricing.losses_of(base, graph)
     op = rounded_ops(base)[name]
     step_of_weight = 2 * float(op.weight.detach().abs().mean())
     lower = rounded_ops(in_formats(base, {name: "int2"}, training.calibration()))[name]

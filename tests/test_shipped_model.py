@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from inc_mp_plugin.cli.main import app
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.evaluate.closed_loop import close_loop
 from inc_mp_plugin.evaluate.interval import measured_nrmse
@@ -65,7 +66,7 @@ def run(tmp_path_factory):
 def test_predicted_against_measured(run, noise, least, most):
     """Ratio of means over 40 random plans; what they measured does not depend on the prediction."""
     call("solve", run, f"noise={noise}")
-    seen = Run(run, (f"noise={noise}",)).able
+    seen = Run(run, (f"noise={noise}",)).losses
     validation = json.loads((run / "validation.json").read_text())
     measured = [p["measured"] for p in validation["points"]]
     predicted = [
@@ -88,14 +89,14 @@ def test_the_closed_loop_comes_close_to_the_best_threshold(run):
     def measured(plan):
         return measured_nrmse(one.meter.losses(plan.quantized), one.meter.losses(()), 0.95)
 
-    everything = baseline(one.gains["memory"], one.able, "uniform", 1.0)
+    everything = baseline(one.gains["memory"], one.losses, "uniform", 1.0)
     top = measured(everything).nrmse
-    plans = [solve(one.gains["memory"], one.able, tau) for tau in np.linspace(0.1, 1.2, 12) * top]
+    plans = [solve(one.gains["memory"], one.losses, tau) for tau in np.linspace(0.1, 1.2, 12) * top]
     swept = [(plan.gain, measured(plan).interval.high) for plan in plans if plan.quantized]
     for share in (0.3, 0.7):
         tau = share * top
         found = close_loop(
-            lambda c, tau=tau: solve(one.gains["memory"], one.able, tau, correction=c),
+            lambda c, tau=tau: solve(one.gains["memory"], one.losses, tau, correction=c),
             measured,
             tau,
             128,
@@ -136,13 +137,13 @@ def test_intervals_cover_fresh_samples(run):
     rounding = observe_rounding(model, one.graph, one.subject.batches, None, scales, ("fp8_e4m3",))
     rows = concatenate(list(sensitivity_rows(model, one.graph, held, None, rounding)))
     seen = Sensitivity(tuple(op.name for op in one.graph.ops), rows.loss, rows.input, rows.weight)
-    seen = replace(seen, rounding=rows.rounding, noise="measured")
+    seen = replace(seen, rounding=rows.rounding)
     everything = rounded_losses(model, one.graph, held, None, rounding, "fp8_e4m3") - rows.loss
     first_order = seen.rounding["fp8_e4m3"].sum(axis=1)
     covered = 0
     for share in (0.3, 0.5, 0.65, 0.75, 0.9, 1.0):
-        plan = solve(one.gains["memory"], one.able, gain_fraction=share)
-        predicted = sample_losses_mse(seen, plan.formats, "fp32")
+        plan = solve(one.gains["memory"], one.losses, gain_fraction=share)
+        predicted = sample_losses_mse(LossModel(seen, "measured"), plan.formats, "fp32")
         squared = (meter.losses(plan.quantized) - meter.losses(())) ** 2
         draw = np.random.default_rng(0)
         for _ in range(100):

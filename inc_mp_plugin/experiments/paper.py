@@ -94,7 +94,7 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
         message = f"no configuration gains anything for {objective}, so there is nothing to compare"
         raise InputError(message)
     depends_on = {
-        **plan_depends_on(_alone(run.job, objective), run.able, {objective: gains}),
+        **plan_depends_on(_alone(run.job, objective), run.losses, {objective: gains}),
         **(_measured_settings(run) if name != "choices" else {}),
         "draws": settings.draws,
         **({"points": settings.points, "samples": settings.samples} if name != "choices" else {}),
@@ -142,17 +142,17 @@ def levels_of(name: str, points: int | None) -> tuple[float, ...]:
 
 def _choices(run: Run, gains: Gains, settings: Settings) -> Experiment:
     tau = run.recipe.tau or run.plan.tau
-    trials = [_trial(solve(gains, run.able, tau), 0, tau)]
+    trials = [_trial(solve(gains, run.losses, tau), 0, tau)]
     for strategy in BASELINES:
         for seed in range(3 if strategy == RANDOM else 1):
-            trials += _if_priced(partial(baseline, gains, run.able, strategy, tau, seed=seed), seed, tau)
+            trials += _if_priced(partial(baseline, gains, run.losses, strategy, tau, seed=seed), seed, tau)
     return _experiment(run, gains, "choices", trials)
 
 
 def _prediction(run: Run, gains: Gains, settings: Settings) -> Experiment:
-    everything = baseline(gains, run.able, UNIFORM, 1.0)
+    everything = baseline(gains, run.losses, UNIFORM, 1.0)
     levels = levels_of("prediction", settings.points)
-    plans = [(solve(gains, run.able, level * everything.nrmse), level) for level in levels]
+    plans = [(solve(gains, run.losses, level * everything.nrmse), level) for level in levels]
     trials = [_trial(plan, 0, level) for plan, level in [*plans, (everything, 1.0)]]
     return _measured(run, gains, "prediction", trials)
 
@@ -160,12 +160,12 @@ def _prediction(run: Run, gains: Gains, settings: Settings) -> Experiment:
 def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
     trials = []
     for level in levels_of("curve", settings.points):
-        trials.append(_trial(solve(gains, run.able, gain_fraction=level), 0, level))
+        trials.append(_trial(solve(gains, run.losses, gain_fraction=level), 0, level))
         for strategy, seed in _baseline_draws(settings.draws):
             wanted = level * gains.largest
-            found = partial(baseline_gaining, gains, run.able, strategy, wanted, seed=seed)
+            found = partial(baseline_gaining, gains, run.losses, strategy, wanted, seed=seed)
             trials += _if_priced(found, seed, level)
-    everything = _trial(baseline(gains, run.able, UNIFORM, 1.0), 0, 1.0)
+    everything = _trial(baseline(gains, run.losses, UNIFORM, 1.0), 0, 1.0)
     return _measured(run, gains, "curve", [*trials, everything])
 
 
@@ -176,20 +176,20 @@ def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
     trials = []
     for level in levels_of("methods", settings.points):
         for one in (None, *values):
-            trials += _if_priced(partial(solve, gains, run.able, gain_fraction=level, values=one), 0, level)
+            trials += _if_priced(partial(solve, gains, run.losses, gain_fraction=level, values=one), 0, level)
     return _measured(run, gains, "methods", trials)
 
 
 def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
-    everything = baseline(gains, run.able, UNIFORM, 1.0)
+    everything = baseline(gains, run.losses, UNIFORM, 1.0)
     trials = []
     for level in levels_of("accuracy", settings.points):
         tau = level * everything.nrmse
         for seed in range(settings.draws):
-            trials.append(_trial(solve(gains, run.able, tau), seed, level))
+            trials.append(_trial(solve(gains, run.losses, tau), seed, level))
             for strategy in (PREFIX, RANDOM):
                 trials += _if_priced(
-                    partial(baseline, gains, run.able, strategy, tau, seed=seed), seed, level
+                    partial(baseline, gains, run.losses, strategy, tau, seed=seed), seed, level
                 )
     trials += [_trial(everything, seed, 1.0) for seed in range(settings.draws)]
     tasks = settings.tasks
@@ -238,13 +238,13 @@ def _measured(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Exp
 
 def _measured_trial(run: Run, trial: Trial) -> Trial:
     """A trial with its measured loss MSE, and the interval of its prediction for as many samples."""
-    meter, seen = run.meter, run.able
+    meter, prices = run.meter, run.losses
     changes = (meter.losses(trial.quantized) - meter.losses(())) ** 2
     formats = dict.fromkeys(trial.quantized, meter.format)
-    predicted = sample_losses_mse(seen, formats, run.recipe.model.dtype)
+    predicted = sample_losses_mse(prices, formats, run.recipe.model.dtype)
     return replace(
         trial,
-        interval=loss_interval(predicted, drift=seen.drift, measured=len(changes)),
+        interval=loss_interval(predicted, drift=prices.drift, measured=len(changes)),
         measured=float(changes.mean()),
         measured_interval=mean_ratio_interval(changes, np.ones_like(changes), meter.verify_confidence),
     )
@@ -252,7 +252,7 @@ def _measured_trial(run: Run, trial: Trial) -> Trial:
 
 def _experiment(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
     on_heldout = name != "choices"
-    losses = run.meter.losses(()) if on_heldout else run.able.loss
+    losses = run.meter.losses(()) if on_heldout else run.losses.loss
     return Experiment(
         name,
         gains.objective,
@@ -261,7 +261,7 @@ def _experiment(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> E
         gains.largest,
         len(losses),
         float((losses**2).mean()),
-        run.able.ops,
+        run.losses.ops,
         tuple(trials),
     )
 

@@ -53,7 +53,7 @@ def solve_again(folder: Path, overrides: list[str]) -> Plan:
     run = Run(folder, (*overrides, "verify=false"))
     before = _plan_before(folder)
     values = run.values(run.job.strategy)
-    plan = plan_stage(run.job, run.able, run.free_gains, folder, demands=run.demands, values=values)
+    plan = plan_stage(run.job, run.losses, run.free_gains, folder, demands=run.demands, values=values)
     if before is None or _files_say(before) != _files_say(plan):
         from inc_mp_plugin.stages.files import clear_files
 
@@ -90,7 +90,7 @@ def validate_again(folder: Path) -> Validation:
     from inc_mp_plugin.stages.validation import validation_stage
 
     run = Run(folder)
-    return validation_stage(run.meter, run.priced, run.plan, folder)
+    return validation_stage(run.meter, run.planned_losses, run.plan, folder)
 
 
 @exclusive
@@ -109,7 +109,7 @@ def validate_time_again(folder: Path, taus: Sequence[float]) -> TimeValidation:
     subject = run.subject
     chosen = taus or [run.plan.tau / 2, run.plan.tau, run.plan.tau * 2]
     return time_validation_stage(
-        run.job, subject, run.graph, run.able, gains=run.gains, taus=chosen, out=folder
+        run.job, subject, run.graph, run.losses, gains=run.gains, taus=chosen, out=folder
     )
 
 
@@ -186,9 +186,9 @@ def frontier_again(folder: Path, points: int, draws: int) -> dict[str, Frontier]
     run = Run(folder)
 
     def make() -> tuple[dict[str, Frontier], store.Json]:
-        able = run.able
+        losses = run.losses
         found = {
-            name: frontier(gains, able, points=points, draws=draws)
+            name: frontier(gains, losses, points=points, draws=draws)
             for name, gains in run.gains.items()
             if gains.largest > 0
         }

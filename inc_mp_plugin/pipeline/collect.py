@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.results import Experiment, Stability
-from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.report.document import report_info
 from inc_mp_plugin.report.found import Found
@@ -49,9 +49,9 @@ def find(folder: Path) -> Found:
     run, shelf = Run(folder), _Shelf(folder)
     made = shelf.take("plan", "plan", _depends_on) or {}
     shelf.take("sensitivity", "sensitivity", _depends_on)
-    able, noise = run.priced, {"noise": run.plan.noise}
+    losses, noise = run.planned_losses, {"noise": run.plan.noise}
     job = _job(run, made)
-    fresh = plan_depends_on(job, able, run.free_gains)
+    fresh = plan_depends_on(job, losses, run.free_gains)
     same: Json = {key: fresh[key] for key in ("sensitivity", "noise", "gains")}
     _check_plan(folder, made, same)
     validation = shelf.take("validation", "validation", result_artefacts.validation_from_json)
@@ -62,11 +62,11 @@ def find(folder: Path) -> Found:
         str(folder),
         run.recipe.model_dump(mode="json"),
         run.graph,
-        replace(run.sensitivity, noise=run.plan.noise, cached=able.cached),
-        able.ops,
+        LossModel(run.sensitivity, losses.noise, losses.cached),
+        losses.ops,
         run.free_gains,
         run.plan,
-        _stability(run, able, job, made.get("correction", 1.0)),
+        _stability(run, losses, job, made.get("correction", 1.0)),
         shelf.take("frontier", "frontier", result_artefacts.frontiers_from_json, _files(folder) | noise),
         validation,
         shelf.take(
@@ -153,8 +153,8 @@ def _job(run: Run, made: Json) -> Job:
     return job if job.gain_fraction is None and job.budget is None else replace(job, tau=None)
 
 
-def _stability(run: Run, able: Sensitivity, job: Job, correction: float) -> Stability:
+def _stability(run: Run, losses: LossModel, job: Job, correction: float) -> Stability:
     plan = run.plan
     gains = constrained(run.free_gains[plan.objective], run.planned_demands)
     values = run.values(job.strategy)
-    return stability(plan, able, lambda drawn: make_plan(job, gains, drawn, correction, values=values))
+    return stability(plan, losses, lambda drawn: make_plan(job, gains, drawn, correction, values=values))

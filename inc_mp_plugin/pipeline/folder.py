@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.core.demands import Demands, kept_lines
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.core.plan import Graph, Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
@@ -40,14 +41,14 @@ if TYPE_CHECKING:
 class Run:
     """The artefacts of a folder, with the recipe's keys overridden by `overrides`.
 
-    `losses` is where measured losses are kept, if not in the folder itself.
+    `kept_losses` is where measured losses are kept, if not in the folder itself.
 
     Reading raises InputError where a file is missing or damaged.
     """
 
     folder: Path
     overrides: tuple[str, ...] = ()
-    losses: Path | None = None
+    kept_losses: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse a folder of a dry run.
@@ -77,20 +78,20 @@ class Run:
 
     @cached_property
     def sensitivity(self) -> Sensitivity:
-        """sensitivity.json and sensitivity.npz, with the recipe's model of the noise."""
+        """sensitivity.json and sensitivity.npz."""
         path = self.folder / "sensitivity.json"
         sha256 = artefacts.load(path, "sensitivity", lambda content: str(content["arrays_sha256"]))
         arrays = store.read_arrays(path.with_suffix(".npz"), sha256)
-        return replace(artefacts.sensitivity_from_arrays(arrays), noise=self.recipe.noise)
+        return artefacts.sensitivity_from_arrays(arrays)
 
     @cached_property
-    def able(self) -> Sensitivity:
-        """Sensitivities of the ops that every target can run in a lower format, beside their KV cache."""
-        return self._able(self.job, self.demands)
+    def losses(self) -> LossModel:
+        """Prices of the ops that every target can run in a lower format, beside their KV cache."""
+        return self._priced(self.job, self.demands, self.recipe.noise)
 
-    def _able(self, job: Job, demands: Demands) -> Sensitivity:
-        able = self.sensitivity.of(job.runnable(self.graph))
-        return replace(with_scales(able, held_back_for(job, able)), cached=demands.cached)
+    def _priced(self, job: Job, demands: Demands, noise: str) -> LossModel:
+        runnable = self.sensitivity.of(job.runnable(self.graph))
+        return LossModel(with_scales(runnable, held_back_for(job, runnable)), noise, demands.cached)
 
     @cached_property
     def free_gains(self) -> dict[str, Gains]:
@@ -152,9 +153,9 @@ class Run:
         return solve_overrides(stored, planned, changes)
 
     @cached_property
-    def priced(self) -> Sensitivity:
-        """Sensitivities of the ops that the plan's own targets can run, with its noise and its KV cache."""
-        return replace(self._able(self.planned, self.planned_demands), noise=self.plan.noise)
+    def planned_losses(self) -> LossModel:
+        """Prices of the ops that the plan's own targets can run, with its noise and its KV cache."""
+        return self._priced(self.planned, self.planned_demands, self.plan.noise)
 
     @cached_property
     def validation(self) -> Validation | None:
@@ -196,5 +197,5 @@ class Run:
         if heldout is None:
             message = "the recipe has no validation section; add validation: {data: HELDOUT.jsonl}"
             raise InputError(message)
-        kept = self.losses or self.folder
-        return LossMeter(self.job, heldout, self.subject, self.graph, ops=self.able.ops, out=kept)
+        kept = self.kept_losses or self.folder
+        return LossMeter(self.job, heldout, self.subject, self.graph, ops=self.losses.ops, out=kept)

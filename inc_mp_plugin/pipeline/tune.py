@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Graph, Plan
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.pipeline.data import check_data, subject_of, subject_without_weights
@@ -31,7 +32,6 @@ from inc_mp_plugin.stages.verification import verification_stage
 if TYPE_CHECKING:
     from inc_mp_plugin.core.demands import Demands
     from inc_mp_plugin.core.gains import Gains
-    from inc_mp_plugin.core.sensitivity import Sensitivity
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.pipeline.recipe import Recipe
     from inc_mp_plugin.stages.job import Job
@@ -114,10 +114,11 @@ def run_stages(job: Job, subject: Subject, out: Path) -> Outcome:
     sensitivity, demands = with_scales(measured.of(runnable), held_back), job.demands(graph, held_back)
     gains = gains_stage(job, subject, graph, sensitivity, demands=demands, out=out)
     check_objective(gains, job.objective)
+    losses = LossModel(sensitivity, job.noise, demands.cached)
     if subject.has_weights:
-        plan = _plan(job, subject, graph, sensitivity, gains=gains, demands=demands, out=out)
+        plan = _plan(job, subject, graph, losses, gains=gains, demands=demands, out=out)
     else:
-        plan = make_plan(job, gains[job.objective], sensitivity, demands=demands)
+        plan = make_plan(job, gains[job.objective], losses, demands=demands)
         line = f"largest gain, whatever its loss: {counted(plan.base, plan.formats)}"
         _write_files(job, plan, graph, f"{line}, objective {plan.objective}", out=out)
     return Outcome(graph, held_back, demands, gains[job.objective], plan)
@@ -127,7 +128,7 @@ def _plan(
     job: Job,
     subject: Subject,
     graph: Graph,
-    sensitivity: Sensitivity,
+    losses: LossModel,
     *,
     gains: Mapping[str, Gains],
     demands: Demands,
@@ -137,14 +138,14 @@ def _plan(
     values = values_stage(job, subject, graph, out)
     meter, correction = None, 1.0
     if job.heldout is not None:
-        meter = LossMeter(job, job.heldout, subject, graph, ops=sensitivity.ops, out=out)
+        meter = LossMeter(job, job.heldout, subject, graph, ops=losses.ops, out=out)
     if job.verify and meter is not None:
-        correction = _verified_correction(job, meter, gains, sensitivity, demands=demands, out=out)
-    plan = plan_stage(job, sensitivity, gains, out, correction=correction, demands=demands, values=values)
+        correction = _verified_correction(job, meter, gains, losses, demands=demands, out=out)
+    plan = plan_stage(job, losses, gains, out, correction=correction, demands=demands, values=values)
     if job.emits:
         _write_files(job, plan, graph, title_of(plan), out=out)
     if meter is not None:
-        validation_stage(meter, sensitivity, plan, out)
+        validation_stage(meter, losses, plan, out)
     return plan
 
 
@@ -152,7 +153,7 @@ def _verified_correction(
     job: Job,
     meter: LossMeter,
     gains: Mapping[str, Gains],
-    sensitivity: Sensitivity,
+    losses: LossModel,
     *,
     demands: Demands,
     out: Path,
@@ -160,8 +161,8 @@ def _verified_correction(
     """Return the correction of the loss budget up to which the measured loss is surely within tau."""
     loop = verification_stage(
         meter.on_other_samples(),
-        lambda factor: make_plan(job, gains[job.objective], sensitivity, factor, demands=demands),
-        plan_depends_on(job, sensitivity, gains, demands=demands),
+        lambda factor: make_plan(job, gains[job.objective], losses, factor, demands=demands),
+        plan_depends_on(job, losses, gains, demands=demands),
         out,
     )
     measured = sum(one.ops > 0 for one in loop.rounds)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Graph, Plan
 from inc_mp_plugin.core.results import Experiment, Frontier, Stability, Validation, Verification
-from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.core.timings import TimeValidation
 
 Json = dict[str, Any]
@@ -28,7 +28,7 @@ class Found:
     folder: str
     recipe: Json
     graph: Graph
-    sensitivity: Sensitivity
+    losses: LossModel
     able: tuple[str, ...]
     gains: Mapping[str, Gains]
     plan: Plan

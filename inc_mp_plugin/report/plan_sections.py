@@ -172,7 +172,7 @@ def _largest(shares: Mapping[str, float]) -> tuple[tuple[str, float, str], ...]:
 def uncertainty(found: Found) -> Section:
     """Whether other samples would have given another plan."""
     seen, plan = found.stability, found.plan
-    lines: list[Block] = [_verdict(seen, plan, found.sensitivity.samples)]
+    lines: list[Block] = [_verdict(seen, plan, len(found.losses.loss))]
     if seen.doubtful:
         rows = tuple((op, plan.formats[op], f"{100 * seen.changed[op]:.0f}") for op in seen.doubtful)
         caption = "Doubtful ops: those of another format in more than a fifth of the draws."
@@ -196,7 +196,7 @@ def _verdict(seen: Stability, plan: Plan, samples: int) -> str:
 
 def table_of(found: Found) -> PlanTable:
     """The plan by layer and op."""
-    return plan_table(found.plan, found.gains[found.plan.objective], found.sensitivity)
+    return plan_table(found.plan, found.gains[found.plan.objective], found.losses)
 
 
 def missing(found: Found, stem: str, what: str, command: str) -> Missing:

@@ -15,9 +15,9 @@ from inc_mp_plugin.report.found import Found, Json
 def left_out(found: Found) -> Section:
     """What could not be quantized, and why."""
     blocks: list[Block] = []
-    unsupported, measured = found.graph.unsupported, set(found.sensitivity.ops)
+    unsupported, measured = found.graph.unsupported, set(found.losses.ops)
     never_ran = [op.name for op in found.graph.ops if op.name not in measured]
-    unable = [op for op in found.sensitivity.ops if op not in set(found.able)]
+    unable = [op for op in found.losses.ops if op not in set(found.able)]
     if unsupported:
         rows = tuple((one.name, one.kind, one.reason) for one in unsupported)
         caption = "Products and convolutions of the graph that cannot be quantized."

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.numbers import rounded_up
 from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.targets.layout import expert_role
 
 if TYPE_CHECKING:
@@ -43,15 +43,15 @@ class PlanTable:
     cache_percent: float = 0.0
 
 
-def plan_table(plan: Plan, gains: Gains, sensitivity: Sensitivity) -> PlanTable:
+def plan_table(plan: Plan, gains: Gains, losses: LossModel) -> PlanTable:
     """Arrange a plan by layer and op.
 
     The gain of a group is shared equally among its lowered ops; groups of one op need no sharing. The loss
     budget is that of the ops and of a KV cache in FP8 together.
     """
-    shares, cache = _gain_shares(plan, gains), float(sensitivity.cache_loss_mse.mean())
-    capacity = sensitivity.without_drift(plan.loss_budget) + cache
-    loss_mse = {format: sensitivity.loss_mse(format) for format in set(plan.lowered.values())}
+    shares, cache = _gain_shares(plan, gains), float(losses.cache_loss_mse.mean())
+    capacity = losses.without_drift(plan.loss_budget) + cache
+    loss_mse = {format: losses.loss_mse(format) for format in set(plan.lowered.values())}
     rows: dict[str, dict[str, Cell]] = {}
     for op, (layer, column) in places([name for group in gains.groups for name in group.ops]).items():
         format = plan.formats[op]

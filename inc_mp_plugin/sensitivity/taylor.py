@@ -85,9 +85,9 @@ def measure_sensitivity(
         formats: FP8 formats whose rounding error is measured under these scales.
 
     Returns:
-        Loss and sensitivities per sample, and d_i per format; ops that no batch ran are left out. With
-        scales its noise is "measured". Ops that are left out, such as experts that no token was sent
-        to, are named in a warning of the logger `inc_mp_plugin`.
+        Loss and sensitivities per sample, and d_i per format; ops that no batch ran are left out.
+        Those, such as experts that no token was sent to, are named in
+        a warning of the logger `inc_mp_plugin`.
 
     Raises:
         InputError: no batch, a loss that is not one number per sample or has no gradient, or formats
@@ -101,8 +101,7 @@ def measure_sensitivity(
     sensitivity = with_weights(model, sensitivity)
     if rounding is None:
         return sensitivity
-    measured = with_drift(model, graph, batches, loss_fn, rounding, sensitivity)
-    return replace(measured, noise="measured")
+    return with_drift(model, graph, batches, loss_fn, rounding, sensitivity)
 
 
 def join(graph: Graph, rows: list[Rows]) -> Sensitivity:

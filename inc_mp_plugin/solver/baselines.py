@@ -13,6 +13,7 @@ from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.knobs import check_knobs
+from inc_mp_plugin.core.loss_model import LossModel, loss_model
 from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.results import Curve
@@ -27,7 +28,7 @@ BASELINES = (RANDOM, PREFIX, UNIFORM)
 
 def baseline(
     gains: Gains,
-    sensitivity: Sensitivity,
+    sensitivity: Sensitivity | LossModel,
     strategy: str,
     tau: float,
     *,
@@ -47,7 +48,7 @@ def baseline(
 
     Args:
         gains: what each configuration of each group gains.
-        sensitivity: from `measure_sensitivity`.
+        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
         strategy: one of BASELINES, or the method of the values.
         tau: threshold of the normalized RMSE of the loss, above 0.
         seed: of the order of `random`.
@@ -65,14 +66,14 @@ def baseline(
     steps = order(one, strategy, seed, values)
     listed = [op for step in steps for op in step]
     if strategy != UNIFORM:
-        sensitivity = one.sensitivity
-        loss_mse = sensitivity.loss_mse(lower_format(one.gains))
-        loss_budget = sensitivity.without_drift(tau**2 * sensitivity.loss_ms)
+        losses = one.losses
+        loss_mse = losses.loss_mse(lower_format(one.gains))
+        loss_budget = losses.without_drift(tau**2 * losses.loss_ms)
         spent, listed = list[float](), list(steps[0])
         spent += (loss_mse[op] for op in listed)
         if math.fsum(spent) > loss_budget:
-            nrmse = math.sqrt(sensitivity.with_drift(math.fsum(spent)) / sensitivity.loss_ms)
-            raise infeasible(one, demands, tau**2 * sensitivity.loss_ms, nrmse, f"tau {tau:.6g} allows")
+            nrmse = math.sqrt(losses.with_drift(math.fsum(spent)) / losses.loss_ms)
+            raise infeasible(one, demands, tau**2 * losses.loss_ms, nrmse, f"tau {tau:.6g} allows")
         for step in steps[1:]:
             with_it = [*spent, *(loss_mse[op] for op in step)]
             if math.fsum(with_it) <= loss_budget:
@@ -85,14 +86,14 @@ def baseline(
 
 
 def baseline_gaining(
-    gains: Gains, sensitivity: Sensitivity, strategy: str, gain: float, *, seed: int = 0
+    gains: Gains, sensitivity: Sensitivity | LossModel, strategy: str, gain: float, *, seed: int = 0
 ) -> Plan:
     """The first plan of a baseline, op after op, that gains this much; see `baseline`.
 
     Raises:
         InputError: none does.
     """
-    one = program(gains, sensitivity)
+    one = program(gains, loss_model(sensitivity))
     curve = baseline_curve(one, strategy, seed)
     enough = [ops for ops, reached in zip(curve.ops, curve.gain, strict=True) if reached >= gain]
     if not enough:
@@ -105,7 +106,7 @@ def baseline_gaining(
 def _lowering(one: Program, strategy: str, seed: int, listed: Sequence[str], tau: float | None) -> Plan:
     """The plan that lowers these ops; without a tau its own loss is its loss budget."""
     gains, format = one.gains, lower_format(one.gains)
-    loss_mse = one.sensitivity.loss_mse(format)
+    loss_mse = one.losses.loss_mse(format)
     formats = {op: gains.base for group in gains.groups for op in group.ops}
     formats.update(dict.fromkeys(listed, format))
     total = gains.total(formats)
@@ -181,13 +182,13 @@ def baseline_curve(one: Program, strategy: str, seed: int, level: float = DEFAUL
     """
     format = lower_format(one.gains)
     steps = order(one, strategy, seed)
-    column = {op: place for place, op in enumerate(one.sensitivity.ops)}
-    samples = one.sensitivity.sample_loss_mse(format)
+    column = {op: place for place, op in enumerate(one.losses.ops)}
+    samples = one.losses.sample_loss_mse(format)
     rows = np.stack([samples[:, [column[op] for op in step]].sum(axis=1) for step in steps], axis=1)
     rows = rows.cumsum(axis=1)
-    cache = one.sensitivity.cache_loss_mse[:, None]
+    cache = one.losses.cache_loss_mse[:, None]
     lowered = np.cumsum([len(step) for step in steps]).tolist()
-    interval = loss_interval(rows + cache, level, one.sensitivity.drift)
+    interval = loss_interval(rows + cache, level, one.losses.drift)
     gains = _gains_step_by_step(one.gains, steps, format)
     kept = [k for k, gain in enumerate(gains) if gain is not None]
     return Curve(
@@ -195,7 +196,7 @@ def baseline_curve(one: Program, strategy: str, seed: int, level: float = DEFAUL
         seed,
         tuple(lowered[k] for k in kept),
         tuple(gain for gain in gains if gain is not None),
-        tuple(one.sensitivity.with_drift(d) for d in rows.mean(axis=0)[kept].tolist()),
+        tuple(one.losses.with_drift(d) for d in rows.mean(axis=0)[kept].tolist()),
         tuple(np.asarray(interval.low)[kept].tolist()),
         tuple(np.asarray(interval.high)[kept].tolist()),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.results import Curve, Frontier
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_curve
@@ -21,7 +22,7 @@ from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, 
 
 def frontier(
     gains: Gains,
-    sensitivity: Sensitivity,
+    sensitivity: Sensitivity | LossModel,
     *,
     points: int = 20,
     draws: int = 10,
@@ -36,7 +37,7 @@ def frontier(
 
     Args:
         gains: of one objective.
-        sensitivity: from `measure_sensitivity`.
+        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
         points: at least 2: both ends.
         draws: of `random`; seeds 0, 1, ...
         level: of the confidence intervals.
@@ -49,17 +50,17 @@ def frontier(
         message = f"points is {points} and draws is {draws}; give at least 2 points and 0 draws"
         raise InputError(message)
     one = demanded_program(gains, sensitivity, demands)
-    gains, sensitivity = one.gains, one.sensitivity
+    gains, losses = one.gains, one.losses
     found: dict[tuple[float, float], dict[str, str]] = {}
     for step in range(points):
         wanted = max(Fraction(step, points - 1) * one.most - gains.tolerance, Fraction(0))
         picks = least_loss(one, wanted).picks
         picked = [group[pick] for group, pick in zip(one.groups, picks, strict=True)]
-        loss_mse = sensitivity.with_drift(math.fsum(option.loss_mse for option in picked))
+        loss_mse = losses.with_drift(math.fsum(option.loss_mse for option in picked))
         found[math.fsum(option.gain for option in picked), loss_mse] = one.formats(picks)
     kept = _undominated(sorted(found))
-    samples = [sample_losses_mse(sensitivity, found[key], gains.base) for key in kept]
-    low, high = loss_interval(np.stack(samples, axis=1), level, sensitivity.drift)
+    samples = [sample_losses_mse(losses, found[key], gains.base) for key in kept]
+    low, high = loss_interval(np.stack(samples, axis=1), level, losses.drift)
     exact = Curve(
         IP_MSE,
         0,
@@ -75,7 +76,7 @@ def frontier(
         gains.objective,
         gains.unit,
         gains.source,
-        sensitivity.loss_ms,
+        losses.loss_ms,
         one.largest,
         (exact, *others),
         knee(exact.gain, exact.loss_mse),

@@ -9,6 +9,7 @@ from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InfeasibleError, InputError
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.knobs import check_knobs
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
@@ -25,7 +26,7 @@ _HALVINGS = 12  # of the correction: to 1/4096 of the loss budget
 
 def solve(
     gains: Gains,
-    sensitivity: Sensitivity,
+    sensitivity: Sensitivity | LossModel,
     tau: float | None = None,
     *,
     gain_fraction: float | None = None,
@@ -43,7 +44,7 @@ def solve(
         d_j(p) = sum over the group's ops of d(op, format)           (eq. 22 to 25)
 
     Where the noise was measured, the loss MSE of a plan is its sum of d with the drift of the mean loss
-    (see `Sensitivity`), which grows with that sum alone: the same program, with a smaller capacity.
+    (see `LossModel`), which grows with that sum alone: the same program, with a smaller capacity.
 
     With `gain_fraction`: the least predicted loss MSE that still gains this fraction of the largest
     gain there is. With `budget`: the least among plans that cost at most this fraction of what everything
@@ -62,7 +63,7 @@ def solve(
 
     Args:
         gains: what each configuration of each group gains.
-        sensitivity: from `measure_sensitivity`.
+        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
         tau: threshold of the normalized RMSE of the loss, above 0.
         gain_fraction: above 0, at most 1.
         budget: instead, of cost, above 0, at most 1.
@@ -99,7 +100,7 @@ def solve(
         raise InputError(message)
     if gain is not None:
         plan = _gaining(one, gain, tau, level, values)
-        _check_tau(plan, float(gain), tau, confidence, sensitivity.loss_ms)
+        _check_tau(plan, float(gain), tau, confidence, one.losses.loss_ms)
     elif confidence is None:
         plan = solve_primal(one, float(tau or 0.0), correction, level, demands)
     else:
@@ -119,12 +120,12 @@ def solve_primal(
     Raises:
         InfeasibleError: what the demands fix exceeds that.
     """
-    loss_budget = correction * tau**2 * one.sensitivity.loss_ms
-    capacity = one.sensitivity.without_drift(loss_budget)
+    loss_budget = correction * tau**2 * one.losses.loss_ms
+    capacity = one.losses.without_drift(loss_budget)
     cheapest = [min(option.loss_mse for option in group) for group in one.groups]
     if not within(cheapest, capacity):
         least = math.fsum(cheapest)
-        nrmse = math.sqrt(one.sensitivity.with_drift(least) / one.sensitivity.loss_ms)
+        nrmse = math.sqrt(one.losses.with_drift(least) / one.losses.loss_ms)
         raise infeasible(one, demands, loss_budget, nrmse / math.sqrt(correction), f"tau {tau:.6g} allows")
     choice = choose([[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups], capacity)
     return _plan(one, choice, tau, correction, level)
@@ -164,8 +165,8 @@ def _within_interval(one: Program, tau: float, correction: float, level: float, 
 
     The upper end is nearly the same multiple of the mean for every plan, so bisection serves.
     """
-    loss_budget = tau**2 * one.sensitivity.loss_ms
-    fixed = one.sensitivity.with_drift(math.fsum(min(o.loss_mse for o in group) for group in one.groups))
+    loss_budget = tau**2 * one.losses.loss_ms
+    fixed = one.losses.with_drift(math.fsum(min(o.loss_mse for o in group) for group in one.groups))
     low, high = (1.0 + 1e-9) * fixed / loss_budget, 1.0
     if low <= correction:
         plan = solve_primal(one, tau, correction, level)
@@ -173,7 +174,7 @@ def _within_interval(one: Program, tau: float, correction: float, level: float, 
             return plan
     best = solve_primal(one, tau, low, level)
     if low > high or best.interval.high > loss_budget:
-        nrmse = math.sqrt(max(best.interval.high, fixed) / one.sensitivity.loss_ms)
+        nrmse = math.sqrt(max(best.interval.high, fixed) / one.losses.loss_ms)
         limit = f"tau {tau:.6g} allows at a confidence of {level:g}, where the interval's upper end counts"
         raise infeasible(one, demands, loss_budget, nrmse, limit)
     for _ in range(_HALVINGS):

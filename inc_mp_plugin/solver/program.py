@@ -12,9 +12,9 @@ from typing import NamedTuple
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import InfeasibleError, InputError
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.numbers import rounded_up
 from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.scales.scaleless import without_scale
 from inc_mp_plugin.solver.milp import total
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
@@ -33,7 +33,7 @@ class Program:
     """The options of every group for one objective."""
 
     gains: Gains
-    sensitivity: Sensitivity
+    losses: LossModel
     groups: tuple[tuple[Option, ...], ...]
 
     @cached_property
@@ -55,7 +55,7 @@ class Program:
         }
 
 
-def program(gains: Gains, sensitivity: Sensitivity) -> Program:
+def program(gains: Gains, losses: LossModel) -> Program:
     """Price every configuration: d_j(p) = sum over the group's ops of d(op, format) (eq. 22 to 25).
 
     Configurations that lower an op without a sensitivity (calibration never ran it) are left out, and so are
@@ -65,12 +65,12 @@ def program(gains: Gains, sensitivity: Sensitivity) -> Program:
         InputError: the loss of every sample is 0, a format's rounding error was not measured, or an op that
             must leave the base format cannot.
     """
-    if sensitivity.loss_ms == 0:
+    if losses.loss_ms == 0:
         message = "the loss of every sample is 0, so a normalized RMSE has no meaning"
         raise InputError(message)
     lower = {format for group in gains.groups for one in group.configurations for format in one}
-    held_back = without_scale(sensitivity, gains.base, lower)
-    loss_mse = {format: sensitivity.loss_mse(format) for format in lower - {gains.base}}
+    held_back = without_scale(losses.sensitivity, gains.base, lower)
+    loss_mse = {format: losses.loss_mse(format) for format in lower - {gains.base}}
     for format in loss_mse:
         if format.startswith("fp8"):
             loss_mse[format] = {op: d for op, d in loss_mse[format].items() if op not in held_back}
@@ -80,7 +80,7 @@ def program(gains: Gains, sensitivity: Sensitivity) -> Program:
         why = next((held_back[op] for op in empty[0] if op in held_back), "calibration never ran it")
         message = f"op {empty[0][0]!r} must leave the base format, but {why}; more samples may help"
         raise InputError(message)
-    return Program(gains, sensitivity, groups)
+    return Program(gains, losses, groups)
 
 
 def options(group: GroupGains, base: str, loss_mse: Mapping[str, Mapping[str, float]]) -> tuple[Option, ...]:
@@ -111,8 +111,8 @@ def infeasible(
         nrmse: the least that can be met.
         limit: what the threshold does, in words.
     """
-    cache, base = float(one.sensitivity.cache_loss_mse.mean()), one.gains.base
-    whole = one.sensitivity.without_drift(loss_budget) + cache
+    cache, base = float(one.losses.cache_loss_mse.mean()), one.gains.base
+    whole = one.losses.without_drift(loss_budget) + cache
     fixed = [
         op
         for group, options in zip(one.gains.groups, one.groups, strict=True)
@@ -149,22 +149,22 @@ def make_plan(
     one: Program, formats: Mapping[str, str], gain: float, first_order: float, origin: Origin
 ) -> Plan:
     """A plan of these formats, whose ops' d add up to `first_order`: without a tau its loss budget."""
-    loss_ms, loss_mse = one.sensitivity.loss_ms, one.sensitivity.with_drift(first_order)
+    loss_ms, loss_mse = one.losses.loss_ms, one.losses.with_drift(first_order)
     nrmse = math.sqrt(loss_mse / loss_ms)
-    samples = sample_losses_mse(one.sensitivity, formats, one.gains.base)
+    samples = sample_losses_mse(one.losses, formats, one.gains.base)
     return Plan(
         strategy=origin.strategy,
         objective=one.gains.objective,
         unit=one.gains.unit,
         source=one.gains.source,
         base=one.gains.base,
-        noise=one.sensitivity.noise,
+        noise=one.losses.noise,
         tau=nrmse if origin.tau is None else origin.tau,
         correction=origin.correction,
         loss_budget=loss_mse if origin.tau is None else origin.correction * origin.tau**2 * loss_ms,
         loss_mse=loss_mse,
         nrmse=nrmse,
-        interval=loss_interval(samples, origin.confidence, one.sensitivity.drift),
+        interval=loss_interval(samples, origin.confidence, one.losses.drift),
         confidence=origin.confidence,
         gain=gain,
         largest_gain=one.largest,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from inc_mp_plugin.core.demands import Demands, Tie
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel, loss_model
 from inc_mp_plugin.core.plan import Plan, TieCost
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.milp import Candidate, price
@@ -42,20 +43,21 @@ def constrained(gains: Gains, demands: Demands) -> Gains:
     return replace(gains, groups=tuple(groups))
 
 
-def demanded_program(gains: Gains, sensitivity: Sensitivity, demands: Demands) -> Program:
+def demanded_program(gains: Gains, sensitivity: Sensitivity | LossModel, demands: Demands) -> Program:
     """The program of what the consumers can run, beside their KV cache.
 
     Args:
         gains: of one objective, constrained or not.
-        sensitivity: from `measure_sensitivity`.
+        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
         demands: of the plan's consumers.
 
     Raises:
         InputError: as `constrained` and `program`.
     """
+    losses = loss_model(sensitivity)
     if demands.cached:
-        sensitivity = replace(sensitivity, cached=demands.cached)
-    return program(constrained(gains, demands), sensitivity)
+        losses = replace(losses, cached=demands.cached)
+    return program(constrained(gains, demands), losses)
 
 
 _NOTHING = 1e-9  # of the largest gain: differences this small are rounding errors
@@ -150,10 +152,10 @@ def held_to(demands: Demands, plan: Plan, gains: Gains, one: Program) -> Plan:
         one: the program of the constrained gains.
     """
     candidates = [[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups]
-    capacity = one.sensitivity.without_drift(plan.loss_budget)
+    capacity = one.losses.without_drift(plan.loss_budget)
     gain_per_loss = price(candidates, capacity) if demands.ties else 0.0
     lower = {format for group in gains.groups for c in group.configurations for format in c} - {gains.base}
-    loss_mse = {format: one.sensitivity.loss_mse(format) for format in lower}
+    loss_mse = {format: one.losses.loss_mse(format) for format in lower}
 
     def worth(group: GroupGains) -> float:
         found = options(group, gains.base, loss_mse)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Interval
-from inc_mp_plugin.core.sensitivity import NO_DRIFT, Drift, Sensitivity
+from inc_mp_plugin.core.sensitivity import NO_DRIFT, Drift
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.sensitivity import FloatArray
@@ -19,20 +20,20 @@ DEFAULT_CONFIDENCE = 0.95
 _DRAWS = 2000
 
 
-def sample_losses_mse(sensitivity: Sensitivity, formats: Mapping[str, str], base: str) -> FloatArray:
-    """Predicted squared loss change of each sample with these formats, and by an FP8 KV cache.
+def sample_losses_mse(losses: LossModel, formats: Mapping[str, str], base: str) -> FloatArray:
+    """Predict the squared loss change of each sample with these formats, and by an FP8 KV cache.
 
     Returns shape (samples,).
 
     Args:
-        sensitivity: per sample.
+        losses: prices of the ops.
         formats: of the ops; one that is missing, or in the base format, adds nothing.
         base: the base format.
     """
-    total = np.array(sensitivity.cache_loss_mse)
+    total = np.array(losses.cache_loss_mse)
     for format in set(formats.values()) - {base}:
-        columns = [i for i, op in enumerate(sensitivity.ops) if formats.get(op) == format]
-        total += sensitivity.sample_loss_mse(format)[:, columns].sum(axis=1)
+        columns = [i for i, op in enumerate(losses.ops) if formats.get(op) == format]
+        total += losses.sample_loss_mse(format)[:, columns].sum(axis=1)
     return total
 
 
@@ -56,7 +57,7 @@ def loss_interval(
     Args:
         samples: d_i, shape (samples,) or (samples, plans).
         level: between 0 and 1.
-        drift: see `Sensitivity`.
+        drift: see `LossModel`.
         measured: n, the number of fresh samples; as many as those predicted if None.
 
     Returns:
@@ -93,10 +94,10 @@ def check_confidence(level: float) -> None:
         raise InputError(message)
 
 
-def resampled(sensitivity: Sensitivity, seed: int) -> Sensitivity:
-    """The same number of samples, drawn with replacement."""
-    rows = np.random.default_rng(seed).integers(0, sensitivity.samples, sensitivity.samples)
-    return sensitivity.take(rows)
+def resampled(losses: LossModel, seed: int) -> LossModel:
+    """Draw as many samples with replacement."""
+    samples = len(losses.loss)
+    return losses.take(np.random.default_rng(seed).integers(0, samples, samples))
 
 
 class _Drawn(NamedTuple):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
@@ -25,7 +26,7 @@ Json = dict[str, Any]
 
 def plan_stage(
     job: Job,
-    sensitivity: Sensitivity,
+    losses: LossModel,
     gains: Mapping[str, Gains],
     out: Path,
     *,
@@ -37,7 +38,7 @@ def plan_stage(
 
     Args:
         job: what the plan is wanted for.
-        sensitivity: of the ops that may leave the base format.
+        losses: prices of the ops that may leave the base format.
         gains: of every objective, of every configuration.
         out: folder of the artefacts.
         correction: factor on the loss budget.
@@ -51,11 +52,11 @@ def plan_stage(
     check_objective(gains, job.objective)
 
     def make() -> tuple[Plan, Json]:
-        plan = make_plan(job, gains[job.objective], sensitivity, correction, demands=demands, values=values)
+        plan = make_plan(job, gains[job.objective], losses, correction, demands=demands, values=values)
         return plan, {**artefacts.plan_to_json(plan), "held_back": dict(demands.kept)}
 
     depends_on = {
-        **plan_depends_on(job, sensitivity, gains, demands=demands, values=values),
+        **plan_depends_on(job, losses, gains, demands=demands, values=values),
         "correction": correction,
     }
     return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)
@@ -64,7 +65,7 @@ def plan_stage(
 def make_plan(
     job: Job,
     gains: Gains,
-    sensitivity: Sensitivity,
+    losses: LossModel,
     correction: float = 1.0,
     *,
     demands: Demands = NO_DEMANDS,
@@ -78,12 +79,10 @@ def make_plan(
             raise InputError(message)
         from inc_mp_plugin.solver.baselines import baseline
 
-        return baseline(
-            gains, sensitivity, job.strategy, job.tau, seed=job.seed, demands=demands, values=values
-        )
+        return baseline(gains, losses, job.strategy, job.tau, seed=job.seed, demands=demands, values=values)
     return solve(
         gains,
-        sensitivity,
+        losses,
         job.tau,
         gain_fraction=job.gain_fraction,
         budget=job.budget,
@@ -96,18 +95,18 @@ def make_plan(
 
 def plan_depends_on(
     job: Job,
-    sensitivity: Sensitivity,
+    losses: LossModel,
     gains: Mapping[str, Gains],
     *,
     demands: Demands = NO_DEMANDS,
     values: OpValues | None = None,
 ) -> Json:
     """Collect what a plan follows from."""
-    rows = store.fingerprint({"loss": sensitivity.loss.tolist(), "rows": _rows(sensitivity)})
+    rows = store.fingerprint({"loss": losses.loss.tolist(), "rows": _rows(losses.sensitivity)})
     follows = {
         **job.goal,
         "sensitivity": rows,
-        "noise": sensitivity.noise,
+        "noise": losses.noise,
         "gains": store.fingerprint(artefacts.gains_to_json(gains)),
         "values": None if values is None else store.fingerprint(asdict(values)),
         "targets": list(demands.targets),

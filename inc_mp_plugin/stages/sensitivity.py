@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Se
         missed = [op.name for op in graph.ops if op.name not in reached]
         return sensitivity, {**content, "not_reached": missed}
 
-    return replace(run_stage(path, KIND, depends_on, decode, make), noise=job.noise)
+    return run_stage(path, KIND, depends_on, decode, make)
 
 
 def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:

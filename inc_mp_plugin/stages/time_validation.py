@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Graph, Plan
-from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.core.timings import TimedConfiguration, TimedPlan, TimeValidation, Timing
 from inc_mp_plugin.evaluate.additivity import timed_groups
 from inc_mp_plugin.gain.timing import Candidate
@@ -29,7 +29,7 @@ def time_validation_stage(
     job: Job,
     subject: Subject,
     graph: Graph,
-    sensitivity: Sensitivity,
+    losses: LossModel,
     *,
     gains: Mapping[str, Gains],
     taus: Sequence[float],
@@ -41,7 +41,7 @@ def time_validation_stage(
         job: says how time was measured.
         subject: the model.
         graph: from `capture`.
-        sensitivity: of the ops that may leave the base format.
+        losses: prices of the ops that may leave the base format.
         gains: of every objective; those of "empirical_time" predict the times.
         taus: thresholds.
         out: folder of the artefacts.
@@ -55,7 +55,7 @@ def time_validation_stage(
             "timing section"
         )
         raise InputError(message)
-    plans = [solve(one, sensitivity, tau) for tau in taus for one in gains.values()]
+    plans = [solve(one, losses, tau) for tau in taus for one in gains.values()]
     wanted = {plan.quantized: Candidate(plan.lowered, 0, total=index) for index, plan in enumerate(plans)}
     wanted.pop((), None)  # nothing to measure: it is the base itself
     depends_on = {

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.results import Validation
-from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.evaluate.validate import random_plans, validate
 from inc_mp_plugin.runtime import result_artefacts, store
 from inc_mp_plugin.runtime.pace import Work
@@ -25,24 +25,24 @@ Json = dict[str, Any]
 _SHORTER = "fewer of them (validation.random_plans) or fewer samples (validation.samples) take less"
 
 
-def validation_stage(meter: LossMeter, sensitivity: Sensitivity, plan: Plan, out: Path) -> Validation:
+def validation_stage(meter: LossMeter, losses: LossModel, plan: Plan, out: Path) -> Validation:
     """validation.json: the loss MSE of a plan and of random plans in the model that INC converted.
 
     Args:
         meter: measures losses; its samples say how many random plans are drawn, and their seed.
-        sensitivity: its ops are those that random plans draw from.
+        losses: its ops are those that random plans draw from.
         plan: to be measured.
         out: folder of the artefacts.
     """
     meter.check(plan)
     heldout = meter.samples
     # INC quantizes no KV cache on a CPU: what is measured, and so compared with, is without it.
-    sensitivity = replace(sensitivity, cached=frozenset())
+    losses = replace(losses, cached=frozenset())
     depends_on = {
         **meter.depends_on,
         "random_plans": heldout.random_plans,
         "seed": heldout.seed,
-        "noise": [store.fingerprint(sensitivity.loss_mse(meter.format)), *sensitivity.drift],
+        "noise": [store.fingerprint(losses.loss_mse(meter.format)), *losses.drift],
         "plan": store.fingerprint(dict(plan.formats)),
         "tau": plan.tau,
         "verify_confidence": meter.verify_confidence,
@@ -51,19 +51,19 @@ def validation_stage(meter: LossMeter, sensitivity: Sensitivity, plan: Plan, out
         depends_on["kv_cache"] = "fp8 (not measured)"
 
     def predict(ops: Collection[str]) -> tuple[float, Interval]:
-        samples = sample_losses_mse(sensitivity, dict.fromkeys(ops, meter.format), plan.base)
-        interval = loss_interval(samples, plan.confidence, sensitivity.drift, heldout.samples)
-        return sensitivity.with_drift(float(samples.mean())), interval
+        samples = sample_losses_mse(losses, dict.fromkeys(ops, meter.format), plan.base)
+        interval = loss_interval(samples, plan.confidence, losses.drift, heldout.samples)
+        return losses.with_drift(float(samples.mean())), interval
 
     def make() -> tuple[Validation, Json]:
-        others = random_plans(sensitivity.ops, heldout.random_plans, heldout.seed)
+        others = random_plans(losses.ops, heldout.random_plans, heldout.seed)
         work = Work("Validation", 2 + len(others), noun="plan", shorter=_SHORTER)
         with steps(work) as advance:
 
             def measure(ops: Collection[str]) -> FloatArray:
-                losses = meter.losses(ops)
+                measured = meter.losses(ops)
                 advance()
-                return losses
+                return measured
 
             level = meter.verify_confidence
             found = validate(measure, predict, plan.quantized, plan.tau, others, level=level)

@@ -18,8 +18,8 @@ from torch import nn
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.knobs import check_knobs
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Graph
-from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.backend import set_strategy
 from inc_mp_plugin.inc.keys import NAME
@@ -84,11 +84,11 @@ def _op(name: str) -> str:
     return name.removesuffix(".module")
 
 
-def measure_int8(model: nn.Module, graph: Graph, batches: Sequence[Any], loss_fn: Any) -> Sensitivity:
-    """Sensitivities with the noise of INT8, D^2 / 12 per element; see `IntegerNoise`."""
+def measure_int8(model: nn.Module, graph: Graph, batches: Sequence[Any], loss_fn: Any) -> LossModel:
+    """Price the noise of INT8, D^2 / 12 per element; see `IntegerNoise`."""
     noise = IntegerNoise(observe_maxabs(model, graph, batches, loss_fn))
-    seen = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, noise)))
-    return Sensitivity(seen.ops, seen.loss, seen.input, seen.weight, seen.rounding, "measured")
+    sensitivity = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, noise)))
+    return LossModel(sensitivity, "measured")
 
 
 def memory_gains_int8(graph: Graph, names: Collection[str]) -> Gains:

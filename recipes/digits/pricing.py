@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from training import BASE, KEPT, LOWER, Mixes, calibration
 
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.op_values import ALPS, EAGL, OpValues
 from inc_mp_plugin.core.plan import Graph, Plan
-from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.gain.bit_operations import bit_operation_gains
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.qat.layers import as_plain, in_formats, rounded_ops, weight_codes
@@ -64,7 +64,7 @@ class Prices:
     """
 
     gains: Gains
-    sensitivity: Sensitivity
+    losses: LossModel
     values: Mapping[str, OpValues]
     seconds: Mapping[str, float]
 
@@ -82,9 +82,9 @@ class Prices:
         """The plan of a method that costs at most this fraction of everything in the base format."""
         if method in (PREFIX, RANDOM):
             gain = self.cost - budget * self.cost
-            return baseline_gaining(self.gains, self.sensitivity, method, gain, seed=draw)
+            return baseline_gaining(self.gains, self.losses, method, gain, seed=draw)
         values = equal_values(self.ops, draw) if method == EQUAL else self.values.get(method)
-        return solve(self.gains, self.sensitivity, budget=budget, values=values)
+        return solve(self.gains, self.losses, budget=budget, values=values)
 
 
 def equal_values(ops: Sequence[str], draw: int) -> OpValues:
@@ -110,7 +110,7 @@ def prices(folder: Path, model: nn.Module, base: nn.Module, brief: Mixes) -> Pri
     choosing = replace(graph, ops=tuple(op for op in graph.ops if op.name not in KEPT))
     names = tuple(op.name for op in choosing.ops)
     start = time.perf_counter()
-    sensitivity = sensitivity_of(base, choosing)
+    losses = losses_of(base, choosing)
     ip_mse_seconds = time.perf_counter() - start
     start = time.perf_counter()
     codes = weight_codes(base)
@@ -125,13 +125,13 @@ def prices(folder: Path, model: nn.Module, base: nn.Module, brief: Mixes) -> Pri
     alps_seconds = sum(brief.trial(lowered).seconds for lowered in ((), *((name,) for name in names)))
     return Prices(
         gains,
-        sensitivity,
+        losses,
         {ALPS: alps, EAGL: eagl},
         {IP_MSE: ip_mse_seconds, ALPS: alps_seconds, EAGL: eagl_seconds},
     )
 
 
-def sensitivity_of(base: nn.Module, graph: Graph) -> Sensitivity:
+def losses_of(base: nn.Module, graph: Graph) -> LossModel:
     """Loss MSE of the ops of a graph, each alone in the lower format: sum of D^2 / 12 (dg/dz)^2.
 
     Over the rounded values z of inputs and weight, g being the loss of an image as the base model has it.
@@ -142,4 +142,4 @@ def sensitivity_of(base: nn.Module, graph: Graph) -> Sensitivity:
     training = load()[0]
     shown = batches(training.images[:_IMAGES], training.labels[:_IMAGES], _BATCH)
     rows = sensitivity_rows(as_plain(base), graph, shown, loss_fn, noise)
-    return replace(join(graph, list(rows)), noise="measured")
+    return LossModel(join(graph, list(rows)), "measured")

@@ -45,12 +45,12 @@ class Pool:
     @cache  # noqa: B019
     def plan(self, place: int) -> Plan:
         """The plan at a place of the grid."""
-        return solve(self._run.gains["memory"], self._run.able, self._tau * STEP**place)
+        return solve(self._run.gains["memory"], self._run.losses, self._tau * STEP**place)
 
     def at(self, nrmse: float) -> Plan:
         """The plan of the largest threshold of the grid within this one."""
         if nrmse < self._tau * STEP ** PLACES[0] * (1 - 1e-9):
-            return solve(self._run.gains["memory"], self._run.able, 1e-9)
+            return solve(self._run.gains["memory"], self._run.losses, 1e-9)
         power = math.log(nrmse / self._tau) / math.log(STEP)
         return self.plan(max(place for place in PLACES if place <= power + 1e-6))
 

@@ -206,9 +206,11 @@ def test_what_inc_has_no_scale_for_is_named(tmp_path):
         seen = artefacts.sensitivity_from_arrays(stored)
         vars(run).update(graph=graph, sensitivity=seen, recipe=recipe, allowed=None)
         gains = mp.memory_gains(graph, ("fp32", "fp8_e4m3"))
-        vars(run)["plan"] = mp.solve(gains, run.able, tau=1.0, demands=run.demands)
+        vars(run)["plan"] = mp.solve(gains, run.losses, tau=1.0, demands=run.demands)
         linear = {op.name for op in graph.ops if op.kind == "linear"}
-        assert len(linear - set(run.plan.quantized)) == len(linear - set(run.able.ops)) + (held and 1) == held
+        assert (
+            len(linear - set(run.plan.quantized)) == len(linear - set(run.losses.ops)) + (held and 1) == held
+        )
         # gate_proj holds up_proj back, with which it is one module on vLLM
         assert (
             run.held_back

@@ -3,6 +3,7 @@
 import numpy as np
 
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Graph, Interval, Op, Plan, Unsupported
 from inc_mp_plugin.core.results import (
     Curve,
@@ -56,6 +57,11 @@ def plan(**changes):
     return Plan(**{**values, **changes})
 
 
+def losses():
+    """Prices of the ops by the noise of the paper."""
+    return LossModel(sensitivity())
+
+
 def sensitivity():
     return Sensitivity(OPS, np.ones(1), np.array([[1.0, 2.0, 9.0, 4.0]]), np.zeros((1, 4)))
 
@@ -70,7 +76,7 @@ def found(**changes):
         "folder": "runs/x",
         "recipe": {"model": {"name_or_path": "org/Tiny<&>"}, "objective": "memory", "tau": 0.1},
         "graph": graph(),
-        "sensitivity": sensitivity(),
+        "losses": losses(),
         "able": OPS,
         "gains": {"memory": gains()},
         "plan": plan(),

@@ -17,8 +17,8 @@ from report_case import (
     PREDICTION,
     UP,
     found,
+    losses,
     plan,
-    sensitivity,
 )
 
 from inc_mp_plugin.core.results import Stability
@@ -286,7 +286,7 @@ def test_left_out():
     blocks = section(
         "left-out",
         graph=EVERYTHING["graph"],
-        sensitivity=sensitivity().of((UP, DOWN, HEAD)),
+        losses=losses().of((UP, DOWN, HEAD)),
         able=(UP, DOWN),
     ).blocks
     assert [one.rows for one in blocks] == [

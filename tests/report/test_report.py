@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from report_case import FRONTIER, OPS, TIMES, VALIDATION, gains, plan, sensitivity
+from report_case import FRONTIER, OPS, TIMES, VALIDATION, gains, losses, plan
 from rich.console import Console
 
 from inc_mp_plugin.report.plan_table import print_plan
@@ -14,7 +14,7 @@ from inc_mp_plugin.report.time_section import time_charts
 
 
 def table(**changes):
-    return plan_table(plan(**changes), gains(), sensitivity())
+    return plan_table(plan(**changes), gains(), losses())
 
 
 def test_arrangement():

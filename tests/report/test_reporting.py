@@ -5,7 +5,18 @@ import sys
 from dataclasses import asdict, replace
 
 import pytest
-from report_case import CURVE, FRONTIER, OPS, TIMES, VALIDATION, VERIFICATION, gains, graph, sensitivity
+from report_case import (
+    CURVE,
+    FRONTIER,
+    OPS,
+    TIMES,
+    VALIDATION,
+    VERIFICATION,
+    gains,
+    graph,
+    losses,
+    sensitivity,
+)
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.results import Point
@@ -37,12 +48,12 @@ def folder(tmp_path):
     content = artefacts.sensitivity_to_json(seen, sha256)
     write(tmp_path, "sensitivity", "sensitivity", content, {"versions": {"torch": "2.13"}})
     write(tmp_path, "gains", "gains", artefacts.gains_to_json({"memory": gains()}), {})
-    plan_stage(JOB, seen, {"memory": gains()}, tmp_path)
+    plan_stage(JOB, losses(), {"memory": gains()}, tmp_path)
     return tmp_path
 
 
 def add_everything(folder):
-    made = plan_depends_on(JOB, sensitivity(), {"memory": gains()})
+    made = plan_depends_on(JOB, losses(), {"memory": gains()})
     files = {
         "sensitivity": store.read_json(folder / "sensitivity.json", "sensitivity")["arrays_sha256"],
         "gains": store.fingerprint(store.read_json(folder / "gains.json", "gains")),
@@ -79,7 +90,7 @@ def test_everything_is_found(folder):
 
 def test_what_is_of_another_plan_or_state_is_not_shown(folder):
     add_everything(folder)
-    plan_stage(replace(JOB, tau=0.05), sensitivity(), {"memory": gains()}, folder)
+    plan_stage(replace(JOB, tau=0.05), losses(), {"memory": gains()}, folder)
     found = find(folder)
     assert found.validation is None
     assert found.verification is None
@@ -99,14 +110,14 @@ def test_everything_else_is_of_the_same_gains_as_the_plan(folder):
         InputError, match=r"plan.json is of another state of things \(gains\); run `inc-mp sol"
     ):
         find(folder)
-    plan_stage(JOB, sensitivity(), other, folder)
+    plan_stage(JOB, losses(), other, folder)
     wanted = {"frontier", "time_validation", "verification", "experiments/curve-memory"}
     assert find(folder).outdated.keys() == wanted
 
 
 def test_a_plan_for_a_gain_is_planned_again_for_that_gain(folder):
     job = replace(JOB, tau=0.9, gain_fraction=0.5)
-    plan = plan_stage(job, sensitivity(), {"memory": gains()}, folder)
+    plan = plan_stage(job, losses(), {"memory": gains()}, folder)
     assert find(folder).stability.gain == plan.gain == find(folder).stability.gain_low
 
 

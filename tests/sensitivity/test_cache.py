@@ -10,6 +10,7 @@ import torch
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import alpha
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.solver.baselines import baseline
@@ -50,7 +51,7 @@ def naive_second_input(model, op, sample):
 def test_second_inputs_against_naive_autograd(name):
     model, graph, seen = measured(name)
     for op in graph.ops:
-        column = seen.second["input"][:, seen.ops.index(op.name)]
+        column = seen.sensitivity.second["input"][:, seen.ops.index(op.name)]
         if op.kind != "bgemm":
             assert not column.any()
             continue
@@ -74,7 +75,7 @@ def kv_case(noise="uniform"):
     _, graph, seen = measured("llama", **options)
     demanded = mp.demands(graph, ["vllm-gaudi"], mp.Serving(kv_cache="fp8"))
     gains = mp.mac_gains(graph, ("bf16", E4M3))
-    return graph, replace(seen, noise=noise), demanded, gains
+    return graph, LossModel(seen, noise), demanded, gains
 
 
 @pytest.mark.parametrize("noise", ["uniform", "log_uniform", "measured"])
@@ -91,7 +92,7 @@ def test_a_plan_pays_for_its_cache_once(noise):
 def test_a_plan_without_ops_pays_for_its_cache_alone():
     _, seen, demanded, gains = kv_case()
     nothing = mp.solve(gains, seen, gain_fraction=1e-12, demands=replace(demanded, ties=()))
-    cache = alpha(E4M3, "uniform") * seen.second["input"].sum(axis=1)
+    cache = alpha(E4M3, "uniform") * seen.sensitivity.second["input"].sum(axis=1)
     priced = replace(seen, cached=demanded.cached).loss_mse(E4M3)
     least = nothing.loss_mse - sum(priced[op] for op in nothing.quantized)
     assert least == pytest.approx(cache.mean(), rel=1e-9)
@@ -120,7 +121,7 @@ def test_baselines_and_frontier_pay_for_it_too():
 def test_what_was_not_measured_is_not_guessed():
     _, seen, demanded, gains = kv_case()
     with pytest.raises(InputError, match="what a KV cache in fp8_e4m3 costs was not measured"):
-        mp.solve(gains, replace(seen, second={}), tau=1.0, demands=demanded)
+        mp.solve(gains, LossModel(replace(seen.sensitivity, second={})), tau=1.0, demands=demanded)
 
 
 def test_samples_and_ops_are_taken_with_their_second_inputs():
@@ -129,5 +130,5 @@ def test_samples_and_ops_are_taken_with_their_second_inputs():
     ops = [op for op in seen.ops if "layers.0" in op]
     part = replace(seen, cached=demanded.cached).take(rows).of(ops)
     columns = [seen.ops.index(op) for op in ops]
-    wanted = alpha(E4M3, "uniform") * seen.second["input"][rows][:, columns].sum(axis=1)
+    wanted = alpha(E4M3, "uniform") * seen.sensitivity.second["input"][rows][:, columns].sum(axis=1)
     assert part.cache_loss_mse == pytest.approx(wanted)

@@ -8,6 +8,7 @@ import pytest
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import alpha
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline, baseline_curve, baseline_gaining
 from inc_mp_plugin.solver.planner import solve
@@ -71,7 +72,7 @@ def test_draws_differ():
 
 
 def test_a_curve_passes_through_its_plans():
-    one = program(GAINS, SEEN)
+    one = program(GAINS, LossModel(SEEN))
     for strategy, seed in (("prefix", 0), ("random", 3)):
         curve = baseline_curve(one, strategy, seed)
         assert curve.ops == tuple(range(9))
@@ -102,7 +103,7 @@ def test_combinations_nobody_measured():
     seen = SEEN.of({"a", "b"})
     with pytest.raises(InputError, match="the prefix plan lowers ops together whose gain was not measured"):
         baseline(gains, seen, "prefix", tau_for(10.0))
-    assert baseline_curve(program(gains, seen), "prefix", 0).ops == (0, 1)
+    assert baseline_curve(program(gains, LossModel(seen)), "prefix", 0).ops == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from inc_mp_plugin.core.errors import InfeasibleError, SolverError
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver import milp
@@ -109,12 +110,14 @@ def test_a_threshold_with_layers_of_equal_shape(count, share, seed, equal_losses
     draw = np.random.default_rng(seed)
     totals = [draw.lognormal()] * count if equal_losses else draw.lognormal(size=count).tolist()
     gains, seen = gains_of([1_327_104] * count), sensitivity_of(totals)
-    cheapest = sorted(Fraction(loss) for loss in seen.loss_mse(LOW).values())
+    cheapest = sorted(Fraction(loss) for loss in LossModel(seen).loss_mse(LOW).values())
     tau = math.sqrt(share * float(sum(cheapest)))
     plan = solve(gains, seen, tau)
     held = sum(total <= Fraction(plan.loss_budget) for total in itertools.accumulate(cheapest))
     assert len(plan.quantized) == held
-    assert sum(Fraction(seen.loss_mse(LOW)[op]) for op in plan.quantized) <= Fraction(plan.loss_budget)
+    assert sum(Fraction(LossModel(seen).loss_mse(LOW)[op]) for op in plan.quantized) <= Fraction(
+        plan.loss_budget
+    )
     assert plan.loss_mse <= plan.loss_budget
 
 
@@ -195,15 +198,15 @@ def test_more_than_floats_count_exactly():
 def test_a_drift_and_a_cache_leave_no_plan_above_its_loss_budget(seed):
     draw = np.random.default_rng(seed)
     rows = draw.lognormal(size=(4, 12))
-    seen = Sensitivity(
+    arrays = Sensitivity(
         tuple(f"op{i}" for i in range(12)),
         np.full(4, 2.0),
         rows,
         0 * rows,
         {LOW: rows},
-        "measured",
         Drift(float(draw.uniform(0, 3)), 0.0),
     )
+    seen = LossModel(arrays, "measured")
     for tau in draw.uniform(0.1, 8.0, 20).tolist():
         plan = solve(gains_of(draw.integers(1, 50, 12)), seen, tau)
         assert plan.loss_mse <= plan.loss_budget == tau**2 * seen.loss_ms

@@ -9,6 +9,7 @@ import pytest
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import alpha
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver.frontier import frontier, knee
 
@@ -30,10 +31,9 @@ def instance(seed, drift=0.0):
         rows,
         np.zeros((5, 6)),
         {LOW: alpha(LOW) * rows},
-        "measured",
         Drift(drift, 0.0),
     )
-    return Gains("roofline", "s", "modelled", "bf16", tuple(groups)), seen
+    return Gains("roofline", "s", "modelled", "bf16", tuple(groups)), LossModel(seen, "measured")
 
 
 def everything(gains, seen):
@@ -48,7 +48,7 @@ def everything(gains, seen):
             if f == LOW
         ]
         first_order = sum(cost[op] for op in lowered)
-        yield gain, first_order + (seen.measured_drift.value * first_order) ** 2
+        yield gain, first_order + (seen.drift.value * first_order) ** 2
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -11,6 +11,7 @@ from inc_mp_plugin.core.demands import Demands, Serving, Tie
 from inc_mp_plugin.core.errors import InfeasibleError
 from inc_mp_plugin.core.formats import alpha
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import solve
@@ -33,7 +34,7 @@ def seen(samples=1, spread=0.0):
     """Losses of 1; in units of alpha, lowering k costs 3, qk 2 and o 4, and the cache that qk reads 6."""
     scale = np.exp(spread * np.random.default_rng(0).standard_normal((samples, 1)))
     rows, second = scale * [3.0, 8.0, 4.0], scale * [0.0, 6.0, 0.0]
-    return Sensitivity(OPS, np.ones(samples), rows, 0.0 * rows, second={"input": second})
+    return LossModel(Sensitivity(OPS, np.ones(samples), rows, 0.0 * rows, second={"input": second}))
 
 
 CASES = {

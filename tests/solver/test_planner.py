@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from inc_mp_plugin.core.errors import InfeasibleError, InputError
 from inc_mp_plugin.core.formats import alpha
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
@@ -131,9 +132,8 @@ def test_drift_tightens_the_program_and_keeps_it_exact(tau):
     """Against all plans, with loss MSE d + (drift d)^2."""
     rows = np.array([[1.0, 5.0, 2.0]])
     rounding = {f: alpha(f) * rows for f in LOW}
-    seen = Sensitivity(
-        ("op0", "op1", "op2"), np.array([2.0]), rows, 0 * rows, rounding, "measured", Drift(30.0, 0.0)
-    )
+    arrays = Sensitivity(("op0", "op1", "op2"), np.array([2.0]), rows, 0 * rows, rounding, Drift(30.0, 0.0))
+    seen = LossModel(arrays, "measured")
     plan = solve(GAINS, seen, tau)
     drifting = [(gain, loss + (30.0 * loss) ** 2) for gain, loss in every_plan()]
     assert plan.gain == max(gain for gain, loss in drifting if loss <= tau**2 * 4.0)
@@ -156,7 +156,7 @@ def test_confidence_keeps_the_upper_end_within_the_budget(tau):
     # No other correction of the loss budget does better.
     for correction in np.linspace(0.01, 1.0, 60):
         other = solve(gains, seen, tau, correction=correction, confidence=None)
-        high = loss_interval(sample_losses_mse(seen, other.formats, "bf16"), 0.9).high
+        high = loss_interval(sample_losses_mse(LossModel(seen), other.formats, "bf16"), 0.9).high
         assert high > tau**2 * 4.0 or other.gain <= sure.gain + 1.0
 
 

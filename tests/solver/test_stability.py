@@ -4,6 +4,7 @@ import numpy as np
 
 from inc_mp_plugin.core.formats import alpha
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.stability import stability
@@ -20,7 +21,7 @@ def instance(rows):
 
 def found(rows, tau):
     gains, seen = instance(rows)
-    return stability(solve(gains, seen, tau), seen, lambda other: solve(gains, other, tau), 50)
+    return stability(solve(gains, seen, tau), LossModel(seen), lambda other: solve(gains, other, tau), 50)
 
 
 def test_equal_samples_never_change_the_plan():

@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver.uncertainty import loss_interval, resampled, sample_losses_mse
 
 ROWS = np.arange(12.0).reshape(3, 4)
-SEEN = Sensitivity(
-    ("a", "b", "c", "d"),
-    np.ones(3),
-    ROWS,
-    np.zeros((3, 4)),
-    {"fp8_e4m3": 100 + ROWS, "fp8_e5m2": 200 + ROWS},
-    noise="measured",
+SEEN = LossModel(
+    Sensitivity(
+        ("a", "b", "c", "d"),
+        np.ones(3),
+        ROWS,
+        np.zeros((3, 4)),
+        {"fp8_e4m3": 100 + ROWS, "fp8_e5m2": 200 + ROWS},
+    ),
+    "measured",
 )
 
 
@@ -83,22 +86,23 @@ def test_levels_that_are_no_probability(level):
 
 
 def test_resampling_takes_whole_samples():
-    again = resampled(SEEN, seed=3)
+    again = resampled(SEEN, seed=3).sensitivity
     rows = {tuple(row) for row in ROWS}
     assert again.samples == 3
     assert {tuple(row) for row in again.input} <= rows
     assert (again.rounding["fp8_e5m2"] == 200 + again.input).all()
-    assert (resampled(SEEN, seed=3).input == again.input).all()
+    assert (resampled(SEEN, seed=3).sensitivity.input == again.input).all()
 
 
 def test_drift_there_and_back():
-    drifting = Sensitivity(("a",), np.ones(1), ROWS[:1, :1], ROWS[:1, :1], {}, "measured", Drift(77.0, 9.0))
+    arrays = Sensitivity(("a",), np.ones(1), ROWS[:1, :1], ROWS[:1, :1], {}, Drift(77.0, 9.0))
+    drifting = LossModel(arrays, "measured")
     for loss_mse in (0.0, 1e-9, 1e-4, 0.3):
         total = drifting.with_drift(loss_mse)
         assert total == pytest.approx(loss_mse + (77 * loss_mse) ** 2)
         assert drifting.without_drift(total) == pytest.approx(loss_mse)
         assert drifting.with_drift(drifting.without_drift(total)) <= total
-    modelled = Sensitivity(("a",), np.ones(1), ROWS[:1, :1], ROWS[:1, :1], {}, "uniform", Drift(77.0, 9.0))
+    modelled = LossModel(arrays)
     assert modelled.with_drift(0.3) == modelled.without_drift(0.3) == 0.3
 
 
@@ -107,17 +111,16 @@ def test_drift_there_and_back():
 def test_what_a_cache_and_a_drift_leave_is_within_and_close(loss_mse, drift):
     """Of a loss MSE far below that of the cache, next to it, and far above it."""
     rows = np.full((1, 1), 0.3)
-    seen = Sensitivity(
+    arrays = Sensitivity(
         ("a",),
         np.ones(1),
         rows,
         0 * rows,
         {"fp8_e4m3": rows},
-        "measured",
         Drift(drift, 0.0),
         {"input": rows, "fp8_e4m3": rows},
-        frozenset({"a"}),
     )
+    seen = LossModel(arrays, "measured", frozenset({"a"}))
     assert seen.cache_loss_mse.mean() == 0.3
     spent = seen.without_drift(loss_mse)
     assert seen.with_drift(spent) <= loss_mse
