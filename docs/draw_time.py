@@ -10,13 +10,12 @@ from pathlib import Path
 
 from inc_mp_plugin.report.plots import charts_figure
 from inc_mp_plugin.report.time_section import time_charts
-from inc_mp_plugin.runtime import artefacts, result_artefacts
+from inc_mp_plugin.stages.time_validation import TIME_VALIDATION
 
 
 def main(folder: str, picture: str) -> None:
     """Draw."""
-    path = Path(folder, "time_validation.json")
-    validation = artefacts.load(path, "time_validation", result_artefacts.time_validation_from_json)
+    validation = TIME_VALIDATION.read(Path(folder))
     title = f"{validation.description}; bars: two standard errors; line: measured = sum"
     charts_figure(time_charts(validation), title).savefig(picture, dpi=110, facecolor="white")
 

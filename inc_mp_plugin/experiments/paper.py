@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,12 @@ from inc_mp_plugin.evaluate.interval import mean_ratio_interval
 from inc_mp_plugin.experiments.accuracy import Examiner
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.job import value_scales
-from inc_mp_plugin.runtime import result_artefacts
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.progress import say, tracked
-from inc_mp_plugin.runtime.reuse import run_stage
 from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
+from inc_mp_plugin.stages.experiment import experiment_artefact
 from inc_mp_plugin.stages.job import Job
 from inc_mp_plugin.stages.op_values import values_stage
 from inc_mp_plugin.stages.plan import check_objective, plan_depends_on
@@ -101,12 +100,9 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
         **(_task_settings(settings.tasks) if name == "accuracy" else {}),
     }
 
-    def make() -> tuple[Experiment, dict[str, Any]]:
-        found = _EXPERIMENTS[name](run, gains, settings)
-        return found, asdict(found)
-
-    path = folder / "experiments" / f"{name}-{objective}.json"
-    return run_stage(path, "experiment", depends_on, result_artefacts.experiment_from_json, make)
+    return experiment_artefact(f"{name}-{objective}").make(
+        folder, depends_on, lambda: _EXPERIMENTS[name](run, gains, settings)
+    )
 
 
 def _alone(job: Job, objective: str) -> Job:

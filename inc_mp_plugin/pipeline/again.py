@@ -14,10 +14,9 @@ from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.next_command import PLAN_KEYS, SERVING_KEYS, solve_command, written
 from inc_mp_plugin.pipeline.recipe import parse_recipe
-from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.runtime.reuse import run_stage
+from inc_mp_plugin.stages.frontier import frontier_stage
 from inc_mp_plugin.stages.plan import plan_stage
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
@@ -175,33 +174,10 @@ def runs_alike(consumer: Target, captured: Captured, one: Serving, other: Servin
 
 @exclusive
 def frontier_again(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
-    """frontier.json: gain against loss for every objective that has gains.
+    """Draw gain against loss for every objective that has gains; see `frontier_stage`.
 
     Raises:
         InputError: an artefact is missing or damaged, or there are too few points.
     """
-    from inc_mp_plugin.runtime import result_artefacts
-    from inc_mp_plugin.solver.frontier import frontier
-
     run = Run(folder)
-
-    def make() -> tuple[dict[str, Frontier], store.Json]:
-        losses = run.losses
-        found = {
-            name: frontier(gains, losses, points=points, draws=draws)
-            for name, gains in run.gains.items()
-            if gains.largest > 0
-        }
-        return found, result_artefacts.frontiers_to_json(found)
-
-    depends_on = {
-        "sensitivity": store.read_json(folder / "sensitivity.json", "sensitivity")["arrays_sha256"],
-        "gains": store.fingerprint(store.read_json(folder / "gains.json", "gains")),
-        "noise": run.recipe.noise,
-        "targets": list(run.demands.targets),
-        "serving": asdict(run.demands.serving),
-        "points": points,
-        "draws": draws,
-    }
-    path = folder / "frontier.json"
-    return run_stage(path, "frontier", depends_on, result_artefacts.frontiers_from_json, make)
+    return frontier_stage(folder, run.losses, run.gains, run.demands, points=points, draws=draws)

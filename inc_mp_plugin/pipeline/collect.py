@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,13 +15,21 @@ from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.report.document import report_info
 from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.write import write_pages
-from inc_mp_plugin.runtime import artefacts, result_artefacts, store
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.artefact import Artefact
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.store import Json
 from inc_mp_plugin.solver.stability import stability
 from inc_mp_plugin.solver.ties import constrained
+from inc_mp_plugin.stages.experiment import experiment_artefact
+from inc_mp_plugin.stages.frontier import FRONTIER, files_read
+from inc_mp_plugin.stages.gains import encode
 from inc_mp_plugin.stages.job import Job
-from inc_mp_plugin.stages.plan import make_plan, plan_depends_on
+from inc_mp_plugin.stages.plan import PLAN, make_plan, plan_depends_on
+from inc_mp_plugin.stages.sensitivity import HASH
+from inc_mp_plugin.stages.time_validation import TIME_VALIDATION
+from inc_mp_plugin.stages.validation import VALIDATION
+from inc_mp_plugin.stages.verification import VERIFICATION
 
 Value = TypeVar("Value")
 
@@ -47,14 +55,14 @@ def find(folder: Path) -> Found:
             follow from its artefacts.
     """
     run, shelf = Run(folder), _Shelf(folder)
-    made = shelf.take("plan", "plan", _depends_on) or {}
-    shelf.take("sensitivity", "sensitivity", _depends_on)
+    made = shelf.depends_on_of(PLAN)
+    shelf.depends_on_of(HASH)
     losses, noise = run.planned_losses, {"noise": run.plan.noise}
     job = _job(run, made)
     fresh = plan_depends_on(job, losses, run.free_gains)
     same: Json = {key: fresh[key] for key in ("sensitivity", "noise", "gains")}
     _check_plan(folder, made, same)
-    validation = shelf.take("validation", "validation", result_artefacts.validation_from_json)
+    validation = shelf.take(VALIDATION)
     if validation is not None and run.validation is None:
         shelf.outdated["validation"] = "validation.json is of another plan"
         validation = None
@@ -67,20 +75,10 @@ def find(folder: Path) -> Found:
         run.free_gains,
         run.plan,
         _stability(run, losses, job, made.get("correction", 1.0)),
-        shelf.take("frontier", "frontier", result_artefacts.frontiers_from_json, _files(folder) | noise),
+        shelf.take(FRONTIER, files_read(folder) | noise),
         validation,
-        shelf.take(
-            "time_validation",
-            "time_validation",
-            result_artefacts.time_validation_from_json,
-            {"gains": same["gains"]},
-        ),
-        shelf.take(
-            "verification",
-            "verification",
-            result_artefacts.verification_from_json,
-            same | {"objective": job.objective, "tau": made.get("tau")},
-        ),
+        shelf.take(TIME_VALIDATION, {"gains": same["gains"]}),
+        shelf.take(VERIFICATION, same | {"objective": job.objective, "tau": made.get("tau")}),
         _experiments(shelf, run.gains, same),
         run.held_back,
         shelf.depends_on,
@@ -106,31 +104,27 @@ class _Shelf:
     depends_on: dict[str, Json] = field(default_factory=dict)
     outdated: dict[str, str] = field(default_factory=dict)
 
-    def take(
-        self, stem: str, kind: str, decode: Callable[[Json], Value], expected: Mapping[str, Any] | None = None
-    ) -> Value | None:
-        path = self.folder / f"{stem}.json"
-        if not path.exists():
+    def take(self, artefact: Artefact[Value], expected: Mapping[str, Any] | None = None) -> Value | None:
+        if not artefact.path(self.folder).exists():
             return None
-        value, made = artefacts.load(path, kind, decode), artefacts.load(path, kind, _depends_on)
+        value, made, stem = artefact.read(self.folder), artefact.made_from(self.folder), _stem(artefact)
         others = [key for key, wanted in (expected or {}).items() if made.get(key) != wanted]
         if others:
-            self.outdated[stem] = f"{path.name} is of another state of things ({', '.join(others)})"
+            name = artefact.path(self.folder).name
+            self.outdated[stem] = f"{name} is of another state of things ({', '.join(others)})"
             return None
         self.depends_on[stem] = made
         return value
 
+    def depends_on_of(self, artefact: Artefact[Any]) -> Json:
+        if not artefact.path(self.folder).exists():
+            return {}
+        self.depends_on[_stem(artefact)] = artefact.made_from(self.folder)
+        return self.depends_on[_stem(artefact)]
 
-def _depends_on(content: Json) -> Json:
-    return {**content.get("depends_on", {}), "made_by": content.get("made_by")}
 
-
-def _files(folder: Path) -> Json:
-    """What frontier.json depends on, of the other files."""
-    return {
-        "sensitivity": store.read_json(folder / "sensitivity.json", "sensitivity")["arrays_sha256"],
-        "gains": store.fingerprint(store.read_json(folder / "gains.json", "gains")),
-    }
+def _stem(artefact: Artefact[Any]) -> str:
+    return artefact.stem or artefact.kind
 
 
 def _experiments(shelf: _Shelf, gains: Mapping[str, Gains], same: Json) -> tuple[Experiment, ...]:
@@ -138,9 +132,8 @@ def _experiments(shelf: _Shelf, gains: Mapping[str, Gains], same: Json) -> tuple
     for path in sorted((shelf.folder / "experiments").glob("*.json")):
         objective = path.stem.partition("-")[2]
         own = {objective: gains[objective]} if objective in gains else {}
-        expected = {**same, "gains": store.fingerprint(artefacts.gains_to_json(own))}
-        stem, decode = f"experiments/{path.stem}", result_artefacts.experiment_from_json
-        one = shelf.take(stem, "experiment", decode, expected)
+        expected = {**same, "gains": store.fingerprint(encode(own))}
+        one = shelf.take(experiment_artefact(path.stem), expected)
         if one is not None:
             found.append(one)
     return tuple(found)

@@ -30,7 +30,7 @@ class Noise:
     formats: tuple[str, ...] = ()
 
 
-def timing_of(timing: TimingSettings | None, clock: Clock | None) -> TimingSettings | None:
+def timing_from(timing: TimingSettings | None, clock: Clock | None) -> TimingSettings | None:
     """Translate a clock into settings, which win where both are given."""
     if clock is None or timing is not None:
         return timing
@@ -38,7 +38,7 @@ def timing_of(timing: TimingSettings | None, clock: Clock | None) -> TimingSetti
     return replace(clock.settings, device=clock.device, every_group=clock.every_group)
 
 
-def noise_of(noise: str | Noise | None, scales: Scales | None) -> tuple[str, Scales | None]:
+def noise_from(noise: str | Noise | None, scales: Scales | None) -> tuple[str, Scales | None]:
     """Translate a noise into its name and the scales of measured noise."""
     if not isinstance(noise, Noise):
         return noise or "uniform", scales

@@ -23,12 +23,16 @@ from inc_mp_plugin.pipeline.next_command import (
     solve_overrides,
 )
 from inc_mp_plugin.pipeline.recipe import Recipe, parse_recipe
-from inc_mp_plugin.runtime import artefacts, store
+from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.reuse import changes
 from inc_mp_plugin.solver.ties import constrained
+from inc_mp_plugin.stages.gains import GAINS
+from inc_mp_plugin.stages.graph import GRAPH
 from inc_mp_plugin.stages.held_back import consumer_scales, held_back_for, with_scales
 from inc_mp_plugin.stages.op_values import stored_values
-from inc_mp_plugin.stages.sensitivity import measured_from
+from inc_mp_plugin.stages.plan import PLAN
+from inc_mp_plugin.stages.sensitivity import measured_from, read_sensitivity
+from inc_mp_plugin.stages.validation import VALIDATION
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.results import Validation
@@ -74,15 +78,12 @@ class Run:
     @cached_property
     def graph(self) -> Graph:
         """graph.json."""
-        return artefacts.load(self.folder / "graph.json", "graph", artefacts.graph_from_json)
+        return GRAPH.read(self.folder)
 
     @cached_property
     def sensitivity(self) -> Sensitivity:
         """sensitivity.json and sensitivity.npz."""
-        path = self.folder / "sensitivity.json"
-        sha256 = artefacts.load(path, "sensitivity", lambda content: str(content["arrays_sha256"]))
-        arrays = store.read_arrays(path.with_suffix(".npz"), sha256)
-        return artefacts.sensitivity_from_arrays(arrays)
+        return read_sensitivity(self.folder)
 
     @cached_property
     def losses(self) -> LossModel:
@@ -96,7 +97,7 @@ class Run:
     @cached_property
     def free_gains(self) -> dict[str, Gains]:
         """gains.json: of every configuration that was priced."""
-        return artefacts.load(self.folder / "gains.json", "gains", artefacts.gains_from_json)
+        return GAINS.read(self.folder)
 
     @cached_property
     def demands(self) -> Demands:
@@ -141,13 +142,12 @@ class Run:
     @cached_property
     def plan(self) -> Plan:
         """plan.json."""
-        return artefacts.load(self.folder / "plan.json", "plan", artefacts.plan_from_json)
+        return PLAN.read(self.folder)
 
     def solved_again(self, **changes: Any) -> list[str]:
         """Overrides of `inc-mp solve` for the plan of this folder, with these changes."""
         plan, stored = self.plan, {key: getattr(self.recipe, key) for key in PLAN_KEYS}
-        path = self.folder / "plan.json"
-        made = artefacts.load(path, "plan", lambda content: dict(content["depends_on"]))
+        made = PLAN.made_from(self.folder)
         planned = {key: made.get(key) for key in PLAN_KEYS}  # a plan may be older than a key
         planned |= {"targets": plan.targets, **asdict(plan.serving)}
         return solve_overrides(stored, planned, changes)
@@ -160,12 +160,9 @@ class Run:
     @cached_property
     def validation(self) -> Validation | None:
         """validation.json, if there is one and it is of this plan."""
-        from inc_mp_plugin.runtime import result_artefacts
-
-        path = self.folder / "validation.json"
-        if not path.exists():
+        if not VALIDATION.path(self.folder).exists():
             return None
-        validation = artefacts.load(path, "validation", result_artefacts.validation_from_json)
+        validation = VALIDATION.read(self.folder)
         same = validation.plan.quantized == self.plan.quantized and validation.tau == self.plan.tau
         return validation if same else None
 

@@ -14,7 +14,7 @@ from inc_mp_plugin.core.literals import IN_MEMORY, NoiseModel, Objective, Strate
 from inc_mp_plugin.core.op_values import METHODS
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.model.subject import subject_in_memory, subject_measured_before, with_data_of_all_ranks
-from inc_mp_plugin.pipeline.deprecated import noise_of, timing_of
+from inc_mp_plugin.pipeline.deprecated import noise_from, timing_from
 from inc_mp_plugin.pipeline.sections import TimingSection
 from inc_mp_plugin.pipeline.tune import in_all_processes, run_stages
 from inc_mp_plugin.runtime.lock import locked
@@ -101,8 +101,8 @@ def tune(
     """
     folder = Path(out)
     subject = _subject(model, batches, loss_fn, folder)
-    timing = timing_of(timing, clock) or (TimingSettings() if objective == "empirical_time" else None)
-    name, noise_scales = noise_of(noise, scales)
+    timing = timing_from(timing, clock) or (TimingSettings() if objective == "empirical_time" else None)
+    name, noise_scales = noise_from(noise, scales)
     job = Job(
         base=subject.base,
         formats=tuple(formats),

@@ -50,7 +50,7 @@ def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
         device=recipe.device,
         request=request or Request(recipe.calibration.sequence_length),
         script_request=request,
-        timing=_timing(recipe),
+        timing=timing_of(recipe),
         targets=recipe.targets,
         serving=Serving(recipe.kv_cache, recipe.attention, recipe.reuse_cache),
         allowed=None if allowed is None else frozenset(allowed),
@@ -83,7 +83,7 @@ def _scales(recipe: Recipe, target: Target) -> Scales:
     return Scales(method, "cpu" if target.device == "cpu" else recipe.device)
 
 
-def _timing(recipe: Recipe) -> TimingSettings | None:
+def timing_of(recipe: Recipe) -> TimingSettings | None:
     """Return where and how a recipe asks for time to be measured, if it does."""
     if recipe.timing is not None:
         return TimingSettings(**recipe.timing.model_dump())

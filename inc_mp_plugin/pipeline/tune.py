@@ -11,7 +11,7 @@ from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Graph, Plan
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.pipeline.data import check_data, subject_of, subject_without_weights
-from inc_mp_plugin.pipeline.job import job_of
+from inc_mp_plugin.pipeline.job import job_of, timing_of
 from inc_mp_plugin.pipeline.next_command import DRY_RUN, mark_dry_run, refuse_in_memory
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.lock import locked
@@ -60,14 +60,17 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
         InputError, CaptureError, NonFiniteError, InfeasibleError, SelectionError: as the stages.
     """
     subject = subject_of(recipe)
-    check_data(recipe)  # rather missing now than after all the rest
+    # Rather missing now than after all the rest: samples, and a device.
+    check_data(recipe)
+    timing = timing_of(recipe)
+    if timing is not None:
+        get_device(timing.device)
     job = job_of(recipe)
 
     @locked(out)
     def make() -> Plan:
         refuse_in_memory(out)
-        if job.timing is not None:
-            get_device(job.timing.device)  # rather missing now than after all the rest
+        _write_recipe(job, recipe.calibration.samples, out)
         return run_stages(job, subject, out).plan
 
     return in_all_processes(job, subject, make, out)
@@ -106,15 +109,15 @@ def run_stages(job: Job, subject: Subject, out: Path) -> Outcome:
     graph = graph_stage(subject, out)
     runnable = job.runnable(graph)
     if subject.has_weights:
-        measured = sensitivity_stage(job, subject, graph, out)
+        measured, noise = sensitivity_stage(job, subject, graph, out), job.noise
         _write_recipe(job, measured.samples, out)
     else:
-        measured = no_losses(runnable)
+        measured, noise = no_losses(runnable), "uniform"
     held_back = held_back_for(job, measured)
     sensitivity, demands = with_scales(measured.of(runnable), held_back), job.demands(graph, held_back)
     gains = gains_stage(job, subject, graph, sensitivity, demands=demands, out=out)
     check_objective(gains, job.objective)
-    losses = LossModel(sensitivity, job.noise, demands.cached)
+    losses = LossModel(sensitivity, noise, demands.cached)
     if subject.has_weights:
         plan = _plan(job, subject, graph, losses, gains=gains, demands=demands, out=out)
     else:
@@ -174,7 +177,7 @@ def _verified_correction(
 
 
 def _write_recipe(job: Job, samples: int, out: Path) -> None:
-    """Write recipe.json, with the number of samples that were measured."""
+    """Write recipe.json, with the number of samples: of batches in memory it is known once they ran."""
     calibration = {**job.recipe["calibration"], "samples": samples}
     store.write_artefact(out / "recipe.json", "recipe", {**job.recipe, "calibration": calibration})
     (out / DRY_RUN).unlink(missing_ok=True)

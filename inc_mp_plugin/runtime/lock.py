@@ -158,7 +158,9 @@ def _read(file: int) -> Holder | None:
 
 
 def _ourselves() -> Holder:
-    command = shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
+    script = Path(sys.argv[0])
+    name = script.parent.name if script.stem == "__main__" else script.name  # python -m package
+    command = shlex.join([name or "python", *sys.argv[1:]])
     shown = command if len(command) <= _LONGEST else f"{command[:_LONGEST]}…"
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""

@@ -8,7 +8,8 @@ from typing import Any
 
 from inc_mp_plugin.core import errors
 from inc_mp_plugin.core.plan import Graph, Plan
-from inc_mp_plugin.runtime import artefacts, ranks
+from inc_mp_plugin.runtime import ranks
+from inc_mp_plugin.runtime.codec import from_json, to_json
 
 Json = dict[str, Any]
 
@@ -32,14 +33,14 @@ def plan_together(make: Callable[[], Plan], tasks: Mapping[str, Callable[[Graph]
     except errors.PluginError as error:
         _tell({"error": type(error).__name__, "text": str(error)})
         raise
-    _tell({"plan": artefacts.plan_to_json(plan)})
+    _tell({"plan": to_json(plan)})
     return plan
 
 
 def ask(task: str, graph: Graph) -> None:
     """Ask the other processes to do a task, on a graph, with this one."""
     if ranks.size() > 1:
-        _tell({"task": task, "graph": artefacts.graph_to_json(graph)})
+        _tell({"task": task, "graph": to_json(graph)})
 
 
 def _take_part(tasks: Mapping[str, Callable[[Graph], object]]) -> Plan:
@@ -48,8 +49,8 @@ def _take_part(tasks: Mapping[str, Callable[[Graph], object]]) -> Plan:
         if "error" in said:
             raise getattr(errors, said["error"])(said["text"])
         if "plan" in said:
-            return artefacts.plan_from_json(said["plan"])
-        tasks[said["task"]](artefacts.graph_from_json(said["graph"]))
+            return from_json(Plan, said["plan"])
+        tasks[said["task"]](from_json(Graph, said["graph"]))
 
 
 def _tell(content: Json) -> None:

@@ -17,9 +17,10 @@ from inc_mp_plugin.gain.macs import mac_gains
 from inc_mp_plugin.gain.memory import memory_gains
 from inc_mp_plugin.gain.passes import check_context, prompt
 from inc_mp_plugin.gain.roofline import Phase, roofline_gains
-from inc_mp_plugin.runtime import artefacts, store
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.artefact import Artefact
+from inc_mp_plugin.runtime.codec import from_json, to_json
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.runtime.reuse import run_stage
 from inc_mp_plugin.stages.timing import timing_stage
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import DECODE, PREFILL, Captured
@@ -32,6 +33,24 @@ if TYPE_CHECKING:
     from inc_mp_plugin.stages.job import Job
 
 Json = dict[str, Any]
+
+
+def encode(gains: Mapping[str, Gains]) -> Json:
+    """Write gains of several objectives as gains.json has them."""
+    content = {name: to_json(one) for name, one in gains.items()}
+    return {
+        "objectives": {
+            name: {key: value for key, value in one.items() if key != "objective"}
+            for name, one in content.items()
+        }
+    }
+
+
+def _decode(content: Json) -> dict[str, Gains]:
+    return {name: from_json(Gains, {**one, "objective": name}) for name, one in content["objectives"].items()}
+
+
+GAINS = Artefact("gains", _decode, encode)
 
 
 def gains_stage(
@@ -52,7 +71,7 @@ def gains_stage(
     """
     formats, objective = job.all_formats, job.objective
     depends_on: Json = {
-        "graph": store.fingerprint(artefacts.graph_to_json(graph)),
+        "graph": store.fingerprint(to_json(graph)),
         "formats": list(formats),
         "device": job.device,
     }
@@ -71,15 +90,14 @@ def gains_stage(
         measured = {gains.objective: gains}
         depends_on["timing"] = store.fingerprint(asdict(timing))
 
-    def make() -> tuple[dict[str, Gains], Json]:
+    def make() -> dict[str, Gains]:
         gains = _counted(job, graph)
         if objective == "roofline":
             phases = _phases(job, subject, graph, demands)
             gains["roofline"] = roofline_gains(phases, formats, job.device, sensitivity.total, ties, kept)
-        gains |= measured
-        return gains, artefacts.gains_to_json(gains)
+        return {**gains, **measured}
 
-    return run_stage(out / "gains.json", "gains", depends_on, artefacts.gains_from_json, make)
+    return GAINS.make(out, depends_on, make)
 
 
 def _counted(job: Job, graph: Graph) -> dict[str, Gains]:

@@ -6,13 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.runtime import artefacts
+from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.runtime.artefact import Artefact
+from inc_mp_plugin.runtime.codec import from_json
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.runtime.reuse import run_stage
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.plan import Graph
     from inc_mp_plugin.model.subject import Subject
+
+
+def _decode(content: dict[str, Any]) -> Graph:
+    graph = from_json(Graph, content)
+    grouped = [name for group in graph.groups for name in group]
+    if sorted(grouped) != sorted(graph.by_name):
+        message = "the groups do not hold every op once"
+        raise ValueError(message)
+    return graph
+
+
+GRAPH = Artefact("graph", _decode)
 
 
 def graph_stage(subject: Subject, out: Path) -> Graph:
@@ -23,7 +35,7 @@ def graph_stage(subject: Subject, out: Path) -> Graph:
         CaptureError: the model cannot be captured.
     """
 
-    def make() -> tuple[Graph, dict[str, Any]]:
+    def make() -> Graph:
         from inc_mp_plugin.graph.capture import capture
 
         if not subject.batches:
@@ -32,6 +44,6 @@ def graph_stage(subject: Subject, out: Path) -> Graph:
         say("Capturing the graph ...")
         graph = capture(subject.model, subject.batches[0])
         say(f"{len(graph.ops)} ops in {len(graph.groups)} groups")
-        return graph, artefacts.graph_to_json(graph)
+        return graph
 
-    return run_stage(out / "graph.json", "graph", subject.depends_on, artefacts.graph_from_json, make)
+    return GRAPH.make(out, subject.depends_on, make)

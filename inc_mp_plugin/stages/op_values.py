@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.op_values import ALPS, EAGL, METHODS, OpValues
 from inc_mp_plugin.core.plan import Graph
-from inc_mp_plugin.runtime import ranks, store
+from inc_mp_plugin.runtime import ranks
+from inc_mp_plugin.runtime.artefact import Artefact, artefact_of
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.rank_plan import ask
-from inc_mp_plugin.runtime.reuse import changes, lasting, numbered, partial, run_stage
+from inc_mp_plugin.runtime.reuse import changes, lasting, numbered, partial
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.stages.job import Job
 
 Json = dict[str, Any]
-_KIND = "op_values"
 _OWN = "values."  # begins the names of what values depend on beside the model and the data
 
 
@@ -44,12 +44,11 @@ def values_stage(
         return None
     depends_on = numbered(name, _depends_on(job, subject))
 
-    def make() -> tuple[OpValues, Json]:
+    def make() -> OpValues:
         ask(name, graph)
-        values = _MEASURE[name](job, subject, graph, out)
-        return values, asdict(values)
+        return _MEASURE[name](job, subject, graph, out)
 
-    return run_stage(out / f"{name}.json", _KIND, depends_on, _from_json, make)
+    return _artefact(name).make(out, depends_on, make)
 
 
 def tasks(job: Job, subject: Subject, out: Path) -> dict[str, Callable[[Graph], object]]:
@@ -73,28 +72,28 @@ def stored_values(method: str, folder: Path, measured: Json) -> OpValues | None:
     """
     if method not in METHODS:
         return None
-    path = folder / f"{method}.json"
+    artefact = _artefact(method)
+    path = artefact.path(folder)
     command = f"run `inc-mp tune RECIPE.yaml strategy={method} --out {folder}`, which measures them"
     if not path.exists():
         message = f"strategy {method} needs values of its own, which {path} would hold; {command}"
         raise InputError(message)
-    content = store.read_json(path, _KIND)
-    made = {key: value for key, value in lasting(content["depends_on"]).items() if not key.startswith(_OWN)}
+    stored = lasting(artefact.made_from(folder))
+    made = {key: value for key, value in stored.items() if key != "made_by" and not key.startswith(_OWN)}
     difference = changes(measured, made)
     if difference:
         message = f"{path} is of another state of things ({difference}); {command}"
         raise InputError(message)
-    return _from_json(content)
+    return artefact.read(folder)
+
+
+def _artefact(method: str) -> Artefact[OpValues]:
+    return replace(artefact_of(OpValues, "op_values"), stem=method)
 
 
 def _depends_on(job: Job, subject: Subject) -> Json:
     scales = None if job.value_scales is None else asdict(job.value_scales)
     return {**subject.depends_on, f"{_OWN}formats": list(job.all_formats), f"{_OWN}scales": scales}
-
-
-def _from_json(content: Json) -> OpValues:
-    values = {format: dict(ops) for format, ops in content["values"].items()}
-    return OpValues(content["method"], content["unit"], values)
 
 
 def _measure_eagl(job: Job, subject: Subject, graph: Graph, out: Path) -> OpValues:

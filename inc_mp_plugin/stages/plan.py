@@ -14,14 +14,38 @@ from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.runtime import artefacts, store
-from inc_mp_plugin.runtime.reuse import numbered, run_stage
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.artefact import Artefact
+from inc_mp_plugin.runtime.codec import from_json, to_json
+from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.solver.planner import IP_MSE, solve
+from inc_mp_plugin.stages.gains import encode as encode_gains
 
 if TYPE_CHECKING:
     from inc_mp_plugin.stages.job import Job
 
 Json = dict[str, Any]
+# The values of a plan that plan.json has in sections.
+_SECTIONS = {
+    "predicted": ("loss_mse", "interval", "nrmse", "gain"),
+    "solver": ("status", "gap", "seconds"),
+}
+
+
+def _encode(plan: Plan) -> Json:
+    content = to_json(plan)
+    content["budget"] = content.pop("loss_budget")
+    for section, keys in _SECTIONS.items():
+        content[section] = {key: content.pop(key) for key in keys}
+    return content
+
+
+def _decode(content: Json) -> Plan:
+    flat = {**content, **content["predicted"], **content["solver"], "loss_budget": content["budget"]}
+    return from_json(Plan, flat)
+
+
+PLAN = Artefact("plan", _decode, _encode)
 
 
 def plan_stage(
@@ -51,15 +75,14 @@ def plan_stage(
     """
     check_objective(gains, job.objective)
 
-    def make() -> tuple[Plan, Json]:
-        plan = make_plan(job, gains[job.objective], losses, correction, demands=demands, values=values)
-        return plan, {**artefacts.plan_to_json(plan), "held_back": dict(demands.kept)}
+    def make() -> Plan:
+        return make_plan(job, gains[job.objective], losses, correction, demands=demands, values=values)
 
     depends_on = {
         **plan_depends_on(job, losses, gains, demands=demands, values=values),
         "correction": correction,
     }
-    return run_stage(out / "plan.json", "plan", depends_on, artefacts.plan_from_json, make)
+    return PLAN.make(out, depends_on, make, {"held_back": dict(demands.kept)})
 
 
 def make_plan(
@@ -107,7 +130,7 @@ def plan_depends_on(
         **job.goal,
         "sensitivity": rows,
         "noise": losses.noise,
-        "gains": store.fingerprint(artefacts.gains_to_json(gains)),
+        "gains": store.fingerprint(encode_gains(gains)),
         "values": None if values is None else store.fingerprint(asdict(values)),
         "targets": list(demands.targets),
         "serving": asdict(demands.serving),

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.runtime import artefacts, ranks, store
+from inc_mp_plugin.runtime import ranks, store
+from inc_mp_plugin.runtime.artefact import Artefact
 from inc_mp_plugin.runtime.rank_plan import ask
 from inc_mp_plugin.runtime.reuse import changes, lasting, numbered, partial, run_stage
+from inc_mp_plugin.stages.sensitivity_arrays import from_arrays, to_arrays, to_content
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.plan import Graph
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 KIND = "sensitivity"
+HASH = Artefact(KIND, lambda content: str(content["arrays_sha256"]))  # of the arrays beside it
 
 
 def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
@@ -33,13 +36,13 @@ def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Se
     depends_on = {**subject.depends_on, **_noise_settings(job, subject.depends_on, path)}
 
     def decode(content: Json) -> Sensitivity:
-        return artefacts.sensitivity_from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
+        return from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
 
     def make() -> tuple[Sensitivity, Json]:
         ask(KIND, graph)
         sensitivity = measure(job, subject, graph, out)
-        sha256 = store.write_arrays(arrays, artefacts.sensitivity_arrays(sensitivity))
-        content = artefacts.sensitivity_to_json(sensitivity, sha256)
+        sha256 = store.write_arrays(arrays, to_arrays(sensitivity))
+        content = to_content(sensitivity, sha256)
         reached = set(sensitivity.ops)
         missed = [op.name for op in graph.ops if op.name not in reached]
         return sensitivity, {**content, "not_reached": missed}
@@ -73,6 +76,15 @@ def no_losses(ops: Sequence[str]) -> Sensitivity:
 
     nothing = np.zeros((1, len(ops)))
     return Sensitivity(tuple(ops), np.ones(1), nothing, nothing)
+
+
+def read_sensitivity(folder: Path) -> Sensitivity:
+    """Read sensitivity.npz, if it is what sensitivity.json was written with.
+
+    Raises:
+        InputError: one is missing or damaged.
+    """
+    return from_arrays(store.read_arrays(folder / "sensitivity.npz", HASH.read(folder)))
 
 
 def measured_from(folder: Path) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +13,20 @@ from inc_mp_plugin.core.plan import Graph, Plan
 from inc_mp_plugin.core.timings import TimedConfiguration, TimedPlan, TimeValidation, Timing
 from inc_mp_plugin.evaluate.additivity import timed_groups
 from inc_mp_plugin.gain.timing import Candidate
-from inc_mp_plugin.runtime import artefacts, result_artefacts, store
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.artefact import artefact_of
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.runtime.reuse import partial, run_stage
+from inc_mp_plugin.runtime.reuse import partial
 from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.stages.gains import encode as encode_gains
 from inc_mp_plugin.stages.timing import stopwatch_of, timing_depends_on
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.stages.job import Job
+
+
+TIME_VALIDATION = artefact_of(TimeValidation, "time_validation")
 
 
 def time_validation_stage(
@@ -60,23 +64,21 @@ def time_validation_stage(
     wanted.pop((), None)  # nothing to measure: it is the base itself
     depends_on = {
         **timing_depends_on(job, subject),
-        "gains": store.fingerprint(artefacts.gains_to_json(gains)),
+        "gains": store.fingerprint(encode_gains(gains)),
         "taus": list(taus),
         "plans": store.fingerprint({"all": [list(ops) for ops in wanted]}),
     }
 
-    def make() -> tuple[TimeValidation, dict[str, object]]:
+    def make() -> TimeValidation:
         kept = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
         watch = stopwatch_of(job, subject, graph)
         timing = watch.measure(list(wanted.values()), kept)
         timed = dict(zip(wanted, timing.configurations, strict=True))
         validation = _compare_all(plans, gains["empirical_time"], timing, timed, graph)
         kept.remove()
-        return validation, asdict(validation)
+        return validation
 
-    path = out / "time_validation.json"
-    decode = result_artefacts.time_validation_from_json
-    return run_stage(path, "time_validation", depends_on, decode, make)
+    return TIME_VALIDATION.make(out, depends_on, make)
 
 
 def _compare_all(

@@ -8,25 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.timings import Timing
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.configurations import free_formats, in_large_groups
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
-from inc_mp_plugin.runtime import result_artefacts, store
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.artefact import artefact_of
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.runtime.reuse import partial, run_stage
+from inc_mp_plugin.runtime.reuse import partial
 from inc_mp_plugin.targets.timed import runnable_kinds, timed_formats
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.plan import Graph
     from inc_mp_plugin.core.sensitivity import Sensitivity
-    from inc_mp_plugin.core.timings import Timing
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.stages.job import Job
     from inc_mp_plugin.stages.stopwatch import Stopwatch
 
 Json = dict[str, Any]
 _NOT_OF_THE_RESULT = ("device", "every_group")  # the one is described, the other decides what is measured
+
+
+TIMING = artefact_of(Timing, "timing")
 
 
 def timing_stage(
@@ -45,12 +49,11 @@ def timing_stage(
         "configurations": store.fingerprint({"all": [dict(one.formats) for one in configurations]}),
     }
 
-    def make() -> tuple[Timing, Json]:
+    def make() -> Timing:
         kept = partial(out / "timing.partial.npz", "timing", depends_on)
-        timing = stopwatch_of(job, subject, graph).measure(configurations, kept)
-        return timing, asdict(timing)
+        return stopwatch_of(job, subject, graph).measure(configurations, kept)
 
-    timing = run_stage(out / "timing.json", "timing", depends_on, result_artefacts.timing_from_json, make)
+    timing = TIMING.make(out, depends_on, make)
     (out / "timing.partial.npz").unlink(missing_ok=True)
     gains = empirical_gains(listed, timing, graph, base)
     for note in dict.fromkeys(group.note for group in gains.groups if group.note):

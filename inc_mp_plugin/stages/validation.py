@@ -11,10 +11,10 @@ from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.results import Validation
 from inc_mp_plugin.evaluate.validate import random_plans, validate
-from inc_mp_plugin.runtime import result_artefacts, store
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.artefact import artefact_of
 from inc_mp_plugin.runtime.pace import Work
 from inc_mp_plugin.runtime.progress import steps
-from inc_mp_plugin.runtime.reuse import run_stage
 from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 _SHORTER = "fewer of them (validation.random_plans) or fewer samples (validation.samples) take less"
+
+
+VALIDATION = artefact_of(Validation, "validation")
 
 
 def validation_stage(meter: LossMeter, losses: LossModel, plan: Plan, out: Path) -> Validation:
@@ -55,7 +58,7 @@ def validation_stage(meter: LossMeter, losses: LossModel, plan: Plan, out: Path)
         interval = loss_interval(samples, plan.confidence, losses.drift, heldout.samples)
         return losses.with_drift(float(samples.mean())), interval
 
-    def make() -> tuple[Validation, Json]:
+    def make() -> Validation:
         others = random_plans(losses.ops, heldout.random_plans, heldout.seed)
         work = Work("Validation", 2 + len(others), noun="plan", shorter=_SHORTER)
         with steps(work) as advance:
@@ -66,8 +69,6 @@ def validation_stage(meter: LossMeter, losses: LossModel, plan: Plan, out: Path)
                 return measured
 
             level = meter.verify_confidence
-            found = validate(measure, predict, plan.quantized, plan.tau, others, level=level)
-        return found, result_artefacts.validation_to_json(found)
+            return validate(measure, predict, plan.quantized, plan.tau, others, level=level)
 
-    path, decode = out / "validation.json", result_artefacts.validation_from_json
-    return run_stage(path, "validation", depends_on, decode, make)
+    return VALIDATION.make(out, depends_on, make)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +12,16 @@ from inc_mp_plugin.core.results import Measured, Verification, verdict
 from inc_mp_plugin.evaluate.closed_loop import MOST_PLANS, close_loop
 from inc_mp_plugin.evaluate.interval import measured_nrmse
 from inc_mp_plugin.report.measured import with_interval
-from inc_mp_plugin.runtime import result_artefacts
+from inc_mp_plugin.runtime.artefact import artefact_of
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.runtime.reuse import run_stage
 
 if TYPE_CHECKING:
     from inc_mp_plugin.stages.loss_meter import LossMeter
 
 Json = dict[str, Any]
+
+
+VERIFICATION = artefact_of(Verification, "verification")
 
 
 def verification_stage(
@@ -36,7 +37,7 @@ def verification_stage(
     """
     level = meter.verify_confidence
 
-    def make() -> tuple[Verification, Json]:
+    def make() -> Verification:
         numbers = count(1)
 
         def measure(plan: Plan) -> Measured:
@@ -49,10 +50,6 @@ def verification_stage(
             )
             return seen
 
-        found = close_loop(plan_at, measure, plan_at(1.0).tau, meter.samples.samples, level)
-        return found, asdict(found)
+        return close_loop(plan_at, measure, plan_at(1.0).tau, meter.samples.samples, level)
 
-    path = out / "verification.json"
-    decode = result_artefacts.verification_from_json
-    depends_on = {**meter.depends_on, **depends_on, "verify_confidence": level}
-    return run_stage(path, "verification", depends_on, decode, make)
+    return VERIFICATION.make(out, {**meter.depends_on, **depends_on, "verify_confidence": level}, make)

@@ -10,9 +10,9 @@ from torch import nn
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import CaptureError
-from inc_mp_plugin.core.plan import Gemm, Op
+from inc_mp_plugin.core.plan import Gemm, Graph, Op
 from inc_mp_plugin.model.experts import expose_experts, exposed_experts
-from inc_mp_plugin.runtime.artefacts import graph_from_json, graph_to_json
+from inc_mp_plugin.runtime.codec import from_json, to_json
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 LAYER = "model.layers.1.mlp"
@@ -41,7 +41,7 @@ def test_three_ops_per_expert_under_the_names_they_have_when_exposed(name):
         weights = {op.name: model.get_submodule(op.name).weight.numel() for op in found}
     assert {key: kind for key, kind in graph.modules.items() if ".experts." in key} == modules
     assert {op.name: op.weight_elements for op in found} == weights
-    assert graph_from_json(graph_to_json(graph)) == graph
+    assert from_json(Graph, to_json(graph)) == graph
 
 
 def test_shapes_and_shares_by_hand():

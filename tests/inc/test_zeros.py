@@ -17,6 +17,7 @@ from inc_mp_plugin.inc.check.measurements import unmeasured
 from inc_mp_plugin.inc.config import config_of, measure_config
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.model.subject import Subject
+from inc_mp_plugin.pipeline.job import job_of
 from inc_mp_plugin.pipeline.recipe import Recipe
 from inc_mp_plugin.stages.loss_meter import LossMeter
 from inc_mp_plugin.targets import CPU_QDQ
@@ -174,8 +175,8 @@ def test_a_measured_loss_names_the_op_that_breaks(tmp_path):
     (tmp_path / "none.jsonl").write_text('{"text": "none"}\n')
     (tmp_path / "heldout.jsonl").write_text('{"text": "other"}\n')
     whole = Recipe(**recipe, calibration=data, validation={"data": str(tmp_path / "heldout.jsonl")})
-    subject = Subject({"model": "none"}, "fp32", lambda: model, batches)
-    meter = LossMeter(whole, whole.validation, subject, graph, seen, tmp_path)
+    subject, job = Subject({"model": "none"}, "fp32", lambda: model, batches), job_of(whole)
+    meter = LossMeter(job, job.heldout, subject, graph, ops=seen.ops, out=tmp_path)
     vars(meter)["heldout"] = batches()
     fine = meter.losses([f"{MLP}.up_proj"])
     assert np.isfinite(fine).all()

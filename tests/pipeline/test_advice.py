@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from inc_mp_plugin.pipeline.next_command import PLAN_KEYS, rounded_up, solve_command, solve_overrides
+from inc_mp_plugin.core.numbers import rounded_up
+from inc_mp_plugin.pipeline.next_command import PLAN_KEYS, solve_command, solve_overrides
 from inc_mp_plugin.pipeline.recipe import parse_recipe
 
 STORED = {

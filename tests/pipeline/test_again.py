@@ -12,8 +12,9 @@ import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import SelectionError
 from inc_mp_plugin.pipeline.again import emit_again, runs_alike
 from inc_mp_plugin.pipeline.folder import Run
+from inc_mp_plugin.pipeline.job import job_of
 from inc_mp_plugin.pipeline.recipe import parse_recipe
-from inc_mp_plugin.runtime import artefacts
+from inc_mp_plugin.stages.sensitivity_arrays import from_arrays, to_arrays
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
 
@@ -63,11 +64,11 @@ def test_what_a_refused_emit_advises_makes_it_work(folder, solved, target, serve
 def test_a_target_of_the_plan_is_not_advised_again(folder, monkeypatch):
     """What fails for a target that the plan was made for is no matter of targets."""
 
-    def fail(*_):
+    def fail(*_, **__):
         message = "INC would select other modules"
         raise SelectionError(message)
 
-    monkeypatch.setattr("inc_mp_plugin.stages.files.emit", fail)
+    monkeypatch.setattr("inc_mp_plugin.stages.files.write_files", fail)
     with pytest.raises(SelectionError, match="^INC would select other modules$"):
         emit_again(folder, "cpu-qdq", [])
     with pytest.raises(SelectionError, match="^INC would select other modules; solve with vllm-gaudi among"):
@@ -194,7 +195,7 @@ def test_what_inc_has_no_scale_for_is_named(tmp_path):
     lost = "model.layers.1.mlp.gate_proj"
     model.get_submodule(lost).weight.data.zero_()
     graph = mp.capture(model, batch)
-    arrays = artefacts.sensitivity_arrays(mp.measure_sensitivity(model, graph, [batch]))
+    arrays = to_arrays(mp.measure_sensitivity(model, graph, [batch]))
     recipe = parse_recipe(
         {"model": {"name_or_path": "x", "dtype": "fp32"}, "calibration": {"data": "x.jsonl"}, "tau": 1.0},
         ["targets=[vllm-gaudi]"],
@@ -203,8 +204,8 @@ def test_what_inc_has_no_scale_for_is_named(tmp_path):
     old = {name: one for name, one in arrays.items() if not name.startswith("maxabs_")}
     for stored, held in ((arrays, 3), (old, 0)):
         run = Run(tmp_path)
-        seen = artefacts.sensitivity_from_arrays(stored)
-        vars(run).update(graph=graph, sensitivity=seen, recipe=recipe, allowed=None)
+        seen = from_arrays(stored)
+        vars(run).update(graph=graph, sensitivity=seen, recipe=recipe, job=job_of(recipe))
         gains = mp.memory_gains(graph, ("fp32", "fp8_e4m3"))
         vars(run)["plan"] = mp.solve(gains, run.losses, tau=1.0, demands=run.demands)
         linear = {op.name for op in graph.ops if op.kind == "linear"}
@@ -239,7 +240,7 @@ def test_what_stays_in_the_base_format_is_named(tmp_path):
         "here",
     )
     run = Run(tmp_path)
-    vars(run).update(graph=graph, sensitivity=seen, plan=plan, recipe=recipe)
+    vars(run).update(graph=graph, sensitivity=seen, plan=plan, recipe=recipe, job=job_of(recipe))
     rest = len(experts) - len(missed)
     assert run.held_back == (
         f"3 ops stay in fp32: no sample reached them, and so do {rest} ops that share one format with them; "

@@ -39,7 +39,7 @@ def test_solve_finds_the_plan_that_python_finds(model, folder):
     assert call("solve", folder, "tau=0.0002").exit_code == 0
     graph = mp.capture(model, BATCHES[0])
     seen = mp.measure_sensitivity(model, graph, BATCHES, scales=SCALES, formats=("fp8_e4m3",))
-    able = seen.of([op for op in seen.ops if "lm_head" not in op])
+    able = mp.LossModel(seen.of([op for op in seen.ops if "lm_head" not in op]), "measured")
     plan = mp.solve(mp.memory_gains(graph, ("fp32", "fp8_e4m3")), able, tau=0.0002)
     stored = read(folder, "plan.json")
     assert stored["formats"] == dict(plan.formats)

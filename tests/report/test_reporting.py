@@ -22,9 +22,13 @@ from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.results import Point
 from inc_mp_plugin.pipeline.collect import find, write_report
 from inc_mp_plugin.pipeline.recipe import parse_recipe
-from inc_mp_plugin.runtime import artefacts, result_artefacts, store
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.codec import to_json
+from inc_mp_plugin.stages.frontier import FRONTIER as FRONTIERS
+from inc_mp_plugin.stages.gains import encode
 from inc_mp_plugin.stages.job import Job
 from inc_mp_plugin.stages.plan import plan_depends_on, plan_stage
+from inc_mp_plugin.stages.sensitivity_arrays import to_arrays, to_content
 
 RECIPE = {
     "model": {"name_or_path": "org/tiny"},
@@ -42,12 +46,12 @@ def write(folder, stem, kind, content, depends_on):
 def folder(tmp_path):
     recipe = parse_recipe(dict(RECIPE), [], "recipe")
     store.write_artefact(tmp_path / "recipe.json", "recipe", recipe.model_dump(mode="json"))
-    write(tmp_path, "graph", "graph", artefacts.graph_to_json(graph()), {})
+    write(tmp_path, "graph", "graph", to_json(graph()), {})
     seen = sensitivity()
-    sha256 = store.write_arrays(tmp_path / "sensitivity.npz", artefacts.sensitivity_arrays(seen))
-    content = artefacts.sensitivity_to_json(seen, sha256)
+    sha256 = store.write_arrays(tmp_path / "sensitivity.npz", to_arrays(seen))
+    content = to_content(seen, sha256)
     write(tmp_path, "sensitivity", "sensitivity", content, {"versions": {"torch": "2.13"}})
-    write(tmp_path, "gains", "gains", artefacts.gains_to_json({"memory": gains()}), {})
+    write(tmp_path, "gains", "gains", encode({"memory": gains()}), {})
     plan_stage(JOB, losses(), {"memory": gains()}, tmp_path)
     return tmp_path
 
@@ -59,7 +63,7 @@ def add_everything(folder):
         "gains": store.fingerprint(store.read_json(folder / "gains.json", "gains")),
         "noise": "uniform",
     }
-    write(folder, "frontier", "frontier", result_artefacts.frontiers_to_json({"memory": FRONTIER}), files)
+    write(folder, "frontier", "frontier", FRONTIERS.encode({"memory": FRONTIER}), files)
     lowered = find(folder).plan.quantized
     validation = replace(VALIDATION, plan=Point(lowered, 3e-6, VALIDATION.plan.interval, 1.5e-6))
     write(folder, "validation", "validation", asdict(validation), {})
@@ -105,7 +109,7 @@ def test_everything_else_is_of_the_same_gains_as_the_plan(folder):
     add_everything(folder)
     cheaper = replace(gains().groups[-1], gain=(0.0, 1e6))
     other = {"memory": replace(gains(), groups=(*gains().groups[:-1], cheaper))}
-    write(folder, "gains", "gains", artefacts.gains_to_json(other), {})
+    write(folder, "gains", "gains", encode(other), {})
     with pytest.raises(
         InputError, match=r"plan.json is of another state of things \(gains\); run `inc-mp sol"
     ):

@@ -191,7 +191,7 @@ def test_commands_in_a_folder_where_tune_is_running(tmp_path):
             assert result.exit_code == 2, result.output
             assert result.output.count("\n") == 1
             assert f"process {running.pid} on" in result.output
-            assert "__main__.py tune" in result.output
+            assert "cli tune" in result.output
         now = {path: path.read_bytes() for path in before}
         assert {path.name for path in before if now[path] != before[path]} <= {"recipe.json"}
     finally:

@@ -102,10 +102,10 @@ def test_a_library_is_silent(capfd, tmp_path):
 
 
 def _seen(folder):
-    from inc_mp_plugin.runtime.artefacts import sensitivity_from_arrays
     from inc_mp_plugin.runtime.store import read_arrays
+    from inc_mp_plugin.stages.sensitivity_arrays import from_arrays
 
-    return sensitivity_from_arrays(read_arrays(folder / "sensitivity.npz"))
+    return from_arrays(read_arrays(folder / "sensitivity.npz"))
 
 
 def test_lines_are_logged(caplog):

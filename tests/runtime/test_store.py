@@ -18,8 +18,20 @@ from inc_mp_plugin.core.timings import (
     TimeValidation,
     Timing,
 )
-from inc_mp_plugin.runtime import artefacts, result_artefacts, store
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.codec import from_json, to_json
 from inc_mp_plugin.runtime.reuse import run_stage
+from inc_mp_plugin.stages import (
+    frontier,
+    gains,
+    graph,
+    plan,
+    time_validation,
+    timing,
+    validation,
+    verification,
+)
+from inc_mp_plugin.stages.sensitivity_arrays import from_arrays, to_arrays, to_content
 
 GRAPH = Graph(
     (Op("a", "linear", 10, 4, 1, True), Op("b", "bgemm", 5, 0, 2)),
@@ -70,40 +82,41 @@ TIME_VALIDATION = TimeValidation(
     (TimedGroup(("a", "b"), 0.3, 0.01, 0.4, 1000),),
 )
 KINDS = {
-    "graph": (GRAPH, artefacts.graph_to_json, artefacts.graph_from_json),
-    "gains": (GAINS, artefacts.gains_to_json, artefacts.gains_from_json),
-    "plan": (PLAN, artefacts.plan_to_json, artefacts.plan_from_json),
-    "timing": (TIMING, asdict, result_artefacts.timing_from_json),
-    "time_validation": (TIME_VALIDATION, asdict, result_artefacts.time_validation_from_json),
-    "verification": (VERIFICATION, asdict, result_artefacts.verification_from_json),
-    "frontier": (FRONTIERS, result_artefacts.frontiers_to_json, result_artefacts.frontiers_from_json),
-    "validation": (VALIDATION, result_artefacts.validation_to_json, result_artefacts.validation_from_json),
+    "graph": (graph.GRAPH, GRAPH),
+    "gains": (gains.GAINS, GAINS),
+    "plan": (plan.PLAN, PLAN),
+    "timing": (timing.TIMING, TIMING),
+    "time_validation": (time_validation.TIME_VALIDATION, TIME_VALIDATION),
+    "verification": (verification.VERIFICATION, VERIFICATION),
+    "frontier": (frontier.FRONTIER, FRONTIERS),
+    "validation": (validation.VALIDATION, VALIDATION),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_is_read(kind, tmp_path):
-    value, encode, decode = KINDS[kind]
+    artefact, value = KINDS[kind]
     path = tmp_path / "folder" / f"{kind}.json"
-    store.write_json(path, {**encode(value), "schema": store.schema(kind)})
-    assert artefacts.load(path, kind, decode) == value
+    assert artefact.make(path.parent, {"of": "nothing"}, lambda: value) == value
+    assert artefact.read(path.parent) == value
+    assert artefact.made_from(path.parent)["of"] == "nothing"
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing aside is left
 
 
 def test_sensitivity_arrays(tmp_path):
     before = Sensitivity(("a", "b"), np.array([1.0, 2.0]), np.eye(2), np.ones((2, 2)))
     path = tmp_path / "sensitivity.npz"
-    sha256 = store.write_arrays(path, artefacts.sensitivity_arrays(before))
+    sha256 = store.write_arrays(path, to_arrays(before))
     with np.load(path, allow_pickle=False) as arrays:  # as the contract says
         assert set(arrays) == {"loss", "input", "weight", "ops"}
-    after = artefacts.sensitivity_from_arrays(store.read_arrays(path, sha256))
+    after = from_arrays(store.read_arrays(path, sha256))
     assert after.ops == before.ops
     assert after.total == before.total == {"a": 1.5, "b": 1.5}
     measured = replace(before, rounding={"fp8_e4m3": np.eye(2)}, measured_drift=Drift(70.0, 9.0))
-    again = artefacts.sensitivity_from_arrays(artefacts.sensitivity_arrays(measured))
+    again = from_arrays(to_arrays(measured))
     assert again.rounding["fp8_e4m3"].tolist() == np.eye(2).tolist()
     assert again.measured_drift == Drift(70.0, 9.0)
-    content = artefacts.sensitivity_to_json(before, sha256)
+    content = to_content(before, sha256)
     assert content["ops"]["a"] == {"input": 0.5, "weight": 1.0, "total": 1.5}
 
 
@@ -123,7 +136,7 @@ def test_damaged_files_are_told(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match=message):
-        artefacts.load(path, "plan", artefacts.plan_from_json)
+        plan.PLAN.read(tmp_path)
 
 
 def test_a_cut_array_file_is_told(tmp_path):
@@ -183,17 +196,17 @@ def test_partial_results_count_only_under_their_key(tmp_path):
 
 def test_files_without_measured_intervals_are_read():
     """As they were written before measurements had intervals: nothing is decided by them."""
-    validation = result_artefacts.validation_to_json(VALIDATION)
+    validation = to_json(VALIDATION)
     for key in ("nrmse_interval", "verify_confidence"):
         del validation[key]
     for point in (validation["plan"], *validation["points"]):
         point.pop("measured_interval", None)
-    read = result_artefacts.validation_from_json(validation)
+    read = from_json(Validation, validation)
     assert (read.nrmse, read.nrmse_interval, read.verdict) == (0.05, None, "not decided")
     verification = asdict(VERIFICATION)
     del verification["verify_confidence"]
     for one in verification["rounds"]:
         del one["interval"]
-    read = result_artefacts.verification_from_json(verification)
+    read = from_json(Verification, verification)
     assert [one.interval for one in read.rounds] == [None, None]
     assert read.correction == VERIFICATION.correction

@@ -51,7 +51,7 @@ def naive_second_input(model, op, sample):
 def test_second_inputs_against_naive_autograd(name):
     model, graph, seen = measured(name)
     for op in graph.ops:
-        column = seen.sensitivity.second["input"][:, seen.ops.index(op.name)]
+        column = seen.second["input"][:, seen.ops.index(op.name)]
         if op.kind != "bgemm":
             assert not column.any()
             continue

@@ -8,8 +8,9 @@ import pytest
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import SelectionError
+from inc_mp_plugin.pipeline.job import job_of
 from inc_mp_plugin.pipeline.recipe import parse_recipe
-from inc_mp_plugin.stages.files import clear_files, emit
+from inc_mp_plugin.stages.files import clear_files, title_of, write_files
 
 
 def recipe_of(model="a model", *overrides):
@@ -23,6 +24,12 @@ def recipe_of(model="a model", *overrides):
 
 
 RECIPE = recipe_of()
+
+
+def emit(plan, graph, target, folder, recipe):
+    return write_files(job_of(recipe), plan, graph, target, title=title_of(plan), out=folder)
+
+
 FLASH = {"attention": "flash"}
 
 

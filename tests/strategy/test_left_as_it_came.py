@@ -6,7 +6,6 @@ import capabilities
 import helpers
 import pytest
 import torch
-from inc_mp_plugin.cli.scripts import run_script
 from neural_compressor.torch.algorithms.fp8_quant.model_configs import PATCHED_MODULE_TABLE
 from neural_compressor.torch.quantization import (
     FP8Config,
@@ -18,6 +17,7 @@ from neural_compressor.torch.quantization import (
 from torch import nn
 
 import inc_mp_plugin as mp
+from inc_mp_plugin.cli.run import run_script
 from inc_mp_plugin.core.errors import InputError
 
 IDS = helpers.tokens(2, 16)

@@ -169,7 +169,8 @@ def test_measured_noise_takes_the_scales_of_the_configuration(method):
     seen = mp.measure_sensitivity(
         model, graph, batches, scales=mp.Scales(method, "cpu"), formats=("fp8_e4m3",)
     )
-    plan = mp.solve(mp.memory_gains(graph, ("fp32", "fp8_e4m3")), seen, tau=TAU, confidence=0.9)
+    losses = mp.LossModel(seen, "measured")
+    plan = mp.solve(mp.memory_gains(graph, ("fp32", "fp8_e4m3")), losses, tau=TAU, confidence=0.9)
     assert plan.binds
     config = mp.IPMSEConfig(tau=TAU, noise="measured", confidence=0.9, scale_method=method)
     assert patched(quantize(model, config, run_fn=keyword)) == set(plan.quantized)

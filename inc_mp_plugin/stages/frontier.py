@@ -1,0 +1,79 @@
+"""frontier.json: gain against loss for every objective that has gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from inc_mp_plugin.core.demands import Demands
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.loss_model import LossModel
+from inc_mp_plugin.core.results import Frontier
+from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.artefact import Artefact
+from inc_mp_plugin.runtime.codec import from_json, to_json
+from inc_mp_plugin.stages.gains import GAINS
+from inc_mp_plugin.stages.sensitivity import HASH
+
+Json = dict[str, Any]
+
+
+def _encode(frontiers: Mapping[str, Frontier]) -> Json:
+    return {"objectives": {name: to_json(one) for name, one in frontiers.items()}}
+
+
+def _decode(content: Json) -> dict[str, Frontier]:
+    return {name: from_json(Frontier, one) for name, one in content["objectives"].items()}
+
+
+FRONTIER = Artefact("frontier", _decode, _encode)
+
+
+def frontier_stage(
+    folder: Path,
+    losses: LossModel,
+    gains: Mapping[str, Gains],
+    demands: Demands,
+    *,
+    points: int,
+    draws: int,
+) -> dict[str, Frontier]:
+    """Draw the curves of every objective that has gains, or read frontier.json.
+
+    Args:
+        folder: of the run.
+        losses: prices of the ops that may leave the base format.
+        gains: of the configurations that keep to the demands.
+        demands: of the consumers.
+        points: of the exact curve.
+        draws: of the random baseline.
+
+    Raises:
+        InputError: an artefact is missing or damaged, or there are too few points.
+    """
+    from inc_mp_plugin.solver.frontier import frontier
+
+    def make() -> dict[str, Frontier]:
+        return {
+            name: frontier(one, losses, points=points, draws=draws)
+            for name, one in gains.items()
+            if one.largest > 0
+        }
+
+    depends_on = {
+        **files_read(folder),
+        "noise": losses.noise,
+        "targets": list(demands.targets),
+        "serving": asdict(demands.serving),
+        "points": points,
+        "draws": draws,
+    }
+    return FRONTIER.make(folder, depends_on, make)
+
+
+def files_read(folder: Path) -> Json:
+    """Identify the files of a folder that the curves follow from."""
+    gains = store.read_json(GAINS.path(folder), GAINS.kind)
+    return {"sensitivity": HASH.read(folder), "gains": store.fingerprint(gains)}
