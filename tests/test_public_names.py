@@ -2,10 +2,18 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import inc_mp_plugin as mp
+
+# Of version 0.1.0: each resolves for at least one version more.
+OF_0_1_0 = (Path(__file__).parent / "data" / "public-names-0.1.0.txt").read_text().split()
+
+
+def test_the_names_of_the_first_version_are_there():
+    assert set(OF_0_1_0) <= set(mp.__all__)
 
 
 @pytest.mark.slow

@@ -24,8 +24,8 @@ def emit(
 
     Refused unless INC would select exactly the plan, in the modules that the target has.
     """
-    from inc_mp_plugin.pipeline.again import emit_again
+    from inc_mp_plugin.pipeline.emit import emit_files
 
-    script = emit_again(folder, target, overrides or []).with_suffix(".sh")
+    script = emit_files(folder, target, overrides or []).with_suffix(".sh")
     if script.exists():
         typer.echo(f"\n{script}:\n\n{script.read_text(encoding='utf-8')}", nl=False)

@@ -8,7 +8,7 @@ from inc_mp_plugin.cli.app import Folder, Overrides
 def solve(folder: Folder, overrides: Overrides = None) -> None:
     """Write plan.json anew, for another tau, objective or strategy; the model is not needed."""
     from inc_mp_plugin.cli.show import show_plan
-    from inc_mp_plugin.pipeline.again import solve_again
+    from inc_mp_plugin.pipeline.solve import solve_folder
 
-    solve_again(folder, overrides or [])
+    solve_folder(folder, overrides or [])
     show_plan(folder, validation=False)

@@ -22,13 +22,13 @@ def validate(
 ) -> None:
     """Quantize through INC, and compare predicted with measured loss on held-out samples."""
     from inc_mp_plugin.cli.show import show_plan, show_time
-    from inc_mp_plugin.pipeline.again import validate_again, validate_time_again
+    from inc_mp_plugin.pipeline.measure import validate_plan, validate_time
 
     if time:
-        show_time(validate_time_again(folder, tau or []))
+        show_time(validate_time(folder, tau or []))
         return
     if tau:
         message = "--tau goes with --time; the threshold of the plan itself is set by `inc-mp solve`"
         raise InputError(message)
-    validate_again(folder)
+    validate_plan(folder)
     show_plan(folder)

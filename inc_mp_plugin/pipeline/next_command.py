@@ -59,6 +59,11 @@ def solve_command(folder: Path, overrides: list[str]) -> str:
     return shlex.join(["inc-mp", "solve", str(folder), *overrides])
 
 
+def key_of(override: str) -> str:
+    """Return the key of an override, `key=value`."""
+    return override.partition("=")[0]
+
+
 def written(key: str, value: Any) -> str:
     """A value of a recipe as an override.
 

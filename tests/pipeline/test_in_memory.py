@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import helpers
 import pytest
@@ -9,6 +10,7 @@ from helpers import call, read
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.pipeline.deprecated import timing_from
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.runtime.lock import locked
 
@@ -26,8 +28,7 @@ def folder(model, tmp_path_factory):
     """What mp.tune leaves, some ops kept out."""
     out = tmp_path_factory.mktemp("memory")
     names = [op.name for op in mp.capture(model, BATCHES[0]).ops if "lm_head" not in op.name]
-    noise = mp.Noise("measured", SCALES, ("fp8_e4m3",))
-    mp.tune(model, BATCHES, tau=0.0005, noise=noise, allowed=names, out=out)
+    mp.tune(model, BATCHES, tau=0.0005, noise="measured", scales=SCALES, allowed=names, out=out)
     return out
 
 
@@ -168,3 +169,21 @@ def test_what_no_plan_can_be_made_for_is_refused_at_once(model, tmp_path, given,
     with pytest.raises(InputError, match=text):
         mp.tune(model, [{"input_ids": helpers.tokens(2)}], out=tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_names_of_the_first_version_translate(model, tmp_path):
+    """`mp.Noise` and `mp.Clock` mean what the words mean that took their place, and say which."""
+    settings = mp.TimingSettings(repeats=3)
+    clock = mp.Clock("cpu", settings, every_group=True)
+    with pytest.warns(DeprecationWarning, match=r"give timing=mp.TimingSettings\(device"):
+        assert timing_from(None, clock) == replace(settings, device="cpu", every_group=True)
+    with pytest.warns(DeprecationWarning, match='give noise="measured", scales='):
+        old = mp.tune(model, BATCHES, tau=0.0002, noise=mp.Noise("measured", SCALES), out=tmp_path / "old")
+    new = mp.tune(model, BATCHES, tau=0.0002, noise="measured", scales=SCALES, out=tmp_path / "new")
+    assert (old.formats, old.loss_mse, old.noise) == (new.formats, new.loss_mse, "measured")
+
+
+def test_a_noise_that_there_is_not(model, tmp_path):
+    with pytest.raises(mp.InputError, match="'loud' is no noise|unknown noise 'loud'|noise"):
+        mp.tune(model, BATCHES, tau=0.1, noise="loud", out=tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from helpers import call, read, told
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import SelectionError
-from inc_mp_plugin.pipeline.again import emit_again, runs_alike
+from inc_mp_plugin.pipeline.emit import emit_files, runs_alike
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.job import job_of
 from inc_mp_plugin.pipeline.recipe import parse_recipe
@@ -70,9 +70,9 @@ def test_a_target_of_the_plan_is_not_advised_again(folder, monkeypatch):
 
     monkeypatch.setattr("inc_mp_plugin.stages.files.write_files", fail)
     with pytest.raises(SelectionError, match="^INC would select other modules$"):
-        emit_again(folder, "cpu-qdq", [])
+        emit_files(folder, "cpu-qdq", [])
     with pytest.raises(SelectionError, match="^INC would select other modules; solve with vllm-gaudi among"):
-        emit_again(folder, "vllm-gaudi", [])
+        emit_files(folder, "vllm-gaudi", [])
 
 
 @pytest.mark.parametrize("target", ["vllm-gaudi", "cpu-qdq"])

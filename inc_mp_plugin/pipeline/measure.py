@@ -1,0 +1,60 @@
+"""The plan of a folder measured, and the curves around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin.core.knobs import check_knobs
+from inc_mp_plugin.pipeline.folder import Run
+from inc_mp_plugin.runtime.lock import exclusive
+from inc_mp_plugin.stages.frontier import frontier_stage
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.core.results import Frontier, Validation
+    from inc_mp_plugin.core.timings import TimeValidation
+
+
+@exclusive
+def validate_plan(folder: Path) -> Validation:
+    """validation.json of the plan in a folder.
+
+    Raises:
+        InputError: an artefact is missing or damaged, or of another model or other data.
+    """
+    from inc_mp_plugin.stages.validation import validation_stage
+
+    run = Run(folder)
+    return validation_stage(run.meter, run.planned_losses, run.plan, folder)
+
+
+@exclusive
+def validate_time(folder: Path, taus: Sequence[float]) -> TimeValidation:
+    """time_validation.json: plans at these thresholds, or at half, once and twice the plan's.
+
+    Raises:
+        InputError: an artefact is missing or damaged, of another model or other data, or no time was
+            measured.
+    """
+    from inc_mp_plugin.stages.time_validation import time_validation_stage
+
+    for tau in taus:
+        check_knobs(tau, None)
+    run = Run(folder)
+    subject = run.subject
+    chosen = taus or [run.plan.tau / 2, run.plan.tau, run.plan.tau * 2]
+    return time_validation_stage(
+        run.job, subject, run.graph, run.losses, gains=run.gains, taus=chosen, out=folder
+    )
+
+
+@exclusive
+def draw_frontier(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
+    """Draw gain against loss for every objective that has gains; see `frontier_stage`.
+
+    Raises:
+        InputError: an artefact is missing or damaged, or there are too few points.
+    """
+    run = Run(folder)
+    return frontier_stage(folder, run.losses, run.gains, run.demands, points=points, draws=draws)

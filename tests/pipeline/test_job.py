@@ -1,0 +1,88 @@
+"""From a recipe to a job: what a recipe leaves open is decided once, and by hand here."""
+
+import pytest
+
+import inc_mp_plugin as mp
+from inc_mp_plugin.core.plan import Op
+from inc_mp_plugin.pipeline.job import job_of, timing_of, value_scales
+from inc_mp_plugin.pipeline.recipe import parse_recipe
+from inc_mp_plugin.scales.methods import Scales
+
+
+def recipe(*overrides):
+    content = {
+        "model": {"name_or_path": "org/tiny", "dtype": "bf16"},
+        "calibration": {"data": "calibration.jsonl", "sequence_length": 48},
+        "tau": 0.01,
+    }
+    return parse_recipe(content, list(overrides), "here")
+
+
+def test_the_defaults_of_a_recipe():
+    job = job_of(recipe())
+    assert job.all_formats == ("bf16", "fp8_e4m3")
+    assert job.goal == {
+        "objective": "memory",
+        "tau": 0.01,
+        "gain_fraction": None,
+        "strategy": "ip_mse",
+        "seed": 0,
+        "confidence": None,
+        "budget": None,
+    }
+    assert (job.noise, job.noise_scales, job.value_scales) == ("uniform", None, None)
+    assert job.consumer_scales == (Scales("maxabs_arbitrary", "cpu"),)
+    assert (job.request, job.script_request) == (mp.Request(48), None)
+    assert (job.timing, job.heldout, job.allowed, job.emits) == (None, None, None, True)
+
+
+def test_a_request_is_priced_and_written_into_scripts():
+    job = job_of(recipe("request={prompt_tokens: 7, output_tokens: 3, batch_size: 2}"))
+    assert job.request == job.script_request == mp.Request(7, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "scales"),
+    [
+        (["targets=[cpu-qdq]"], Scales("maxabs_arbitrary", "cpu")),
+        (["targets=[vllm-gaudi]", "device=gaudi3"], Scales("maxabs_hw", "gaudi3")),
+        (["targets=[optimum-habana]", "scale_method=maxabs_pow2"], Scales("maxabs_pow2", "gaudi2")),
+    ],
+    ids=["on a CPU", "vLLM on Gaudi 3", "a method that is given"],
+)
+def test_measured_noise_and_values_round_as_the_first_target_does(overrides, scales):
+    assert job_of(recipe(*overrides, "noise=measured")).noise_scales == scales
+    assert job_of(recipe(*overrides, "strategy=alps")).value_scales == scales
+    assert value_scales(recipe(*overrides)) == scales
+
+
+def test_every_consumer_counts_with_its_own_scales():
+    job = job_of(recipe("targets=[cpu-qdq,vllm-gaudi,optimum-habana]", "device=gaudi3"))
+    assert job.consumer_scales == (
+        Scales("maxabs_arbitrary", "cpu"),
+        Scales("maxabs_hw", "gaudi3"),
+        Scales("maxabs_hw", "gaudi3"),
+    )
+
+
+def test_time_is_measured_where_it_is_asked_for():
+    assert timing_of(recipe()) is None
+    assert timing_of(recipe("objective=empirical_time")) == mp.TimingSettings(device="cpu")
+    asked = "timing={device: cuda, repeats: 5, budget_s: 60, every_group: true}"
+    settings = mp.TimingSettings(device="cuda", repeats=5, budget_s=60.0, every_group=True)
+    assert job_of(recipe(asked)).timing == settings
+
+
+def test_no_file_is_read_for_held_out_samples_before_they_are_needed():
+    job = job_of(recipe("validation={data: nowhere.jsonl, samples: 9, random_plans: 5}"))
+    assert (job.heldout.samples, job.heldout.random_plans, job.heldout.seed) == (9, 5, 0)
+    with pytest.raises(mp.InputError, match="nowhere.jsonl cannot be read"):
+        job.heldout.identify()
+
+
+def test_ops_that_may_leave_the_base_format():
+    kinds = {"a": "linear", "b": "bgemm", "c": "linear"}
+    ops = tuple(Op(name, kind, 1, 1, 1) for name, kind in kinds.items())
+    graph = mp.Graph(ops, (("a",), ("b",), ("c",)), (), {})
+    assert job_of(recipe()).runnable(graph) == ["a", "b", "c"]
+    assert job_of(recipe(), allowed=["b", "c"]).runnable(graph) == ["b", "c"]
