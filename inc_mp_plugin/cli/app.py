@@ -15,7 +15,7 @@ from inc_mp_plugin.runtime.progress import shown, tell
 Arguments = ParamSpec("Arguments")
 
 app = typer.Typer(
-    help="Automatic mixed precision: which ops of a model run in FP8, within a bound on the loss.",
+    help="Decide which ops of a model run in FP8, within a bound on the loss: automatic mixed precision.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,7 +58,7 @@ def options(
         bool, typer.Option("--verbose", help="Show what INC, torch and transformers log.")
     ] = False,
 ) -> None:
-    """Automatic mixed precision: which ops of a model run in FP8, within a bound on the loss."""
+    """Decide which ops of a model run in FP8, within a bound on the loss: automatic mixed precision."""
     if not verbose:
         from inc_mp_plugin.cli.quiet import silence_third_parties
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def show_plan(folder: Path, *, validation: bool = True) -> None:
-    """The plan of a folder and, if it was measured, its validation."""
+    """Show the plan of a folder and, if it was measured, its validation."""
     run = Run(folder)
     print_plan(plan_table(run.plan, run.free_gains[run.plan.objective], run.planned_losses), _console())
     for line in run.held_back:
@@ -30,14 +30,14 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
 
 
 def show_time(validation: TimeValidation) -> None:
-    """Measured times beside the sums of their groups."""
+    """Show measured times beside the sums of their groups."""
     from inc_mp_plugin.report.terminal import print_time_validation
 
     print_time_validation(validation, _console())
 
 
 def show_frontiers(frontiers: Iterable[Frontier]) -> None:
-    """Gain against loss, a table per objective."""
+    """Show gain against loss, a table per objective."""
     from inc_mp_plugin.report.terminal import print_frontier
 
     for one in frontiers:
@@ -45,7 +45,7 @@ def show_frontiers(frontiers: Iterable[Frontier]) -> None:
 
 
 def show_experiment(experiment: Experiment) -> None:
-    """The tables of an experiment."""
+    """Show the tables of an experiment."""
     from inc_mp_plugin.report.blocks import Table
     from inc_mp_plugin.report.experiment_sections import experiment_blocks
     from inc_mp_plugin.report.terminal import print_table

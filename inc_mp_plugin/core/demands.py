@@ -1,4 +1,4 @@
-"""What the consumers of a plan demand of it."""
+"""Demands of the consumers of a plan on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ATTENTIONS = ("eager", "flash")
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How a model is served on Gaudi, as far as that decides what can run in which format.
+    """Settings of how a model is served on Gaudi that decide what can run in which format.
 
     `kv_cache` is "bf16" (the base format) or "fp8"; `attention` is "eager" (two products) or "flash"
     (one kernel), of optimum-habana; `reuse_cache` is its option of that name. vLLM chooses its attention
@@ -46,7 +46,7 @@ class Tie:
 
 @dataclass(frozen=True)
 class Demands:
-    """What a plan must keep to so that its consumers can run it.
+    """Rules that a plan must keep to so that its consumers can run it.
 
     `kept` ops stay in the base format and `lowered` ones leave it, each with the reason; `cached` are
     bgemms that read their second input from a KV cache in FP8, rounded whatever their own format.
@@ -64,7 +64,7 @@ NO_DEMANDS = Demands()
 
 
 def kept_lines(kept: Mapping[str, str], base: str) -> list[str]:
-    """Why ops stay in the base format, one line per reason; `kept` holds the reason of each op.
+    """List why ops stay in the base format, one line per reason; `kept` holds the reason of each op.
 
     Example:
         >>> kept_lines({"q": "it is tied", "k": "it is tied"}, "bf16")

@@ -13,37 +13,42 @@ class PluginError(Exception):
 
 
 class InputError(PluginError, ValueError):
-    """The user's input is at fault: what was given, what is allowed, what to do."""
+    """Fault in the user's input; the text says what was given, what is allowed, and what to do."""
 
     exit_code = 2
 
 
 class InfeasibleError(PluginError, ValueError):
-    """No plan meets the constraint; the text names the least that can be met."""
+    """Constraint that no plan meets; the text names the least that can be met."""
 
     exit_code = 3
 
 
 class CaptureError(PluginError):
-    """The model's graph could not be captured."""
+    """Failure to capture the model's graph."""
 
 
 class NonFiniteError(PluginError, ArithmeticError):
-    """A NaN or an infinity appeared; the text names the op."""
+    """Appearance of a NaN or an infinity; the text names the op."""
 
 
 class SolverError(PluginError):
-    """The solver stopped without a usable answer."""
+    """Stop of the solver without a usable answer."""
 
 
 class SelectionError(PluginError):
-    """A consumer cannot run a plan, or INC would quantize other ops than it says."""
+    """Plan that a consumer cannot run, or of which INC would quantize other ops than the plan says."""
 
     exit_code = 2
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, with the nearest known one.
+
+    Args:
+        what: kind of the name, such as "format".
+        given: the unknown name.
+        known: all names of this kind.
 
     Example:
         >>> unknown("format", "fp8_e4m4", ["bf16", "fp8_e4m3"])

@@ -24,11 +24,14 @@ class Format:
 
     @property
     def is_integer(self) -> bool:
-        """Whether it is one."""
+        """True if the format is an integer."""
         return self.mantissa_bits is None
 
     def is_coarser_than(self, other: Format) -> bool:
-        """Whether it says less of a number: by mantissa bits, or by bits where one is an integer."""
+        """Tell if this format says less of a number than the other one.
+
+        The mantissa bits decide, or the bits where one of the two formats is an integer.
+        """
         if self.mantissa_bits is None or other.mantissa_bits is None:
             return self.bits < other.bits
         return self.mantissa_bits < other.mantissa_bits
@@ -68,7 +71,7 @@ _LOG_UNIFORM = 3.0 / (8.0 * math.log(2.0))
 
 
 def alpha(name: str, noise: str = "uniform") -> float:
-    """Variance of the rounding noise of a format, relative to the square of the value.
+    """Return the variance of the rounding noise of a format, relative to the square of the value.
 
     Writing z with m mantissa bits adds q = z 2^(-m) U with U uniform on [-1/2, 1/2] (eq. 16, 17),
     so E[q^2] = alpha z^2 with::
@@ -121,7 +124,9 @@ def check_formats(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def converted_format(base: str) -> str:
-    """The base format of a model after INC has converted it to FP8: INC makes FP16 BF16, all through.
+    """Return the base format of a model after INC has converted it to FP8.
+
+    INC makes FP16 BF16, all through; any other base format stays.
 
     Example:
         >>> converted_format("fp16"), converted_format("fp32")

@@ -1,4 +1,4 @@
-"""What configurations of groups gain: values of one objective."""
+"""Gains of the configurations of groups: values of one objective."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TOLERANCE = Fraction(1, 10**9)  # of the largest gain
 
 @dataclass(frozen=True, slots=True)
 class GroupGains:
-    """What every configuration of one group gains against the base format.
+    """Gains of every configuration of one group against the base format.
 
     `configurations` holds one format per op of `ops`; the first is all base, with gain 0.
     `measured_on` are the ops of the group that the gains were measured on, where that is another one
@@ -44,7 +44,7 @@ class Gains:
 
     @property
     def largest(self) -> float:
-        """The largest total gain of any plan, whatever its loss."""
+        """The largest total gain of any plan, in `unit`, whatever its loss."""
         return sum(max(group.gain) for group in self.groups)
 
     @property

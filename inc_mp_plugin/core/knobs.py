@@ -13,6 +13,12 @@ _LARGEST = 1e100  # of tau, whose square must be a number, too
 def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | None = None) -> None:
     """Refuse thresholds that no plan could be made for.
 
+    Args:
+        tau: threshold of the normalized RMSE, above 0; None if not given.
+        gain_fraction: wanted fraction of the largest gain, above 0 and at most 1; None if not given.
+        budget: fraction of what everything costs in the base format that a plan may cost, above 0 and at
+            most 1; None if not given.
+
     Raises:
         InputError: all are missing, one is out of range, or two say how much is to be gained.
     """

@@ -8,12 +8,14 @@ from numbers import Real
 
 
 def is_number(value: object) -> bool:
-    """Whether something is a finite real number; True and False are none."""
+    """Tell if something is a finite real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def rounded_up(value: float | Fraction, digits: int = 5) -> str:
-    """A number that is not below this one, with five digits or as many as asked for.
+    """Round a number up to five digits, or as many as asked for, and write it.
+
+    The number that is written is not below the given one.
 
     Example:
         >>> rounded_up(0.0012345678), rounded_up(0.0)

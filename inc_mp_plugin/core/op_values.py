@@ -1,4 +1,4 @@
-"""What keeping ops in the base format is worth, by methods that measure something else than a loss MSE."""
+"""Values of keeping ops in the base format, by methods that measure something else than a loss MSE."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class Graph:
-    """What a forward pass consists of: ops in execution order and their groups.
+    """Contents of a forward pass: ops in execution order and their groups.
 
     `groups` are the sequential sub-graphs of the paper's section 2.3.1, each a tuple of op names.
     `modules` maps every module name to its class name: INC selects by these two. `structures` holds a
@@ -80,7 +80,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class TieCost:
-    """What a tie costs: the gain that would come on top if its ops could choose on their own.
+    """Cost of a tie: the gain that would come on top if its ops could choose on their own.
 
     To first order: at the price, in gain per loss MSE, that the loss budget has in the relaxed program.
     """

@@ -1,4 +1,4 @@
-"""What a language model is asked for, and by which its time is priced."""
+"""Requests to a language model, by which its time is priced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """So many prompts at once, and tokens after the first one.
+    """A number of prompts at once, and of tokens of each answer after its first one.
 
     Its price is TTFT + output_tokens x TPOT: the prompt's pass gives the first token.
 

@@ -1,4 +1,4 @@
-"""What is shown of plans: measured losses, whole curves, and the steps of a closed loop."""
+"""Results that are shown of plans: measured losses, whole curves, and the steps of a closed loop."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Point:
 
     @property
     def covered(self) -> bool:
-        """Whether the measured value lies in the interval."""
+        """True if the measured value lies in the interval."""
         return self.interval.low <= self.measured <= self.interval.high
 
 
@@ -80,7 +80,7 @@ class Validation:
 
     @property
     def covered(self) -> int:
-        """Of how many random plans the measured value lies in the interval."""
+        """Number of random plans whose measured value lies in the interval."""
         return sum(point.covered for point in self.points)
 
 
@@ -101,7 +101,7 @@ class Curve:
     high: tuple[float, ...]
 
     def least_loss(self, gain: float) -> float | None:
-        """Least loss MSE of the points that gain at least this much; None if none does.
+        """Find the least loss MSE of the points that gain at least this much; None if none does.
 
         Example:
             >>> curve = Curve("prefix", 0, (0, 1), (0.0, 2.0), (0.0, 0.5), (0.0, 0.4), (0.0, 0.6))
@@ -125,7 +125,7 @@ class Frontier:
     knee: int
 
     def nrmse(self, loss_mse: float) -> float:
-        """Normalized RMSE of a loss MSE."""
+        """Return the normalized RMSE of a loss MSE."""
         return float((loss_mse / self.loss_ms) ** 0.5)
 
 

@@ -1,4 +1,4 @@
-"""What is measured on a device: times of configurations, as values that can be stored."""
+"""Times of configurations, measured on a device, as values that can be stored."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Timing:
 
     @property
     def price_s(self) -> float:
-        """Time of the whole request in the base format: the sum over its passes."""
+        """Time of the whole request in the base format, in s: the sum over its passes."""
         return sum(times * s for times, s in zip(self.passes.values(), self.base_s, strict=True))
 
 
@@ -62,17 +62,17 @@ class TimedPlan:
 
     @property
     def difference_s(self) -> float:
-        """Measured less predicted."""
+        """Measured less predicted gain, in s."""
         return self.measured_s - self.predicted_s
 
     @property
     def stderr_s(self) -> float:
-        """Standard error of the difference."""
+        """Standard error of the difference, in s."""
         return float((self.predicted_stderr_s**2 + self.measured_stderr_s**2) ** 0.5)
 
     @property
     def additive(self) -> bool:
-        """Whether both agree within 5 % of the prediction or two standard errors."""
+        """True if both gains agree within 5 % of the prediction or two standard errors."""
         return abs(self.difference_s) <= max(0.05 * abs(self.predicted_s), 2 * self.stderr_s)
 
 
@@ -92,7 +92,7 @@ class TimedGroup:
 
 @dataclass(frozen=True, slots=True)
 class TimeValidation:
-    """Whether time adds up: whole plans over groups, and single ops inside a group."""
+    """Test of how well times add up: whole plans over groups, and single ops inside a group."""
 
     device: str
     description: str

@@ -60,7 +60,7 @@ class Examiner:
         return load_tokenizer(name, trust_remote_code=model.trust_remote_code)
 
     def scores(self, ops: Collection[str], seed: int | None) -> dict[str, float]:
-        """Scores with these ops in the lower format, {"task/metric": value}.
+        """Score tasks with these ops in the lower format, {"task/metric": value}.
 
         Args:
             ops: names.

@@ -43,7 +43,7 @@ _LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """What accuracy is measured on; see `evaluate.tasks`."""
+    """The tasks that accuracy is measured on; see `evaluate.tasks`."""
 
     names: tuple[str, ...]
     include_path: Path | None = None
@@ -67,13 +67,18 @@ class Settings:
 
 @exclusive
 def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
-    """experiments/<name>-<objective>.json.
+    """Do an experiment, or read experiments/<name>-<objective>.json.
 
     `choices`: what each strategy lowers at the recipe's tau (figure 2). `prediction`: predicted against
     measured loss MSE at several thresholds (figure 3). `curve`: measured loss MSE at equal gain (figure
     4). `methods`: the same of the ways to price ops: ip_mse, EAGL and ALPS (arXiv 2301.13330), whose
     values are measured first. `accuracy`: task scores at several thresholds, over seeds that perturb the
     scales before quantization (figures 5, 7 to 9 and table 1).
+
+    Args:
+        folder: of the run.
+        name: one of these five.
+        settings: of the experiment.
 
     Raises:
         InputError: an unknown name or objective, a setting out of range, or an artefact is missing, damaged
@@ -124,7 +129,7 @@ def _check(name: str, settings: Settings) -> None:
 
 
 def levels_of(name: str, points: int | None) -> tuple[float, ...]:
-    """The levels that an experiment compares at: all of them, or so many from the middles of equal parts.
+    """Return the levels that an experiment compares at: all, or so many from the middles of equal parts.
 
     Example:
         >>> levels_of("curve", 3), levels_of("accuracy", None)
@@ -212,7 +217,7 @@ def _baseline_draws(draws: int) -> Iterator[tuple[str, int]]:
 
 
 def _if_priced(make: Callable[[], Plan], seed: int, level: float) -> list[Trial]:
-    """A plan's trial; none where a strategy never gains as much, or its gain was not measured."""
+    """Make a plan's trial; none where a strategy never gains as much, or its gain was not measured."""
     try:
         return [_trial(make(), seed, level)]
     except (InputError, InfeasibleError) as error:
@@ -233,7 +238,7 @@ def _measured(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Exp
 
 
 def _measured_trial(run: Run, trial: Trial) -> Trial:
-    """A trial with its measured loss MSE, and the interval of its prediction for as many samples."""
+    """Return a trial with its measured loss MSE, and its prediction's interval for as many samples."""
     meter, prices = run.meter, run.losses
     changes = (meter.losses(trial.quantized) - meter.losses(())) ** 2
     formats = dict.fromkeys(trial.quantized, meter.format)

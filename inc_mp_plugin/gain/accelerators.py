@@ -50,7 +50,7 @@ ACCELERATORS = {
 
 
 def peak(device: str, format: str) -> float:
-    """Dense matrix peak of a device in a format, in floating-point operations per second.
+    """Return the dense matrix peak of a device in a format, in floating-point operations per second.
 
     Raises:
         InputError: the device is unknown, or has no peak for the format.

@@ -40,7 +40,7 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class TimingSettings:
-    """Where and how long to measure.
+    """Device to measure on, and how long to measure.
 
     Every pass of every configuration gets `repeats` pairs; then those get more, up to `most_repeats`,
     whose standard error is above its part of `precision`, which is relative to the largest sum of the
@@ -90,6 +90,11 @@ class Bench:
     def pairs(self, one: Pass, formats: Formats, count: int) -> FloatArray:
         """Measure a pass in a configuration and in the base in turns.
 
+        Args:
+            one: the pass.
+            formats: the configuration, as the formats of the ops that leave the base format.
+            count: how many pairs to measure.
+
         Returns:
             Seconds of shape (count, 3): the base (mean of both neighbours), the configuration, and the
             first call of its warm-up, which compiles.
@@ -129,7 +134,7 @@ class Bench:
 
 
 def one_line(error: Exception) -> str:
-    """The start of an error's text, on one line."""
+    """Return the start of an error's type and text, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 

@@ -83,9 +83,10 @@ def _with(base: Mapping[str, str], units: Sequence[Sequence[str]], low: str) -> 
 
 
 def in_large_groups(graph: Graph, demands: Demands) -> tuple[list[tuple[str, ...]], frozenset[str]]:
-    """Ties, and ops that stay in the base format, of groups that are too large to be priced in full.
+    """Return the ties and the kept ops of groups that are too large to be priced in full.
 
-    Smaller groups are priced whatever the consumers demand, so that a plan for others needs no new prices.
+    Kept ops stay in the base format. A group is too large if it has more than six ops. Smaller groups are
+    priced whatever the consumers demand, so that a plan for other consumers needs no new prices.
     """
     large = frozenset(op for group in graph.groups if len(group) > FREE for op in group)
     return [tie.ops for tie in demands.ties if large.issuperset(tie.ops)], large & demands.kept.keys()
@@ -94,7 +95,9 @@ def in_large_groups(graph: Graph, demands: Demands) -> tuple[list[tuple[str, ...
 def free_formats(
     graph: Graph, ops: Collection[str], formats: Sequence[str], kinds: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Formats that each op of a graph may take: the base format alone where it is not free.
+    """List the formats that each op of a graph may take.
+
+    An op that is not free may take the base format alone.
 
     Args:
         graph: from `capture`.

@@ -17,7 +17,7 @@ Clock = Callable[[], float]
 
 
 class Device(Protocol):
-    """Where calls are timed.
+    """A device on which calls are timed.
 
     `name` is how torch calls it; `description` says what it is, for the artefact. With
     `static_shapes`, a new shape or format means compiling anew, so key-value caches must not grow.
@@ -28,7 +28,7 @@ class Device(Protocol):
     static_shapes: bool
 
     def seconds(self, call: Callable[[], object]) -> float:
-        """Run a call, with nothing of an earlier one left to do, and time it to its very end."""
+        """Run a call, with nothing of an earlier one left to do, and time it to its very end, in seconds."""
         ...
 
 
@@ -46,7 +46,7 @@ class CPU:
         self.description = f"{_processor()}, {torch.get_num_threads()} threads"
 
     def seconds(self, call: Callable[[], object]) -> float:
-        """Time from call to return."""
+        """Time a call from its start to its return, in seconds."""
         start = self._clock()
         call()
         return self._clock() - start
@@ -73,7 +73,7 @@ class CUDA:
         self.description = str(torch.cuda.get_device_name())
 
     def seconds(self, call: Callable[[], object]) -> float:
-        """Time between an event before the call's first kernel and one after its last."""
+        """Time a call, in seconds, between an event before its first kernel and one after its last."""
         start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
         self._cuda.synchronize()
         start.record()
@@ -112,7 +112,7 @@ class HPU:
         self.description = str(habana.hpu.get_device_name())
 
     def seconds(self, call: Callable[[], object]) -> float:
-        """Time from an idle device to an idle device."""
+        """Time a call from an idle device to an idle device, in seconds."""
         self._wait()
         start = self._clock()
         call()
@@ -139,7 +139,7 @@ def get_device(name: str) -> Device:
 
 
 def _processor() -> str:
-    """Name of the processor; on Linux the kernel knows it best."""
+    """Return the name of the processor; on Linux the kernel knows it best."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -26,7 +26,7 @@ class Course:
         return self.groups[0]
 
     def lowered(self, configuration: Configuration, base: str) -> dict[str, str]:
-        """Ops of the measured group that leave the base format, with their formats."""
+        """Map the ops of the measured group that leave the base format to their formats."""
         pairs = zip(self.measured, configuration, strict=True)
         return {op: format for op, format in pairs if format != base}
 
@@ -64,7 +64,7 @@ def courses(
 
 
 def candidates(listed: Sequence[Course], base: str) -> list[Candidate]:
-    """Everything to measure but the base itself."""
+    """List everything to measure except the base itself."""
     return [
         Candidate(course.lowered(configuration, base), index, len(course.groups))
         for index, course in enumerate(listed)
@@ -111,7 +111,10 @@ def empirical_gains(listed: Sequence[Course], timing: Timing, graph: Graph, base
 
 
 def _usable(course: Course, timed: Sequence[TimedConfiguration]) -> tuple[list[int], str]:
-    """Indices of the measurements that count, and a note of what does not."""
+    """Return the indices of the measurements that count, and a note on what was left out.
+
+    If one of the measurements failed, none counts.
+    """
     failed = [one for one in timed if one.failure not in ("", OVER_BUDGET)]
     if failed:
         return [], f"left in the base format: {', '.join(failed[0].formats)} failed: {failed[0].failure}"

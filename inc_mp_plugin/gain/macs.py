@@ -11,7 +11,7 @@ from inc_mp_plugin.gain.accelerators import peak
 
 
 def seconds_per_mac(device: str, format: str) -> float:
-    """Time of one multiply-accumulate at the device's peak, in seconds.
+    """Return the time of one multiply-accumulate at the device's peak, in seconds.
 
     Raises:
         InputError: the device is unknown, or has no peak for the format.

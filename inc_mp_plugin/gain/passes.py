@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 
 def prompt(model: nn.Module, request: Request, device: str = "cpu") -> dict[str, Any]:
-    """Random tokens, the same ones every time; only the last one's logits are asked for, if possible."""
+    """Make a prompt of random tokens, the same ones every time.
+
+    The tokens are `input_ids`, of shape (batch size, prompt tokens). Only the logits of the last token are
+    asked for, if the model allows it.
+
+    Args:
+        model: a language model of transformers.
+        request: gives the batch size and the number of tokens.
+        device: where the tokens are put.
+    """
     import torch
 
     config: Any = model.config
@@ -55,12 +64,12 @@ def check_context(model: nn.Module, request: Request) -> None:
 
 
 def batch_passes(model: nn.Module, batch: Batch) -> list[Pass]:
-    """One forward pass over a batch, of any model."""
+    """List the only pass of a batch: one forward pass, of any model."""
     return [Pass("ttft", 1, lambda: call(model, batch))]
 
 
 def request_passes(model: nn.Module, request: Request, *, static_cache: bool, device: str) -> list[Pass]:
-    """The passes of a request: the prompt's, and if more than one token is asked for, decode steps.
+    """List the passes of a request: the prompt's, and decode steps if more than one token is asked for.
 
     Args:
         model: a language model of transformers, on the device.

@@ -97,7 +97,15 @@ def roofline_gains(
 
 
 def gemm_s(gemm: Gemm, format: str, base: str, device: Accelerator) -> float:
-    """Time of one product, in seconds; its result is written in the base format.
+    """Return the time of one product, in seconds; its result is written in the base format.
+
+    The time is that of the arithmetic or that of the memory traffic, whichever is longer.
+
+    Args:
+        gemm: shape of the product: batch, rows, inner, columns.
+        format: that both factors are read in.
+        base: that the result is written in.
+        device: gives the matrix peak that is reached, and the bandwidth of the memory.
 
     Example:
         One token through a 4096 x 4096 weight on Gaudi 2 waits for the memory alone.
@@ -113,7 +121,7 @@ def gemm_s(gemm: Gemm, format: str, base: str, device: Accelerator) -> float:
 
 
 def cast_s(op: Op, format: str, base: str, device: Accelerator, *, cached: bool = False) -> float:
-    """Time to cast the activations of an op, in seconds; its weight was cast beforehand.
+    """Return the time to cast the activations of an op, in seconds; its weight was cast beforehand.
 
     Args:
         op: whose gemms give the shapes.
@@ -131,7 +139,11 @@ def cast_s(op: Op, format: str, base: str, device: Accelerator, *, cached: bool 
 
 
 def _likeness(passes: Sequence[Phase], index: int, group: Sequence[str]) -> object:
-    """What the time of a group follows from; the group itself where structures are not known."""
+    """Return a key that groups share if they take the same time.
+
+    The key is the structure of the group in every pass, and which of its ops are idle or cached there.
+    Where structures are not known, or a pass is grouped differently, the key is the group itself.
+    """
     if not all(phase.graph.structures and phase.graph.groups[index] == tuple(group) for phase in passes):
         return tuple(group)
     return tuple(

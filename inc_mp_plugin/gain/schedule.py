@@ -16,7 +16,7 @@ class Task:
 
 
 def makespan(tasks: Mapping[str, Task]) -> float:
-    """Time until the last task is done, in seconds.
+    """Return the time until the last task is done, in seconds.
 
     Whenever an engine is free, it takes the task that is ready first; of several, the one with the
     longest chain of work behind it (Graham's list scheduling with critical-path priority).
@@ -47,7 +47,7 @@ def makespan(tasks: Mapping[str, Task]) -> float:
 
 
 def _longest_chains(tasks: Mapping[str, Task]) -> dict[str, float]:
-    """Of each task, its own time and that of the longest chain of tasks that wait for it."""
+    """Add to each task's own time that of the longest chain of tasks that wait for it, in seconds."""
     behind = {name: task.seconds for name, task in tasks.items()}
     for name in reversed(list(tasks)):
         for other in tasks[name].after:

@@ -135,7 +135,7 @@ class _Task:
 
 
 def gain_and_stderr(differences_s: FloatArray) -> tuple[float, float]:
-    """Median of differences between neighbours, and its standard error; see `measure`.
+    """Return the median of differences between neighbours, and its standard error; see `measure`.
 
     Example:
         >>> gain_and_stderr(np.array([1.0, 1.0, 1.0, 9.0]))
@@ -147,7 +147,10 @@ def gain_and_stderr(differences_s: FloatArray) -> tuple[float, float]:
 
 
 def _affordable(share_s: float, pass_s: float) -> int:
-    """Pairs that a share of the time budget allows; never fewer than the fewest while there is any."""
+    """Count the pairs that a share of the time budget allows.
+
+    While any time is left, these are at least `LEAST_PAIRS`.
+    """
     if share_s <= 0:
         return 0
     # About four calls go into warming up.
@@ -155,7 +158,10 @@ def _affordable(share_s: float, pass_s: float) -> int:
 
 
 def _imprecise(tasks: Sequence[_Task], samples: Samples, settings: TimingSettings) -> dict[_Task, int]:
-    """Measurements whose standard error is above their part of the wanted one, and the pairs to add."""
+    """Find the measurements that are not precise enough, and the number of pairs to add to each.
+
+    These are the measurements whose standard error is above their part of the wanted one.
+    """
     stderr: dict[_Task, float] = {}
     gains: dict[Candidate, float] = {}
     for task in tasks:
@@ -185,7 +191,7 @@ def _imprecise(tasks: Sequence[_Task], samples: Samples, settings: TimingSetting
 
 
 def _differences(samples: FloatArray) -> FloatArray:
-    """Time of the base less that of the configuration, of each pair."""
+    """Return the time of the base less that of the configuration, of each pair, in seconds."""
     difference: FloatArray = samples[:, 0] - samples[:, 1]
     return difference
 

@@ -82,7 +82,7 @@ def _graph(nodes: list[Node], found: Found, modules: Mapping[str, str]) -> Graph
 
 
 def _classes(layers: Mapping[str, ExpertLayer]) -> dict[str, str]:
-    """Class names of all modules that experts consist of."""
+    """Map the name of every module that experts consist of to its class name."""
     return {
         f"{name}.{inner}".rstrip("."): type(module).__name__
         for layer in layers.values()

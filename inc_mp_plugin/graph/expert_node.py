@@ -57,23 +57,24 @@ class Call(NamedTuple):
 
     @staticmethod
     def of(node: Node) -> Call:
-        """The run that a node stands for."""
+        """Return the run that a node stands for."""
         hidden, chosen = (argument.meta["val"] for argument in node.all_input_nodes)
         tokens, each = chosen.shape
         return Call(tokens, each, hidden)
 
 
 def share_of(calls: Iterable[Call], experts: int) -> float:
-    """Expected fraction of passes in which an expert gets a token, when each is as likely as any other.
+    """Return the expected fraction of passes in which an expert gets a token.
 
-    A token leaves an expert out with probability 1 - k / E, so all T do with (1 - k / E)^T.
+    Each of the E experts is as likely as any other. A token goes to k of them, so it leaves an expert out
+    with probability 1 - k / E, and all T tokens do with (1 - k / E)^T.
     """
     left_out = math.prod((1 - call.each / experts) ** call.tokens for call in calls)
     return min(1 - left_out, _NEARLY_ALWAYS)
 
 
 def expert_ops(layer: ExpertLayer, one: Sequence[Op], calls: Sequence[Call], samples: int) -> tuple[Op, ...]:
-    """The ops of all experts of a layer, expert by expert.
+    """List the ops of all experts of a layer, expert by expert.
 
     In the share of passes that reach an expert it gets T k / (E share) of T tokens, so that rows times
     share are the T k / E that it gets on average.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def without_weights(model: nn.Module) -> nn.Module:
-    """Deep-copy a model with every tensor replaced by a meta tensor; shared ones stay shared."""
+    """Copy a model deeply, with every tensor replaced by a meta tensor; shared ones stay shared."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for tensor in [*parameters_of(module).values(), *buffers_of(module).values()]:
@@ -37,7 +37,7 @@ def without_weights(model: nn.Module) -> nn.Module:
 
 
 def export(skeleton: nn.Module, inputs: Batch) -> list[Node]:
-    """Nodes of one forward pass of a model on the meta device.
+    """Export one forward pass of a model on the meta device, and return its nodes.
 
     Raises:
         CaptureError: torch.export cannot trace the model.
@@ -59,10 +59,15 @@ def export(skeleton: nn.Module, inputs: Batch) -> list[Node]:
 
 
 def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_tokens: int) -> None:
-    """Make a language model's forward pass one decode step: so many tokens stand in its cache.
+    """Turn the forward pass of a language model into one decode step, with tokens in its cache.
 
     The cache is the one that the model itself makes of a prompt, so its shapes are right for every
     kind of attention: an object with layers, or optimum-habana's tuple of keys and values per layer.
+
+    Args:
+        skeleton: a language model without weights, whose `forward` is replaced for good.
+        inputs: `{"input_ids": ...}`, shape (batch size, tokens), on the meta device.
+        cached_tokens: how many tokens stand in the cache before these inputs.
 
     Raises:
         CaptureError: the model makes no cache that its layers can be continued from.

@@ -52,7 +52,7 @@ def _fused_attention(
     *unused: Any,
     **also_unused: Any,
 ) -> Tensor:
-    """What optimum-habana's fused attention module computes, without its kernel."""
+    """Compute the same as optimum-habana's fused attention module, without its kernel."""
     del dropout_p, unused, also_unused
     return nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask, is_causal=is_causal, scale=scale, enable_gqa=True

@@ -24,7 +24,7 @@ _UNKNOWN = ExpertLayer({}, "its experts are in no list `experts` of equal module
 
 @dataclass(slots=True)
 class Found:
-    """What the products of a graph are.
+    """The products of a graph, sorted into ops and what cannot be quantized.
 
     `names` gives the op of each node that is one. A layer of experts is one of the `ops`, of the name of
     its module; `layers` holds the ops that it stands for.
@@ -95,7 +95,7 @@ def _op(calls: list[Product], module: nn.Module, samples: int, owners: Mapping[i
 
 
 def _reason(product: Product, routers: Mapping[str, int], aliases: int) -> str:
-    """Why a product is no op; "" if it is one."""
+    """Tell why a product is no op; return "" if it is one."""
     parent = product.module.rpartition(".")[0]
     if parent in routers and product.gemm.columns == routers[parent]:
         return "router: it decides which experts run, so it always stays in the base format"
@@ -140,7 +140,7 @@ def _add_layer(
 
 
 def _capture_expert(expert: nn.Module, run: Call) -> Found:
-    """The ops of one expert on one token, and what each of them waits for."""
+    """Capture the ops of one expert on one token, and what each of them waits for."""
     token = torch.empty(1, run.like.shape[-1], dtype=run.like.dtype, device="meta")
     nodes = export(expert, (token,))
     found = sort_products(find_products(nodes), expert, 1, {}, {})

@@ -64,7 +64,7 @@ def partition(predecessors: Mapping[Vertex, Sequence[Vertex]], ops: Collection[V
 
 
 def _between_ops(predecessors: Mapping[Vertex, Sequence[Vertex]], ops: set[Vertex]) -> dict[Vertex, None]:
-    """Vertices that are an op, or have an op both above and below them, in the given order."""
+    """Find the vertices that are an op, or have an op both above and below them, in the given order."""
     has_op_above: dict[Vertex, bool] = {}
     for v, above in predecessors.items():
         if any(p not in has_op_above for p in above):

@@ -52,7 +52,7 @@ class Product:
 
 
 def find_products(nodes: list[Node]) -> Iterator[Product]:
-    """Products of a graph that stand in some module, in execution order."""
+    """Yield the products of a graph that stand in some module, in execution order."""
     known = _PRODUCTS.keys() | _CONVOLUTIONS | OTHER_PRODUCTS | {EXPERTS}
     for node in nodes:
         if node.op != "call_function" or not is_overload(node.target):

@@ -61,7 +61,7 @@ def emit_experts(skeleton: nn.Module) -> dict[str, ExpertLayer]:
 
 
 def router_widths(model: nn.Module) -> dict[str, int]:
-    """Number of experts, by the module that holds them: a router beside them has so many outputs."""
+    """Count the experts, by the module that holds them: a router beside them has so many outputs."""
     fused = fused_experts(model)
     widths = {}
     for name, module in model.named_modules():
@@ -114,9 +114,10 @@ def _takes(method: Callable[..., Any], number: int) -> bool:
 
 
 def _traceable_forward(block: Any) -> Callable[[Tensor], Any] | None:
-    """A forward with the data flow of a block that loops over its experts; None if it is not that simple.
+    """Make a forward with the data flow of a block that loops over its experts.
 
-    Known are a linear router, its `top_k`, and a shared expert, which may have a gate of one output.
+    Known are a linear router, its `top_k`, and a shared expert, which may have a gate of one output. For a
+    block that is not that simple the result is None.
     """
     children = {n: c for n, c in block.named_children() if next(c.parameters(), None) is not None}
     number = len(children.pop("experts"))
@@ -147,7 +148,7 @@ def _traceable_forward(block: Any) -> Callable[[Tensor], Any] | None:
 
 
 def _returned_values(function: Callable[..., Any]) -> int | None:
-    """How many values a function returns, as its source says; None if that is not clear."""
+    """Count the values that a function returns, as its source says; None if that is not clear."""
     try:
         source = inspect.getsource(function)
     except OSError:

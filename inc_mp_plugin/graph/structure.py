@@ -37,6 +37,12 @@ def structures(
     """Hash every group: its ops with their shapes and order, and all that runs between them.
 
     Groups with the same hash take the same time in the same configuration: they are measured once.
+
+    Args:
+        nodes: of the graph, in execution order.
+        names: the op of each node that is one.
+        groups: of ops, in execution order.
+        ops: every op, by its name.
     """
     group_of = {op: index for index, group in enumerate(groups) for op in group}
     nearest = _nearest_above(nodes, names, group_of)
@@ -53,7 +59,7 @@ def structures(
 def _nearest_above(
     nodes: Sequence[Node], names: Mapping[Node, str], group_of: Mapping[str, int]
 ) -> dict[Node, frozenset[str]]:
-    """Ops above each node with no op in between; of several groups only the last counts."""
+    """Find the ops above each node with no op in between; of several groups only the last counts."""
     nearest: dict[Node, frozenset[str]] = {}
     for node in nodes:
         above = {
@@ -69,7 +75,10 @@ def _nearest_above(
 def _first_group_below(
     nodes: Sequence[Node], names: Mapping[Node, str], group_of: Mapping[str, int]
 ) -> dict[Node, int]:
-    """Index of the first group that has an op below a node; nodes above no op are left out."""
+    """Find, for each node, the index of the first group that has an op below the node.
+
+    Nodes above no op are left out.
+    """
     first: dict[Node, int] = {}
     for node in reversed(nodes):
         below = group_of[names[node]] if node in names else first.get(node)

@@ -30,7 +30,13 @@ class Matmul(nn.Module):
     """A matrix product of two activations; INC matches the class by its name."""
 
     def forward(self, input: Tensor, other: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return `input @ other`."""
+        """Return `input @ other`.
+
+        Args:
+            input: shape (..., rows, inner).
+            other: shape (..., inner, columns).
+            out: tensor for the result, shape (..., rows, columns); a new one if None.
+        """
         return torch.matmul(input, other, out=out)
 
 
@@ -45,7 +51,7 @@ def bgemm_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention through `module.matmul_qk` and `module.matmul_av`, bit-identical to eager attention.
+    """Run attention through `module.matmul_qk` and `module.matmul_av`, bit-identical to eager attention.
 
     With grouped queries, query heads that share a key head get a dimension of their own, so that
     keys and values are not copied: a copied element would be one rounding error counted many times.
@@ -86,7 +92,7 @@ def bgemm_attention(
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Attention modules whose two products can be exposed, by name.
+    """Find the attention modules whose two products can be exposed, by name.
 
     A module qualifies when its forward asks transformers' attention interface which function to run,
     and its own eager function computes what `bgemm_attention` computes: tried on a few numbers, so

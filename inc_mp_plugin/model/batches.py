@@ -1,4 +1,4 @@
-"""What a batch is: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
+"""Batches: a batch is a tensor, a tuple of positional inputs, or a dict of keyword inputs.
 
 The first axis of every tensor counts samples; anything else is passed along as it is.
 """
@@ -25,7 +25,7 @@ def call(model: nn.Module, batch: Batch) -> Any:
 
 
 def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a forward pass, without key-value cache.
+    """Return the positional and keyword arguments of a forward pass, without key-value cache.
 
     A cache is of no use where every sample is run once, and would keep all keys in memory.
     """
@@ -66,7 +66,7 @@ class OnDevice(Sequence["Batch"]):
 
 
 def batch_size(batch: Batch) -> int:
-    """Number of samples in a batch.
+    """Count the samples in a batch.
 
     Raises:
         InputError: it holds no tensor with a first axis, or an empty one.
@@ -100,9 +100,14 @@ def told_nan(batch: Batch, first: int = 1) -> str:
 
 
 def samples(batch: Batch, start: int, stop: int) -> Batch:
-    """Samples start to stop of a batch, as a batch.
+    """Cut a part of the samples out of a batch, as a batch.
 
     Tensors whose first axis is not the batch's (position ids shared by all samples) stay whole.
+
+    Args:
+        batch: of samples.
+        start: index of the first sample of the part, from 0.
+        stop: index after its last sample.
     """
     size = batch_size(batch)
     part: Batch = map_tensors(batch, lambda t: t[start:stop] if t.dim() and t.shape[0] == size else t)

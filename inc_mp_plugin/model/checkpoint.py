@@ -54,7 +54,7 @@ def check_whole(model: nn.Module, info: Mapping[str, Any], name_or_path: str, qu
 
 
 def _missing(model: nn.Module, keys: Collection[str]) -> list[str]:
-    """Keys whose tensor no other key gives: a tied head is its embedding."""
+    """List the keys whose tensor no other key gives: a tied head is its embedding."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     given = {id(parameter) for key, parameter in parameters.items() if key not in keys}
     left = {id(p): key for key, p in reversed(parameters.items()) if key in keys and id(p) not in given}
@@ -96,7 +96,7 @@ def _method(quantization: Any) -> str:
 
 
 def _stored_formats(model: nn.Module, name_or_path: str) -> dict[str, str]:
-    """Formats in the files, of what are floating-point parameters in the model."""
+    """Read the formats in the files, of what are floating-point parameters in the model."""
     from safetensors import safe_open
 
     parameters = {k for k, p in model.named_parameters(remove_duplicate=False) if p.is_floating_point()}

@@ -69,7 +69,7 @@ def routed(
 
 
 def fused_experts(model: nn.Module) -> dict[str, str]:
-    """Modules with fused experts, by name, and why they cannot be exposed: "" if they can.
+    """Find the modules with fused experts, by name, and why they cannot be exposed: "" if they can.
 
     The forward of such a module asks transformers' experts interface which function to run. It can be
     exposed if its own eager function computes what `Expert` does: tried on a few numbers, so that
@@ -87,12 +87,15 @@ def fused_experts(model: nn.Module) -> dict[str, str]:
 
 
 def is_exposed(module: nn.Module) -> bool:
-    """Tell whether the experts of a module are its children."""
+    """Tell if the experts of a module are its children."""
     return isinstance(children_of(module).get("0"), Expert)
 
 
 def experts_of(module: nn.Module) -> dict[str, Expert]:
-    """Experts of a module by number: its children, or new ones whose weights are views of its parameters."""
+    """Return the experts of a module by number.
+
+    They are its children, or new ones whose weights are views of its parameters.
+    """
     children = {name: child for name, child in module.named_children() if isinstance(child, Expert)}
     if children:
         return children
@@ -175,7 +178,7 @@ def _detach(module: nn.Module) -> None:
 def _run_exposed(
     self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
-    """What the forward of a module with exposed experts becomes."""
+    """Run a module with exposed experts: its forward becomes this function."""
     experts: Mapping[str, Any] = children_of(self)
     numbers = range(len(experts_of(self)))
     return routed(

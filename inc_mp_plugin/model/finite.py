@@ -39,7 +39,16 @@ def check_outputs(model: nn.Module, ops: Collection[str], run: Callable[[nn.Modu
 
 
 def first_guilty(model: nn.Module, ops: Collection[str], run: Callable[[nn.Module], object]) -> str | None:
-    """The first op, in the order of execution, that makes NaN or infinity of finite inputs, if any does."""
+    """Find the first op, in the order of execution, that makes NaN or infinity of finite inputs.
+
+    Args:
+        model: with these ops as modules.
+        ops: names of its modules.
+        run: runs the model on a batch.
+
+    Returns:
+        Name of the op; None if there is none.
+    """
     import torch
 
     seen: list[str] = []
@@ -55,7 +64,13 @@ def first_guilty(model: nn.Module, ops: Collection[str], run: Callable[[nn.Modul
 
 @contextmanager
 def watched(model: nn.Module, ops: Collection[str], look: Look) -> Iterator[None]:
-    """Tell `look` of every call of these ops: name, finite inputs, finite outputs."""
+    """Watch every call of these ops inside a `with`, and tell `look` of it.
+
+    Args:
+        model: with these ops as modules.
+        ops: names of its modules.
+        look: takes the name of the op, if all its inputs are finite, and if all its outputs are.
+    """
 
     def hook(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         del module

@@ -111,5 +111,5 @@ def _largest_inputs(
 
 
 def _scale(largest: float, backoff: float) -> float:
-    """Scale of a tensor whose values reach `largest`; 1 where all are zero."""
+    """Return the scale of a tensor whose values reach `largest`; 1 where all are zero."""
     return largest / (backoff * _FULL_SCALE) if largest else 1.0

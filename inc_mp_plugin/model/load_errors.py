@@ -68,7 +68,7 @@ def _line(what: str, name_or_path: str, error: Exception) -> str:
 
 
 def _damaged_file(folder: Path) -> Path | None:
-    """The first file of weights in a folder that cannot be read."""
+    """Find the first file of weights in a folder that cannot be read."""
     import torch
     from safetensors import SafetensorError, safe_open
 

@@ -1,4 +1,4 @@
-"""What a recipe names, loaded: the model, its tokenizer, and samples as batches."""
+"""Loading of what a recipe names: the model, its tokenizer, and samples as batches."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.Module:
     """Load a causal language model in its base format, in evaluation mode.
 
+    Args:
+        name_or_path: folder of the model, or its name on a hub.
+        dtype: its base format: "fp32", "bf16" or "fp16".
+        trust_remote_code: run code that comes with the model.
+
     Raises:
         InputError: transformers cannot load it, or its files do not hold all of it.
     """
@@ -48,6 +53,11 @@ def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.
 def load_config(name_or_path: str, changes: Mapping[str, Any], *, trust_remote_code: bool) -> Any:
     """Load the configuration of a model, with some values changed.
 
+    Args:
+        name_or_path: folder of the model, or its name on a hub.
+        changes: new values, {name: value}.
+        trust_remote_code: run code that comes with the model.
+
     Raises:
         InputError: transformers cannot read it, or it has no such value to change.
     """
@@ -64,7 +74,13 @@ def load_config(name_or_path: str, changes: Mapping[str, Any], *, trust_remote_c
 
 
 def random_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Module:
-    """Make a causal language model with random weights, always the same, from a configuration alone."""
+    """Make a causal language model with random weights, always the same, from a configuration alone.
+
+    Args:
+        config: configuration of the model.
+        dtype: its base format: "fp32", "bf16" or "fp16".
+        trust_remote_code: run code that comes with the model.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -77,7 +93,13 @@ def random_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modu
 
 
 def empty_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Module:
-    """Make a causal language model without weights (on the meta device) from a configuration alone."""
+    """Make a causal language model without weights (on the meta device) from a configuration alone.
+
+    Args:
+        config: configuration of the model.
+        dtype: its base format: "fp32", "bf16" or "fp16".
+        trust_remote_code: run code that comes with the model.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -100,6 +122,16 @@ def load_batches(
     skip: int = 0,
 ) -> list[dict[str, Any]]:
     """Tokenize samples of a JSON-lines file, after `skip` others, cut to a length, padded on the right.
+
+    Args:
+        config: configuration of the model.
+        tokenizer_name: folder of the tokenizer, or its name on a hub.
+        data: the JSON-lines file.
+        samples: number of samples.
+        sequence_length: most tokens of a sample.
+        batch_size: samples per batch; the last batch may have fewer.
+        trust_remote_code: run code that comes with the tokenizer.
+        skip: number of samples to leave out at the start of the file.
 
     Raises:
         InputError: the tokenizer or the file cannot be read, a line is not {"text": ...}, there are too
@@ -141,10 +173,15 @@ def _padded(ids: Sequence[Sequence[int]], padding: int) -> dict[str, Any]:
 
 
 def tokenize(tokenizer: Any, text: str, length: int) -> list[int]:
-    """Tokens of a text, cut to a length.
+    """Tokenize a text and cut it to a length.
 
     A text that a chat template has rendered begins with the token that begins texts; a second one would take
     the massive activations of the first.
+
+    Args:
+        tokenizer: of transformers.
+        text: to be tokenized.
+        length: most tokens.
     """
     rendered = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     tokens: list[int] = tokenizer(text, truncation=True, max_length=length, add_special_tokens=not rendered)[
@@ -179,7 +216,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
 
 
 def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:
-    """Hash of a local model's files, or the commit of a published one.
+    """Hash a local model's files, or return the commit of a published one.
 
     Raises:
         InputError: there is no such model.
@@ -197,7 +234,7 @@ def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:
 
 
 def file_fingerprint(path: Path) -> str:
-    """Hash of a file's content.
+    """Hash a file's content.
 
     Raises:
         InputError: it does not exist.

@@ -19,7 +19,7 @@ IGNORED_LABEL = -100  # the label that PyTorch's cross entropy leaves out
 
 
 def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean negative log-likelihood of each sample's tokens, shape (samples,).
+    """Compute the mean negative log-likelihood of each sample's tokens, shape (samples,).
 
     Token t is predicted from the tokens before it. Labels are `batch["labels"]` if given, else the
     input tokens themselves without the padding that `attention_mask` marks; where padding comes first,
@@ -67,7 +67,7 @@ def check_labels(batch: Batch, first: int = 1) -> None:
 
 
 def _labels(batch: dict[str, Any]) -> Tensor:
-    """The token that follows each token, or the label that is left out."""
+    """Return the token that follows each token, or the label that is left out."""
     from torch import nn
 
     labels: Tensor | None = batch.get("labels")
@@ -84,6 +84,11 @@ def _labels(batch: dict[str, Any]) -> Tensor:
 
 def sample_losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> Tensor:
     """Run the loss function and check that it returns one loss per sample.
+
+    Args:
+        model: to be run.
+        batch: of samples.
+        loss_fn: from the model and the batch to losses, shape (samples,); `language_model_loss` if None.
 
     Raises:
         InputError: it returned something else.

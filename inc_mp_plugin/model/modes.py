@@ -22,7 +22,9 @@ _SHOWN = 3
 
 @contextmanager
 def as_measured(model: nn.Module) -> Iterator[None]:
-    """Without randomness, parameters frozen, gradients on, hidden products exposed; all put back at the end.
+    """Hold a model inside a `with` as it is measured; all is put back at the end.
+
+    It runs without randomness, its parameters are frozen, gradients are on, and hidden products are exposed.
 
     Raises:
         InputError: optimum-habana's code would run with dropout.
@@ -50,7 +52,7 @@ def as_measured(model: nn.Module) -> Iterator[None]:
 
 
 def module_of(model: nn.Module, name: str) -> nn.Module:
-    """The module of an op.
+    """Return the module of an op.
 
     Raises:
         InputError: the model has none of that name.
@@ -74,7 +76,13 @@ def say_unreached(graph: Graph, reached: Collection[str]) -> None:
 
 
 def _switch_randomness_off(model: nn.Module) -> None:
-    """Evaluation mode; training mode for optimum-habana's modules, which then change no tensor in place."""
+    """Switch to evaluation mode, and to training mode for optimum-habana's modules.
+
+    In training mode these modules change no tensor in place.
+
+    Raises:
+        InputError: optimum-habana's code would run with dropout or jitter.
+    """
     model.eval()
     modules = [module for module in model.modules() if is_of_optimum_habana(module)]
     for config in {id(c): c for m in modules if (c := getattr(m, "config", None)) is not None}.values():

@@ -1,4 +1,4 @@
-"""What is to be planned: a model and its calibration data, and what identifies them."""
+"""Subject of a plan: a model and its calibration data, and what identifies them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FORMAT_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be planned: a model and its calibration batches, loaded when first needed.
+    """Subject of a plan: a model and its calibration batches, loaded when first needed.
 
     `depends_on` identifies them (hashes and settings); `base` is the format the model runs in.
     `own_share` says that of several processes each has batches of its own, not all the same ones;
@@ -58,7 +58,13 @@ class Subject:
 
 
 def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossFunction | None) -> Subject:
-    """A model and batches that are there already, identified by their content."""
+    """Make a subject of a model and batches that are there already, identified by their content.
+
+    Args:
+        model: with its weights.
+        batches: of calibration.
+        loss_fn: from the model and a batch to losses, shape (samples,); the language-model loss if None.
+    """
     tensors: list[Any] = []
     map_tensors(list(batches), tensors.append)
     return Subject(
@@ -78,7 +84,7 @@ def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossF
 
 
 def with_data_of_all_ranks(subject: Subject) -> Subject:
-    """The same, identified by the batches of every process."""
+    """Identify a subject by the batches of every process."""
     if ranks.size() == 1:
         return subject
     everywhere = ranks.exchange(subject.depends_on["data"].encode())
@@ -86,10 +92,10 @@ def with_data_of_all_ranks(subject: Subject) -> Subject:
 
 
 def subject_measured_before(model: nn.Module, depends_on: Json) -> Subject:
-    """A model whose sensitivities were measured by another process, from batches that are gone.
+    """Make a subject of a model that another process measured, from batches that are gone.
 
     Args:
-        model: as it was measured.
+        model: as its sensitivities were measured.
         depends_on: what the stored sensitivities follow from.
     """
     now = subject_in_memory(model, (), None)
@@ -106,7 +112,7 @@ def subject_measured_before(model: nn.Module, depends_on: Json) -> Subject:
 
 
 def base_format(model: nn.Module) -> str:
-    """The format that a model runs in: that of most of its floating-point parameters.
+    """Find the format that a model runs in: that of most of its floating-point parameters.
 
     Raises:
         InputError: it has none, or they are of a format that cannot be a base.
@@ -152,7 +158,7 @@ def _hash(tensors: Iterable[Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the artefacts depend on; for this package's own see `reuse.ARITHMETIC`."""
+    """List the versions of what the artefacts depend on; for this package's own see `reuse.ARITHMETIC`."""
     # Gaudi software brings INC under the last of these names.
     names = ("torch", "transformers", "neural-compressor", "neural-compressor-pt")
     installed = {}

@@ -28,7 +28,7 @@ class Switch:
         return tuple(self._base)
 
     def pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
-        """Every op with its module in the base format and each one in a lower format."""
+        """Yield every op with its module in the base format and each one in a lower format."""
         for modules in self._low.values():
             for op, low in modules.items():
                 yield op, self._base[op], low
@@ -48,7 +48,13 @@ class Switch:
 
 
 def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one of that name."""
+    """Put a module in the place of the one of that name.
+
+    Args:
+        model: that holds the module of that name.
+        name: of the module to be replaced, with dots.
+        module: the new one.
+    """
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 

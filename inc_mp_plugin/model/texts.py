@@ -13,6 +13,11 @@ def read_texts(path: Path, samples: int, skip: int = 0) -> dict[int, str]:
 
     Lines end at "\n" alone: U+2028 and its like may stand in a text. Empty lines count, and are passed over.
 
+    Args:
+        path: of the file.
+        samples: number of texts to read.
+        skip: number of texts to leave out at the start of the file.
+
     Raises:
         InputError: it cannot be read, a line is not {"text": ...}, or it has too few of them.
     """
@@ -26,7 +31,7 @@ def read_texts(path: Path, samples: int, skip: int = 0) -> dict[int, str]:
 
 
 def count_texts(path: Path) -> int:
-    """Number of samples of a JSON-lines file.
+    """Count the samples of a JSON-lines file.
 
     Raises:
         InputError: it cannot be read.

@@ -13,7 +13,7 @@ _BLOCK = 2**20  # elements that are worked on at once: few enough to stay in a p
 
 
 def token_losses(logits: Tensor, labels: Tensor, ignored: int) -> Tensor:
-    """Negative log-likelihood of each label, in FP32.
+    """Compute the negative log-likelihood of each label, in FP32.
 
     For a token with logits x::
 
@@ -60,7 +60,7 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def _blocks(logits: Tensor) -> Iterator[tuple[int, slice]]:
-    """Tokens of one sample each, as many as fit."""
+    """Yield a sample and a slice of its tokens, as many as fit into `_BLOCK` elements."""
     samples, tokens, vocabulary = logits.shape
     step = max(_BLOCK // vocabulary, 1)
     for sample in range(samples):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Where and how time is measured: now `mp.TimingSettings(device=..., every_group=...)`."""
+    """The clock of measured time: now `mp.TimingSettings(device=..., every_group=...)`."""
 
     device: str
     settings: TimingSettings
@@ -23,7 +23,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How rounding is priced: now `noise="measured", scales=...` of `mp.tune`."""
+    """The price of rounding: now `noise="measured", scales=...` of `mp.tune`."""
 
     model: str = "uniform"
     scales: Scales | None = None

@@ -32,7 +32,7 @@ _SERVED_ANYHOW = {
 
 @exclusive
 def emit_files(folder: Path, target: str, overrides: list[str]) -> Path:
-    """configs/<target>.json of the plan in a folder, and what belongs to it.
+    """Write configs/<target>.json for the plan of a folder, and the files that belong to it.
 
     Args:
         folder: of the run.
@@ -66,7 +66,7 @@ def emit_files(folder: Path, target: str, overrides: list[str]) -> Path:
 
 
 def _served(run: Run, target: str, targets: Sequence[str], overrides: list[str]) -> Serving:
-    """How the model will be served, if that is no other way than the plan's for this target."""
+    """Return how the model will be served, if that is the plan's own way for this target."""
     asked, planned = parse_recipe(dict(_SERVED_ANYHOW), overrides, "emit"), run.plan.serving
     wanted = replace(planned, **{key: getattr(asked, key) for key in map(key_of, overrides)})
     if runs_alike(get_target(target), Captured.of(run.graph), planned, wanted):
@@ -83,7 +83,14 @@ def _served(run: Run, target: str, targets: Sequence[str], overrides: list[str])
 
 
 def runs_alike(consumer: Target, captured: Captured, one: Serving, other: Serving) -> bool:
-    """Whether a consumer runs a model in the same modules, by the same rules, served in these two ways."""
+    """Tell if a consumer runs a model in the same modules, by the same rules, served in two ways.
+
+    Args:
+        consumer: of the plan.
+        captured: the model.
+        one: the first way.
+        other: the second way.
+    """
     layout = consumer.lay_out(captured, one)
     if layout.caches and one.kv_cache != other.kv_cache:
         return False

@@ -101,7 +101,7 @@ class Run:
 
     @cached_property
     def demands(self) -> Demands:
-        """What the targets of the recipe demand of a plan."""
+        """The demands of the recipe's targets on a plan."""
         return self.job.demands(self.graph, held_back_for(self.job, self.sensitivity))
 
     @cached_property
@@ -122,12 +122,12 @@ class Run:
         return {name: constrained(gains, self.demands) for name, gains in self.free_gains.items()}
 
     def values(self, strategy: str) -> OpValues | None:
-        """eagl.json or alps.json, for these strategies; None for the others."""
+        """Read eagl.json or alps.json, for these strategies; return None for the others."""
         return stored_values(strategy, self.folder, measured_from(self.folder))
 
     @cached_property
     def held_back(self) -> tuple[str, ...]:
-        """Why ops stay in the base format whatever the threshold, one line per reason."""
+        """The reasons why ops stay in the base format whatever the threshold, one line each."""
         base, reached = self.recipe.model.dtype, set(self.sensitivity.ops)
         missed = {op.name for op in self.graph.ops} - reached
         demanded = self.planned_demands
@@ -145,7 +145,7 @@ class Run:
         return PLAN.read(self.folder)
 
     def solved_again(self, **changes: Any) -> list[str]:
-        """Overrides of `inc-mp solve` for the plan of this folder, with these changes."""
+        """List the overrides of `inc-mp solve` for the plan of this folder, with these changes."""
         plan, stored = self.plan, {key: getattr(self.recipe, key) for key in PLAN_KEYS}
         made = PLAN.made_from(self.folder)
         planned = {key: made.get(key) for key in PLAN_KEYS}  # a plan may be older than a key
@@ -168,7 +168,7 @@ class Run:
 
     @cached_property
     def subject(self) -> Subject:
-        """What the recipe names.
+        """The model and the samples that the recipe names.
 
         Raises:
             InputError: it is no longer what was measured.
@@ -182,7 +182,7 @@ class Run:
 
     @cached_property
     def meter(self) -> LossMeter:
-        """What measures losses on the recipe's held-out samples.
+        """The meter of losses on the recipe's held-out samples.
 
         Raises:
             InputError: the recipe names none.

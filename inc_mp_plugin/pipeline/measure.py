@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @exclusive
 def validate_plan(folder: Path) -> Validation:
-    """validation.json of the plan in a folder.
+    """Measure the plan of a folder on held-out samples; see `validation_stage`.
 
     Raises:
         InputError: an artefact is missing or damaged, or of another model or other data.
@@ -31,7 +31,7 @@ def validate_plan(folder: Path) -> Validation:
 
 @exclusive
 def validate_time(folder: Path, taus: Sequence[float]) -> TimeValidation:
-    """time_validation.json: plans at these thresholds, or at half, once and twice the plan's.
+    """Time plans at these thresholds, or at half, once and twice the plan's; see `time_validation_stage`.
 
     Raises:
         InputError: an artefact is missing or damaged, of another model or other data, or no time was
@@ -52,6 +52,11 @@ def validate_time(folder: Path, taus: Sequence[float]) -> TimeValidation:
 @exclusive
 def draw_frontier(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
     """Draw gain against loss for every objective that has gains; see `frontier_stage`.
+
+    Args:
+        folder: of the run.
+        points: of the exact curve.
+        draws: of the random baseline.
 
     Raises:
         InputError: an artefact is missing or damaged, or there are too few points.

@@ -27,7 +27,7 @@ DRY_RUN = "dry-run.json"
 def solve_overrides(
     stored: Mapping[str, Any], planned: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> list[str]:
-    """Overrides that make `inc-mp solve` plan as before, these changes aside.
+    """List the overrides that make `inc-mp solve` plan as before, these changes aside.
 
     `inc-mp solve` starts from the stored recipe each time, so whatever else the plan was made with must be
     said again.
@@ -50,7 +50,7 @@ def solve_overrides(
 
 
 def solve_command(folder: Path, overrides: list[str]) -> str:
-    """`inc-mp solve` as it is typed in a shell.
+    """Write `inc-mp solve` as it is typed in a shell.
 
     Example:
         >>> solve_command(Path("my runs/x"), ["tau=0.02", "targets=[cpu-qdq]"])
@@ -65,7 +65,7 @@ def key_of(override: str) -> str:
 
 
 def written(key: str, value: Any) -> str:
-    """A value of a recipe as an override.
+    """Write a value of a recipe as an override.
 
     Example:
         >>> written("targets", ("cpu-qdq",)), written("reuse_cache", True), written("confidence", None)

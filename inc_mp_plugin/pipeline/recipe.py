@@ -176,7 +176,16 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 
 
 def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> Recipe:
-    """Check the content of a recipe after overrides; see `load_recipe`."""
+    """Check the content of a recipe after overrides; see `load_recipe`.
+
+    Args:
+        content: as YAML or recipe.json has it; it is changed.
+        overrides: `key=value`.
+        source: names the file in errors.
+
+    Raises:
+        InputError: keys or values are not allowed; the text has one line per fault.
+    """
     content = store.unmarked(content, "recipe", "ops")
     for override in overrides:
         _override(content, override)
@@ -211,7 +220,7 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def _origin(error: Any, overrides: list[str], source: str) -> str:
-    """Where a fault comes from: an override that gave the value, or the file, with what it was joined by."""
+    """Name the origin of a fault: the override that gave the value, or the file and what joined it."""
     where, fault = [str(part) for part in error["loc"]], _fault(error)
     keys = {override: override.partition("=")[0].split(".") for override in overrides}
     for override, key in reversed(keys.items()):
@@ -223,7 +232,7 @@ def _origin(error: Any, overrides: list[str], source: str) -> str:
 
 
 def _fault(error: Any) -> str:
-    """One line for one fault: where, what was given, what is allowed."""
+    """Say in one line where a fault is, what was given, and what is allowed."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         *sections, key = error["loc"]

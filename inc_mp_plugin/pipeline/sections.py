@@ -16,7 +16,14 @@ _BASELINES = ("random", "prefix", "uniform")
 
 
 def knob_fault(strategy: str, tau: float | None, gain_fraction: float | None, budget: float | None) -> str:
-    """What is wrong about the knobs of a recipe for its strategy; empty if nothing is."""
+    """Say what is wrong about the knobs of a recipe for its strategy; empty if nothing is.
+
+    Args:
+        strategy: of the recipe.
+        tau: its threshold, if any.
+        gain_fraction: its least gain, if any.
+        budget: its most cost, if any.
+    """
     if tau is None and gain_fraction is None and budget is None:
         return "give tau (threshold of the normalized RMSE), gain_fraction (wanted gain) or budget (of cost)"
     if gain_fraction is not None and budget is not None:
@@ -79,7 +86,7 @@ class ValidationSection(Section):
 
 
 class RequestSection(Section):
-    """What time is priced for: TTFT + output_tokens x TPOT of so many prompts at once."""
+    """The request that time is priced for: TTFT + output_tokens x TPOT of so many prompts at once."""
 
     prompt_tokens: Annotated[int, Field(gt=1)]
     output_tokens: Annotated[int, Field(ge=0)] = 0
@@ -87,7 +94,7 @@ class RequestSection(Section):
 
 
 class TimingSection(Section):
-    """Where and how long time is measured; see `gain.bench.TimingSettings`."""
+    """The device that time is measured on, and for how long; see `gain.bench.TimingSettings`."""
 
     device: TimedDevice = "cpu"
     repeats: Annotated[int, Field(ge=3)] = 15

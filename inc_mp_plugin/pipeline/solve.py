@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @exclusive
 def solve_folder(folder: Path, overrides: list[str]) -> Plan:
-    """plan.json for another tau, objective, strategy ..., from the stored artefacts.
+    """Plan for another tau, objective, strategy ..., from the stored artefacts: plan.json.
 
     Raises:
         InputError: an artefact is missing or damaged, or another key is overridden.
@@ -53,5 +53,5 @@ def _plan_before(folder: Path) -> Plan | None:
 
 
 def _files_say(plan: Plan) -> tuple[object, ...]:
-    """What of a plan the files of a target say."""
+    """Return the values of a plan that the files of a target say."""
     return plan.formats, plan.targets, plan.serving, plan.objective, plan.tau

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the stages came to.
+    """The result of the stages.
 
     `held_back` are the ops that INC has no scale for, with the reason; `gains` are of the job's objective.
     """
@@ -97,7 +97,14 @@ def dry_run(recipe: Recipe, out: Path) -> Outcome:
 
 
 def in_all_processes(job: Job, subject: Subject, make: Callable[[], Plan], out: Path) -> Plan:
-    """Make a plan in the first of several processes; the others measure their share of the samples."""
+    """Make a plan in the first of several processes; the others measure their share of the samples.
+
+    Args:
+        job: what is planned for.
+        subject: the model, in every process.
+        make: makes the plan.
+        out: folder of the artefacts.
+    """
     return plan_together(
         make,
         {KIND: lambda graph: measure(job, subject, graph, out), **tasks(job, subject, out)},
@@ -105,7 +112,13 @@ def in_all_processes(job: Job, subject: Subject, make: Callable[[], Plan], out: 
 
 
 def run_stages(job: Job, subject: Subject, out: Path) -> Outcome:
-    """Run the stages of a job in a folder; without weights nothing is lost, and no plan is written."""
+    """Run the stages of a job in a folder; without weights nothing is lost, and no plan is written.
+
+    Args:
+        job: what is planned for.
+        subject: the model and its samples.
+        out: folder of the artefacts.
+    """
     graph = graph_stage(subject, out)
     runnable = job.runnable(graph)
     if subject.has_weights:

@@ -10,7 +10,10 @@ from inc_mp_plugin.report.trials import deviation, differences, levels, mean, pe
 
 
 def accuracy_blocks(one: Experiment) -> tuple[Block, ...]:
-    """Charts of each score's difference to the base format, and their averages."""
+    """Make the charts of each score's difference to the base format, and the tables.
+
+    One table has the averages of the differences in %, the other the scores in the base format.
+    """
     metrics = [metric for metric, base in one.base_scores.items() if base]
     kinds = list(dict.fromkeys(trial.strategy for trial in one.trials))
     text = (
@@ -75,10 +78,10 @@ def _base_table(one: Experiment) -> Table:
 
 
 def _is_perplexity(metric: str) -> bool:
-    """Whether less of a score is better."""
+    """Tell if less of a score is better."""
     return "perplexity" in metric or metric.endswith(("/bits_per_byte", "/ppl"))
 
 
 def _file_name(metric: str) -> str:
-    """The metric's name without what a file name cannot hold."""
+    """Turn a metric's name into one for a file: all but letters, digits, - and _ becomes -."""
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in metric)

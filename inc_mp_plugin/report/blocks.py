@@ -137,7 +137,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is not there, and the command that makes it."""
+    """A note on what is not there, and the command that makes it."""
 
     text: str
     command: str

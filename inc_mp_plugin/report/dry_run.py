@@ -11,7 +11,14 @@ from inc_mp_plugin.report.text import amount
 
 
 def dry_run_lines(graph: Graph, demands: Demands, gains: Gains, plan: Plan) -> list[str]:
-    """Say what a recipe comes to without a loss; `plan` is that of the largest gain."""
+    """Say what a recipe comes to without a loss.
+
+    Args:
+        graph: from `capture`.
+        demands: of the consumers of the plan: ties, and ops that are kept or lowered.
+        gains: of every group, for one objective.
+        plan: that of the largest gain.
+    """
     lines = [
         f"{len(graph.ops)} ops in {len(graph.groups)} groups; {len(graph.unsupported)} products are no ops",
         *(f"tied, {count} times: {why}" for why, count in Counter(t.why for t in demands.ties).items()),

@@ -30,12 +30,12 @@ _TITLES = {
 
 
 def experiments(found: Found) -> tuple[Section, ...]:
-    """One section per experiment, for every objective that it was made for."""
+    """Make one section per kind of experiment, with every objective that it was made for."""
     return tuple(_section(found, name, title) for name, title in _TITLES.items())
 
 
 def experiment_blocks(one: Experiment) -> tuple[Block, ...]:
-    """Charts and tables of an experiment."""
+    """Make the charts and tables of an experiment."""
     blocks: dict[str, Callable[[Experiment], tuple[Block, ...]]] = {
         "choices": _choices,
         "prediction": _prediction,
@@ -84,7 +84,7 @@ def _choices(one: Experiment) -> tuple[Block, ...]:
 
 
 def _runs(marks: Iterable[bool]) -> tuple[tuple[int, int], ...]:
-    """Start and length of each run of marks.
+    """Find the start and the length of each run of marks.
 
     Example:
         >>> _runs([True, False, True, True])

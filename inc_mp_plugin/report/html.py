@@ -30,7 +30,7 @@ _WRAPPED = 48  # characters in a cell that may have several lines
 
 
 def page(info: ReportInfo, pictures: Mapping[str, str]) -> str:
-    """The whole page.
+    """Render the whole page.
 
     Args:
         info: what it says.
@@ -129,12 +129,12 @@ def _cell(cell: MapCell | None) -> str:
 
 
 def _scrolled(whole: str, label: str) -> str:
-    """In a box that scrolls sideways, by keyboard too."""
+    """Put an element in a box that scrolls sideways, by keyboard too."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{whole}</div>'
 
 
 def _text(text: str) -> str:
-    """Escaped, with `code` as code."""
+    """Escape a text for HTML, and mark `code` as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 

@@ -16,7 +16,7 @@ _GAIN = "gain, % of the largest"
 
 
 def frontier(found: Found) -> Section:
-    """Gain against loss, per objective."""
+    """Make the section on gain against loss, per objective."""
     title = "Gain against loss"
     if not found.frontiers:
         command = f"inc-mp frontier {found.folder}"
@@ -62,7 +62,7 @@ def _curve(one: Frontier, curve: Curve) -> tuple[tuple[float, ...], tuple[float,
 
 
 def frontier_table(one: Frontier, rows: Sequence[FrontierRow]) -> Table:
-    """The exact curve, and what the baselines pay for as much gain."""
+    """Make the table of the exact curve, and of what the baselines pay for as much gain."""
     shown = tuple(
         (
             amount(row.gain, one.unit),
@@ -86,7 +86,7 @@ def frontier_table(one: Frontier, rows: Sequence[FrontierRow]) -> Table:
 
 
 def validation(found: Found) -> Section:
-    """Predicted against measured loss MSE."""
+    """Make the section on predicted against measured loss MSE."""
     title, seen = "Predicted against measured loss", found.validation
     if seen is None:
         command = f"inc-mp validate {found.folder}"
@@ -105,7 +105,15 @@ def _validation_chart(seen: Validation) -> Chart:
 
 
 def against_measured(name: str, caption: str, series: Sequence[tuple[str, str, Sequence[Point]]]) -> Chart:
-    """Predicted against measured loss MSE; what is 0 has no place on these axes."""
+    """Make the chart of predicted against measured loss MSE.
+
+    Both axes are logarithmic, so a point with a loss MSE of 0 has no place there and is left out.
+
+    Args:
+        name: of the chart's files.
+        caption: the question that the chart answers.
+        series: label, style (one of `plots.STYLES`) and points of each.
+    """
     drawn = []
     for label, style, points in series:
         kept = [point for point in points if point.predicted > 0 and point.measured > 0]
@@ -128,7 +136,10 @@ def against_measured(name: str, caption: str, series: Sequence[tuple[str, str, S
 
 
 def validation_table(seen: Validation, confidence: float) -> Table:
-    """Predicted against measured: the plan first, then the random plans by size."""
+    """Make the table of predicted against measured loss MSE.
+
+    The plan comes first, then the random plans by rising prediction.
+    """
     points = (seen.plan, *sorted(seen.points, key=lambda point: point.predicted))
     return Table(
         f"Loss MSE on {seen.samples} held-out samples; ! is outside of the interval that was predicted for "
@@ -157,7 +168,7 @@ def validation_table(seen: Validation, confidence: float) -> Table:
 
 
 def closed_loop(found: Found) -> Section:
-    """The plans that were measured, tight to loose, until one no longer held."""
+    """Make the section on the plans that were measured, tight to loose, until one no longer held."""
     title, seen = "Closed loop: loosened as long as tau surely holds", found.verification
     if seen is None:
         command = f"inc-mp tune RECIPE.yaml verify=true --out {found.folder}"

@@ -8,12 +8,17 @@ from inc_mp_plugin.report.text import NO_TAU, threshold
 
 
 def without_cache(plan: Plan) -> bool:
-    """Whether losses are measured of a plan's ops alone: INC has no KV cache to put in FP8 on a CPU."""
+    """Tell if losses are measured of a plan's ops alone: INC has no KV cache to put in FP8 on a CPU."""
     return plan.serving.kv_cache == "fp8"
 
 
 def with_interval(value: float, interval: Interval | None, form: str = ".4g") -> str:
-    """A measured value with the ends of its interval.
+    """Format a measured value with the ends of its interval.
+
+    Args:
+        value: what was measured.
+        interval: of the value; None where there is none.
+        form: format specification of each number.
 
     Example:
         >>> with_interval(0.002, Interval(0.0015, 0.0028)), with_interval(0.002, None)
@@ -25,11 +30,11 @@ def with_interval(value: float, interval: Interval | None, form: str = ".4g") ->
 
 
 def measured_text(seen: Validation, plan: Plan | None = None) -> str:
-    """How well the prediction did, and whether tau held.
+    """Say how well the prediction did, and if tau held.
 
     Args:
         seen: what was measured.
-        plan: that was measured; without it, one that has no KV cache in FP8.
+        plan: that was measured; without it, a plan that has no KV cache in FP8 is assumed.
     """
     nrmse = with_interval(seen.nrmse, seen.nrmse_interval)
     level = f"; in brackets, a {100 * seen.verify_confidence:g} % interval" if seen.nrmse_interval else ""

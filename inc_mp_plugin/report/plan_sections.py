@@ -29,7 +29,7 @@ _LONGEST = 30  # characters of a label in a chart
 
 
 def headline(found: Found) -> Section:
-    """What the plan does, and its key figures."""
+    """Make the section on what the plan does, with its key figures."""
     plan = found.plan
     share = 100.0 * plan.gain / plan.largest_gain if plan.largest_gain else 0.0
     low, high = (nrmse_of(plan, end) for end in plan.interval)
@@ -53,7 +53,7 @@ def headline(found: Found) -> Section:
 
 
 def measured_nrmse(found: Found) -> tuple[Measured, int] | None:
-    """The plan's NRMSE on held-out samples, and how many these are."""
+    """Return the plan's NRMSE on held-out samples and their number; None if it was not measured."""
     seen = found.validation
     if seen is not None:
         return Measured(seen.nrmse, seen.nrmse_interval), seen.samples
@@ -89,7 +89,7 @@ def _tau_tile(found: Found) -> Tile:
 
 
 def plan_map(table: PlanTable) -> Section:
-    """Layers down, ops across; then the ops outside of layers."""
+    """Make the section with the map: layers down, ops across; then the ops outside of layers."""
     caption = (
         "Which ops run in a lower format? In their cells: share of the loss budget and, below it, share of "
         "the largest gain, in %. The stronger the colour, the more of the loss budget; a dot is the "
@@ -121,7 +121,7 @@ def _cell(table: PlanTable, layer: str, column: str, cell: Cell, largest: float)
 
 
 def budget(found: Found, table: PlanTable) -> Section:
-    """Which ops and which kinds of op the loss budget goes to."""
+    """Make the section on the ops and the kinds of op that the loss budget goes to."""
     cells = {
         _label(layer, column): cell.loss_percent
         for layer, row in table.rows.items()
@@ -170,7 +170,7 @@ def _largest(shares: Mapping[str, float]) -> tuple[tuple[str, float, str], ...]:
 
 
 def uncertainty(found: Found) -> Section:
-    """Whether other samples would have given another plan."""
+    """Make the section on whether other samples would have given another plan."""
     seen, plan = found.stability, found.plan
     lines: list[Block] = [_verdict(seen, plan, len(found.losses.loss))]
     if seen.doubtful:
@@ -195,12 +195,19 @@ def _verdict(seen: Stability, plan: Plan, samples: int) -> str:
 
 
 def table_of(found: Found) -> PlanTable:
-    """The plan by layer and op."""
+    """Arrange the plan by layer and op."""
     return plan_table(found.plan, found.gains[found.plan.objective], found.losses)
 
 
 def missing(found: Found, stem: str, what: str, command: str) -> Missing:
-    """Say that an artefact is missing, or why it is not shown, and what makes it."""
+    """Say that an artefact is missing, or why it is not shown, and what makes it.
+
+    Args:
+        found: tells which artefacts are outdated, and why.
+        stem: name of the artefact's file, without its ending.
+        what: name of the artefact in the sentence.
+        command: that makes it.
+    """
     why = found.outdated.get(stem)
     text = f"{what}: {why}." if why else f"{what}: not made yet."
     return Missing(text, command)

@@ -45,7 +45,7 @@ def print_in_full(table: Table, console: Console) -> None:
 
 
 def _drawn(title: str, columns: Sequence[str], rows: Sequence[Sequence[Text]], left: int = 0) -> Table:
-    """A table whose first `left` columns are words.
+    """Make a table whose first `left` columns are words.
 
     The widths are given, because rich takes most of its time to find them, three times over.
     """

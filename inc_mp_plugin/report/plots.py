@@ -65,7 +65,7 @@ _SETTINGS = {
 
 
 def render(figure: Figure) -> tuple[bytes, bytes]:
-    """A figure as PNG and as SVG, both on white.
+    """Render a figure as PNG and as SVG, both on white.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -116,7 +116,10 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
 
 
 def _label_decades(axis: Axis, between: float) -> None:
-    """Label a logarithmic axis in plain text, between the decades too if it has at most so many."""
+    """Write the labels of a logarithmic axis in plain text.
+
+    There are labels between the decades too, if the axis spans at most `between` decades.
+    """
     from matplotlib.ticker import LogFormatter
 
     axis.set_major_formatter(LogFormatter(labelOnlyBase=False))
@@ -139,7 +142,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
 
 
 def _ends(middle: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[list[float]] | None:
-    """Lengths of error bars, as matplotlib wants them: none is negative."""
+    """Compute the lengths of error bars, as matplotlib wants them: none is negative. None without ends."""
     if not low:
         return None
     below = [max(0.0, m - end) for m, end in zip(middle, low, strict=True)]
@@ -225,7 +228,7 @@ def _check_matplotlib() -> None:
 
 @contextlib.contextmanager
 def _settings(name: str) -> Iterator[None]:
-    """Our look, and ids that follow from the figure's name."""
+    """Hold matplotlib to our look, and to ids that follow from the figure's name."""
     _check_matplotlib()
     import matplotlib
 

@@ -13,7 +13,7 @@ from inc_mp_plugin.report.found import Found, Json
 
 
 def left_out(found: Found) -> Section:
-    """What could not be quantized, and why."""
+    """Make the section on what could not be quantized, and why."""
     blocks: list[Block] = []
     unsupported, measured = found.graph.unsupported, set(found.losses.ops)
     never_ran = [op.name for op in found.graph.ops if op.name not in measured]
@@ -34,7 +34,7 @@ def left_out(found: Found) -> Section:
 
 
 def reproduce(found: Found) -> Section:
-    """Versions, commands and the recipe."""
+    """Make the section with the versions, the commands and the recipe."""
     measured = found.depends_on.get("sensitivity", {})
     versions = dict(measured.get("versions", {}))
     if measured.get("made_by"):
@@ -55,7 +55,7 @@ def reproduce(found: Found) -> Section:
 
 
 def commands(found: Found) -> Iterator[str]:
-    """What was called, in order, as far as the artefacts tell."""
+    """Yield the commands that were called, in order, as far as the artefacts tell."""
     folder, made = shlex.quote(found.folder), found.depends_on
     if _in_memory(found):
         yield f"# in Python: inc_mp_plugin.tune(model, batches, ..., out={found.folder!r})"
@@ -98,7 +98,7 @@ def _recipe_name(found: Found) -> str:
 
 
 def _given(value: Any) -> Any:
-    """A recipe without the keys that were not given."""
+    """Return a recipe without the keys that were not given."""
     if not isinstance(value, dict):
         return value
     return {key: _given(inner) for key, inner in value.items() if inner is not None and inner != {}}

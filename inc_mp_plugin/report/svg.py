@@ -9,7 +9,9 @@ from inc_mp_plugin.report.plots import COLORS, INK, PAPER
 
 
 def inline(svg: str, name: str, label: str) -> str:
-    """The `<svg>` element for a page: in the page's ink and font, with ids of its own, without addresses.
+    """Return the `<svg>` element of a picture, made to stand inside a page.
+
+    It has the page's ink and font, ids of its own, and no addresses.
 
     Args:
         svg: as `plots.render` returns it.

@@ -32,13 +32,28 @@ def print_table(table: Words, console: Console) -> None:
 def print_validation(
     validation: Validation, confidence: float, console: Console, plan: Plan | None = None
 ) -> None:
-    """Print predicted against measured, the plan first, then random plans by size; see `measured_text`."""
+    """Print predicted against measured loss MSE, then `measured_text`.
+
+    The plan comes first, then the random plans by rising prediction.
+
+    Args:
+        validation: what was measured.
+        confidence: of the predicted intervals, from 0 to 1.
+        console: where to print.
+        plan: that was measured; see `measured_text`.
+    """
     print_table(validation_table(validation, confidence), console)
     console.print(measured_text(validation, plan), markup=False, soft_wrap=True)
 
 
 def print_frontier(one: Frontier, rows: Sequence[FrontierRow], console: Console) -> None:
-    """Print gain against loss: the exact curve, and what the baselines pay for as much gain."""
+    """Print gain against loss: the exact curve, and what the baselines pay for as much gain.
+
+    Args:
+        one: the frontier.
+        rows: its points that are shown.
+        console: where to print.
+    """
     print_table(frontier_table(one, rows), console)
 
 

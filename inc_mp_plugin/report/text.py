@@ -48,6 +48,11 @@ def plan_table(plan: Plan, gains: Gains, losses: LossModel) -> PlanTable:
 
     The gain of a group is shared equally among its lowered ops; groups of one op need no sharing. The loss
     budget is that of the ops and of a KV cache in FP8 together.
+
+    Args:
+        plan: what is arranged.
+        gains: of every group, for the objective of the plan.
+        losses: give the loss MSE of every op, and of a KV cache in FP8.
     """
     shares, cache = _gain_shares(plan, gains), float(losses.cache_loss_mse.mean())
     capacity = losses.without_drift(plan.loss_budget) + cache
@@ -72,7 +77,7 @@ def plan_table(plan: Plan, gains: Gains, losses: LossModel) -> PlanTable:
 
 
 def _together(one: Cell, other: Cell, base: str) -> Cell:
-    """Experts share a column: what they cost and gain adds up."""
+    """Add up the cells of experts that share a column: what they cost and gain, in percent."""
     format = other.format if one.format == base else one.format
     return Cell(format, one.loss_percent + other.loss_percent, one.gain_percent + other.gain_percent)
 
@@ -97,9 +102,10 @@ def split_name(op: str) -> tuple[str, str]:
 
 
 def places(ops: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Layer and column of each op; where short names of columns would coincide, long ones.
+    """Find the layer and the column of each op.
 
-    Experts, with a number of their own, share columns that begin with a star.
+    Where short names of columns would coincide, columns have long ones. Experts, with a number of
+    their own, share columns that begin with a star.
 
     Example:
         >>> places(["h.0.attn.q", "h.0.cross.q", "h.0.mlp"])["h.0.cross.q"]
@@ -115,7 +121,7 @@ def places(ops: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def summary(plan: Plan) -> list[str]:
-    """What the plan does, in a few sentences."""
+    """Describe what the plan does, in a few sentences."""
     low = sorted({plan.formats[op] for op in plan.quantized}) or ["a lower format"]
     share = 100.0 * plan.gain / plan.largest_gain if plan.largest_gain else 0.0
     lines = [
@@ -142,12 +148,15 @@ NO_TAU = "not held to a tau"
 
 
 def threshold(plan: Plan) -> str:
-    """The threshold that a plan was held to; one that was only asked for a gain has its own loss as tau."""
+    """Name the threshold that a plan was held to.
+
+    A plan that was only asked for a gain has its own loss as tau; it was not held to any.
+    """
     return f"tau {plan.tau:.6g}" if (plan.tau, plan.loss_budget) != (plan.nrmse, plan.loss_mse) else NO_TAU
 
 
 def tie_lines(plan: Plan) -> list[str]:
-    """What the ties of a plan cost, one line for those of one reason."""
+    """Say what the ties of a plan cost, in one line per reason for ties."""
     costs: dict[str, list[float]] = {}
     for tie in plan.ties:
         costs.setdefault(tie.why, []).append(tie.cost)
@@ -163,12 +172,12 @@ def _status(plan: Plan) -> str:
 
 
 def nrmse_of(plan: Plan, loss_mse: float) -> float:
-    """Normalized RMSE of another loss MSE of the same samples as a plan's."""
+    """Return the normalized RMSE of another loss MSE, of the same samples as the plan's loss MSE."""
     return plan.nrmse * math.sqrt(loss_mse / plan.loss_mse) if plan.loss_mse else 0.0
 
 
 def amount(value: float, unit: str) -> str:
-    """A gain with a readable unit.
+    """Format a gain with a readable unit.
 
     Example:
         >>> amount(4134912.0, "byte"), amount(3.2e-5, "s")
@@ -184,7 +193,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds as milliseconds, to three decimals at most.
+    """Format seconds as milliseconds, to three decimals at most.
 
     Example:
         >>> milliseconds(0.13421), milliseconds(-0.0000123)
@@ -225,7 +234,7 @@ class FrontierRow:
 
 
 def frontier_rows(one: Frontier) -> list[FrontierRow]:
-    """A frontier as a table, one row per point of its exact curve."""
+    """Turn a frontier into the rows of a table, one per point of its exact curve."""
     exact = one.curves[0]
     rows = []
     for k, (gain, loss_mse) in enumerate(zip(exact.gain, exact.loss_mse, strict=True)):
@@ -247,7 +256,10 @@ def frontier_rows(one: Frontier) -> list[FrontierRow]:
 
 
 def _mean_nrmse(one: Frontier, strategy: str, gain: float) -> float | None:
-    """NRMSE of the mean loss MSE of a strategy's draws for this gain; None if one never gets there."""
+    """Return the NRMSE of the mean loss MSE of a strategy's draws for this gain.
+
+    The result is None if one of the draws never gains as much, or if there is none.
+    """
     losses = [curve.least_loss(gain) for curve in one.curves if curve.strategy == strategy]
     known = [loss for loss in losses if loss is not None]
     return one.nrmse(math.fsum(known) / len(known)) if known and len(known) == len(losses) else None

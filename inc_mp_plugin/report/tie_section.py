@@ -12,7 +12,7 @@ from inc_mp_plugin.report.text import amount
 
 
 def ties(found: Found) -> Section | None:
-    """Ties of the plan by what ties them; None if it was held to none."""
+    """Make the section on the ties of the plan, by what ties them; None for a plan without targets."""
     plan = found.plan
     if not plan.targets:
         return None

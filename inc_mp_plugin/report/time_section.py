@@ -12,7 +12,7 @@ _BARS = "Bars: two standard errors"
 
 
 def time(found: Found) -> Section:
-    """Predicted against measured time."""
+    """Make the section on predicted against measured time."""
     title, seen = "Predicted against measured time", found.time
     if seen is None:
         command = f"inc-mp validate {found.folder} --time"
@@ -27,7 +27,7 @@ def time(found: Found) -> Section:
 
 
 def time_text(seen: TimeValidation) -> str:
-    """How many plans add up."""
+    """Say how many plans save what their groups add up to."""
     measured = [plan for plan in seen.plans if plan.quantized]
     held = sum(plan.additive for plan in measured)
     return (
@@ -37,12 +37,19 @@ def time_text(seen: TimeValidation) -> str:
 
 
 def time_tables(seen: TimeValidation) -> tuple[Table, ...]:
-    """Whole plans beside the sums of their groups, then groups beside the sums of their ops."""
+    """Make the tables of the time saved.
+
+    The first has whole plans beside the sums of their groups. If groups were measured, the second has groups
+    beside the sums of their ops.
+    """
     return (_plans_table(seen), *([_groups_table(seen)] if seen.groups else []))
 
 
 def time_charts(seen: TimeValidation) -> tuple[Chart, ...]:
-    """Whole plans over the sums of their groups; groups over the sums of their ops, and over MACs."""
+    """Make the charts of the time saved, in ms.
+
+    They show whole plans over the sums of their groups; groups over the sums of their ops, and over MACs.
+    """
     plans = [plan for plan in seen.plans if plan.quantized]
     groups = seen.groups
     label = "time saved, measured, ms"

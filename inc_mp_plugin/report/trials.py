@@ -9,7 +9,7 @@ from inc_mp_plugin.core.results import Experiment, Trial
 
 
 def levels(trials: Iterable[Trial], strategy: str) -> dict[float, list[Trial]]:
-    """The trials of a strategy by level, rising."""
+    """Group the trials of a strategy by level, rising."""
     found: dict[float, list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.level):
         if trial.strategy == strategy:
@@ -18,17 +18,17 @@ def levels(trials: Iterable[Trial], strategy: str) -> dict[float, list[Trial]]:
 
 
 def measured(trials: Iterable[Trial]) -> list[float]:
-    """The measured loss MSEs, as far as there are any."""
+    """List the measured loss MSEs, as far as there are any."""
     return [trial.measured for trial in trials if trial.measured is not None]
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
+    """Return the arithmetic mean."""
     return math.fsum(values) / len(values)
 
 
 def deviation(values: Sequence[float]) -> float:
-    """Standard deviation of a sample; 0 of a single value.
+    """Return the standard deviation of a sample; 0 of a single value.
 
     Example:
         >>> deviation([1.0, 3.0]), deviation([2.0])
@@ -41,11 +41,17 @@ def deviation(values: Sequence[float]) -> float:
 
 
 def percent(one: Experiment, gain: float) -> float:
-    """A gain in percent of the largest."""
+    """Return a gain in percent of the largest."""
     return 100.0 * gain / one.largest_gain if one.largest_gain else 0.0
 
 
 def differences(one: Experiment, trials: Iterable[Trial], metric: str) -> list[float]:
-    """By how many percent of the base format's score those of trials differ from it."""
+    """Return the differences of scores to that of the base format, in percent of the latter.
+
+    Args:
+        one: the experiment, which has the scores in the base format.
+        trials: those to compare; a trial without this score is left out.
+        metric: name of the score.
+    """
     base = one.base_scores[metric]
     return [100.0 * (trial.scores[metric] - base) / abs(base) for trial in trials if metric in trial.scores]

@@ -83,7 +83,10 @@ def locked(folder: Path) -> Iterator[None]:
 def exclusive(
     function: Callable[Concatenate[Path, Arguments], Result],
 ) -> Callable[Concatenate[Path, Arguments], Result]:
-    """The same function, holding the folder that is its first argument; one that is missing is not made."""
+    """Wrap a function so that it holds the folder that is its first argument.
+
+    A folder that is missing is not made, and not held.
+    """
 
     @wraps(function)
     def alone(folder: Path, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -114,7 +117,7 @@ def _take(path: Path, folder: Path) -> int:
 
 
 def _lock(file: int, path: Path, folder: Path) -> bool:
-    """Lock the file; tell whether the file system keeps locks at all."""
+    """Lock the file; tell if the file system keeps locks at all."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -150,7 +153,7 @@ def _replaced(file: int, path: Path) -> bool:
 
 
 def _read(file: int) -> Holder | None:
-    """Who holds the lock, as far as the file says; it is empty for a moment at first."""
+    """Read from the file who holds the lock; None if it does not say: it is empty for a moment at first."""
     try:
         return Holder(**json.loads(os.pread(file, 1 << 16, 0)))
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""How fast long work goes, and what of that a person is told: counts and times as words."""
+"""Pace of long work, and what of it a person is told: counts and times as words."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Pace:
     made: int = 0
 
     def stepped(self, now_s: float) -> Pace:
-        """The pace after one more step."""
+        """Return the pace after one more step."""
         return replace(self, made=self.made + 1, last_s=now_s)
 
     def left_s(self, now_s: float) -> float | None:
-        """Time left if all steps take the mean of those made; None where that says nothing.
+        """Estimate the time left, in s, by the mean of the steps made; None where that says nothing.
 
         A step that takes longer than the mean holds the time where it is, and the last one, for which
         there is no time left then, has none to show.
@@ -57,7 +57,7 @@ class Pace:
         return left or None
 
     def words(self, now_s: float) -> str:
-        """Steps done, their total, and the time left: `12 of 64, 3 min left`."""
+        """Write the steps done, their total, and the time left: `12 of 64, 3 min left`."""
         work, done = self.work, self.work.done + self.made
         count = f"{done} of {work.total}"
         if work.at_most:
@@ -68,12 +68,15 @@ class Pace:
         return f"{count}, {'at most ' if work.at_most else ''}{duration(math.ceil(left))} left"
 
     def line(self, now_s: float) -> str:
-        """`words`, after what is done."""
+        """Write the description of the work, then `words`."""
         return f"{self.work.description}: {self.words(now_s)}"
 
     @property
     def announcement(self) -> str:
-        """After a first step: how long all will take, if that is long, and how to make it shorter."""
+        """The line after a first step: the time that all will take, and how to make it shorter.
+
+        Empty where that time is not long, and after any other step.
+        """
         missing = self.work.total - self.work.done
         whole_s = (self.last_s - self.began_s) / max(self.made, 1) * missing
         if self.made != 1 or whole_s <= _LONG_S:
@@ -84,13 +87,13 @@ class Pace:
         return f"{self.work.description}: {most}{long} in all{shorter}"
 
     def end(self, now_s: float) -> str:
-        """The line at the end."""
+        """Write the line at the end."""
         made = counted(self.made, self.work.noun)
         return f"{self.work.description}: {made} in {duration(now_s - self.began_s)}"
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things.
+    """Write a number of things, such as plans.
 
     Example:
         >>> counted(1, "plan"), counted(8, "batch")
@@ -101,7 +104,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it.
+    """Write a time, in s, as a person says it.
 
     Example:
         >>> duration(0.42), duration(80), duration(190), duration(12300)

@@ -1,4 +1,4 @@
-"""What a person may see of work under way: lines, and bars with the time left.
+"""Progress of work under way, as a person may see it: lines, and bars with the time left.
 
 Lines go to the logger "inc_mp_plugin", which shows nothing by itself. `shown`, for the command line, shows
 them on standard error and, in a terminal, bars.
@@ -30,7 +30,7 @@ Item = TypeVar("Item")
 
 @lru_cache(maxsize=1)
 def console() -> Console:
-    """The console on standard error."""
+    """Return the console on standard error."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
@@ -55,7 +55,7 @@ def tell(text: str) -> None:
 
 
 class _Lines(logging.Handler):
-    """Prints what is logged."""
+    """Handler that prints what is logged."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line."""
@@ -147,7 +147,7 @@ def _lines(under_way: _UnderWay) -> AbstractContextManager[None]:
 
 @contextmanager
 def _at_intervals(under_way: _UnderWay) -> Iterator[None]:
-    """Lines from a thread, for a step may take longer than the interval."""
+    """Log lines from a thread inside a `with`, for a step may take longer than the interval."""
     ended = Event()
 
     def report() -> None:
@@ -167,7 +167,7 @@ def _at_intervals(under_way: _UnderWay) -> Iterator[None]:
 
 @contextmanager
 def _bar(under_way: _UnderWay) -> Iterator[None]:
-    """A bar with the words of the lines; rich's own time left forgets steps of half a minute and more."""
+    """Show a bar with the words of the lines; rich's own time left forgets steps of half a minute or more."""
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
 

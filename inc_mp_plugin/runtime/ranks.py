@@ -22,12 +22,12 @@ Item = TypeVar("Item")
 
 
 def rank() -> int:
-    """Number of this process; 0 is the one that decides."""
+    """Return the number of this process; 0 is the one that decides."""
     return _group().get_rank() if _started() else 0
 
 
 def size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return _group().get_world_size() if _started() else 1
 
 
@@ -46,7 +46,7 @@ def joined() -> Iterator[None]:
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:
-    """The part of this process: consecutive ones, so that all parts in a row are the whole.
+    """Return the part of this process: consecutive items, so that all parts in a row are the whole.
 
     Example:
         >>> share([1, 2, 3])
@@ -57,7 +57,7 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
 
 
 def exchange(content: bytes) -> list[bytes]:
-    """What every process gave, in the order of their ranks."""
+    """Gather what every process gave, in the order of their ranks."""
     if size() == 1:
         return [content]
     import torch
@@ -71,7 +71,7 @@ def exchange(content: bytes) -> list[bytes]:
 
 
 def exchange_arrays(arrays: Arrays) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """Arrays of every process, in the order of their ranks."""
+    """Gather the arrays of every process, in the order of their ranks."""
     import numpy as np
 
     if size() == 1:
@@ -98,7 +98,7 @@ def tell(content: bytes) -> None:
 
 
 def hear() -> bytes:
-    """What the first process tells."""
+    """Wait for what the first process tells, and return it."""
     return _broadcast(b"")
 
 
@@ -119,7 +119,7 @@ def _tensor(content: bytes) -> torch.Tensor:
 
 
 def _device() -> torch.device:
-    """Where the group's backend wants its tensors."""
+    """Return the device on which the group's backend wants its tensors."""
     import torch
 
     accelerator = torch.accelerator.current_accelerator()

@@ -71,18 +71,24 @@ def run_stage(
 
 
 def numbered(kind: str, depends_on: Mapping[str, Any]) -> Json:
-    """Dependencies with the number of this kind's arithmetic, beside those that are there."""
+    """Add the number of this kind's arithmetic to dependencies, beside the numbers that are there."""
     numbers = {**depends_on.get(_NUMBERS, {}), kind: ARITHMETIC.get(kind, 1)}
     return {**depends_on, _NUMBERS: numbers}
 
 
 def partial(path: Path, kind: str, depends_on: Mapping[str, Any]) -> store.Partial:
-    """Name the file of an interrupted stage, valid while all that the stage depends on is the same."""
+    """Name the file of an interrupted stage, valid while all that the stage depends on is the same.
+
+    Args:
+        path: of the file.
+        kind: of the artefact that the stage makes.
+        depends_on: everything the stage follows from.
+    """
     return store.Partial(path, store.fingerprint(numbered(kind, depends_on)))
 
 
 def lasting(depends_on: Mapping[str, Any]) -> Json:
-    """Dependencies without the numbers of arithmetic, and without what version 0.1.0 had instead."""
+    """Return dependencies without the numbers of arithmetic, and without what version 0.1.0 had instead."""
     kept = {key: value for key, value in depends_on.items() if key not in (_NUMBERS, "version")}
     if isinstance(versions := kept.get("versions"), Mapping):
         kept["versions"] = {name: value for name, value in versions.items() if name != "inc-mp-plugin"}

@@ -17,12 +17,12 @@ Json = dict[str, Any]
 
 
 def schema(kind: str) -> str:
-    """Schema name of a kind of artefact."""
+    """Name the schema of a kind of artefact."""
     return f"inc_mp_plugin/{kind}/1"
 
 
 def fingerprint(parts: Mapping[str, Any]) -> str:
-    """Hash of everything an artefact depends on, as JSON.
+    """Hash everything an artefact depends on, as JSON.
 
     Example:
         >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
@@ -101,7 +101,7 @@ class Partial:
     key: str
 
     def load(self) -> dict[str, Any]:
-        """What was saved under the same key; empty if there is nothing usable."""
+        """Load what was saved under the same key; empty if there is nothing usable."""
         if not self.path.exists():
             return {}
         try:
@@ -122,7 +122,13 @@ class Partial:
 
 
 def write_artefact(path: Path, kind: str, content: Json) -> None:
-    """Write an artefact: with its schema, and a hash by which a later change is noticed."""
+    """Write an artefact: with its schema, and a hash by which a later change is noticed.
+
+    Args:
+        path: of the artefact.
+        kind: of the artefact, for its schema.
+        content: of the artefact, without schema and hash.
+    """
     whole = {**content, "schema": schema(kind)}
     write_json(path, {**whole, "sha256": fingerprint(whole)})
 
@@ -149,7 +155,10 @@ def read_json(path: Path, kind: str) -> Json:
 
 
 def unmarked(content: Json, kind: str, *others: str) -> Json:
-    """The content of an artefact of this kind without its marks and these keys; other content as it is."""
+    """Remove the marks of an artefact of this kind (schema and hash), and these keys, from its content.
+
+    Content of another schema is returned as it is.
+    """
     if content.get("schema") != schema(kind):
         return content
     return {key: value for key, value in content.items() if key not in ("schema", "sha256", *others)}

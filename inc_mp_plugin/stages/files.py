@@ -103,7 +103,7 @@ def _files(out: Path, target: str) -> list[Path]:
 
 
 def _stats(model: str, path: str) -> str:
-    """Folder of a model's measurements, ./hqt_output/<model>/<folder of `path`>, safe in a shell."""
+    """Name the folder of a model's measurements, ./hqt_output/<model>/<folder of `path`>, safe in a shell."""
     name = PurePosixPath(model).name
     name = Path(model).resolve().name if name in ("", "..") else name
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)

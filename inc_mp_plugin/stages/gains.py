@@ -119,7 +119,7 @@ def _request(job: Job) -> Request:
 
 
 def _consumer(demands: Demands) -> str | None:
-    """The consumer whose passes are modelled: the first target on Gaudi."""
+    """Name the consumer whose passes are modelled: the first target on Gaudi."""
     names = (name for name in demands.targets if get_target(name).device == "hpu")
     return next(names, None)
 

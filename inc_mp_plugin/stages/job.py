@@ -27,7 +27,7 @@ _GOAL = ("objective", "tau", "gain_fraction", "strategy", "seed", "confidence", 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a plan is wanted for, how ops are priced, and who will run the plan.
+    """The aim of a plan, the prices of ops, and the consumers that will run it.
 
     Made from a recipe, from the arguments of `mp.tune`, or from an `IPMSEConfig`; stages know nothing else.
 

@@ -107,7 +107,7 @@ class LossMeter:
         )
 
     def losses(self, ops: Collection[str]) -> FloatArray:
-        """Loss of each held-out sample with these ops in the lower format, shape (samples,).
+        """Measure the loss of each held-out sample with these ops in the lower format, shape (samples,).
 
         Raises:
             NonFiniteError: one is NaN or infinite; the text names the op.

@@ -52,7 +52,13 @@ def values_stage(
 
 
 def tasks(job: Job, subject: Subject, out: Path) -> dict[str, Callable[[Graph], object]]:
-    """Name what other processes do when they are asked to measure values; see `plan_together`."""
+    """Name what other processes do when they are asked to measure values; see `plan_together`.
+
+    Args:
+        job: formats and scales.
+        subject: the model.
+        out: folder of the artefacts.
+    """
     return {
         EAGL: lambda graph: None,
         ALPS: lambda graph: _measure_alps(job, subject, graph, out),
@@ -60,7 +66,7 @@ def tasks(job: Job, subject: Subject, out: Path) -> dict[str, Callable[[Graph], 
 
 
 def stored_values(method: str, folder: Path, measured: Json) -> OpValues | None:
-    """The values of a method that are in a folder; None for a strategy that has none.
+    """Read the values of a method from a folder; return None for a strategy that has none.
 
     Args:
         method: the strategy.

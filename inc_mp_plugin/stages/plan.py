@@ -94,7 +94,19 @@ def make_plan(
     demands: Demands = NO_DEMANDS,
     values: OpValues | None = None,
 ) -> Plan:
-    """Make the plan of a job by its strategy; arguments and errors as in `plan_stage`."""
+    """Make the plan of a job by its strategy.
+
+    Args:
+        job: what the plan is wanted for.
+        gains: of the job's objective, of every configuration.
+        losses: prices of the ops that may leave the base format.
+        correction: factor on the loss budget.
+        demands: of the consumers.
+        values: of the strategy, if it has any.
+
+    Raises:
+        InputError, InfeasibleError: as `plan_stage`.
+    """
     gain_is_asked = job.gain_fraction is not None or job.budget is not None
     if job.strategy != IP_MSE and not (gain_is_asked and values is not None):
         if job.tau is None:
@@ -124,7 +136,15 @@ def plan_depends_on(
     demands: Demands = NO_DEMANDS,
     values: OpValues | None = None,
 ) -> Json:
-    """Collect what a plan follows from."""
+    """Collect what a plan follows from.
+
+    Args:
+        job: what the plan is wanted for.
+        losses: prices of the ops that may leave the base format.
+        gains: of every objective.
+        demands: of the consumers.
+        values: of the strategy, if it has any.
+    """
     rows = store.fingerprint({"loss": losses.loss.tolist(), "rows": _rows(losses.sensitivity)})
     follows = {
         **job.goal,

@@ -29,6 +29,12 @@ def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Se
 
     What was measured with rounding errors serves models of the noise without them, too.
 
+    Args:
+        job: how rounding is priced.
+        subject: the model and its calibration batches.
+        graph: from `capture`.
+        out: folder of the artefacts.
+
     Raises:
         NonFiniteError: a value is NaN or infinite; the text names the op.
     """
@@ -51,7 +57,14 @@ def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Se
 
 
 def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
-    """Measure sensitivities, with the other processes if there are any; see `measure_in_steps`."""
+    """Measure sensitivities, with the other processes if there are any; see `measure_in_steps`.
+
+    Args:
+        job: how rounding is priced.
+        subject: the model and its calibration batches.
+        graph: from `capture`.
+        out: folder for what is done after each batch.
+    """
     from inc_mp_plugin.sensitivity.resume import measure_in_steps
 
     own = f".{ranks.rank()}" if ranks.rank() else ""

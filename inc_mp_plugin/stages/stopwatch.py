@@ -86,6 +86,14 @@ def stopwatch(
 ) -> Stopwatch:
     """Check what is to be timed before anything is.
 
+    Args:
+        model: in its base format.
+        graph: from `capture`.
+        work: a request, or a batch whose forward pass is timed.
+        formats: the base format and a lower one.
+        batches: calibration batches, for scales.
+        settings: where and how long to measure.
+
     Raises:
         InputError: formats that are not one base and one lower format, or that the device has not.
     """

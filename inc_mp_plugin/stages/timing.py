@@ -36,7 +36,19 @@ TIMING = artefact_of(Timing, "timing")
 def timing_stage(
     job: Job, subject: Subject, graph: Graph, sensitivity: Sensitivity, *, demands: Demands, out: Path
 ) -> tuple[Gains, Timing]:
-    """Measure the time of every configuration that is worth it, or read timing.json; as `gains_stage`."""
+    """Measure the time of every configuration that is worth it, or read timing.json.
+
+    Args:
+        job: the formats, the request, and where and how time is measured.
+        subject: the model.
+        graph: from `capture`.
+        sensitivity: of the ops that may leave the base format.
+        demands: of the consumers.
+        out: folder of the artefacts.
+
+    Returns:
+        Gains in seconds, and the measurements that they come from.
+    """
     settings = timing_settings(job)
     base, low = timed_formats(job.all_formats, settings.device)
     ties, kept = in_large_groups(graph, demands)
@@ -63,6 +75,11 @@ def timing_stage(
 
 def stopwatch_of(job: Job, subject: Subject, graph: Graph) -> Stopwatch:
     """Prepare to measure a subject's time: of the job's request, or of its first batch's forward pass.
+
+    Args:
+        job: the formats, the request and the settings.
+        subject: the model.
+        graph: from `capture`.
 
     Raises:
         InputError: the device is missing, or does not run the format.

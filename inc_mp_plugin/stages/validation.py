@@ -29,7 +29,7 @@ VALIDATION = artefact_of(Validation, "validation")
 
 
 def validation_stage(meter: LossMeter, losses: LossModel, plan: Plan, out: Path) -> Validation:
-    """validation.json: the loss MSE of a plan and of random plans in the model that INC converted.
+    """Measure the loss MSE of a plan and of random plans in the model that INC converted: validation.json.
 
     Args:
         meter: measures losses; its samples say how many random plans are drawn, and their seed.

@@ -27,7 +27,7 @@ VERIFICATION = artefact_of(Verification, "verification")
 def verification_stage(
     meter: LossMeter, plan_at: Callable[[float], Plan], depends_on: Json, out: Path
 ) -> Verification:
-    """verification.json: the closed loop over plans for corrected loss budgets.
+    """Close the loop over plans for corrected loss budgets, or read verification.json.
 
     Args:
         meter: measures losses, on samples that nothing is reported on.

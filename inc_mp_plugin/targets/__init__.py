@@ -24,7 +24,7 @@ def get_target(name: str) -> Target:
 
 
 def check_scale_method(target: Target, name: str | None) -> str:
-    """The scale method of a target: the one of this name, or its default.
+    """Return the scale method of a target: the one of this name, or its default if None.
 
     Raises:
         InputError: the target does not run it.

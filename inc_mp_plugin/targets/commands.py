@@ -150,7 +150,7 @@ SCRIPT_REQUEST = Request(prompt_tokens=1024, output_tokens=256)
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What the commands are about: a model, the classes of its modules, and how it is served.
+    """Subject of the commands: a model, the classes of its modules, and how it is served.
 
     `stats` is the folder of the measurements, with no slash at its end; `plan` is one line about the plan.
     """
@@ -164,7 +164,7 @@ class Deployment:
 
 
 def commands(target: str, deployment: Deployment) -> str:
-    """A script for a consumer on Gaudi: it measures with INC, then runs with the plan.
+    """Write a script for a consumer on Gaudi: it measures with INC, then runs with the plan.
 
     The script finds its files beside itself: <target>.json and <target>-measure.json.
     """

@@ -6,7 +6,10 @@ from inc_mp_plugin.targets.target import Target
 
 
 def lay_out(captured: Captured, serving: Serving) -> Layout:
-    """Every op is a module of the captured model; there is no KV cache that INC could quantize."""
+    """Lay a captured model out as it is: every op is a module of it.
+
+    There is no KV cache that INC could quantize.
+    """
     del serving
     return Layout((captured.modules,), {op: (op,) for op in captured.ops})
 

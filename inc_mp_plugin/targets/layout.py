@@ -1,4 +1,4 @@
-"""Where a consumer runs the ops of a captured model: its module names, and which of them go together."""
+"""Places where a consumer runs the ops of a captured model: its modules, and which of them go together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROLES = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What a layout follows from: ops, all modules {name: class}, and ops whose weight is tied."""
+    """Facts that a layout follows from: ops, all modules {name: class}, and ops whose weight is tied."""
 
     ops: tuple[str, ...]
     modules: Mapping[str, str]
@@ -29,7 +29,7 @@ class Captured:
 
     @staticmethod
     def of(graph: Graph) -> Captured:
-        """The same, of a graph."""
+        """Take these facts from a graph."""
         tied = frozenset(op.name for op in graph.ops if op.tied)
         return Captured(tuple(op.name for op in graph.ops), graph.modules, tied)
 
@@ -44,7 +44,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """If `module` runs in FP8, `needed` must, too."""
+    """A condition: if `module` runs in FP8, `needed` must, too."""
 
     module: str
     needed: str
@@ -78,7 +78,7 @@ class Layout:
 
 
 def split(name: str) -> tuple[str, str]:
-    """Parent and child of a module name.
+    """Split a module name into parent and child.
 
     Example:
         >>> split("model.layers.0.mlp")
@@ -89,13 +89,13 @@ def split(name: str) -> tuple[str, str]:
 
 
 def attention_layers(modules: Iterable[str]) -> list[str]:
-    """Names of the modules that hold the products of attention, or a consumer's KV cache."""
+    """List the names of the modules that hold the products of attention, or a consumer's KV cache."""
     found = [parent for parent, child in map(split, modules) if child in ("matmul_qk", "k_cache")]
     return list(dict.fromkeys(found))
 
 
 def expert_role(op: str) -> tuple[str, int, str] | None:
-    """Block, number and role ("gate", "up", "down") of an expert's op; None for other ops.
+    """Return block, number and role ("gate", "up", "down") of an expert's op; None for other ops.
 
     Example:
         >>> expert_role("model.layers.0.mlp.experts.3.w1")
@@ -108,7 +108,7 @@ def expert_role(op: str) -> tuple[str, int, str] | None:
 
 
 def expert_blocks(ops: Iterable[str]) -> dict[str, dict[str, tuple[int, str]]]:
-    """Ops of the experts of each block: {block: {op: (number, role)}}."""
+    """Group the ops of experts by their block: {block: {op: (number, role)}}."""
     blocks: dict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
     for op in ops:
         found = expert_role(op)
@@ -118,7 +118,7 @@ def expert_blocks(ops: Iterable[str]) -> dict[str, dict[str, tuple[int, str]]]:
 
 
 def mixtral_blocks(captured: Captured, blocks: Iterable[str]) -> dict[str, str]:
-    """Blocks of experts of a Mixtral, and the name that both consumers on Gaudi give them."""
+    """Map the blocks of experts of a Mixtral to the names that both consumers on Gaudi give them."""
     return {
         block: f"{split(block)[0]}.block_sparse_moe"
         for block in blocks

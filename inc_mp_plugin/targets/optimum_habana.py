@@ -115,7 +115,7 @@ def _attention(name: str, captured: Captured, serving: Serving) -> _Attention:
 
 
 def _renamed(name: str, blocks: dict[str, str], experts: dict[str, str]) -> str:
-    """Name of a captured module on optimum-habana."""
+    """Return the name of a captured module on optimum-habana."""
     if name in experts:
         return experts[name]
     parent, rest = name, ""

@@ -20,7 +20,7 @@ def demands_of(
     serving: Serving,
     held_back: Mapping[str, str] | None = None,
 ) -> Demands:
-    """What a plan must keep to so that all these consumers can run it.
+    """Combine layouts into what a plan must keep to so that all these consumers can run it.
 
     Ops that a consumer runs in one module, or in modules that a rule of its ties, share one format.
     Where such a set holds the KV cache, or a module that stays in the base format, its format is given.
@@ -73,7 +73,7 @@ def demands(
     serving: Serving | None = None,
     held_back: Mapping[str, str] | None = None,
 ) -> Demands:
-    """What the consumers of a plan demand of it: ops that share a format, and ops that must be in one.
+    """Collect what consumers demand of a plan: ops that share a format, and ops that must be in one.
 
     Args:
         graph: from `capture`.
@@ -92,7 +92,10 @@ def demands(
 def modules_of(
     layout: Layout, lowered: Collection[str], ops: Collection[str], serving: Serving, target: str
 ) -> set[str]:
-    """Modules that a consumer must run in FP8 for a plan: of the lowered ops, and of an FP8 KV cache.
+    """Find the modules that a consumer must run in FP8 for a plan.
+
+    These are the modules of the lowered ops, those of an FP8 KV cache, and those that a rule of the consumer
+    ties to them.
 
     Args:
         layout: of the consumer.
@@ -130,7 +133,7 @@ def modules_of(
 
 
 def legality(layout: Layout, chosen: Collection[str], kv_cache: str | None = None) -> list[str]:
-    """Rules of a consumer that a choice of modules breaks, one line each.
+    """List the rules of a consumer that a choice of modules breaks, one line each.
 
     Args:
         layout: of the consumer.
@@ -158,7 +161,7 @@ def legality(layout: Layout, chosen: Collection[str], kv_cache: str | None = Non
 
 
 def _reasons(layout: Layout) -> Iterator[tuple[str, str]]:
-    """Why modules go together: (module, reason)."""
+    """Yield why modules go together: (module, reason)."""
     holders: dict[str, int] = defaultdict(int)
     for modules in layout.places.values():
         for module in modules:

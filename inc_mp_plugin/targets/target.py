@@ -1,4 +1,4 @@
-"""What every target says about itself."""
+"""Facts that every target states about itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which kinds of ops a device really runs in a lower format, so that their time can be measured."""
+"""Kinds of ops that a device really runs in a lower format, so that their time can be measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMED_ON_GAUDI = Target("gaudi", "hpu", lay_out, scale_methods=OPTIMUM_HABANA.sc
 
 
 def timed_formats(formats: Sequence[str], device: str) -> tuple[str, str]:
-    """Base and lower format of a measurement of time.
+    """Return the base and the lower format of a measurement of time.
 
     Raises:
         InputError: not one base and one lower format, or the device does not run the lower one.
@@ -33,7 +33,7 @@ def timed_formats(formats: Sequence[str], device: str) -> tuple[str, str]:
 
 
 def runnable_kinds(device: str, low: str) -> tuple[str, ...]:
-    """Kinds of ops that a device runs in a lower format; the others stay in the base format.
+    """List the kinds of ops that a device runs in a lower format; the others stay in the base format.
 
     On CUDA these are linear layers alone: torch has no batched FP8 product for attention.
 

@@ -114,7 +114,7 @@ def _place(
     trees: Iterable[dict[str, str]],
     places: dict[str, tuple[str, ...]],
 ) -> Iterator[Rule]:
-    """Enter a block of experts into each tree, and its ops into the places; its rule, once per tree."""
+    """Enter a block of experts into each tree, and its ops into the places; yield its rule for each tree."""
     for tree, (path, kind) in zip(trees, _EXPERTS, strict=True):
         tree[f"{owner}.gate"] = "ReplicatedLinear"
         modules = dict(_experts(f"{owner}.{path}", kind, {number for number, _ in ops.values()}))
@@ -127,7 +127,7 @@ def _place(
 
 
 def _experts(path: str, kind: str, numbers: set[int]) -> Iterator[tuple[str, str]]:
-    """Modules of the experts of a block, with their classes."""
+    """Yield the modules of the experts of a block, with their classes."""
     yield path, kind
     yield f"{path}.moe_op", "VllmMixtureOfExpertsOp"
     for number in sorted(numbers):
