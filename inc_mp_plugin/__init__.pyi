@@ -20,9 +20,9 @@ from inc_mp_plugin.core.results import Curve as Curve
 from inc_mp_plugin.core.results import Frontier as Frontier
 from inc_mp_plugin.core.sensitivity import Sensitivity as Sensitivity
 from inc_mp_plugin.gain.bench import TimingSettings as TimingSettings
-from inc_mp_plugin.gain.bit_operations import bit_operation_gains as bit_operation_gains
-from inc_mp_plugin.gain.macs import mac_gains as mac_gains
-from inc_mp_plugin.gain.memory import memory_gains as memory_gains
+from inc_mp_plugin.gain.per_op import bit_operation_gains as bit_operation_gains
+from inc_mp_plugin.gain.per_op import mac_gains as mac_gains
+from inc_mp_plugin.gain.per_op import memory_gains as memory_gains
 from inc_mp_plugin.gain.roofline import Phase as Phase
 from inc_mp_plugin.gain.roofline import roofline_gains as roofline_gains
 from inc_mp_plugin.graph.capture import capture as capture

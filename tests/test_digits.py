@@ -19,7 +19,7 @@ import pricing  # noqa: E402
 import tabulated  # noqa: E402
 import training  # noqa: E402
 
-from inc_mp_plugin.gain.bit_operations import bit_operation_gains  # noqa: E402
+from inc_mp_plugin.gain.per_op import bit_operation_gains  # noqa: E402
 from inc_mp_plugin.graph.capture import capture  # noqa: E402
 from inc_mp_plugin.qat.layers import as_plain, in_formats, quantized, rounded_ops  # noqa: E402
 from inc_mp_plugin.report.write import write_pages  # noqa: E402

@@ -9,12 +9,13 @@ import inc_mp_plugin
 
 PACKAGE = Path(inc_mp_plugin.__file__).parent
 # Whose docstrings are still to be gone through.
-LATER = ("evaluate", "inc", "libraries", "qat", "scales", "sensitivity", "solver", "strategy")
+LATER = ("evaluate", "scales", "sensitivity", "solver")
 FILES = sorted(
     path.relative_to(PACKAGE).as_posix()
     for path in PACKAGE.rglob("*.py")
     if path.relative_to(PACKAGE).parts[0] not in LATER
 )
+CALLED_BY_OTHERS = {"bgemm_attention", "ip_mse_entry"}  # transformers and INC give them that many
 QUESTIONS = {"how", "what", "where", "whether", "which", "who", "why"}
 VERBS = {
     *(
@@ -219,6 +220,6 @@ def test_public_functions_of_several_arguments_describe_them(name):
         if isinstance(node, ast.ClassDef) or node.name.startswith("_"):
             continue
         positional = [a.arg for a in node.args.posonlyargs + node.args.args if a.arg not in ("self", "cls")]
-        assert len(positional) <= 4, node.name
+        assert len(positional) <= 4 or node.name in CALLED_BY_OTHERS, node.name
         if len(positional) + len(node.args.kwonlyargs) >= 3:
             assert "Args:" in text, node.name

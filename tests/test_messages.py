@@ -44,9 +44,9 @@ def test_nothing_is_said_to_be_made_that_then_fails(tmp_path, caplog):
         message = "no"
         raise ValueError(message)
 
-    run_stage(path, "x", {"samples": 64}, dict, lambda: (1, {}))
+    run_stage(path, "x", {"samples": 64}, decode=dict, make=lambda: (1, {}))
     with pytest.raises(ValueError, match="no"):
-        run_stage(path, "x", {"samples": 32}, dict, fail)
+        run_stage(path, "x", {"samples": 32}, decode=dict, make=fail)
     assert caplog.messages == ["making x.json again: samples was 64, is 32"]
 
 

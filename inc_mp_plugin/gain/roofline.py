@@ -35,6 +35,7 @@ def roofline_gains(
     formats: Sequence[str] = ("bf16", "fp8_e4m3"),
     device: str = "gaudi2",
     sensitivity: Mapping[str, float] | None = None,
+    *,
     ties: Sequence[Sequence[str]] = (),
     kept: Collection[str] = (),
 ) -> Gains:

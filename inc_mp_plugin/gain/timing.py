@@ -55,6 +55,7 @@ def measure(
     select: Callable[[Formats], None],
     passes: Sequence[Pass],
     candidates: Sequence[Candidate],
+    *,
     settings: TimingSettings,
     partial: Partial,
     clock: Clock = time.monotonic,

@@ -62,7 +62,7 @@ def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) 
             continue_from_cache(skeleton, inputs, cached_tokens)
         nodes = export(skeleton, inputs)
         samples = batch_size(example_inputs)
-        found = sort_products(find_products(nodes), skeleton, samples, layers, routers)
+        found = sort_products(find_products(nodes), skeleton, samples, layers=layers, routers=routers)
     if not found.ops:
         reasons = "; ".join(f"{u.name}: {u.reason}" for u in found.unsupported[:3]) or "no product at all"
         message = f"nothing in {type(model).__name__} can be quantized ({reasons})"

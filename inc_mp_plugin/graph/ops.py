@@ -45,6 +45,7 @@ def sort_products(
     products: Iterable[Product],
     skeleton: nn.Module,
     samples: int,
+    *,
     layers: Mapping[str, ExpertLayer],
     routers: Mapping[str, int],
 ) -> Found:
@@ -143,7 +144,7 @@ def _capture_expert(expert: nn.Module, run: Call) -> Found:
     """Capture the ops of one expert on one token, and what each of them waits for."""
     token = torch.empty(1, run.like.shape[-1], dtype=run.like.dtype, device="meta")
     nodes = export(expert, (token,))
-    found = sort_products(find_products(nodes), expert, 1, {}, {})
+    found = sort_products(find_products(nodes), expert, 1, layers={}, routers={})
     after = waits_for(nodes, found.names, [[op.name for op in found.ops]])
     found.ops = [replace(op, after=after[op.name]) for op in found.ops]
     return found

@@ -12,7 +12,7 @@ Attributes = Mapping[str, frozenset[str]]
 
 
 def attributes_of(model: nn.Module) -> Attributes:
-    """Names of the attributes that every module of a model has now."""
+    """List the names of the attributes that every module of a model has now."""
     return {name: frozenset(vars(module)) for name, module in model.named_modules()}
 
 
@@ -31,7 +31,10 @@ def take_attributes_back(model: nn.Module, before: Attributes) -> dict[nn.Module
 
 @contextmanager
 def set_aside(model: nn.Module, before: Attributes) -> Iterator[None]:
-    """Within the context the model has the attributes it had before INC, some of which cannot be copied."""
+    """Hold back the attributes that INC added to a model's modules, and put them back at the end.
+
+    Within the context the modules have the attributes they had before INC. Some of INC's cannot be copied.
+    """
     taken = take_attributes_back(model, before)
     try:
         yield

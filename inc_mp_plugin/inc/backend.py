@@ -18,9 +18,9 @@ _NO_KEYS = {"_json_file", "non_tunable_params", "params_list", "model_path"}
 
 
 def device_table(device: str) -> Mapping[str, Any]:
-    """INC's table of classes it can swap on a device, {class name: ModuleInfo}.
+    """Return INC's table of classes it can swap on a device, {class name: ModuleInfo}.
 
-    The Gaudi table is a constant of INC's, there on any machine; the CPU's is completed with the
+    The Gaudi table is a constant of INC's, there on any machine. The CPU's table is completed with the
     classes that `enabled_on_cpu` adds.
     """
     from neural_compressor.torch.algorithms.fp8_quant._core import patching_common
@@ -41,7 +41,10 @@ def _added_on_cpu() -> dict[str, Any]:
 
 
 def _default_types() -> list[str]:
-    """The classes of `FP8Config`'s default allow list: INC fills it from its CPU table on import."""
+    """Return the classes of `FP8Config`'s default allow list, which INC fills from its CPU table on import.
+
+    The list is INC's own: a change of it changes the default.
+    """
     import inspect
 
     from neural_compressor.torch.quantization.config import FP8Config
@@ -51,7 +54,7 @@ def _default_types() -> list[str]:
 
 
 def completed_on_cpu(types: Iterable[str]) -> list[str]:
-    """An allow list's classes; INC's default list with the classes that `enabled_on_cpu` adds."""
+    """Return an allow list's classes; INC's default list gets the classes that `enabled_on_cpu` adds."""
     given, default = list(types), set(_default_types())
     if {*given, *_ADDED_ON_CPU} != {*default, *_ADDED_ON_CPU}:
         return given
@@ -107,7 +110,7 @@ def forget_models() -> None:
 
 
 def refused_values(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Keys of a file whose values INC's own parser refuses, with what it allows."""
+    """Find the keys of a file whose values INC's own parser refuses, with the values that it allows."""
     from neural_compressor.torch.algorithms.fp8_quant._quant_common import quant_config
 
     refused = {}
@@ -123,10 +126,11 @@ def refused_values(config: Mapping[str, Any]) -> dict[str, list[str]]:
 def picked_by_inc(
     modules: Mapping[str, str], settings: Mapping[str, Any], table: Mapping[str, Any]
 ) -> list[str]:
-    """Names of the modules that INC's own `should_quantize` takes.
+    """List the names of the modules that INC's own `should_quantize` takes.
 
-    It has no public door: INC asks it while it walks through a model, and asks the table of the machine it
-    runs on whether a class can be quantized dynamically; here another machine's may be meant.
+    That function has no public door: INC calls it while it walks through a model. INC looks in the table of
+    the machine it runs on whether a class can be quantized dynamically. Here `table` counts, which may be
+    another machine's.
 
     Args:
         modules: {name: class name}.
@@ -148,7 +152,7 @@ def picked_by_inc(
 
 
 def keys_of(config: Any) -> dict[str, Any]:
-    """The keys of INC's JSON that a configuration object carries, among what else it carries."""
+    """Extract the keys of INC's JSON, with their values, from a configuration object that carries more."""
     return {key: value for key, value in vars(config).items() if key not in _NO_KEYS}
 
 
@@ -158,12 +162,12 @@ def set_strategy(criterion: Any, name: str) -> None:
 
 
 def quantizers_of(module: nn.Module) -> Any:
-    """INC's quantizers of a module's inputs and weight, which hold the scales; None if it has none."""
+    """Return INC's quantizers of a module's inputs and weight, which hold the scales; None if it has none."""
     return getattr(module, "_mod_extra_config", None)
 
 
 def quantized_weight(module: nn.Module, low: Any) -> Tensor:
-    """A module's weight, quantized by INC with the scale that `low` has, as `low` keeps it.
+    """Quantize a module's weight through INC with the scale that `low` has, and return it as `low` keeps it.
 
     Args:
         module: of the class that INC swaps; its weight is replaced.

@@ -76,7 +76,7 @@ def config_of(
         raise InputError(message)
     served = serving or Serving()
     layout = consumer.lay_out(captured or Captured(tuple(formats), {}), served)
-    wanted = modules_of(layout, lowered, list(formats), served, consumer.name)
+    wanted = modules_of(layout, lowered, list(formats), serving=served, target=consumer.name)
     config: dict[str, Any] = {
         "mode": "QUANTIZE",
         "observer": "maxabs",
@@ -94,7 +94,10 @@ def config_of(
 
 
 def measure_config(config: Mapping[str, Any], consumer: Target) -> dict[str, Any]:
-    """The file that measures for a QUANTIZE file: everything, so that one measurement serves every plan."""
+    """Make the configuration that measures for a QUANTIZE file.
+
+    It measures everything, so that one measurement serves every plan.
+    """
     nothing: dict[str, list[str]] = {"types": [], "names": []}
     whole = {**config, "mode": "MEASURE", "allowlist": nothing, "blocklist": nothing}
     if consumer is VLLM_GAUDI:
@@ -103,7 +106,10 @@ def measure_config(config: Mapping[str, Any], consumer: Target) -> dict[str, Any
 
 
 def _folder(consumer: Target, serving: Serving) -> str:
-    """Measurements of another attention are of other modules: each has a folder of its own."""
+    """Name the folder of a consumer's measurements.
+
+    With another attention optimum-habana has other modules to measure, so each attention has its own folder.
+    """
     return f"{consumer.name}-{serving.attention}" if consumer is OPTIMUM_HABANA else consumer.name
 
 

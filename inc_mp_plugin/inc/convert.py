@@ -87,6 +87,11 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
 def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batch]) -> nn.Module:
     """Run INC's prepare, the batches, and INC's convert; nothing is left on disk or in INC's globals.
 
+    Args:
+        model: converted in place.
+        config: from `to_inc_config`; its mode and its path of measurements are replaced.
+        batches: calibration batches, from which INC takes its scales.
+
     Raises:
         InputError: no batch was given; the model then has its own modules again.
     """

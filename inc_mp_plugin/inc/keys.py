@@ -21,7 +21,7 @@ _OTHER_INC_KEYS = {
 
 
 def inc_keys() -> set[str]:
-    """Keys that INC knows; it takes any other without a word."""
+    """List the keys that INC knows; INC takes any other key without a word."""
     from neural_compressor.torch.quantization.config import FP8Config
 
     return keys_of(FP8Config()).keys() | _OTHER_INC_KEYS

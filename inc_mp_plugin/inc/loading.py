@@ -12,11 +12,11 @@ _PRODUCTS = ("matmul_qk", "matmul_av")
 
 
 def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments for INC's loading, with an empty model of the right modules where INC would make another.
+    """Return the arguments for INC's loading, with an empty model where INC would build the wrong modules.
 
     INC builds a stock model from the saved configuration. If attention products or experts were modules
-    of their own when the model was saved, their scales would be dropped without a word, and they would
-    run in the base format.
+    of their own when the model was saved, a stock model does not have these modules: their scales would be
+    dropped without a word, and they would run in the base format.
 
     Args:
         folder: what INC's `save` wrote, or the name of a model on a hub, which is left to INC.
@@ -44,7 +44,7 @@ def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _saved_modules(folder: Path) -> set[str]:
-    """Names of all modules, quantizers included, of which a folder holds tensors."""
+    """Collect the names of all modules, quantizers included, of which a folder holds tensors."""
     from safetensors import safe_open
 
     names: set[str] = set()

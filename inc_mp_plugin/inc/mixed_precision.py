@@ -106,7 +106,7 @@ def _cast_once(wrapper: Any) -> None:
 
 
 def _selected(config: Mapping[str, Any], modules: Mapping[str, str]) -> list[str]:
-    """Names of the modules that INC's own mapping puts into a lower format."""
+    """List the names of the modules that INC's own mapping puts into a lower format."""
     from neural_compressor.torch.quantization import MixedPrecisionConfig
 
     parsed = MixedPrecisionConfig.from_dict(config["mixed_precision"])

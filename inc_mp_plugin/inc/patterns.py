@@ -45,13 +45,13 @@ def compress(names: Iterable[str]) -> list[str]:
 
 
 def _any(indices: Iterable[int]) -> str:
-    """One of these numbers; nothing at all for -1, which stands for no index."""
+    """Return a pattern for one of these numbers; "" for -1 alone, which stands for no index."""
     listed = sorted(indices)
     return "" if listed == [-1] else f"(?:{'|'.join(map(str, listed))})"
 
 
 def summarize(names: Iterable[str]) -> list[str]:
-    """Names with their indices drawn together, for people to read.
+    """Shorten a list of names for people to read: names that differ in their indices become one.
 
     Example:
         >>> summarize(["lm_head", *(f"layers.{i}.mlp" for i in (0, 1, 2, 5))])

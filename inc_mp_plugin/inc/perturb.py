@@ -70,7 +70,11 @@ def perturbed(switch: Switch, seed: int, spread: float = 0.1) -> Iterator[None]:
 
 
 def _quantizers(op: str, low: Any) -> list[tuple[Any, ...]]:
-    """INC's quantizers of a module, those that share a scale together: one per input, two per weight."""
+    """Group INC's quantizers of a module by the scale that they share: one per input, two per weight.
+
+    Raises:
+        InputError: the module has no emulated FP8 scales.
+    """
     extra = quantizers_of(low)
     if extra is None or not low.use_qdq:
         message = (
@@ -82,7 +86,7 @@ def _quantizers(op: str, low: Any) -> list[tuple[Any, ...]]:
 
 
 def _quantized_weight(base: nn.Module, low: Any) -> nn.Parameter:
-    """The base module's weight, quantized by INC with the scale that `low` has now, as `low` keeps it."""
+    """Quantize the base module's weight through INC with the scale that `low` has now, as `low` keeps it."""
     weight = quantized_weight(twin(base), low)
     return nn.Parameter(weight, requires_grad=low.weight.requires_grad)
 
@@ -93,13 +97,16 @@ def _generator(seed: int, op: str) -> torch.Generator:
 
 
 def _factor(scale: Any, spread: float, generator: torch.Generator) -> torch.Tensor:
-    """Factors for a scale of a tensor (a number, or a tensor of one) or of its channels."""
+    """Draw factors for a scale of a tensor (a number, or a tensor of one) or of its channels.
+
+    They are uniform on [1 - spread, 1 + spread].
+    """
     shape = scale.shape if isinstance(scale, torch.Tensor) else ()
     return 1 + spread * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
 
 
 def _times(scale: Any, factor: torch.Tensor) -> Any:
-    """A scale times a factor, in the form that INC keeps it: a number or a parameter."""
+    """Multiply a scale by a factor, and keep the form that INC has it in: a number or a parameter."""
     if not isinstance(scale, torch.Tensor):
         return scale * factor.item()
     product = scale.detach() * factor.reshape(scale.shape).to(scale)

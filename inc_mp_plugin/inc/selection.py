@@ -16,7 +16,7 @@ _ALIASES = {"whitelist": "allowlist", "blacklist": "blocklist"}
 
 
 def selected(modules: Mapping[str, str], config: Mapping[str, Any], device: str) -> list[str]:
-    """Names of the modules that INC would quantize, decided by INC's own `should_quantize`.
+    """List the names of the modules that INC would quantize, decided by INC's own `should_quantize`.
 
     Args:
         modules: {name: class name}.
@@ -32,13 +32,19 @@ def selected(modules: Mapping[str, str], config: Mapping[str, Any], device: str)
 
 
 def quantizable(modules: Mapping[str, str], device: str) -> list[str]:
-    """Names of the modules that INC could quantize."""
+    """List the names of the modules that INC could quantize on a device, "hpu" or "cpu"."""
     table = device_table(device)
     return [name for name, kind in modules.items() if kind in table]
 
 
 def compare_selection(wanted: set[str], picked: set[str], tree: Mapping[str, str], target: str) -> None:
     """Refuse a file with which INC would not do exactly what was planned.
+
+    Args:
+        wanted: names of the modules that are planned.
+        picked: names of the modules that INC would quantize.
+        tree: the consumer's modules, {name: class}.
+        target: name of the consumer, for the message.
 
     Raises:
         SelectionError: what it would leave out, and what it would add.
@@ -61,7 +67,7 @@ def _few(names: list[str]) -> str:
 
 
 def pattern_lists(config: Mapping[str, Any]) -> Lists:
-    """Allow and block lists of a configuration, with INC's defaults and old key names resolved.
+    """Return the allow and block lists of a configuration, with INC's defaults and old key names resolved.
 
     Raises:
         InputError: a list is malformed, or a name in it is not a regular expression.

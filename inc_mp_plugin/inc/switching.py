@@ -32,7 +32,7 @@ def switch_to_time(
     device: str,
     batches: Iterable[Batch],
 ) -> Switch:
-    """Both modules of every op whose time in `low` can be measured on a device.
+    """Make a switch with both modules of every op whose time in `low` can be measured on a device.
 
     Args:
         model: on the device; on a Gaudi, INC changes it for good.
@@ -62,9 +62,18 @@ def switch_to_validate(
     batches: Iterable[Batch],
     scale_method: str | None = None,
 ) -> Switch:
-    """Both modules of every op, as INC gives them on this machine: emulated where it emulates.
+    """Make a switch with both modules of every op, as INC gives them on this machine.
 
-    Args: as in `switch_to_time`; and how INC chooses its scales, if not by the default of "cpu-qdq".
+    They are emulated where INC emulates.
+
+    Args:
+        model: as in `switch_to_time`.
+        graph: from `capture`.
+        ops: those that may leave the base format.
+        base: the base format.
+        low: the lower one.
+        batches: calibration batches, for scales.
+        scale_method: how INC chooses its scales; the default of "cpu-qdq" if None.
     """
     expose_experts(model)
     if low in CPU_BF16.formats:

@@ -11,9 +11,10 @@ _WITH_BARS = ("loglikelihood", "loglikelihood_rolling", "_loglikelihood_tokens",
 
 
 def without_bars(harness: Any) -> Any:
-    """The wrapper HFLM without its progress bars, which neither TQDM_DISABLE nor evaluate() can stop.
+    """Stop the progress bars of the wrapper HFLM, in place, and return it.
 
-    One of its methods calls a private one, which takes the setting, without passing it on. 0.4.13.
+    Neither TQDM_DISABLE nor evaluate() can stop them: one of the wrapper's methods calls a private one,
+    which takes the setting, without passing it on. 0.4.13.
     """
     for name in _WITH_BARS:
         setattr(harness, name, _without_bar(getattr(harness, name)))
@@ -39,9 +40,9 @@ def weights_left_untied(model: Any) -> Iterator[None]:
 
 
 def metric_of(key: str) -> tuple[str, str] | None:
-    """Name and filter of a metric in a row of results, whose keys are "metric,filter"; None of all else.
+    """Split a key of a row of results, "metric,filter", into both; None for any other key.
 
-    Standard errors stand among them as metrics of their own. 0.4.13.
+    Standard errors stand among the keys as metrics of their own; for them it is None, too. 0.4.13.
 
     Example:
         >>> metric_of("acc,none"), metric_of("acc_stderr,none"), metric_of("alias")

@@ -27,8 +27,8 @@ def is_fused_attention(module: nn.Module) -> bool:
 
 
 def ropes_of(code: ModuleType | None) -> tuple[Any, Any]:
-    """Functions of a model's code for rotary embeddings, around Gaudi's kernel and plain; None for either.
+    """Find the functions for rotary embeddings in a model's code: around Gaudi's kernel, and the plain one.
 
-    They are no part of any class, only their names tell. 1.21.
+    One that the code does not have is None. They are no part of any class, only their names tell. 1.21.
     """
     return getattr(code, FUSED_ROPE, None), getattr(code, PLAIN_ROPE, None)

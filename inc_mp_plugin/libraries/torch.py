@@ -19,7 +19,7 @@ _NO_TRACES = "do_not_emit_stack_traces"  # a setting that 2.5 does not have
 
 
 def leaves(tree: Any) -> list[Any]:
-    """All that nested tuples, lists and dicts hold, also those that libraries registered as such.
+    """List all that nested tuples, lists and dicts hold, and containers that libraries registered as such.
 
     It is the walk that torch itself uses, and has no public name. 2.13.
     """
@@ -35,7 +35,7 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
 
 
 def parameters_of(module: nn.Module) -> dict[str, Tensor | None]:
-    """A module's own parameters, in the dict that it reads them from; entries may be put in.
+    """Return a module's own parameters, in the dict that it reads them from; entries may be put in.
 
     `register_parameter` takes the old one's place last in the order, and setattr refuses tensors. 2.13.
     """
@@ -49,15 +49,16 @@ def give_parameters(module: nn.Module, parameters: dict[str, Any]) -> None:
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
-    """A module's own buffers, those among them that are None; `buffers()` leaves out shared ones. 2.13."""
+    """Return a module's own buffers, those of None included; `buffers()` leaves out shared ones. 2.13."""
     buffers: dict[str, Tensor | None] = module._buffers
     return buffers
 
 
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
-    """A module's children, in the dict that it reads them from; `named_children` leaves out repeated ones.
+    """Return a module's children, in the dict that it reads them from.
 
-    A child whose name is a number can be put in by no attribute. 2.13.
+    `named_children` leaves out repeated ones. A child whose name is a number can be put in by no
+    attribute. 2.13.
     """
     return module._modules
 
@@ -77,7 +78,7 @@ def version_of(tensor: Tensor) -> int:
 
 
 def viewed(tensor: Tensor) -> Tensor:
-    """The tensor that a view is of, or itself; nothing public tells. 2.13."""
+    """Return the tensor that a view is of, or itself if it is no view; nothing public tells. 2.13."""
     return tensor if tensor._base is None else tensor._base
 
 
@@ -97,7 +98,7 @@ def is_overload(function: Any) -> bool:
 
 
 def operator_name(function: Any) -> str:
-    """Name of an operator, "hpu.mixture_of_experts.default"; "" of any other function.
+    """Return the name of an operator, "hpu.mixture_of_experts.default"; "" for any other function.
 
     Under a torch-function mode a call from Python carries all overloads at once, which have no suffix. 2.13.
     """
@@ -105,13 +106,16 @@ def operator_name(function: Any) -> str:
 
 
 def schema_name(function: Any) -> str:
-    """Name of an exported node's operator without its namespace, "linear"; str() adds the overload. 2.13."""
+    """Return the name of an exported node's operator without its namespace, "linear".
+
+    str() adds the overload. 2.13.
+    """
     name: str = function._schema.name
     return name.split("::")[-1]
 
 
 def scaled_product(a: Tensor, b: Tensor, scales: tuple[Tensor, Tensor], **options: Any) -> Tensor:
-    """FP8 product (scale of a x a) @ (scale of b x b) on a GPU.
+    """Compute the FP8 product (scale of a x a) @ (scale of b x b) on a GPU.
 
     The public `torch.nn.functional.scaled_mm` came with 2.10; this has kept its arguments since 2.5. 2.13.
 
@@ -125,13 +129,19 @@ def scaled_product(a: Tensor, b: Tensor, scales: tuple[Tensor, Tensor], **option
 
 
 def convolve(op: nn.Conv2d, value: Tensor, weight: Tensor) -> Tensor:
-    """Compute a convolution with another weight, by its part that knows all ways of padding. 2.13."""
+    """Compute a convolution with another weight, by its part that knows all ways of padding. 2.13.
+
+    Args:
+        op: the convolution, whose padding, stride and bias count.
+        value: its input.
+        weight: in place of its own weight.
+    """
     result: Tensor = op._conv_forward(value, weight, op.bias)
     return result
 
 
 def padded(op: nn.Conv2d, value: Tensor) -> Tensor:
-    """The input of a convolution with its padding, "same" worked out by the module itself. 2.13."""
+    """Return the input of a convolution with its padding; the module itself works out "same". 2.13."""
     mode = "constant" if op.padding_mode == "zeros" else op.padding_mode
     return nn.functional.pad(value, op._reversed_padding_repeated_twice, mode=mode)
 

@@ -23,14 +23,20 @@ Implementations = Mapping[str, str | None]
 
 
 def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The argument of the auto classes that sets a model's dtype: `torch_dtype` until 4.55. 5.24, 4.55."""
+    """Return the argument of the auto classes that sets a model's dtype.
+
+    It is `torch_dtype` until 4.55, `dtype` later. 5.24, 4.55.
+    """
     from transformers import PretrainedConfig
 
     return {"dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype": dtype}
 
 
 def mismatched_weights(info: Mapping[str, Any]) -> list[str]:
-    """Names in a loading info of weights whose sizes differ: 5.24 gives (name, size, size), 4.55 names."""
+    """List the names of weights whose sizes differ, from a loading info.
+
+    5.24 gives (name, size, size) for each, 4.55 the name.
+    """
     return [entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]]
 
 
@@ -75,7 +81,7 @@ def asks_for_attention(kind: type[nn.Module]) -> bool:
 
 
 def eager_attention(module: nn.Module) -> Callable[..., Any] | None:
-    """The attention function that a module calls by default; None if it has sinks or position biases.
+    """Find the attention function that a module calls by default; None if it has sinks or position biases.
 
     It stands beside the class, under a name that only a habit fixes. 5.24.
     """
@@ -95,7 +101,10 @@ def asks_for_experts(kind: type[nn.Module]) -> bool:
 
 
 def gate_of(experts: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The function that joins gate and up; without a method of its own a module has this default. 5.24."""
+    """Return the function that joins gate and up in a module of experts.
+
+    A module without a method of its own for it has the default, act_fn(gate) * up. 5.24.
+    """
     own: Callable[[Tensor], Tensor] | None = getattr(experts, "_apply_gate", None)
     return own or MethodType(_default_gate, experts)
 
@@ -107,7 +116,7 @@ def _default_gate(self: Any, both: Tensor) -> Tensor:
 
 
 def commit_of(name: str) -> str:
-    """The commit of a model on the hub, by where its files lie in the hub's cache: `snapshots/<commit>`.
+    """Find the commit of a model on the hub by the place of its files in the cache: `snapshots/<commit>`.
 
     Configurations of 4.55 tell it, in a private attribute; those of 5.23 do not. 5.24, 5.23, 4.55.
 
@@ -128,16 +137,25 @@ def save_under_own_names(model: nn.Module) -> None:
 
 
 def cache_argument(forward: Callable[..., Any], cache: Any) -> dict[str, Any]:
-    """A key-value cache as a keyword of a forward: `cache` from 5.24 on, `past_key_values` before. 5.24."""
+    """Give a key-value cache as a keyword of a forward.
+
+    It is `cache` from 5.24 on, `past_key_values` before. 5.24.
+    """
     name = "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
     return {name: cache}
 
 
 def position_argument(forward: Callable[..., Any], start: int, tokens: int, device: str) -> dict[str, Any]:
-    """Positions of tokens in a key-value cache, for a forward that takes them; later ones ask the cache.
+    """Give the positions of tokens in a key-value cache as a keyword, if a forward takes them.
 
-    4.55 asks it, too, if nothing is given; a static one then counts the keys that are not zero, and misses
-    those of padding tokens. 5.24, 4.55.
+    Later versions of a forward ask the cache. 4.55 asks it, too, if nothing is given; a static cache then
+    counts the keys that are not zero, and misses those of padding tokens. 5.24, 4.55.
+
+    Args:
+        forward: of the model.
+        start: position of the first token.
+        tokens: how many there are.
+        device: of the positions.
     """
     import torch
 
@@ -147,7 +165,7 @@ def position_argument(forward: Callable[..., Any], start: int, tokens: int, devi
 
 
 def cache_of(output: Any) -> Any:
-    """The key-value cache of an output: `cache` from 5.24 on, `past_key_values` before. 5.24.
+    """Return the key-value cache of an output: `cache` from 5.24 on, `past_key_values` before. 5.24.
 
     Raises:
         AttributeError: it has neither.
@@ -156,7 +174,7 @@ def cache_of(output: Any) -> Any:
 
 
 def new_static_cache(model: nn.Module, samples: int, length: int) -> Any:
-    """A key-value cache of its full size from the start.
+    """Make a key-value cache that has its full size from the start.
 
     4.55 needs all of these arguments, and another class where layers see a window of the past alone: its
     StaticCache would let them see all. Later versions pass over what they do not need. 5.24, 5.23, 4.55.
@@ -208,7 +226,10 @@ def is_filled(tensor: Tensor) -> bool:
 
 
 def _tensors_in(value: Any, depth: int) -> Iterator[Tensor]:
-    """Tensors of at least two axes that lie in an object, however it keeps them."""
+    """Yield the tensors of at least two axes that lie in an object, at most `depth` levels deep.
+
+    The object may keep them in mappings, lists, tuples or attributes.
+    """
     from torch import Tensor
 
     if isinstance(value, Tensor):

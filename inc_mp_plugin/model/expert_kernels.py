@@ -77,7 +77,7 @@ def kernels_through_modules(model: nn.Module) -> Iterator[None]:
 
         here = range(first, call["experts_max"] + 1)
         tokens, chosen, weights = (call[name] for name in _ARGUMENTS[:3])
-        return routed(tokens, chosen, weights, here, run_expert)
+        return routed(tokens, chosen, weights, here, run=run_expert)
 
     with kernel_calls(run):
         yield

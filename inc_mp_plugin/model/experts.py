@@ -48,6 +48,7 @@ def routed(
     chosen: Tensor,
     weights: Tensor,
     experts: Container[int],
+    *,
     run: Callable[[int, Tensor], Tensor],
 ) -> Tensor:
     """Run every chosen expert on its own tokens and add up the weighted outputs.
@@ -182,7 +183,11 @@ def _run_exposed(
     experts: Mapping[str, Any] = children_of(self)
     numbers = range(len(experts_of(self)))
     return routed(
-        hidden_states, top_k_index, top_k_weights, numbers, lambda number, rows: experts[str(number)](rows)
+        hidden_states,
+        top_k_index,
+        top_k_weights,
+        numbers,
+        run=lambda number, rows: experts[str(number)](rows),
     )
 
 
@@ -217,7 +222,7 @@ def _eager_is_same(module: nn.Module) -> bool:
     weights = torch.rand(3, 2, generator=generator)
     experts = experts_of(probe)
     try:
-        ours = routed(hidden, chosen, weights, (0, 1), lambda number, rows: experts[str(number)](rows))
+        ours = routed(hidden, chosen, weights, (0, 1), run=lambda number, rows: experts[str(number)](rows))
         theirs = inspect.unwrap(type(module).forward)(probe, hidden, chosen, weights)
     except (RuntimeError, TypeError, AttributeError, IndexError):
         return False

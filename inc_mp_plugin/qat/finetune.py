@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """How a model is trained.
+    """Settings of the training of a model.
 
     The learning rate falls from `learning_rate` along half a cosine to 0 after the last update. The weight
     decay is that of weights: parameters of one number per channel and steps have none. `seed` is that of
@@ -135,7 +135,7 @@ def _checked(loss: Tensor, number: int, updates: int, settings: FineTuning) -> f
 
 
 def _steps(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Steps of all rounded ops, with what they are of in words."""
+    """Return the steps of all rounded ops, by words for what each step rounds."""
     return {
         f"the {what} of op {name!r}": one.step
         for name, op in rounded_ops(model).items()

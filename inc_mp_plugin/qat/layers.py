@@ -55,7 +55,7 @@ class QuantizedOp(nn.Module):
 
 @dataclass(slots=True)
 class _Seen:
-    """Of the inputs of one op: sum of magnitudes, number, and the least value."""
+    """Sum of magnitudes, number and least value of the inputs of one op."""
 
     total: Tensor
     count: int = 0
@@ -65,7 +65,7 @@ class _Seen:
 def quantized(
     model: nn.Module, formats: Mapping[str, str], batches: Sequence[Batch], *, per_channel: bool = False
 ) -> nn.Module:
-    """A copy of a model in which ops are rounded, under their old names.
+    """Return a copy of a model in which ops are rounded, under their old names.
 
     Steps start at 2 mean|v| / sqrt(Qp): of the weight, and of the inputs over the batches. An input that
     is never negative there (it follows a ReLU) has codes without a sign.
@@ -96,7 +96,7 @@ def quantized(
 def in_formats(
     model: nn.Module, formats: Mapping[str, str], batches: Sequence[Batch], *, steps: str = STATISTICS
 ) -> nn.Module:
-    """A copy of a model of rounded ops in which some of them have other formats.
+    """Return a copy of a model of rounded ops in which some of them have other formats.
 
     Args:
         model: from `quantized`, trained or not; it leaves as it came.
@@ -132,20 +132,20 @@ def in_formats(
 
 
 def rounded_ops(model: nn.Module) -> dict[str, QuantizedOp]:
-    """The rounded ops of a model by their names, in its order."""
+    """Return the rounded ops of a model by their names, in its order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedOp)}
 
 
 def weight_codes(model: nn.Module) -> dict[str, Tensor]:
-    """Integer codes of the weights of all rounded ops, by op."""
+    """Return the integer codes of the weights of all rounded ops, by op."""
     return {name: one.weight_quantizer.codes(one.op.weight) for name, one in rounded_ops(model).items()}
 
 
 def as_plain(model: nn.Module) -> nn.Module:
-    """A copy that computes the same with plain modules: what hooks on an op see is what it multiplies.
+    """Return a copy that computes the same with plain modules.
 
-    Weights are stored rounded, inputs are rounded by a hook before the op is called; its gradients are
-    those of the rounded network at the rounded values.
+    Hooks on an op see what the op multiplies. Weights are stored rounded, inputs are rounded by a hook
+    before the op is called; its gradients are those of the rounded network at the rounded values.
     """
     made = copy.deepcopy(model)
     for name, one in rounded_ops(made).items():

@@ -20,7 +20,7 @@ class CodeRange(NamedTuple):
 
 
 def code_range(format: str, *, signed: bool) -> CodeRange:
-    """Codes of an integer format: -2^(b-1) to 2^(b-1) - 1, or 0 to 2^b - 1 without a sign.
+    """Return the codes of an integer format: -2^(b-1) to 2^(b-1) - 1, or 0 to 2^b - 1 without a sign.
 
     Raises:
         InputError: there is no format of that name, or it is no integer.
@@ -39,7 +39,7 @@ def code_range(format: str, *, signed: bool) -> CodeRange:
 
 
 def initial_step(mean_magnitude: Tensor, codes: CodeRange) -> Tensor:
-    """Step to start from: 2 mean|v| / sqrt(Qp), one for every mean given.
+    """Return the step to start from: 2 mean|v| / sqrt(Qp), one for every mean given.
 
     A channel of nothing but zeros is exact with any step, and gets the mean of the others.
 
@@ -100,7 +100,7 @@ def quantize(value: Tensor, step: Tensor, codes: CodeRange, gradient_scale: floa
 
 
 class Quantizer(nn.Module):
-    """Rounds a tensor to an integer format whose step is a parameter.
+    """A module that rounds a tensor to an integer format whose step is a parameter.
 
     One step for the whole tensor, or one per entry of its first axis (the output channels of a weight).
     """
@@ -113,16 +113,16 @@ class Quantizer(nn.Module):
         self.step = nn.Parameter(step.detach().clone())
 
     def forward(self, value: Tensor, samples: int = 1) -> Tensor:
-        """The tensor in this format; of `samples` samples, the values of one share the step."""
+        """Round a tensor to this format; of `samples` samples, the values of one share the step."""
         shared = value.numel() / (samples * self.step.numel())
         return quantize(value, self._broadcast(value), self.range, 1.0 / math.sqrt(shared * self.range.high))
 
     def codes(self, value: Tensor) -> Tensor:
-        """Codes of a tensor, in its shape: integers of the format's range."""
+        """Return the codes of a tensor, in its shape: integers of the format's range."""
         return (value / self._broadcast(value)).detach().clamp(*self.range).round().int()
 
     def extra_repr(self) -> str:
-        """Format and range, for printing."""
+        """Return format and range, for printing."""
         return f"{self.format}, codes {self.range.low} to {self.range.high}"
 
     def _broadcast(self, value: Tensor) -> Tensor:

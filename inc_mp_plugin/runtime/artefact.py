@@ -75,7 +75,7 @@ class Artefact(Generic[Value]):
             value = compute()
             return value, {**self.encode(value), **(extra or {})}
 
-        return run_stage(self.path(folder), self.kind, depends_on, self.decode, made)
+        return run_stage(self.path(folder), self.kind, depends_on, decode=self.decode, make=made)
 
     def _read(self, folder: Path, decode: Callable[[Json], Any]) -> Any:
         path = self.path(folder)

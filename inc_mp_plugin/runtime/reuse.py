@@ -39,6 +39,7 @@ def run_stage(
     path: Path,
     kind: str,
     depends_on: Mapping[str, Any],
+    *,
     decode: Callable[[Json], Value],
     make: Callable[[], tuple[Value, Json]],
 ) -> Value:

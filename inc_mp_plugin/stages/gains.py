@@ -11,11 +11,9 @@ from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
-from inc_mp_plugin.gain.bit_operations import bit_operation_gains
 from inc_mp_plugin.gain.configurations import in_large_groups
-from inc_mp_plugin.gain.macs import mac_gains
-from inc_mp_plugin.gain.memory import memory_gains
 from inc_mp_plugin.gain.passes import check_context, prompt
+from inc_mp_plugin.gain.per_op import bit_operation_gains, mac_gains, memory_gains
 from inc_mp_plugin.gain.roofline import Phase, roofline_gains
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import Artefact
@@ -94,7 +92,9 @@ def gains_stage(
         gains = _counted(job, graph)
         if objective == "roofline":
             phases = _phases(job, subject, graph, demands)
-            gains["roofline"] = roofline_gains(phases, formats, job.device, sensitivity.total, ties, kept)
+            gains["roofline"] = roofline_gains(
+                phases, formats, job.device, sensitivity.total, ties=ties, kept=kept
+            )
         return {**gains, **measured}
 
     return GAINS.make(out, depends_on, make)

@@ -53,7 +53,7 @@ def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Se
         missed = [op.name for op in graph.ops if op.name not in reached]
         return sensitivity, {**content, "not_reached": missed}
 
-    return run_stage(path, KIND, depends_on, decode, make)
+    return run_stage(path, KIND, depends_on, decode=decode, make=make)
 
 
 def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:

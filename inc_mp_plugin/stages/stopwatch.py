@@ -70,7 +70,7 @@ class Stopwatch:
                 passes = batch_passes(self.model, work)
             say(f"Measuring {len(wanted)} configurations on {device.description} ...")
             try:
-                return measure(device, switch.select, passes, wanted, self.settings, partial)
+                return measure(device, switch.select, passes, wanted, settings=self.settings, partial=partial)
             finally:
                 switch.select({})
 

@@ -1,4 +1,4 @@
-"""What a user's settings come to: whether they can be met, and how rounding is priced."""
+"""The meaning of a user's settings: whether they can be met, and how rounding is priced."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_base(settings: Settings, base: str) -> None:
 
 
 def format_of(inc: Mapping[str, Any]) -> str:
-    """The FP8 format that INC's keys ask for."""
+    """Return the FP8 format that INC's keys ask for."""
     return _LOW[inc.get("fp8_config", "E4M3")]
 
 
@@ -70,20 +70,24 @@ def check_noise(settings: Settings, inc: Mapping[str, Any]) -> None:
     """Refuse measured noise of scales whose arithmetic is not known here.
 
     Raises:
-        InputError: it is asked for.
+        InputError: such noise is asked for.
     """
     if settings.noise == "measured":
         scales_of(settings, inc)
 
 
 def scales_of(settings: Settings, inc: Mapping[str, Any]) -> Scales:
-    """How INC will scale to FP8; on a Gaudi, as the settings' device does."""
+    """Return the scales that INC will use for FP8; on a Gaudi, those of the settings' device.
+
+    Raises:
+        InputError: the arithmetic of the scale method is not known here.
+    """
     method = str(inc.get("scale_method", OPTIMUM_HABANA.scale_methods[0])).lower()
     return Scales(method, "cpu" if is_cpu() else settings.device)
 
 
 def known_scales(settings: Settings, inc: Mapping[str, Any]) -> Scales | None:
-    """How INC will scale to FP8; None where its arithmetic is not known here."""
+    """Return the scales that INC will use for FP8; None where their arithmetic is not known here."""
     try:
         return scales_of(settings, inc)
     except InputError:  # one of INC's many other methods, or modelled time of another device

@@ -52,7 +52,7 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
         self.theirs = theirs
 
     def expand(self) -> list[IPMSEConfig]:
-        """One configuration for each combination of values, the fastest model first."""
+        """List one configuration for each combination of values, the fastest model first."""
         expanded = [type(self)(**self.theirs, ip_mse=one) for one in grid(self.ours)]
         if autotune_forgets_the_best():
             warn(
@@ -62,7 +62,7 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
         return expanded
 
     def __iter__(self) -> Iterator[IPMSEConfig]:
-        """Itself alone: INC's autotune goes through what may be a list of configurations."""
+        """Yield this configuration alone: INC's autotune goes through what may be a list of them."""
         return iter((self,))
 
     def __eq__(self, other: object) -> bool:
@@ -74,5 +74,5 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
 
     @classmethod
     def get_config_set_for_tuning(cls) -> IPMSEConfig:
-        """Thresholds from fast to careful, for INC's `autotune`."""
+        """Return a configuration with thresholds from fast to careful, for INC's `autotune`."""
         return cls(tau=[0.03, 0.01, 0.003])

@@ -22,7 +22,7 @@ _OF_EARLIER_TOKENS = ("past", "cache")  # in the names of arguments that hold wh
 
 
 def goes_on(arguments: Mapping[str, Any]) -> bool:
-    """Tell whether a call continues an earlier one: replayed without its cache it would be another.
+    """Tell if a call continues an earlier one: replayed without its cache it would be another.
 
     Any of these says so, for libraries pass caches under changing names and in changing forms, and some
     keep them inside the model:
@@ -70,7 +70,7 @@ def _holds_cache(name: str, value: Any, *, tokens: bool) -> bool:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """What lies in nested tuples, lists and mappings; objects stay whole."""
+    """Yield the values that lie in nested tuples, lists and mappings; objects stay whole."""
     if isinstance(value, Mapping):
         value = tuple(value.values())
     if isinstance(value, tuple | list):
@@ -81,13 +81,16 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def _is_object(value: Any) -> bool:
-    """Whether a value is more than a number, a text or a tensor, and no function, class or module."""
+    """Tell if a value is more than a number, a text or a tensor, and no function, class or module.
+
+    A cache counts even if it can be called.
+    """
     plain = value is None or isinstance(value, bool | int | float | complex | str | bytes | Tensor)
     return not plain and (not callable(value) or is_cache(value))
 
 
 def _is_layered(value: Any) -> bool:
-    """Whether a value is a sequence of layers, each a sequence of at least two tensors, all layers alike."""
+    """Tell if a value is a sequence of layers, each a sequence of at least two tensors, all layers alike."""
     if not isinstance(value, tuple | list) or not all(isinstance(layer, tuple | list) for layer in value):
         return False
     shapes = {
@@ -115,7 +118,11 @@ def _begins_later(name: str, value: Any) -> bool:
 
 
 def _plain(mask: Any) -> Any:
-    """A mask without the columns of a cache; masks by kind of attention all say the same of padding."""
+    """Return a mask without the columns of a cache.
+
+    Of masks by kind of attention that all become masks of padding, the first is returned: they all say the
+    same of padding.
+    """
     if isinstance(mask, Mapping):
         plain = {kind: _plain(part) for kind, part in mask.items()}
         tensors = [part for part in plain.values() if isinstance(part, Tensor)]

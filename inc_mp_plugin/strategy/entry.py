@@ -46,7 +46,7 @@ def register() -> None:
 
 
 def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """INC's own function, also where an earlier import of this file has wrapped it."""
+    """Return INC's own function, also where an earlier import of this file has wrapped it."""
     original: Callable[..., Any] = getattr(function, "of_inc", function)
     return original
 
@@ -64,7 +64,14 @@ def ip_mse_entry(
     run_args: tuple[Any, ...] | None = None,
     **_: Any,
 ) -> nn.Module:
-    """What INC calls for prepare, for convert, and for quantize: both, with `run_fn` between.
+    """Prepare a model for INC, convert it, or quantize it: prepare and convert, with `run_fn` between.
+
+    Args:
+        model: changed in place.
+        configs_mapping: as INC gives it to its algorithms; its first configuration counts.
+        mode: prepare, convert or quantize.
+        run_fn: runs calibration batches through the model; needed to quantize, and for nothing else.
+        run_args: what `run_fn` is given after the model.
 
     Raises:
         InputError: a setting is wrong, or calibration never ran the model.
@@ -86,7 +93,19 @@ def ip_mse_entry(
 def fp8_entry(
     model: nn.Module, configs_mapping: Mapping[Any, Any], mode: Mode = Mode.QUANTIZE, **kwargs: Any
 ) -> nn.Module:
-    """INC's own FP8 algorithm, unless its configuration says `strategy: ip_mse`."""
+    """Run INC's own FP8 algorithm, or `ip_mse` if the configuration says `strategy: ip_mse`.
+
+    A configuration with a key `ip_mse` runs `ip_mse`, too.
+
+    Args:
+        model: as INC gives it to its algorithms.
+        configs_mapping: as INC gives it to its algorithms.
+        mode: prepare, convert or quantize.
+        kwargs: passed on to the algorithm.
+
+    Raises:
+        InputError: the strategy is another spelling of `ip_mse`.
+    """
     config = next(iter(configs_mapping.values()))
     strategy = getattr(config, "strategy", None)
     if strategy != NAME and str(strategy).lower().replace("-", "_") == NAME:
@@ -99,14 +118,21 @@ def fp8_entry(
 
 
 def save_calib_result(model: nn.Module) -> None:
-    """INC's end of a calibration, by `finalize_calibration`; the sensitivities are kept, too."""
+    """End a calibration as INC does, by `finalize_calibration`; the sensitivities are kept, too."""
     with enabled_on_cpu():
         _inc_save_calib_result(model)
     flow.finalize(model)
 
 
 def load(model_name_or_path: str, format: str = "huggingface", device: str = "hpu", **kwargs: Any) -> Any:
-    """INC's loading, into a model that has the modules that were saved."""
+    """Load a model as INC does, into one that has the modules that were saved.
+
+    Args:
+        model_name_or_path: as in INC's `load`.
+        format: as in INC's `load`.
+        device: as in INC's `load`.
+        kwargs: other keywords of INC's `load`.
+    """
     kwargs = with_modules_of(model_name_or_path, kwargs)
     with enabled_on_cpu():
         return _inc_load(model_name_or_path, format=format, device=device, **kwargs)

@@ -14,7 +14,7 @@ from inc_mp_plugin.model.experts import expose_experts, hide_experts, show_exper
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """What was exposed in a model, by the names of modules; nothing but names, for models get copied."""
+    """Names of modules that were exposed in a model; nothing but names, for models get copied."""
 
     experts: tuple[str, ...]
     attention: tuple[str, ...]
@@ -28,11 +28,11 @@ class Exposed:
         return Exposed(experts, expose_bgemms(model) if products else (), before)
 
     def hide(self, model: nn.Module) -> None:
-        """Undo it all."""
+        """Undo all that was exposed in a model."""
         hide_bgemms(model, self.attention, self.implementations)
         hide_experts(model, self.experts)
 
     def keep(self, model: nn.Module) -> None:
-        """Leave it so for good: experts get weights of their own."""
+        """Leave a model exposed for good: experts get weights of their own."""
         if self.experts:
             expose_experts(model)

@@ -55,7 +55,7 @@ _PREPARED = "_ip_mse_prepared"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a prepared model carries until it is converted."""
+    """The state that a prepared model carries until it is converted."""
 
     settings: Settings
     inc: dict[str, Any]
@@ -97,7 +97,7 @@ def _forget_preparation(model: nn.Module) -> None:
 
 @contextmanager
 def calibrated(model: nn.Module) -> Iterator[None]:
-    """Calibrate a prepared model: if that fails, the model leaves as it came to `prepare`."""
+    """Watch the calibration of a prepared model: if it fails, the model leaves as it came to `prepare`."""
     prepared: Prepared = vars(model)[_PREPARED]
     with _undone(model, prepared.attributes, prepared.exposed):
         try:
@@ -109,7 +109,7 @@ def calibrated(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _undone(model: nn.Module, attributes: Attributes, exposed: Exposed) -> Iterator[None]:
-    """On an error the model has its own modules and attributes again."""
+    """Restore a model's own modules and attributes on an error."""
     try:
         yield
     except BaseException:
@@ -143,10 +143,16 @@ def finalize(model: nn.Module) -> None:
 
 
 def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
-    """Plan, and let INC convert what is planned; see `prepare`.
+    """Plan, and let INC convert what is planned.
 
     A model that was not prepared here is planned from what `finalize` left on disk; one that was runs a
     batch again, and an op that makes NaN or infinity of it is refused by its name.
+
+    Args:
+        entry: INC's own FP8 algorithm.
+        model: from `prepare`, or one that was not prepared here; changed in place.
+        config: INC's, with keys of ours; read if the model was not prepared here.
+        mapping: as INC gives it to its algorithms.
     """
     prepared: Prepared | None = vars(model).pop(_PREPARED, None)
     if prepared is None:
@@ -182,7 +188,10 @@ def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
 
 
 def folder_of(inc: Mapping[str, Any]) -> Path:
-    """Where artefacts are: beside INC's measurements, under another name, or INC would move them away."""
+    """Return the folder of artefacts.
+
+    It lies beside INC's measurements, under another name, or INC would move the artefacts away.
+    """
     path = Path(inc["dump_stats_path"])
     return path.parent / NAME / path.name
 

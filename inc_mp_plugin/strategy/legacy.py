@@ -43,7 +43,9 @@ class IP_MSETuneStrategy(TuneStrategy):  # type: ignore[misc]  # INC makes "ip_m
     """
 
     def next_tune_cfg(self) -> Iterator[dict[Any, Any]]:
-        """Plans for tau, tau / 2, tau / 4 ..., as INC's configurations, each other plan once.
+        """Yield plans for tau, tau / 2, tau / 4 ..., as INC's configurations, each other plan once.
+
+        The last one has no op in INT8.
 
         Raises:
             InputError: a key that is not ours, or no calibration data.
@@ -69,7 +71,7 @@ class IP_MSETuneStrategy(TuneStrategy):  # type: ignore[misc]  # INC makes "ip_m
             before, tau = plan.quantized, tau / 2
 
     def _configuration(self, initial: dict[Any, Any], quantized: set[str], names: set[str]) -> dict[Any, Any]:
-        """INC's configuration of a plan; what is not an op of ours stays as INC has it."""
+        """Return INC's configuration of a plan; what is not an op of ours stays as INC has it."""
         chosen: dict[Any, Any] = copy.deepcopy(initial)
         for name, kind in initial:
             if _op(name) in names - quantized:
@@ -80,19 +82,26 @@ class IP_MSETuneStrategy(TuneStrategy):  # type: ignore[misc]  # INC makes "ip_m
 
 
 def _op(name: str) -> str:
-    """Name of a module for INC's name of it: where INC wraps a module, it adds `.module`."""
+    """Return the name of a module for INC's name of it: where INC wraps a module, it adds `.module`."""
     return name.removesuffix(".module")
 
 
 def measure_int8(model: nn.Module, graph: Graph, batches: Sequence[Any], loss_fn: Any) -> LossModel:
-    """Price the noise of INT8, D^2 / 12 per element; see `IntegerNoise`."""
+    """Price the noise of INT8, D^2 / 12 per element; see `IntegerNoise`.
+
+    Args:
+        model: the model in FP32.
+        graph: its ops.
+        batches: calibration batches.
+        loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
+    """
     noise = IntegerNoise(observe_maxabs(model, graph, batches, loss_fn))
     sensitivity = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, noise)))
     return LossModel(sensitivity, "measured")
 
 
 def memory_gains_int8(graph: Graph, names: Collection[str]) -> Gains:
-    """Bytes that INT8 saves against FP32, op by op."""
+    """Return the bytes that INT8 saves against FP32, op by op."""
     groups = tuple(
         GroupGains(
             (op.name,), (("fp32",), (INT8,)), (0.0, float(_SAVED_BYTES * op.weight_elements)), (0.0, 0.0)

@@ -34,9 +34,14 @@ class LiveModel:
 
     @staticmethod
     def of(model: nn.Module, inc: Mapping[str, Any], settings: Settings) -> LiveModel:
-        """See what INC would do with a model on this machine.
+        """Describe what INC would do with a model on this machine.
 
         On a Gaudi the model is optimum-habana's; its KV cache is in FP8 if the lists let it be.
+
+        Args:
+            model: with its own modules.
+            inc: INC's keys, with the user's lists.
+            settings: our keys, of which `attention` and `reuse_cache` count here.
 
         Raises:
             InputError: the lists let in a part of the KV cache.
@@ -56,7 +61,7 @@ class LiveModel:
         return LiveModel(model, modules, candidates, target, serving)
 
     def blocked(self, plan: Plan) -> list[str]:
-        """Patterns of the modules that the lists let in and a plan does not want in FP8.
+        """List patterns of the modules that the lists let in and a plan does not want in FP8.
 
         Modules of which plans say nothing (softmax) stay as the user's lists have them. A module that INC
         could swap but calibration never ran is blocked, for it would raise at its first call.
@@ -66,7 +71,7 @@ class LiveModel:
         """
         ops = tuple(plan.formats)
         layout = self.target.lay_out(Captured(ops, self.modules), self.serving)
-        wanted = modules_of(layout, plan.quantized, ops, self.serving, self.target.name)
+        wanted = modules_of(layout, plan.quantized, ops, serving=self.serving, target=self.target.name)
         missing = sorted(wanted.difference(self.candidates))
         if missing:
             message = (
@@ -82,6 +87,6 @@ class LiveModel:
 
 
 def _decided(layout: Layout) -> set[str]:
-    """Modules of a consumer that plans decide about."""
+    """Return the modules of a consumer that plans decide about."""
     together = [*layout.places.values(), *(rule.modules for rule in layout.rules), layout.caches]
     return {*layout.kept, *layout.resting, *(module for modules in together for module in modules)}

@@ -98,7 +98,7 @@ class Observed:
 
 
 def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All that a call is given, by the names of the forward's parameters and of its other keywords."""
+    """Return all that a call is given, by the names of the forward's parameters and of its other keywords."""
     signature = inspect.signature(model.forward)
     named: dict[str, Any] = {}
     for key, value in signature.bind_partial(*args, **kwargs).arguments.items():
@@ -108,9 +108,9 @@ def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
 
 
 def _kept(model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """What is kept of a call: arguments that are tensors, or lists and dicts of them.
+    """Return the arguments of a call that are kept: tensors, or lists and dicts of them.
 
-    By the names of the forward's arguments; a tuple where it has a `*args` that takes them.
+    They come by the names of the forward's arguments; as a tuple where a `*args` of the forward takes them.
     """
     for key, parameter in inspect.signature(model.forward).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL and named.get(key):

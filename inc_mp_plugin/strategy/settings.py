@@ -53,7 +53,7 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
-        """Check the keys of ours; tau is 0.01 if no knob is given.
+        """Make settings of the keys of ours; tau is 0.01 if no knob is given.
 
         Raises:
             InputError: a key that is not ours.
@@ -66,7 +66,7 @@ class Settings:
 
 
 def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the keys that are given as lists, the largest gain first.
+    """List every combination of the keys that are given as lists, the largest gain first.
 
     A larger threshold, a larger wanted gain or a smaller budget is the faster model; other keys keep their
     order.
@@ -108,7 +108,7 @@ def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
-    """Settings of ours, and INC's keys as a JSON file for this machine needs them.
+    """Read settings of ours, and INC's keys as a JSON file for this machine needs them.
 
     A configuration that came from a file is that file, as in INC. The high precision is the model's
     own format, or ops left in it could not take the others' outputs; on a CPU, what INC refuses there

@@ -90,7 +90,7 @@ def demands(
 
 
 def modules_of(
-    layout: Layout, lowered: Collection[str], ops: Collection[str], serving: Serving, target: str
+    layout: Layout, lowered: Collection[str], ops: Collection[str], *, serving: Serving, target: str
 ) -> set[str]:
     """Find the modules that a consumer must run in FP8 for a plan.
 

@@ -79,7 +79,9 @@ def run(folder: Path, effort: Effort) -> Outcome:
             return found, to_json(found)
 
         depends_on = {**_as_json(effort), "seed": seed}
-        seeds.append(run_stage(own / "outcome.json", "digits_outcome", depends_on, from_json, make))
+        seeds.append(
+            run_stage(own / "outcome.json", "digits_outcome", depends_on, decode=from_json, make=make)
+        )
         for partial in own.glob("*.partial.npz"):
             partial.unlink()
     return Outcome(tuple(seeds), effort.budgets)

@@ -17,7 +17,7 @@ from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.op_values import ALPS, EAGL, OpValues
 from inc_mp_plugin.core.plan import Graph, Plan
-from inc_mp_plugin.gain.bit_operations import bit_operation_gains
+from inc_mp_plugin.gain.per_op import bit_operation_gains
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.qat.layers import as_plain, in_formats, rounded_ops, weight_codes
 from inc_mp_plugin.qat.lsq import code_range, initial_step

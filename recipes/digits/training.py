@@ -145,7 +145,9 @@ def _kept(
         found = {"trial": as_json(trial), "sha256_of_arrays": write_arrays(arrays, state)}
         return (result.model, trial), found
 
-    return run_stage(path.with_suffix(".json"), "digits_model", as_lists(depends_on), decode, make)
+    return run_stage(
+        path.with_suffix(".json"), "digits_model", as_lists(depends_on), decode=decode, make=make
+    )
 
 
 def as_json(trial: Trial) -> dict[str, float]:

@@ -18,7 +18,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.gain.macs import seconds_per_mac
+from inc_mp_plugin.gain.per_op import seconds_per_mac
 from inc_mp_plugin.graph.partition import partition
 from inc_mp_plugin.solver.milp import Candidate, choose
 

@@ -60,9 +60,9 @@ def timed(machine, candidates, tmp_path, passes=None, **settings):
         machine.select,
         passes or machine.passes(),
         candidates,
-        TimingSettings(**{"most_repeats": 15, **settings}),
-        Partial(tmp_path / "partial.npz", "key"),
-        machine.clock,
+        settings=TimingSettings(**{"most_repeats": 15, **settings}),
+        partial=Partial(tmp_path / "partial.npz", "key"),
+        clock=machine.clock,
     )
 
 

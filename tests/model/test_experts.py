@@ -194,5 +194,5 @@ def test_routed_by_hand():
         seen[number] = rows.flatten().tolist()
         return (number + 1) * rows
 
-    assert routed(hidden, chosen, weights, range(2), run).tolist() == [[2.0], [40.0], [0.0]]
+    assert routed(hidden, chosen, weights, range(2), run=run).tolist() == [[2.0], [40.0], [0.0]]
     assert seen == {0: [1.0], 1: [1.0, 10.0]}

@@ -116,7 +116,7 @@ def test_the_version_of_the_package_changes_nothing(tmp_path, monkeypatch):
         return made, {}
 
     def run():
-        run_stage(tmp_path / "x.json", "gains", {"a": 1}, dict, make)
+        run_stage(tmp_path / "x.json", "gains", {"a": 1}, decode=dict, make=make)
 
     run()
     assert read(tmp_path, "x.json")["made_by"].startswith("inc-mp-plugin ")

@@ -170,7 +170,7 @@ def test_stages_are_reused_and_made_again(tmp_path, caplog):
         return len(made), {"value": len(made)}
 
     def run(depends_on):
-        return run_stage(path, "x", depends_on, lambda content: content["value"], make)
+        return run_stage(path, "x", depends_on, decode=lambda content: content["value"], make=make)
 
     assert run({"samples": 64}) == 1
     assert run({"samples": 64}) == 1

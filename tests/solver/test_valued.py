@@ -14,7 +14,7 @@ from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.op_values import OpValues
 from inc_mp_plugin.core.plan import Graph, Op
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.gain.bit_operations import bit_operation_gains
+from inc_mp_plugin.gain.per_op import bit_operation_gains
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import solve
 

@@ -22,7 +22,7 @@ Modules = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What INC would select: `lines` to show, and `faults` that make the file suspicious."""
+    """Findings about a file: `lines` show what INC would select, `faults` make the file suspicious."""
 
     lines: tuple[str, ...]
     faults: tuple[str, ...]
@@ -80,7 +80,10 @@ def _selection(
 
 
 def _all_or_nothing(lists: Lists, able: Sequence[str], chosen: Sequence[str], which: str) -> Iterator[str]:
-    """What INC would do without a word: nothing at all, or everything although the file says otherwise."""
+    """Report if INC would quantize nothing, or everything although the lists hold something.
+
+    INC would do either without a word.
+    """
     given = any(lists[name][part] for name in lists for part in lists[name])
     if not chosen and ".*" not in lists["blocklist"]["names"]:
         yield f"the file selects nothing{which}: the model would run without FP8, and INC would not say so"
@@ -115,7 +118,7 @@ def _patterns(lists: Lists, modules: Modules, able: set[str], device: str) -> It
 
 
 def _cancelled(lists: Lists, modules: Modules) -> Iterator[str]:
-    """Allowed entries that the block list takes back, and types that let in what names leave out."""
+    """Report allowed entries that the block list takes back, and types that let in what names leave out."""
     block = lists["blocklist"]
 
     def blocked(module: str) -> bool:

@@ -19,7 +19,7 @@ from inc_mp_plugin.targets.layout import Captured, Layout
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """How a model is served, as far as somebody says so: what is None is not compared with the file."""
+    """Way in which a model is served, as far as it is known; a None is not compared with the file."""
 
     kv_cache: str | None = None
     attention: str | None = None
@@ -75,7 +75,7 @@ def check_file(
 def _names_of_others(
     config: dict[str, Any], captured: Captured, layout: Layout, serving: Serving, target: str | None
 ) -> Iterator[str]:
-    """Patterns that match nothing here, but ops in the modules of another consumer."""
+    """Report patterns that match no module here, but modules of another consumer that run an op."""
     known = {name for tree in layout.trees for name in tree}
     patterns = {pattern for parts in pattern_lists(config).values() for pattern in parts["names"]}
     foreign = sorted(one for one in patterns if not any(re.search(one, name) for name in known))
@@ -98,7 +98,7 @@ def _names_of_others(
 def _types_of_others(
     config: dict[str, Any], captured: Captured, layout: Layout, serving: Serving, target: str | None
 ) -> Iterator[str]:
-    """Classes that no module has here, but modules of another consumer."""
+    """Report classes that no module has here, but modules of another consumer have."""
     here = set(_classes(layout).values())
     for name, parts in pattern_lists(config).items():
         for kind in dict.fromkeys(parts["types"]):
@@ -116,7 +116,7 @@ def _types_of_others(
 
 
 def _counterparts(modules: set[str], theirs: Layout, ours: Layout) -> list[str]:
-    """Classes of our modules that do what these modules of another consumer do."""
+    """List the classes of our modules that do what these modules of another consumer do."""
     places = [ours.caches] if modules.intersection(theirs.caches) else []
     places += [ours.places.get(op, ()) for op, used in theirs.places.items() if modules.intersection(used)]
     classes = _classes(ours)

@@ -14,12 +14,12 @@ _MODES = ("MEASURE", "QUANTIZE", "LOAD", "AUTO")
 
 
 def is_measuring(config: Mapping[str, Any]) -> bool:
-    """Whether a file lets INC measure, so that nothing runs in FP8."""
+    """Tell if a file lets INC measure, so that nothing runs in FP8."""
     return str(config.get("mode", "")).upper() == "MEASURE"
 
 
 def check_values(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What to know about keys and values of a file, and what is wrong with them.
+    """Check the keys and values of a file: list what to know about them, and what is wrong with them.
 
     Args:
         config: the content of an INC FP8 JSON.

@@ -20,7 +20,9 @@ _OPS = {"Linear", "FalconLinear", "Conv2d", "Matmul"}
 
 
 def load_captured(path: Path | None, model: str | None) -> Captured:
-    """Modules of a model, {name: class}, from a JSON file such as graph.json, or from the model itself.
+    """Load the facts about a model's modules from a JSON file such as graph.json, or from the model itself.
+
+    The modules are {name: class}.
 
     Raises:
         InputError: not exactly one of both is given, or it cannot be read.
@@ -74,10 +76,10 @@ def _ops(modules: dict[str, str]) -> tuple[str, ...]:
 
 
 def unmeasured(config: dict[str, Any], layout: Layout, device: str, measurements: Path) -> list[str]:
-    """Modules that a file selects and that a measurement of INC's does not hold, or holds a useless value of.
+    """Report modules that a file selects and that INC's measurement lacks, or has a useless value of.
 
     INC stops at the first call of a module without a measurement; most often the measurement ran with
-    another attention than the file is for. A largest value of 0 or NaN it takes without a word.
+    another attention than the file is for. INC takes a largest value of 0 or NaN without a word.
 
     Args:
         config: the content of an INC FP8 JSON.
@@ -114,7 +116,7 @@ def unmeasured(config: dict[str, Any], layout: Layout, device: str, measurements
 
 
 def _numbers(node: Any) -> Iterator[float]:
-    """All numbers of a measured node, however deeply they are nested."""
+    """Yield all numbers of a measured node, however deeply they are nested."""
     if isinstance(node, dict):
         node = list(node.values())
     if isinstance(node, list):

@@ -11,7 +11,7 @@ from inc_mp_plugin.targets.layout import Layout
 
 
 def remarks(layout: Layout, chosen: Collection[str]) -> Iterator[str]:
-    """What a reader of the file should know, though nothing is wrong with it."""
+    """Yield what a reader of a file should know about its selection, though nothing is wrong with it."""
     routers = [name for name in layout.routers if name in chosen]
     if routers:
         yield (
@@ -26,9 +26,16 @@ def remarks(layout: Layout, chosen: Collection[str]) -> Iterator[str]:
 
 
 def resting(layout: Layout, lists: Lists, modules: Iterable[str], chosen: Collection[str]) -> Iterator[str]:
-    """Patterns that were meant for modules which never run the way the model is served.
+    """Report patterns that match only modules which never run the way the model is served.
 
-    An allowed one leaves in the base format, and a blocked one lets into FP8, what runs in their place.
+    Other modules run in their place. With an allowed pattern those stay in the base format; with a blocked
+    pattern they run in FP8.
+
+    Args:
+        layout: the consumer's modules; its `resting` ones never run.
+        lists: the file's allow and block lists, from `pattern_lists`.
+        modules: names of all modules.
+        chosen: names of the modules that INC would quantize.
     """
     names = list(modules)
     for name, wanted in (("allowlist", False), ("blocklist", True)):
@@ -44,7 +51,7 @@ def resting(layout: Layout, lists: Lists, modules: Iterable[str], chosen: Collec
 
 
 def alike(faults: Iterable[str]) -> list[str]:
-    """One line for faults that differ in their numbers (of layers, of experts) only.
+    """Unite faults that differ in their numbers (of layers, of experts) only into one line.
 
     Example:
         >>> alike(["layers.0.k is in FP8", "layers.1.k is in FP8", "lm_head is in FP8"])
