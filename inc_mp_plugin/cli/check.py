@@ -43,7 +43,9 @@ def check(
     from inc_mp_plugin.inc.check.measurements import load_captured
 
     served = Served(kv_cache, attention, reuse_cache)
-    report = check_file(config, load_captured(modules, model), target, served, measurements, device)
+    report = check_file(
+        config, load_captured(modules, model), target, served, measurements=measurements, device=device
+    )
     for line in report.lines:
         typer.echo(line)
     if report.faults:

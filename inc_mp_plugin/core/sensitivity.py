@@ -68,7 +68,7 @@ class Sensitivity:
         return dict(zip(self.ops, means.tolist(), strict=True))
 
     def of(self, names: Collection[str]) -> Sensitivity:
-        """Keep these ops only; the others then stay in their base format."""
+        """The same, of these ops only; the others then stay in their base format."""
         kept = [index for index, name in enumerate(self.ops) if name in set(names)]
         return replace(
             self,
@@ -81,7 +81,7 @@ class Sensitivity:
         )
 
     def take(self, rows: NDArray[np.int64]) -> Sensitivity:
-        """Keep these samples only; one may be taken several times."""
+        """The same, of these samples only; one may be taken several times."""
         return replace(
             self,
             loss=self.loss[rows],

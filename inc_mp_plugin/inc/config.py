@@ -43,7 +43,14 @@ def to_inc_config(
         SelectionError: the consumer cannot run this mix, or INC would quantize other modules.
     """
     captured = None if graph is None else Captured.of(graph)
-    return config_of(plan.base, plan.formats, get_target(target), captured, scale_method, plan.serving)
+    return config_of(
+        plan.base,
+        plan.formats,
+        get_target(target),
+        captured,
+        scale_method=scale_method,
+        serving=plan.serving,
+    )
 
 
 def config_of(
@@ -51,6 +58,7 @@ def config_of(
     formats: Mapping[str, str],
     consumer: Target,
     captured: Captured | None = None,
+    *,
     scale_method: str | None = None,
     serving: Serving | None = None,
 ) -> dict[str, Any]:

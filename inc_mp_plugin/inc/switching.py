@@ -27,6 +27,7 @@ def switch_to_time(
     model: nn.Module,
     graph: Graph,
     ops: Collection[str],
+    *,
     base: str,
     low: str,
     device: str,
@@ -57,6 +58,7 @@ def switch_to_validate(
     model: nn.Module,
     graph: Graph,
     ops: Collection[str],
+    *,
     base: str,
     low: str,
     batches: Iterable[Batch],
@@ -92,5 +94,5 @@ def _through_inc(
     scale_method: str | None = None,
 ) -> Switch:
     formats = {op.name: low if op.name in ops else base for op in graph.ops}
-    config = config_of(base, formats, target, Captured.of(graph), scale_method)
+    config = config_of(base, formats, target, Captured.of(graph), scale_method=scale_method)
     return switchable(model, config, low, batches)

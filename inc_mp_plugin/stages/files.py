@@ -62,7 +62,7 @@ def write_files(job: Job, plan: Plan, graph: Graph, target: str, *, title: str, 
     for path in (quantize, measure, script):
         path.unlink(missing_ok=True)  # never leave the files of another plan behind
     captured, method = Captured.of(graph), job.scale_method
-    config = config_of(plan.base, plan.formats, consumer, captured, method, plan.serving)
+    config = config_of(plan.base, plan.formats, consumer, captured, scale_method=method, serving=plan.serving)
     stats = _stats(job.model_name, config.get("dump_stats_path", ""))
     if "dump_stats_path" in config:  # each model measures into a folder of its own
         config["dump_stats_path"] = f"{stats}/measure"

@@ -100,10 +100,10 @@ class LossMeter:
             subject.model,
             self._graph,
             self._ops,
-            subject.base,
-            self.format,
-            subject.batches,
-            self._job.scale_method,
+            base=subject.base,
+            low=self.format,
+            batches=subject.batches,
+            scale_method=self._job.scale_method,
         )
 
     def losses(self, ops: Collection[str]) -> FloatArray:

@@ -58,7 +58,9 @@ class Stopwatch:
         with _moved(self.model, name), torch.inference_mode():
             moved = [map_tensors(batch, lambda t: t.to(name)) for batch in self.batches]
             try:
-                switch = switch_to_time(self.model, self.graph, ops, base, low, name, moved)
+                switch = switch_to_time(
+                    self.model, self.graph, ops, base=base, low=low, device=name, batches=moved
+                )
             except FAILURES as error:
                 message = f"the model cannot be converted to {low} on {name!r}: {one_line(error)}"
                 raise InputError(message) from error

@@ -36,7 +36,7 @@ def captured(name, code):
 def file_of(name, code, lowered, serving):
     graph = captured(name, code)
     formats = {op.name: "fp8_e4m3" if op.name in lowered else "bf16" for op in graph.ops}
-    return config_of("bf16", formats, OPTIMUM_HABANA, Captured.of(graph), None, serving)
+    return config_of("bf16", formats, OPTIMUM_HABANA, Captured.of(graph), serving=serving)
 
 
 def lists_of(config):

@@ -67,7 +67,9 @@ def test_equals_the_losses_of_incs_own_modules(kept):
     found = measure_alps_without_training(model, graph, batches, None, ("fp8_e4m3",), kept, SCALES)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     names = [op.name for op in graph.ops]
-    switch = switch_to_validate(model, graph, names, "fp32", "fp8_e4m3", batches, "maxabs_pow2")
+    switch = switch_to_validate(
+        model, graph, names, base="fp32", low="fp8_e4m3", batches=batches, scale_method="maxabs_pow2"
+    )
 
     def mean_loss(formats):
         switch.select(formats)

@@ -121,7 +121,7 @@ def test_a_model_that_does_not_fit_is_one_line_and_comes_back(monkeypatch):
 
 
 def test_a_model_that_cannot_be_converted_is_one_line(monkeypatch):
-    def fails(*arguments):
+    def fails(*_, **__):
         message = "no such kernel"
         raise RuntimeError(message)
 

@@ -51,7 +51,7 @@ def file_of(name, target, lowered, serving=None):
     one, formats = graph(name), {}
     for op in one.ops:
         formats[op.name] = "fp8_e4m3" if op.name in lowered else "bf16"
-    return config_of("bf16", formats, get_target(target), Captured.of(one), None, serving)
+    return config_of("bf16", formats, get_target(target), Captured.of(one), serving=serving)
 
 
 def chosen(name, target, config, serving=None, version=0):

@@ -36,6 +36,7 @@ def check_file(
     captured: Captured,
     target: str | None,
     served: Served,
+    *,
     measurements: Path | None,
     device: str | None,
 ) -> Report:
