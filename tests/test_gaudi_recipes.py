@@ -28,7 +28,7 @@ PARAMETERS = {
 
 def recipe_of(model, device, *overrides):
     config = f"model.name_or_path={RECIPES / 'configs' / model}"
-    return load_recipe(RECIPES / f"{model}-{device}.yaml", [config, *overrides])
+    return load_recipe(RECIPES / f"{model}-gaudi.yaml", [config, f"device={device}", *overrides])
 
 
 def two_layers(model, device, *overrides):
@@ -95,12 +95,12 @@ def test_what_the_experts_of_a_qwen_come_to_on_optimum_habana(tmp_path):
 
 def test_a_recipe_that_names_no_model_here(tmp_path):
     with pytest.raises(InputError, match="cannot be loaded"):
-        recipe = load_recipe(RECIPES / "qwen3-8b-gaudi2.yaml", [f"model.name_or_path={tmp_path}/none"])
+        recipe = load_recipe(RECIPES / "qwen3-8b-gaudi.yaml", [f"model.name_or_path={tmp_path}/none"])
         dry_run(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*-gaudi?.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*-gaudi.yaml")), ids=lambda path: path.stem)
 def test_the_commands_in_a_recipe_name_it(path):
     text = path.read_text()
     assert f"inc-mp tune recipes/{path.name}\n" in text

@@ -88,7 +88,7 @@ def no_losses(ops: Sequence[str]) -> Sensitivity:
     from inc_mp_plugin.core.sensitivity import Sensitivity
 
     nothing = np.zeros((1, len(ops)))
-    return Sensitivity(tuple(ops), np.ones(1), nothing, nothing)
+    return Sensitivity(tuple(ops), np.ones(1), nothing, nothing, second={"input": nothing})
 
 
 def read_sensitivity(folder: Path) -> Sensitivity:

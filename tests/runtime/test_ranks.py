@@ -30,7 +30,7 @@ def torchrun(*command, cwd=ROOT, processes=2):
 
 
 def in_ranks(mode, folder):
-    done = torchrun(ROOT / "tests" / "inc" / "in_ranks.py", mode, folder)
+    done = torchrun(ROOT / "tests" / "strategy" / "in_ranks.py", mode, folder)
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)], done
 
