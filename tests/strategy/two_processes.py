@@ -10,7 +10,7 @@ import torch
 from neural_compressor.torch.quantization import FP8Config, convert, finalize_calibration, prepare
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.pipeline import in_memory
+from inc_mp_plugin.pipeline import tune
 
 
 def die(*_, **__):
@@ -22,9 +22,9 @@ if __name__ == "__main__":
     mp.register()
 
     if stage == "finalize":
-        in_memory.gains_stage = die  # sensitivities are written, the plan is not
+        tune.gains_stage = die  # sensitivities are written, the plan is not
     if stage == "convert":
-        in_memory.plan_stage = die
+        tune.plan_stage = die
     model, config = helpers.language_model("llama"), FP8Config.from_json_file(path)
     if mode == "MEASURE":
         model = prepare(model, config)
