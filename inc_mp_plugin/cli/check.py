@@ -12,6 +12,7 @@ from inc_mp_plugin.core.errors import InputError
 
 def check(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="An INC FP8 JSON file.")],
+    *,
     modules: Annotated[
         Path | None, typer.Option(help="JSON with the model's modules, such as DIR/graph.json.")
     ] = None,

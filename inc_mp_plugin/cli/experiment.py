@@ -16,6 +16,7 @@ def experiment(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="choices, prediction, curve, methods or accuracy.")
     ],
+    *,
     objective: Annotated[str | None, typer.Option(help="Whose gain; the plan's if not given.")] = None,
     draws: Annotated[int, typer.Option(help="Random draws, and seeds of perturbed scales.")] = 10,
     points: Annotated[

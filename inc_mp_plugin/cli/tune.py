@@ -15,6 +15,7 @@ from inc_mp_plugin.runtime.progress import tell
 def tune(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")],
     overrides: Overrides = None,
+    *,
     out: Annotated[Path | None, typer.Option(help="Folder; runs/<recipe> if not given.")] = None,
     every_group: Annotated[
         bool, typer.Option("--every-group", help="Time groups of the same structure one by one.")

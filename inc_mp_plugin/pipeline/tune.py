@@ -123,7 +123,8 @@ def run_stages(job: Job, subject: Subject, out: Path) -> Outcome:
     runnable = job.runnable(graph)
     if subject.has_weights:
         measured, noise = sensitivity_stage(job, subject, graph, out), job.noise
-        _write_recipe(job, measured.samples, out)
+        if job.recipe["calibration"].get("samples") != measured.samples:  # of batches in memory
+            _write_recipe(job, measured.samples, out)
     else:
         measured, noise = no_losses(runnable), "uniform"
     held_back = held_back_for(job, measured)
@@ -190,7 +191,7 @@ def _verified_correction(
 
 
 def _write_recipe(job: Job, samples: int, out: Path) -> None:
-    """Write recipe.json, with the number of samples: of batches in memory it is known once they ran."""
+    """Write recipe.json; the number of samples in memory is known once they ran."""
     calibration = {**job.recipe["calibration"], "samples": samples}
     store.write_artefact(out / "recipe.json", "recipe", {**job.recipe, "calibration": calibration})
     (out / DRY_RUN).unlink(missing_ok=True)

@@ -78,6 +78,10 @@ def test_tune_takes_the_folder_of_a_dry_run_over(project, rehearsed, tmp_path):
             ["objective=roofline", "model.dtype=bf16", "targets=[vllm-gaudi]"],
             r"roofline, modelled\): [\d.]+ [mun]?s",
         ),
+        (
+            ["objective=memory", "model.dtype=bf16", "targets=[vllm-gaudi]", "kv_cache=fp8"],
+            r"memory, exact\): [\d.]+ [GMk]B",
+        ),
         (["strategy=eagl", "budget=0.7"], r"memory, exact\): [\d.]+ [GMk]B"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -36,12 +36,17 @@ def run(code):
 
 @pytest.mark.parametrize(
     "asked",
-    ["mp.register()", "import inc_mp_plugin.ip_mse", "mp.IPMSEConfig(tau=0.01)"],
+    [
+        pytest.param("mp.register()", marks=pytest.mark.slow),
+        pytest.param("import inc_mp_plugin.ip_mse", marks=pytest.mark.slow),
+        "mp.IPMSEConfig(tau=0.01)",
+    ],
     ids=["register", "the module ip_mse", "a configuration"],
 )
 def test_asking_for_it_registers_and_importing_does_not(asked):
     run(f"{asked}\nassert known()\n")
 
 
+@pytest.mark.slow
 def test_a_second_time_changes_nothing():
     run("mp.register(); first = dict(algos_mapping); mp.register(); assert algos_mapping == first\n")
