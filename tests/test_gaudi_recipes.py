@@ -58,7 +58,7 @@ def test_recipes_without_weights(model, device, tmp_path):
         for end in (".json", "-measure.json", ".sh"):
             assert (tmp_path / "configs" / f"{target}{end}").stat().st_size > 0
     names = json.loads((tmp_path / "configs" / f"{recipe.targets[0]}.json").read_text())["allowlist"]["names"]
-    lowered = [op for op, format in found.plan.formats.items() if format != "bf16"]
+    lowered = [op for op, format_name in found.plan.formats.items() if format_name != "bf16"]
     assert bool(names) == bool(lowered)
     shown = "\n".join(lines_of(found))
     assert f"with {len(lowered)} ops lowered" in shown

@@ -38,8 +38,8 @@ class Format:
 
 
 FORMATS = {
-    format.name: format
-    for format in (
+    format_name.name: format_name
+    for format_name in (
         Format("fp32", 32, 23),
         Format("bf16", 16, 7),
         Format("fp16", 16, 10),
@@ -113,10 +113,10 @@ def check_formats(names: Sequence[str]) -> tuple[str, ...]:
         message = f"formats {list(names)}: give the base format and at least one other, each once"
         raise InputError(message)
     base = formats[0]
-    for format in formats[1:]:
-        if not format.is_coarser_than(base):
+    for format_name in formats[1:]:
+        if not format_name.is_coarser_than(base):
             message = (
-                f"format {format.name!r} is not coarser than the base format {base.name!r}; only formats of "
+                f"format {format_name.name!r} is not coarser than the base format {base.name!r}; only formats of "
                 "fewer mantissa bits, or integers of fewer bits, save anything"
             )
             raise InputError(message)

@@ -51,7 +51,7 @@ class LossModel:
         """Mean square of the loss, E[g^2]."""
         return self.sensitivity.loss_ms
 
-    def sample_loss_mse(self, format: str) -> FloatArray:
+    def sample_loss_mse(self, format_name: str) -> FloatArray:
         """Predict each sample's squared loss change when an op alone runs in a format, shape (samples, ops).
 
         alpha_format ||z * dg/dz||^2 (eq. 22), or ||q * dg/dz||^2 with the measured rounding error q.
@@ -60,15 +60,19 @@ class LossModel:
             InputError: the rounding error of this format was not measured.
         """
         if self.noise != "measured":
-            whole: FloatArray = alpha(format, self.noise) * (self.sensitivity.input + self.sensitivity.weight)
-        elif format not in self.sensitivity.rounding:
-            message = f"the noise of {format} was not measured; `inc-mp tune` with noise=measured does it"
+            whole: FloatArray = alpha(format_name, self.noise) * (
+                self.sensitivity.input + self.sensitivity.weight
+            )
+        elif format_name not in self.sensitivity.rounding:
+            message = (
+                f"the noise of {format_name} was not measured; `inc-mp tune` with noise=measured does it"
+            )
             raise InputError(message)
         else:
-            whole = self.sensitivity.rounding[format]
+            whole = self.sensitivity.rounding[format_name]
         if not self.cached:
             return whole
-        rest: FloatArray = whole - self._of_second(format)
+        rest: FloatArray = whole - self._of_second(format_name)
         return rest
 
     @cached_property
@@ -85,25 +89,23 @@ class LossModel:
         total: FloatArray = self._of_second(CACHE_FORMAT).sum(axis=1)
         return total
 
-    def _of_second(self, format: str) -> FloatArray:
+    def _of_second(self, format_name: str) -> FloatArray:
         """Price the second inputs of the cached bgemms in a format, shape (samples, ops)."""
-        key = format if self.noise == "measured" else "input"
+        key = format_name if self.noise == "measured" else "input"
         if key not in self.sensitivity.second:
-            message = (
-                f"what a KV cache in {format} costs was not measured; `inc-mp tune` in a new folder does it"
-            )
+            message = f"what a KV cache in {format_name} costs was not measured; `inc-mp tune` in a new folder does it"
             raise InputError(message)
         part = (
             self.sensitivity.second[key]
-            if key == format
-            else alpha(format, self.noise) * self.sensitivity.second[key]
+            if key == format_name
+            else alpha(format_name, self.noise) * self.sensitivity.second[key]
         )
         chosen: FloatArray = part * [float(op in self.cached) for op in self.ops]
         return chosen
 
-    def loss_mse(self, format: str) -> dict[str, float]:
+    def loss_mse(self, format_name: str) -> dict[str, float]:
         """Predict the loss MSE d of each op alone in a format: the mean over samples (eq. 24)."""
-        means = self.sample_loss_mse(format).mean(axis=0)
+        means = self.sample_loss_mse(format_name).mean(axis=0)
         return dict(zip(self.ops, means.tolist(), strict=True))
 
     def with_drift(self, loss_mse: float) -> float:

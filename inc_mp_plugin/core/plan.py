@@ -136,7 +136,7 @@ class Plan:
     @property
     def quantized(self) -> tuple[str, ...]:
         """Names of the ops that leave the base format, sorted."""
-        return tuple(sorted(op for op, format in self.formats.items() if format != self.base))
+        return tuple(sorted(op for op, format_name in self.formats.items() if format_name != self.base))
 
     @property
     def lowered(self) -> dict[str, str]:

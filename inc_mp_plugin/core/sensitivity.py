@@ -75,7 +75,7 @@ class Sensitivity:
             ops=tuple(self.ops[index] for index in kept),
             input=self.input[:, kept],
             weight=self.weight[:, kept],
-            rounding={format: rows[:, kept] for format, rows in self.rounding.items()},
+            rounding={format_name: rows[:, kept] for format_name, rows in self.rounding.items()},
             second={key: rows[:, kept] for key, rows in self.second.items()},
             maxabs={part: one[kept] for part, one in self.maxabs.items()},
         )
@@ -87,6 +87,6 @@ class Sensitivity:
             loss=self.loss[rows],
             input=self.input[rows],
             weight=self.weight[rows],
-            rounding={format: one[rows] for format, one in self.rounding.items()},
+            rounding={format_name: one[rows] for format_name, one in self.rounding.items()},
             second={key: one[rows] for key, one in self.second.items()},
         )

@@ -188,11 +188,11 @@ def _metrics(name: str, row: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a row of lm-eval's results that are asked for."""
     metrics: dict[str, float] = {}
     for key, value in row.items():
-        metric, filter = metric_of(key) or ("", "")
+        metric, filter_name = metric_of(key) or ("", "")
         if not metric or metric not in METRICS.get(name, (metric,)):
             continue
         if not math.isfinite(value):
             message = f"{metric} of task {name!r} is {value}"
             raise NonFiniteError(message)
-        metrics[metric if filter == "none" else key] = float(value)
+        metrics[metric if filter_name == "none" else key] = float(value)
     return metrics

@@ -49,7 +49,7 @@ ACCELERATORS = {
 }
 
 
-def peak(device: str, format: str) -> float:
+def peak(device: str, format_name: str) -> float:
     """Return the dense matrix peak of a device in a format, in floating-point operations per second.
 
     Raises:
@@ -58,10 +58,10 @@ def peak(device: str, format: str) -> float:
     if device not in ACCELERATORS:
         raise InputError(unknown("device", device, ACCELERATORS))
     peaks = ACCELERATORS[device].flops
-    if format not in peaks:
+    if format_name not in peaks:
         message = (
-            f"no peak is known for {format} on {device}; known there: {', '.join(peaks)}. "
+            f"no peak is known for {format_name} on {device}; known there: {', '.join(peaks)}. "
             "The base format is the model's dtype"
         )
         raise InputError(message)
-    return peaks[format]
+    return peaks[format_name]

@@ -67,7 +67,7 @@ def _some(
     units = [tuple(op for op in tie if op in inside) for tie in ties if not inside.isdisjoint(tie)]
     tied = {op for unit in units for op in unit}
     units += [(op,) for op in group if op not in tied]
-    for low in dict.fromkeys(format for op in group for format in formats[op][1:]):
+    for low in dict.fromkeys(format_name for op in group for format_name in formats[op][1:]):
         able = [unit for unit in units if all(low in formats[op] for op in unit)]
         yield _with(base, able, low)
         for unit in able if len(able) <= MOST else []:

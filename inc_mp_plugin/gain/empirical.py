@@ -28,7 +28,7 @@ class Course:
     def lowered(self, configuration: Configuration, base: str) -> dict[str, str]:
         """Map the ops of the measured group that leave the base format to their formats."""
         pairs = zip(self.measured, configuration, strict=True)
-        return {op: format for op, format in pairs if format != base}
+        return {op: format_name for op, format_name in pairs if format_name != base}
 
 
 def courses(

@@ -36,20 +36,20 @@ def memory_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3")) ->
     def stored(op: Op) -> float:
         return 0.0 if op.tied else op.weight_elements * get_format(base).bytes
 
-    def saved(op: Op, format: str) -> float:
-        return stored(op) - op.weight_elements * get_format(format).bytes
+    def saved(op: Op, format_name: str) -> float:
+        return stored(op) - op.weight_elements * get_format(format_name).bytes
 
     groups = [_group(op, base, () if op.kind == "bgemm" else lower, saved) for op in graph.ops]
     return Gains("memory", "byte", "exact", base, tuple(groups), sum(map(stored, graph.ops)))
 
 
-def seconds_per_mac(device: str, format: str) -> float:
+def seconds_per_mac(device: str, format_name: str) -> float:
     """Return the time of one multiply-accumulate at the device's peak, in seconds.
 
     Raises:
         InputError: the device is unknown, or has no peak for the format.
     """
-    return 2.0 / peak(device, format)
+    return 2.0 / peak(device, format_name)
 
 
 def mac_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3"), device: str = "gaudi2") -> Gains:
@@ -110,7 +110,7 @@ def bit_operation_gains(
         (160.0, (0.0, 120.0))
     """
     base, *lower = check_formats(formats)
-    squares = {format: float(get_format(format).bits ** 2) for format in formats}
+    squares = {format_name: float(get_format(format_name).bits ** 2) for format_name in formats}
     ops = [op for op in graph.ops if op.name not in kept]
     groups = [_group(op, base, lower, lambda op, f: op.macs * (squares[base] - squares[f])) for op in ops]
     cost = squares[base] * sum(op.macs for op in ops)
@@ -119,6 +119,6 @@ def bit_operation_gains(
 
 def _group(op: Op, base: str, lower: Sequence[str], saved: Callable[[Op, str], float]) -> GroupGains:
     """Price an op in every format; `saved` is the gain of a lower one."""
-    configurations = ((base,), *((format,) for format in lower))
-    gain = (0.0, *(saved(op, format) for format in lower))
+    configurations = ((base,), *((format_name,) for format_name in lower))
+    gain = (0.0, *(saved(op, format_name) for format_name in lower))
     return GroupGains((op.name,), configurations, gain, (0.0,) * len(gain))

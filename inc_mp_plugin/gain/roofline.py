@@ -69,8 +69,8 @@ def roofline_gains(
             lacks.
     """
     base, *lower = check_formats(formats)
-    for format in formats:
-        peak(device, format)
+    for format_name in formats:
+        peak(device, format_name)
     passes = [Phase(phases)] if isinstance(phases, Graph) else list(phases)
     graph = passes[0].graph
     for phase in passes[1:]:
@@ -97,14 +97,14 @@ def roofline_gains(
     return Gains("roofline", "s", "modelled", base, tuple(groups), cost)
 
 
-def gemm_s(gemm: Gemm, format: str, base: str, device: Accelerator) -> float:
+def gemm_s(gemm: Gemm, format_name: str, base: str, device: Accelerator) -> float:
     """Return the time of one product, in seconds; its result is written in the base format.
 
     The time is that of the arithmetic or that of the memory traffic, whichever is longer.
 
     Args:
         gemm: shape of the product: batch, rows, inner, columns.
-        format: that both factors are read in.
+        format_name: that both factors are read in.
         base: that the result is written in.
         device: gives the matrix peak that is reached, and the bandwidth of the memory.
 
@@ -116,26 +116,26 @@ def gemm_s(gemm: Gemm, format: str, base: str, device: Accelerator) -> float:
         1.0
     """
     batch, rows, inner, columns = gemm
-    read = get_format(format).bytes * (rows * inner + inner * columns)
+    read = get_format(format_name).bytes * (rows * inner + inner * columns)
     written = get_format(base).bytes * rows * columns
-    return max(2 * gemm.macs / device.reached[format], batch * (read + written) / device.bandwidth)
+    return max(2 * gemm.macs / device.reached[format_name], batch * (read + written) / device.bandwidth)
 
 
-def cast_s(op: Op, format: str, base: str, device: Accelerator, *, cached: bool = False) -> float:
+def cast_s(op: Op, format_name: str, base: str, device: Accelerator, *, cached: bool = False) -> float:
     """Return the time to cast the activations of an op, in seconds; its weight was cast beforehand.
 
     Args:
         op: whose gemms give the shapes.
-        format: that the op runs in.
+        format_name: that the op runs in.
         base: that its activations come in.
         device: where.
         cached: its second input comes from a KV cache in FP8.
     """
-    to_low = sum(batch * rows * inner for batch, rows, inner, _ in op.gemms) if format != base else 0
+    to_low = sum(batch * rows * inner for batch, rows, inner, _ in op.gemms) if format_name != base else 0
     second = sum(batch * inner * columns for batch, _, inner, columns in op.gemms)
-    if op.kind == "bgemm" and cached == (format == base):
+    if op.kind == "bgemm" and cached == (format_name == base):
         to_low += second  # to the low format, or back to the base format: the same bytes
-    low = get_format(_FP8 if format == base else format)
+    low = get_format(_FP8 if format_name == base else format_name)
     return op.share * to_low * (get_format(base).bytes + low.bytes) / device.bandwidth
 
 
@@ -160,13 +160,13 @@ def _group_s(
     for name, chosen in zip(group, formats, strict=True):
         op = phase.graph.by_name[name]
         idle = name in phase.idle
-        format = base if idle else chosen
+        format_name = base if idle else chosen
         after = tuple(f"{other}.product" for other in op.after)
-        cast = cast_s(op, format, base, device, cached=name in phase.cached and not idle)
+        cast = cast_s(op, format_name, base, device, cached=name in phase.cached and not idle)
         if cast:
             engine = "vector" if device.vector_engines else "matrix"
             tasks[f"{name}.cast"] = Task(engine, cast, after)
             after = (f"{name}.cast",)
-        seconds = op.share * sum(gemm_s(gemm, format, base, device) for gemm in op.gemms)
+        seconds = op.share * sum(gemm_s(gemm, format_name, base, device) for gemm in op.gemms)
         tasks[f"{name}.product"] = Task("matrix", seconds, after)
     return makespan(tasks)

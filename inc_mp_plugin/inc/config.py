@@ -72,11 +72,11 @@ def config_of(
         scale_method: as in `to_inc_config`.
         serving: how the model is served; the defaults if None.
     """
-    lowered = {op: format for op, format in formats.items() if format != base}
+    lowered = {op: format_name for op, format_name in formats.items() if format_name != base}
     if consumer is CPU_BF16:
         return mixed_precision_config(base, lowered, None if captured is None else captured.modules)
     low = sorted(set(lowered.values()))
-    if len(low) > 1 or any(format not in _FP8 for format in low):
+    if len(low) > 1 or any(format_name not in _FP8 for format_name in low):
         message = (
             f"the plan mixes {', '.join([base, *low])}; INC runs one FP8 format per model beside "
             f"the base format ({', '.join(_FP8)}): solve with a single FP8 format"

@@ -136,7 +136,9 @@ def _calibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
         raise InputError(message)
 
 
-def switchable(model: nn.Module, config: Mapping[str, Any], format: str, batches: Iterable[Batch]) -> Switch:
+def switchable(
+    model: nn.Module, config: Mapping[str, Any], format_name: str, batches: Iterable[Batch]
+) -> Switch:
     """Convert a model whole, and keep both modules of every op that INC quantized.
 
     Scales do not depend on what else is quantized, so every choice of ops gives the very values that
@@ -145,7 +147,7 @@ def switchable(model: nn.Module, config: Mapping[str, Any], format: str, batches
     Args:
         model: converted in place.
         config: from `to_inc_config`, of a plan that quantizes everything that may ever be.
-        format: the FP8 format of that plan.
+        format_name: the FP8 format of that plan.
         batches: calibration batches.
     """
     expose_experts(model)
@@ -160,4 +162,4 @@ def switchable(model: nn.Module, config: Mapping[str, Any], format: str, batches
                 parameter.data = parameter.data.bfloat16()
     converted = {name: model.get_submodule(name) for name in base}
     low = {name: m for name, m in converted.items() if is_patched(m)}
-    return Switch(model, base, {format: low})
+    return Switch(model, base, {format_name: low})

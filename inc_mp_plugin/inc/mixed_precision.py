@@ -41,9 +41,9 @@ def mixed_precision_config(
         )
         raise InputError(message)
     local = {
-        pattern: {"dtype": format}
-        for format in low
-        for pattern in compress([op for op in formats if formats[op] == format])
+        pattern: {"dtype": format_name}
+        for format_name in low
+        for pattern in compress([op for op in formats if formats[op] == format_name])
     }
     config: dict[str, Any] = {"mixed_precision": {"global": {"dtype": BASE}, "local": local}}
     if modules is not None:
@@ -89,8 +89,8 @@ def half_precision_switch(model: nn.Module, formats: Mapping[str, str]) -> Switc
             put_module(model, op, module)
         take_attributes_back(model, attributes)
     low: dict[str, dict[str, nn.Module]] = {}
-    for op, format in formats.items():
-        low.setdefault(format, {})[op] = wrappers[op]
+    for op, format_name in formats.items():
+        low.setdefault(format_name, {})[op] = wrappers[op]
     return Switch(model, base, low)
 
 

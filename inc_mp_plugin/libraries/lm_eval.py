@@ -48,5 +48,5 @@ def metric_of(key: str) -> tuple[str, str] | None:
         >>> metric_of("acc,none"), metric_of("acc_stderr,none"), metric_of("alias")
         (('acc', 'none'), None, None)
     """
-    metric, _, filter = key.partition(",")
-    return (metric, filter) if filter and not metric.endswith("_stderr") else None
+    metric, _, filter_name = key.partition(",")
+    return (metric, filter_name) if filter_name and not metric.endswith("_stderr") else None

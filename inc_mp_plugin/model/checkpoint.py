@@ -73,8 +73,8 @@ def _check_formats(
         )
         return
     stored = _stored_formats(model, name_or_path)
-    codes = sorted(key for key, format in stored.items() if format in _INTEGERS)
-    fp8 = sorted(key for key, format in stored.items() if format in _FP8)
+    codes = sorted(key for key, format_name in stored.items() if format_name in _INTEGERS)
+    fp8 = sorted(key for key, format_name in stored.items() if format_name in _FP8)
     scaled = [key for key in unexpected if "scale" in key]
     if codes or (fp8 and scaled):
         message = (

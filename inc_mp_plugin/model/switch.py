@@ -39,9 +39,11 @@ class Switch:
         Raises:
             InputError: an op has no module in its format.
         """
-        for op, format in formats.items():
-            if op not in self._low.get(format, {}):
-                message = f"{op!r} was not converted to {format}; calibration never ran it, or it cannot be"
+        for op, format_name in formats.items():
+            if op not in self._low.get(format_name, {}):
+                message = (
+                    f"{op!r} was not converted to {format_name}; calibration never ran it, or it cannot be"
+                )
                 raise InputError(message)
         for op, base in self._base.items():
             put_module(self.model, op, self._low[formats[op]][op] if op in formats else base)

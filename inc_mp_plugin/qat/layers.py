@@ -86,10 +86,10 @@ def quantized(
             message = f"{name!r} is of class {kind}; only linear ops and convolutions can be rounded"
             raise InputError(message)
     seen = _observe(made, tuple(formats), batches)
-    for name, format in formats.items():
+    for name, format_name in formats.items():
         op: Any = _module(made, name)
-        weight = _weight_quantizer(op.weight, format, per_channel=per_channel)
-        made.set_submodule(name, QuantizedOp(op, _input_quantizer(seen[name], format), weight))
+        weight = _weight_quantizer(op.weight, format_name, per_channel=per_channel)
+        made.set_submodule(name, QuantizedOp(op, _input_quantizer(seen[name], format_name), weight))
     return made
 
 
@@ -117,17 +117,17 @@ def in_formats(
         if name not in ops:
             message = f"{name!r} is no rounded op of this model; they are {', '.join(ops)}"
             raise InputError(message)
-    changed = {name: format for name, format in formats.items() if ops[name].format != format}
+    changed = {name: format_name for name, format_name in formats.items() if ops[name].format != format_name}
     seen = _observe(made, tuple(changed), batches) if steps == STATISTICS else {}
-    for name, format in changed.items():
+    for name, format_name in changed.items():
         one = ops[name]
         if steps == STATISTICS:
-            one.input_quantizer = _input_quantizer(seen[name], format)
+            one.input_quantizer = _input_quantizer(seen[name], format_name)
             per_channel = bool(one.weight_quantizer.step.dim())
-            one.weight_quantizer = _weight_quantizer(one.op.weight, format, per_channel=per_channel)
+            one.weight_quantizer = _weight_quantizer(one.op.weight, format_name, per_channel=per_channel)
         else:
-            one.input_quantizer = _scaled(one.input_quantizer, format)
-            one.weight_quantizer = _scaled(one.weight_quantizer, format)
+            one.input_quantizer = _scaled(one.input_quantizer, format_name)
+            one.weight_quantizer = _scaled(one.weight_quantizer, format_name)
     return made
 
 
@@ -193,18 +193,18 @@ def _add(seen: _Seen, module: nn.Module, args: tuple[Tensor, ...]) -> None:
     seen.least = min(seen.least, float(args[0].min()))
 
 
-def _input_quantizer(seen: _Seen, format: str) -> Quantizer:
+def _input_quantizer(seen: _Seen, format_name: str) -> Quantizer:
     signed = seen.least < 0
     mean = (seen.total / seen.count).float()
-    return Quantizer(format, initial_step(mean, code_range(format, signed=signed)), signed=signed)
+    return Quantizer(format_name, initial_step(mean, code_range(format_name, signed=signed)), signed=signed)
 
 
-def _weight_quantizer(weight: Tensor, format: str, *, per_channel: bool) -> Quantizer:
+def _weight_quantizer(weight: Tensor, format_name: str, *, per_channel: bool) -> Quantizer:
     magnitude = weight.detach().abs()
     mean = magnitude.flatten(1).mean(dim=1) if per_channel else magnitude.mean()
-    return Quantizer(format, initial_step(mean, code_range(format, signed=True)), signed=True)
+    return Quantizer(format_name, initial_step(mean, code_range(format_name, signed=True)), signed=True)
 
 
-def _scaled(old: Quantizer, format: str) -> Quantizer:
-    fewer = get_format(old.format).bits - get_format(format).bits
-    return Quantizer(format, old.step.detach() * 2.0**fewer, signed=old.signed)
+def _scaled(old: Quantizer, format_name: str) -> Quantizer:
+    fewer = get_format(old.format).bits - get_format(format_name).bits
+    return Quantizer(format_name, old.step.detach() * 2.0**fewer, signed=old.signed)

@@ -19,7 +19,7 @@ class CodeRange(NamedTuple):
     high: int
 
 
-def code_range(format: str, *, signed: bool) -> CodeRange:
+def code_range(format_name: str, *, signed: bool) -> CodeRange:
     """Return the codes of an integer format: -2^(b-1) to 2^(b-1) - 1, or 0 to 2^b - 1 without a sign.
 
     Raises:
@@ -29,9 +29,11 @@ def code_range(format: str, *, signed: bool) -> CodeRange:
         >>> code_range("int2", signed=True), code_range("int2", signed=False)
         (CodeRange(low=-2, high=1), CodeRange(low=0, high=3))
     """
-    found = get_format(format)
+    found = get_format(format_name)
     if not found.is_integer:
-        message = f"format {format!r} is no integer, so it has no steps to learn; give int8, int4 or int2"
+        message = (
+            f"format {format_name!r} is no integer, so it has no steps to learn; give int8, int4 or int2"
+        )
         raise InputError(message)
     if signed:
         return CodeRange(-(2 ** (found.bits - 1)), 2 ** (found.bits - 1) - 1)
@@ -105,11 +107,11 @@ class Quantizer(nn.Module):
     One step for the whole tensor, or one per entry of its first axis (the output channels of a weight).
     """
 
-    def __init__(self, format: str, step: Tensor, *, signed: bool) -> None:
+    def __init__(self, format_name: str, step: Tensor, *, signed: bool) -> None:
         """Start from this step, of shape () or (channels,)."""
         super().__init__()
-        self.format, self.signed = format, signed
-        self.range = code_range(format, signed=signed)
+        self.format, self.signed = format_name, signed
+        self.range = code_range(format_name, signed=signed)
         self.step = nn.Parameter(step.detach().clone())
 
     def forward(self, value: Tensor, samples: int = 1) -> Tensor:

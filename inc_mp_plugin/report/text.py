@@ -56,13 +56,13 @@ def plan_table(plan: Plan, gains: Gains, losses: LossModel) -> PlanTable:
     """
     shares, cache = _gain_shares(plan, gains), float(losses.cache_loss_mse.mean())
     capacity = losses.without_drift(plan.loss_budget) + cache
-    loss_mse = {format: losses.loss_mse(format) for format in set(plan.lowered.values())}
+    loss_mse = {format_name: losses.loss_mse(format_name) for format_name in set(plan.lowered.values())}
     rows: dict[str, dict[str, Cell]] = {}
     for op, (layer, column) in places([name for group in gains.groups for name in group.ops]).items():
-        format = plan.formats[op]
-        loss = loss_mse[format][op] if format != plan.base else 0.0
+        format_name = plan.formats[op]
+        loss = loss_mse[format_name][op] if format_name != plan.base else 0.0
         cell = Cell(
-            format,
+            format_name,
             100.0 * loss / capacity if capacity else 0.0,
             100.0 * shares.get(op, 0.0) / plan.largest_gain if plan.largest_gain else 0.0,
         )
@@ -78,8 +78,8 @@ def plan_table(plan: Plan, gains: Gains, losses: LossModel) -> PlanTable:
 
 def _together(one: Cell, other: Cell, base: str) -> Cell:
     """Add up the cells of experts that share a column: what they cost and gain, in percent."""
-    format = other.format if one.format == base else one.format
-    return Cell(format, one.loss_percent + other.loss_percent, one.gain_percent + other.gain_percent)
+    format_name = other.format if one.format == base else one.format
+    return Cell(format_name, one.loss_percent + other.loss_percent, one.gain_percent + other.gain_percent)
 
 
 def split_name(op: str) -> tuple[str, str]:

@@ -105,18 +105,18 @@ class Scales:
             )
             raise InputError(message)
 
-    def full_scale(self, format: str) -> float:
+    def full_scale(self, format_name: str) -> float:
         """Largest finite value of an FP8 format on the device.
 
         Raises:
             InputError: not an FP8 format.
         """
         table = _FULL_SCALE_GAUDI2 if self.device == "gaudi2" else _FULL_SCALE
-        if format not in table:
-            raise InputError(unknown("FP8 format", format, table))
-        return table[format]
+        if format_name not in table:
+            raise InputError(unknown("FP8 format", format_name, table))
+        return table[format_name]
 
-    def doubtful(self, part: str, format: str, dtype: str) -> float:
+    def doubtful(self, part: str, format_name: str, dtype: str) -> float:
         """The maxabs from which on a part certainly has a scale; 0 if any will do.
 
         The inverse of a scale must be finite in the dtype that INC computes it in: its own rounding moves a
@@ -124,13 +124,13 @@ class Scales:
 
         Args:
             part: one of PARTS.
-            format: an FP8 format.
+            format_name: an FP8 format.
             dtype: "fp32", "bf16" or "fp16".
         """
-        rounding, limit = self._limit(part, format)
+        rounding, limit = self._limit(part, format_name)
         return 2.0 * limit / _LARGEST[dtype] if rounding in ("none", "pow2") else 0.0
 
-    def usable(self, part: str, maxabs: Tensor, format: str) -> Tensor:
+    def usable(self, part: str, maxabs: Tensor, format_name: str) -> Tensor:
         """Tell where INC has a scale for this maxabs: neither 0, nor so small that its inverse is infinite.
 
         Where it has none, it divides by 0, or by an inverse of an inverse that is 0: NaN comes out, or every
@@ -139,40 +139,40 @@ class Scales:
         Args:
             part: one of PARTS.
             maxabs: of any shape, in the dtype in which INC computes the scale.
-            format: an FP8 format.
+            format_name: an FP8 format.
         """
-        rounding, limit = self._limit(part, format)
+        rounding, limit = self._limit(part, format_name)
         scale = self._rounded(maxabs / limit, rounding)
         good: Tensor = (scale > 0) & scale.reciprocal().isfinite()
         return good.expand(maxabs.shape)
 
-    def _limit(self, part: str, format: str) -> tuple[str, float]:
+    def _limit(self, part: str, format_name: str) -> tuple[str, float]:
         """Give the rounding of a part's scale, and the divisor of its maxabs; "unit" if it has none."""
         method = SCALE_METHODS[self.method]
         if part == INPUT:
-            return method.activation, self.full_scale(format) * method.activation_backoff
+            return method.activation, self.full_scale(format_name) * method.activation_backoff
         mine = method.per_channel_weight == (part == CHANNEL)
-        return method.weight if mine else "unit", self.full_scale(format) * method.weight_backoff
+        return method.weight if mine else "unit", self.full_scale(format_name) * method.weight_backoff
 
-    def of_input(self, maxabs: Tensor, format: str) -> Scale:
+    def of_input(self, maxabs: Tensor, format_name: str) -> Scale:
         """Scale of an activation.
 
         Args:
             maxabs: of all its elements over the calibration batches, without dimension, in the
                 model's own dtype, in which INC computes the scale.
-            format: an FP8 format.
+            format_name: an FP8 format.
         """
         method = SCALE_METHODS[self.method]
-        unrounded = maxabs / (self.full_scale(format) * method.activation_backoff)
+        unrounded = maxabs / (self.full_scale(format_name) * method.activation_backoff)
         scale = _not_zero(self._rounded(unrounded, method.activation))
         # INC inverts twice in the tensor's dtype, and dequantizes activations with the outcome, too.
         twice = _inverse_of(scale.reciprocal(), scale)
         return Scale(twice, twice)
 
-    def of_weight(self, weight: Tensor, format: str) -> Scale:
+    def of_weight(self, weight: Tensor, format_name: str) -> Scale:
         """Scale of a weight, or of each of its output channels (its first axis)."""
         method = SCALE_METHODS[self.method]
-        limit = self.full_scale(format) * method.weight_backoff
+        limit = self.full_scale(format_name) * method.weight_backoff
         if not method.per_channel_weight:
             scale = self._rounded(weight.abs().max() / limit, method.weight)
         else:

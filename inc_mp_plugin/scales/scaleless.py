@@ -31,11 +31,11 @@ def without_scale(
         scales: of every consumer.
     """
     reasons: dict[str, str] = {}
-    for format in (format for format in formats if format.startswith("fp8")):
+    for format_name in (format_name for format_name in formats if format_name.startswith("fp8")):
         for one in scales:
             for part, maxabs in sensitivity.maxabs.items():
                 dtype = _dtype(one, part, base)
-                unusable = _unusable(one, part, maxabs, format, dtype)
+                unusable = _unusable(one, part, maxabs, format_name, dtype)
                 for index in unusable:
                     reasons.setdefault(sensitivity.ops[index], _reason(part, float(maxabs[index])))
     return {op: reasons[op] for op in sensitivity.ops if op in reasons}
@@ -46,18 +46,20 @@ def _reason(part: str, maxabs: float) -> str:
     return f"INC has no scale for {_NAMES[part]} {'so near to zero' if maxabs else 'of zeros'}{where}"
 
 
-def _unusable(scales: Scales, part: str, maxabs: FloatArray, format: str, dtype: str) -> list[int]:
+def _unusable(scales: Scales, part: str, maxabs: FloatArray, format_name: str, dtype: str) -> list[int]:
     """Indices of the ops of which a part has no scale.
 
     Loads torch, for INC's own arithmetic, only if there is a doubt.
     """
-    doubtful = [i for i, m in enumerate(maxabs.tolist()) if not m >= scales.doubtful(part, format, dtype)]
+    doubtful = [
+        i for i, m in enumerate(maxabs.tolist()) if not m >= scales.doubtful(part, format_name, dtype)
+    ]
     if not doubtful or (part == CHANNEL and _has_floor(scales, dtype)):
         return []
     import torch
 
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
-    usable = scales.usable(part, torch.from_numpy(maxabs[doubtful]).to(kind), format)
+    usable = scales.usable(part, torch.from_numpy(maxabs[doubtful]).to(kind), format_name)
     return [index for index, good in zip(doubtful, usable.tolist(), strict=True) if not good]
 
 

@@ -71,7 +71,7 @@ def measure_alps(
 
 def _wanted(ops: Sequence[str], formats: Sequence[str]) -> dict[str, Formats]:
     """Everything that is to be scored: all ops in the base format, and each one alone in each format."""
-    return {_BASE: {}, **{_key(format, op): {op: format} for format in formats for op in ops}}
+    return {_BASE: {}, **{_key(format_name, op): {op: format_name} for format_name in formats for op in ops}}
 
 
 def _scores(
@@ -90,8 +90,8 @@ def _scores(
 
 def _checked(score: float, key: str) -> float:
     if not np.isfinite(score):
-        format, _, op = key.partition(" ")
-        where = f"{op} in {format}" if op else "every op in the base format"
+        format_name, _, op = key.partition(" ")
+        where = f"{op} in {format_name}" if op else "every op in the base format"
         message = f"the score is {score} with {where}; it must be a number"
         raise NonFiniteError(message)
     return score
@@ -146,9 +146,12 @@ def measure_alps_without_training(
 
 
 def _values(ops: Sequence[str], formats: Sequence[str], scores: Mapping[str, float], unit: str) -> OpValues:
-    values = {format: {op: scores[_key(format, op)] - scores[_BASE] for op in ops} for format in formats}
+    values = {
+        format_name: {op: scores[_key(format_name, op)] - scores[_BASE] for op in ops}
+        for format_name in formats
+    }
     return OpValues(ALPS, unit, values)
 
 
-def _key(format: str, op: str) -> str:
-    return f"{format} {op}"
+def _key(format_name: str, op: str) -> str:
+    return f"{format_name} {op}"

@@ -48,11 +48,13 @@ def with_drift(
     Raises:
         NonFiniteError: a loss is NaN or infinite when everything is rounded.
     """
-    format = rounding.formats[0]
-    first_order = float(sensitivity.rounding[format].sum(axis=1).mean())
-    change = rounded_losses(model, graph, batches, loss_fn, rounding, format) - sensitivity.loss
+    format_name = rounding.formats[0]
+    first_order = float(sensitivity.rounding[format_name].sum(axis=1).mean())
+    change = rounded_losses(model, graph, batches, loss_fn, rounding, format_name) - sensitivity.loss
     if not np.isfinite(change).all():
-        message = f"the loss is NaN or infinite when every op runs in {format}; its ops cannot all be priced"
+        message = (
+            f"the loss is NaN or infinite when every op runs in {format_name}; its ops cannot all be priced"
+        )
         raise NonFiniteError(message)
     if not first_order:
         return sensitivity
@@ -69,7 +71,7 @@ def rounded_losses(
     batches: Iterable[Batch],
     loss_fn: LossFunction | None,
     rounding: Rounding,
-    format: str,
+    format_name: str,
 ) -> FloatArray:
     """Loss of each sample with the inputs and weights of all ops rounded, shape (samples,).
 
@@ -77,7 +79,7 @@ def rounded_losses(
     processes are among them, in the order of the ranks.
     """
     # An expert that no sample reached is lowered by no plan, though rounding the others may reach it.
-    reached = {op.name: format for op in graph.ops if (op.name, 0) in rounding.maxabs}
+    reached = {op.name: format_name for op in graph.ops if (op.name, 0) in rounding.maxabs}
     with as_measured(model), torch.no_grad(), rounded(model, rounding, reached):
         losses = [sample_losses(model, batch, loss_fn).double().cpu().numpy() for batch in batches]
     everywhere = ranks.exchange_arrays({"losses": np.concatenate([np.zeros(0), *losses])})

@@ -52,7 +52,7 @@ def code_entropy(codes: Tensor) -> float:
 def eagl_values(codes: Mapping[str, Tensor], formats: Sequence[str]) -> OpValues:
     """Values of keeping ops, {op: codes of its weight}, rather than lowering them to any of these formats."""
     entropy = {op: code_entropy(one) for op, one in codes.items()}
-    return OpValues(EAGL, "bit", {format: entropy for format in formats})
+    return OpValues(EAGL, "bit", {format_name: entropy for format_name in formats})
 
 
 def measure_eagl(
@@ -85,7 +85,7 @@ def measure_eagl(
     return OpValues(EAGL, "bit", {f: entropies[counted[f]] for f in lower})
 
 
-def _entropies(model: nn.Module, graph: Graph, format: str, scales: Scales | None) -> dict[str, float]:
+def _entropies(model: nn.Module, graph: Graph, format_name: str, scales: Scales | None) -> dict[str, float]:
     entropies = {}
     for op in graph.ops:
         weight = getattr(module_of(model, op.name), "weight", None)
@@ -94,25 +94,27 @@ def _entropies(model: nn.Module, graph: Graph, format: str, scales: Scales | Non
         if not weight.abs().max().isfinite():
             message = f"NaN or infinity in the weight of op {op.name!r}"
             raise NonFiniteError(message)
-        entropies[op.name] = code_entropy(weight_codes(weight.detach(), format, scales))
+        entropies[op.name] = code_entropy(weight_codes(weight.detach(), format_name, scales))
     return entropies
 
 
-def weight_codes(weight: Tensor, format: str, scales: Scales | None = None) -> Tensor:
+def weight_codes(weight: Tensor, format_name: str, scales: Scales | None = None) -> Tensor:
     """Codes of a weight in a floating-point format, as integers of its shape.
 
     Raises:
         InputError: an FP8 format without scales, or a format that is no FP8, BF16 or FP16.
     """
-    if format in FP8_DTYPE and scales is not None:
-        low = quantize(weight, scales.of_weight(weight, format), format, scales.full_scale(format))
-    elif format in CAST_DTYPE:
-        low = weight.to(CAST_DTYPE[format])
+    if format_name in FP8_DTYPE and scales is not None:
+        low = quantize(
+            weight, scales.of_weight(weight, format_name), format_name, scales.full_scale(format_name)
+        )
+    elif format_name in CAST_DTYPE:
+        low = weight.to(CAST_DTYPE[format_name])
     else:
         message = (
-            f"the codes of a weight in {format} depend on its step or scale: give scales for FP8, and for "
+            f"the codes of a weight in {format_name} depend on its step or scale: give scales for FP8, and for "
             "integers the codes themselves (eagl_values)"
         )
         raise InputError(message)
-    codes = low.view(_INTEGER_OF_BITS[get_format(format).bits])
+    codes = low.view(_INTEGER_OF_BITS[get_format(format_name).bits])
     return codes.masked_fill(low.float() == 0, 0)

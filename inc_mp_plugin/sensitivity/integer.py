@@ -28,12 +28,12 @@ class IntegerNoise:
     maxabs: Mapping[tuple[str, int], Tensor]
     formats: tuple[str, ...] = (INT8,)
 
-    def of_input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+    def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Noise of input `index` of an op, in FP32 and the value's shape."""
-        del format
+        del format_name
         return torch.full(value.shape, float(_noise(self.maxabs[op, index])), device=value.device)
 
-    def of_weight(self, weight: Tensor, format: str) -> Tensor:
+    def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
         """Noise of a weight, in FP32 and its shape; its first axis counts output channels.
 
         Example:
@@ -42,7 +42,7 @@ class IntegerNoise:
             tensor([[0.1600, 0.1600],
                     [4.0000, 4.0000]])
         """
-        del format
+        del format_name
         channels = weight.float().abs().flatten(1).amax(dim=1)
         return _noise(channels).view(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
 

@@ -35,8 +35,8 @@ def where_not_finite(
     broken = ~np.isfinite(rows.input + rows.weight).all(axis=0)
     if broken.any():  # backward runs from the last op to the first
         return f"NaN or infinity in the gradient of op {graph.ops[int(np.flatnonzero(broken)[-1])].name!r}"
-    for format, part in rows.rounding.items():
+    for format_name, part in rows.rounding.items():
         broken = ~np.isfinite(part).all(axis=0)
         if broken.any():
-            return f"op {graph.ops[int(np.argmax(broken))].name!r} overflows when rounded to {format}"
+            return f"op {graph.ops[int(np.argmax(broken))].name!r} overflows when rounded to {format_name}"
     return "the loss of a sample is NaN or infinite although every op's output is finite"

@@ -83,7 +83,7 @@ def _arrays(rows: Rows) -> dict[str, object]:
         "weight": rows.weight,
         "called": np.array(sorted(rows.called)),
         "largest": rows.largest,
-        **{f"{_ROUNDING}{format}": part for format, part in rows.rounding.items()},
+        **{f"{_ROUNDING}{format_name}": part for format_name, part in rows.rounding.items()},
         **{f"{_SECOND}{key}": part for key, part in rows.second.items()},
     }
 

@@ -21,20 +21,20 @@ class Errors(Protocol):
     def formats(self) -> tuple[str, ...]:
         """The formats."""
 
-    def of_input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+    def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Error of input `index` of an op, in its shape."""
 
-    def of_weight(self, weight: Tensor, format: str) -> Tensor:
+    def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
         """Error of a weight, in its shape."""
 
 
 class Rounder(Protocol):
     """What rounds: `Rounding` to FP8, or `Cast`."""
 
-    def input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+    def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Input `index` of an op, rounded to a format."""
 
-    def weight(self, weight: Tensor, format: str) -> Tensor:
+    def weight(self, weight: Tensor, format_name: str) -> Tensor:
         """A weight, rounded to a format."""
 
 
@@ -49,14 +49,14 @@ def rounded(model: nn.Module, rounder: Rounder, formats: Mapping[str, str]) -> I
     """
     handles, weights = [], []
     try:
-        for op, format in formats.items():
+        for op, format_name in formats.items():
             module = module_of(model, op)
-            hook = partial(_round_inputs, op, rounder, format)
+            hook = partial(_round_inputs, op, rounder, format_name)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             weight = parameters_of(module).get("weight")
             if weight is not None:
                 weights.append((module, weight))
-                rounded = nn.Parameter(rounder.weight(weight, format), requires_grad=False)
+                rounded = nn.Parameter(rounder.weight(weight, format_name), requires_grad=False)
                 parameters_of(module)["weight"] = rounded
         yield
     finally:
@@ -66,13 +66,15 @@ def rounded(model: nn.Module, rounder: Rounder, formats: Mapping[str, str]) -> I
             parameters_of(module)["weight"] = weight
 
 
-def _round_inputs(op: str, rounder: Rounder, format: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+def _round_inputs(
+    op: str, rounder: Rounder, format_name: str, module: nn.Module, args: Any, kwargs: Any
+) -> Any:
     del module
     index = count()
 
     def one(value: Tensor) -> Tensor:
         if not value.is_floating_point() or not value.numel():
             return value
-        return rounder.input(op, next(index), value, format)
+        return rounder.input(op, next(index), value, format_name)
 
     return map_tensors(one, (args, kwargs))

@@ -29,12 +29,12 @@ CAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FP8_DTYPE = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 
 
-def quantize(value: Tensor, scale: Scale, format: str, full_scale: float) -> Tensor:
+def quantize(value: Tensor, scale: Scale, format_name: str, full_scale: float) -> Tensor:
     """Divide by the scale, clamp to the full scale and cast to FP8, as `quantize_dequantize` does first."""
-    return (value.float() / scale.divisor).clamp(-full_scale, full_scale).to(FP8_DTYPE[format])
+    return (value.float() / scale.divisor).clamp(-full_scale, full_scale).to(FP8_DTYPE[format_name])
 
 
-def quantize_dequantize(value: Tensor, scale: Scale, format: str, full_scale: float) -> Tensor:
+def quantize_dequantize(value: Tensor, scale: Scale, format_name: str, full_scale: float) -> Tensor:
     """Round to FP8 and back, bit for bit as INC does on a CPU.
 
     In FP32: divide by the scale, clamp to the full scale, cast, multiply by the scale; then return to
@@ -43,10 +43,10 @@ def quantize_dequantize(value: Tensor, scale: Scale, format: str, full_scale: fl
     Args:
         value: of any shape.
         scale: broadcasts to it.
-        format: an FP8 format.
+        format_name: an FP8 format.
         full_scale: its largest value on the device.
     """
-    low = quantize(value, scale, format, full_scale)
+    low = quantize(value, scale, format_name, full_scale)
     return (low.float() * scale.factor).to(value.dtype)
 
 
@@ -61,15 +61,15 @@ class Rounding:
     formats: tuple[str, ...]
     maxabs: Mapping[tuple[str, int], Tensor]
 
-    def of_input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+    def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Error q of input `index` of an op (0 and 1 of a bgemm), in FP32 and the value's shape."""
-        return self.input(op, index, value, format).float() - value.float()
+        return self.input(op, index, value, format_name).float() - value.float()
 
-    def of_weight(self, weight: Tensor, format: str) -> Tensor:
+    def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
         """Error q of a weight, in FP32 and its shape."""
-        return self.weight(weight, format).float() - weight.float()
+        return self.weight(weight, format_name).float() - weight.float()
 
-    def input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+    def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Input `index` of an op, rounded.
 
         Raises:
@@ -81,13 +81,13 @@ class Rounding:
                 "the model's forward must not depend on whether gradients are on"
             )
             raise PluginError(message)
-        scale = self.scales.of_input(self.maxabs[op, index], format)
-        return quantize_dequantize(value, scale, format, self.scales.full_scale(format))
+        scale = self.scales.of_input(self.maxabs[op, index], format_name)
+        return quantize_dequantize(value, scale, format_name, self.scales.full_scale(format_name))
 
-    def weight(self, weight: Tensor, format: str) -> Tensor:
+    def weight(self, weight: Tensor, format_name: str) -> Tensor:
         """A weight, rounded."""
-        scale = self.scales.of_weight(weight, format)
-        return quantize_dequantize(weight, scale, format, self.scales.full_scale(format))
+        scale = self.scales.of_weight(weight, format_name)
+        return quantize_dequantize(weight, scale, format_name, self.scales.full_scale(format_name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,14 @@ class Cast:
 
     maxabs: Mapping[tuple[str, int], Tensor]
 
-    def input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+    def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Input of an op, rounded."""
         del op, index
-        return self.weight(value, format)
+        return self.weight(value, format_name)
 
-    def weight(self, weight: Tensor, format: str) -> Tensor:
+    def weight(self, weight: Tensor, format_name: str) -> Tensor:
         """A weight, rounded."""
-        return weight.to(CAST_DTYPE[format]).to(weight.dtype)
+        return weight.to(CAST_DTYPE[format_name]).to(weight.dtype)
 
 
 def rounder_to(
@@ -161,8 +161,8 @@ def observe_rounding(
         raise InputError(message)
     if scales is None:
         return None
-    for format in formats:
-        scales.full_scale(format)  # refuses what is not FP8
+    for format_name in formats:
+        scales.full_scale(format_name)  # refuses what is not FP8
     return Rounding(scales, tuple(formats), observe_maxabs(model, graph, batches, loss_fn))
 
 

@@ -155,8 +155,8 @@ class Taps:
         _check_unchanged(tap, value, version)
         parts = {"input": value}
         if self._errors is not None:
-            for format in self.rounding:
-                parts[format] = self._errors.of_input(tap.name, index, value, format)
+            for format_name in self.rounding:
+                parts[format_name] = self._errors.of_input(tap.name, index, value, format_name)
         of_second = tap.kind == "bgemm" and index == 1
         for key, part in parts.items():
             rows = self.input if key == "input" else self.rounding[key]

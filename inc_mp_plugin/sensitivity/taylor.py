@@ -117,7 +117,7 @@ def join(graph: Graph, rows: list[Rows]) -> Sensitivity:
     say_unreached(graph, whole.called)
     kept = [index for index, op in enumerate(graph.ops) if op.name in whole.called]
     names = tuple(graph.ops[index].name for index in kept)
-    rounding = {format: part[:, kept] for format, part in whole.rounding.items()}
+    rounding = {format_name: part[:, kept] for format_name, part in whole.rounding.items()}
     second = {key: part[:, kept] for key, part in whole.second.items()}
     input, weight = whole.input[:, kept], whole.weight[:, kept]
     largest = whole.largest.max(axis=0)[:, kept]
@@ -149,7 +149,10 @@ def concatenate(rows: list[Rows]) -> Rows:
         np.concatenate([part.weight for part in rows]),
         frozenset().union(*(part.called for part in rows)),
         np.concatenate([part.largest for part in rows]),
-        {format: np.concatenate([part.rounding[format] for part in rows]) for format in rows[0].rounding},
+        {
+            format_name: np.concatenate([part.rounding[format_name] for part in rows])
+            for format_name in rows[0].rounding
+        },
         {key: np.concatenate([part.second[key] for part in rows]) for key in rows[0].second},
     )
 
@@ -234,7 +237,7 @@ def _measure(
             taps.weight.cpu().numpy() / scale**2,
             taps.called,
             taps.largest.cpu().numpy()[None],
-            {format: part.cpu().numpy() / scale**2 for format, part in taps.rounding.items()},
+            {format_name: part.cpu().numpy() / scale**2 for format_name, part in taps.rounding.items()},
             {key: part.cpu().numpy() / scale**2 for key, part in taps.second.items()},
         )
     parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values())

@@ -105,10 +105,10 @@ def baseline_gaining(
 
 def _lowering(one: Program, strategy: str, seed: int, listed: Sequence[str], tau: float | None) -> Plan:
     """The plan that lowers these ops; without a tau its own loss is its loss budget."""
-    gains, format = one.gains, lower_format(one.gains)
-    loss_mse = one.losses.loss_mse(format)
+    gains, format_name = one.gains, lower_format(one.gains)
+    loss_mse = one.losses.loss_mse(format_name)
     formats = {op: gains.base for group in gains.groups for op in group.ops}
-    formats.update(dict.fromkeys(listed, format))
+    formats.update(dict.fromkeys(listed, format_name))
     total = gains.total(formats)
     if total is None:
         message = (
@@ -131,9 +131,9 @@ def lower_format(gains: Gains) -> str:
     """
     for group in gains.groups:
         for configuration in group.configurations:
-            for format in configuration:
-                if format != gains.base:
-                    return format
+            for format_name in configuration:
+                if format_name != gains.base:
+                    return format_name
     message = f"no op can leave {gains.base}, so there is nothing to choose"
     raise InputError(message)
 
@@ -144,7 +144,7 @@ def order(one: Program, strategy: str, seed: int, values: OpValues | None = None
     The first step holds those that must leave it, which may be none; after it, ops that share one format
     in every configuration are one step.
     """
-    format = lower_format(one.gains)
+    format_name = lower_format(one.gains)
     first: list[str] = []
     steps: list[tuple[str, ...]] = []
     for group, options in zip(one.gains.groups, one.groups, strict=True):
@@ -154,22 +154,22 @@ def order(one: Program, strategy: str, seed: int, values: OpValues | None = None
         for formats, ops in alike.items():
             if one.gains.base not in formats:
                 first += ops
-            elif format in formats:
+            elif format_name in formats:
                 steps.append(tuple(ops))
     if strategy == RANDOM:
         random.Random(seed).shuffle(steps)
     if values is not None:
-        steps = _by_value(steps, one.gains, format, values)
+        steps = _by_value(steps, one.gains, format_name, values)
     return [tuple(first), *steps]
 
 
 def _by_value(
-    steps: Sequence[tuple[str, ...]], gains: Gains, format: str, values: OpValues
+    steps: Sequence[tuple[str, ...]], gains: Gains, format_name: str, values: OpValues
 ) -> list[tuple[str, ...]]:
     """Steps by the value that they give away per gain; without those that have no value, or gain nothing."""
-    known, rates = values.values.get(format, {}), {}
+    known, rates = values.values.get(format_name, {}), {}
     for step in steps:
-        total = gains.total(dict.fromkeys(step, format))
+        total = gains.total(dict.fromkeys(step, format_name))
         if total is not None and total[0] > 0 and all(op in known for op in step):
             rates[step] = math.fsum(known[op] for op in step) / total[0]
     return sorted(rates, key=rates.__getitem__)
@@ -180,16 +180,16 @@ def baseline_curve(one: Program, strategy: str, seed: int, level: float = DEFAUL
 
     Steps whose gain is not known (a combination that was not measured) are left out.
     """
-    format = lower_format(one.gains)
+    format_name = lower_format(one.gains)
     steps = order(one, strategy, seed)
     column = {op: place for place, op in enumerate(one.losses.ops)}
-    samples = one.losses.sample_loss_mse(format)
+    samples = one.losses.sample_loss_mse(format_name)
     rows = np.stack([samples[:, [column[op] for op in step]].sum(axis=1) for step in steps], axis=1)
     rows = rows.cumsum(axis=1)
     cache = one.losses.cache_loss_mse[:, None]
     lowered = np.cumsum([len(step) for step in steps]).tolist()
     interval = loss_interval(rows + cache, level, one.losses.drift)
-    gains = _gains_step_by_step(one.gains, steps, format)
+    gains = _gains_step_by_step(one.gains, steps, format_name)
     kept = [k for k, gain in enumerate(gains) if gain is not None]
     return Curve(
         strategy,
@@ -202,7 +202,7 @@ def baseline_curve(one: Program, strategy: str, seed: int, level: float = DEFAUL
     )
 
 
-def _gains_step_by_step(gains: Gains, steps: Sequence[Sequence[str]], format: str) -> list[float | None]:
+def _gains_step_by_step(gains: Gains, steps: Sequence[Sequence[str]], format_name: str) -> list[float | None]:
     """Total gain after each step; only the gains of its own groups change."""
     group_of = {op: j for j, group in enumerate(gains.groups) for op in group.ops}
     place_of = {op: place for group in gains.groups for place, op in enumerate(group.ops)}
@@ -212,7 +212,7 @@ def _gains_step_by_step(gains: Gains, steps: Sequence[Sequence[str]], format: st
     totals: list[float | None] = []
     for step in steps:
         for op in step:
-            chosen[group_of[op]][place_of[op]] = format
+            chosen[group_of[op]][place_of[op]] = format_name
         for j in {group_of[op] for op in step}:
             known[j] = gain_of[j].get(tuple(chosen[j]))
         numbers = [gain for gain in known if gain is not None]

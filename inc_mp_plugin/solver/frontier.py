@@ -64,7 +64,7 @@ def frontier(
     exact = Curve(
         IP_MSE,
         0,
-        tuple(sum(format != gains.base for format in found[key].values()) for key in kept),
+        tuple(sum(format_name != gains.base for format_name in found[key].values()) for key in kept),
         tuple(gain for gain, _ in kept),
         tuple(loss_mse for _, loss_mse in kept),
         tuple(np.asarray(low).tolist()),

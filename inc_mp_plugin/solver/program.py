@@ -49,9 +49,9 @@ class Program:
     def formats(self, picks: Sequence[int]) -> dict[str, str]:
         """Formats of all ops for one pick per group."""
         return {
-            op: format
+            op: format_name
             for group, options, pick in zip(self.gains.groups, self.groups, picks, strict=True)
-            for op, format in zip(group.ops, options[pick].configuration, strict=True)
+            for op, format_name in zip(group.ops, options[pick].configuration, strict=True)
         }
 
 
@@ -68,12 +68,12 @@ def program(gains: Gains, losses: LossModel) -> Program:
     if losses.loss_ms == 0:
         message = "the loss of every sample is 0, so a normalized RMSE has no meaning"
         raise InputError(message)
-    lower = {format for group in gains.groups for one in group.configurations for format in one}
+    lower = {format_name for group in gains.groups for one in group.configurations for format_name in one}
     held_back = without_scale(losses.sensitivity, gains.base, lower)
-    loss_mse = {format: losses.loss_mse(format) for format in lower - {gains.base}}
-    for format in loss_mse:
-        if format.startswith("fp8"):
-            loss_mse[format] = {op: d for op, d in loss_mse[format].items() if op not in held_back}
+    loss_mse = {format_name: losses.loss_mse(format_name) for format_name in lower - {gains.base}}
+    for format_name in loss_mse:
+        if format_name.startswith("fp8"):
+            loss_mse[format_name] = {op: d for op, d in loss_mse[format_name].items() if op not in held_back}
     groups = tuple(options(group, gains.base, loss_mse) for group in gains.groups)
     empty = [group.ops for group, one in zip(gains.groups, groups, strict=True) if not one]
     if empty:
@@ -88,8 +88,8 @@ def options(group: GroupGains, base: str, loss_mse: Mapping[str, Mapping[str, fl
     found = []
     for configuration, gain in zip(group.configurations, group.gain, strict=True):
         lowered = [(op, f) for op, f in zip(group.ops, configuration, strict=True) if f != base]
-        if all(op in loss_mse[format] for op, format in lowered):
-            cost = math.fsum(loss_mse[format][op] for op, format in lowered)
+        if all(op in loss_mse[format_name] for op, format_name in lowered):
+            cost = math.fsum(loss_mse[format_name][op] for op, format_name in lowered)
             found.append(Option(configuration, gain, cost))
     return tuple(found)
 

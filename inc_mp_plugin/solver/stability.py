@@ -29,7 +29,9 @@ def stability(
             others.append(solve_for(resampled(losses, seed)))
         except InfeasibleError:
             continue
-    counts = {op: sum(one.formats[op] != format for one in others) for op, format in plan.formats.items()}
+    counts = {
+        op: sum(one.formats[op] != format_name for one in others) for op, format_name in plan.formats.items()
+    }
     changed = {op: count / len(others) for op, count in counts.items() if count}
     gains = [one.gain for one in others] or [plan.gain]
     return Stability(len(others), changed, plan.gain, min(gains), max(gains))

@@ -96,7 +96,7 @@ def _joined(
             )
             for partial in partials
             for configuration, gain, stderr, of_tie in allowed
-            if all(partial.of_tie.get(tie, format) == format for tie, format in of_tie.items())
+            if all(partial.of_tie.get(tie, format_name) == format_name for tie, format_name in of_tie.items())
         ]
     first = next(iter(groups))
     ops = tuple(op for group in groups for op in group.ops)
@@ -117,8 +117,8 @@ def _joined(
 
 def _kept_to(ops: Iterable[str], configuration: Iterable[str], base: str, demands: Demands) -> bool:
     return not any(
-        (format != base and op in demands.kept) or (format == base and op in demands.lowered)
-        for op, format in zip(ops, configuration, strict=True)
+        (format_name != base and op in demands.kept) or (format_name == base and op in demands.lowered)
+        for op, format_name in zip(ops, configuration, strict=True)
     )
 
 
@@ -127,8 +127,8 @@ def _formats_of_ties(
 ) -> dict[int, str] | None:
     """The format of every tie in a configuration; None if one of them has two."""
     formats: dict[int, str] = {}
-    for op, format in zip(ops, configuration, strict=True):
-        if op in tie_of and formats.setdefault(tie_of[op], format) != format:
+    for op, format_name in zip(ops, configuration, strict=True):
+        if op in tie_of and formats.setdefault(tie_of[op], format_name) != format_name:
             return None
     return formats
 
@@ -154,8 +154,10 @@ def held_to(demands: Demands, plan: Plan, gains: Gains, one: Program) -> Plan:
     candidates = [[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups]
     capacity = one.losses.without_drift(plan.loss_budget)
     gain_per_loss = price(candidates, capacity) if demands.ties else 0.0
-    lower = {format for group in gains.groups for c in group.configurations for format in c} - {gains.base}
-    loss_mse = {format: one.losses.loss_mse(format) for format in lower}
+    lower = {format_name for group in gains.groups for c in group.configurations for format_name in c} - {
+        gains.base
+    }
+    loss_mse = {format_name: one.losses.loss_mse(format_name) for format_name in lower}
 
     def worth(group: GroupGains) -> float:
         found = options(group, gains.base, loss_mse)

@@ -31,9 +31,9 @@ def sample_losses_mse(losses: LossModel, formats: Mapping[str, str], base: str) 
         base: the base format.
     """
     total = np.array(losses.cache_loss_mse)
-    for format in set(formats.values()) - {base}:
-        columns = [i for i, op in enumerate(losses.ops) if formats.get(op) == format]
-        total += losses.sample_loss_mse(format)[:, columns].sum(axis=1)
+    for format_name in set(formats.values()) - {base}:
+        columns = [i for i, op in enumerate(losses.ops) if formats.get(op) == format_name]
+        total += losses.sample_loss_mse(format_name)[:, columns].sum(axis=1)
     return total
 
 

@@ -58,6 +58,6 @@ def least_value(one: Program, values: OpValues, gain: Fraction) -> Choice:
 def _value(ops: tuple[str, ...], option: Option, base: str, values: OpValues) -> float | None:
     """Sum of the values of the ops that a configuration lowers; None if one has no value."""
     lowered = [(op, f) for op, f in zip(ops, option.configuration, strict=True) if f != base]
-    known = [values.values.get(format, {}).get(op) for op, format in lowered]
+    known = [values.values.get(format_name, {}).get(op) for op, format_name in lowered]
     numbers = [value for value in known if value is not None]
     return math.fsum(numbers) if len(numbers) == len(known) else None

@@ -29,7 +29,7 @@ def counted(base: str, formats: Mapping[str, str]) -> str:
         >>> counted("bf16", {"q": "fp8_e4m3", "k": "bf16"})
         '1 of 2 ops in FP8'
     """
-    return f"{sum(format != base for format in formats.values())} of {len(formats)} ops in FP8"
+    return f"{sum(format_name != base for format_name in formats.values())} of {len(formats)} ops in FP8"
 
 
 def title_of(plan: Plan) -> str:
@@ -67,7 +67,7 @@ def write_files(job: Job, plan: Plan, graph: Graph, target: str, *, title: str, 
     if "dump_stats_path" in config:  # each model measures into a folder of its own
         config["dump_stats_path"] = f"{stats}/measure"
     store.write_json(quantize, config)
-    lowered = sum(format != plan.base for format in plan.formats.values())
+    lowered = sum(format_name != plan.base for format_name in plan.formats.values())
     say(f"configs/{quantize.name}: INC selects exactly the {lowered} ops of the plan")
     if consumer.scale_methods:
         store.write_json(measure, measure_config(config, consumer))

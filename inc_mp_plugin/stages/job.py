@@ -103,7 +103,7 @@ class Job:
         """List the ops that may leave the base format, for all targets and the device that is timed."""
         kinds = [get_target(target).kinds for target in self.targets]
         if self.timing is not None:
-            kinds += [runnable_kinds(self.timing.device, format) for format in self.formats]
+            kinds += [runnable_kinds(self.timing.device, format_name) for format_name in self.formats]
         return [op.name for op in graph.ops if self._is_allowed(op.name) and _all_hold(kinds, op.kind)]
 
     def _is_allowed(self, op: str) -> bool:

@@ -31,7 +31,7 @@ def to_content(sensitivity: Sensitivity, arrays_sha256: str) -> Json:
 
 def to_arrays(sensitivity: Sensitivity) -> dict[str, Any]:
     """Name the arrays of sensitivity.npz; what was measured of the rounding only where it was."""
-    rounding = {f"{_ROUNDING}{format}": rows for format, rows in sensitivity.rounding.items()}
+    rounding = {f"{_ROUNDING}{format_name}": rows for format_name, rows in sensitivity.rounding.items()}
     drift = {"drift": np.array(sensitivity.measured_drift)} if rounding else {}
     second = {f"{_SECOND}{key}": rows for key, rows in sensitivity.second.items()}
     return {

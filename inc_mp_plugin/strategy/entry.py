@@ -124,7 +124,12 @@ def save_calib_result(model: nn.Module) -> None:
     flow.finalize(model)
 
 
-def load(model_name_or_path: str, format: str = "huggingface", device: str = "hpu", **kwargs: Any) -> Any:
+def load(
+    model_name_or_path: str,
+    format: str = "huggingface",  # noqa: A002 - as INC names it
+    device: str = "hpu",
+    **kwargs: Any,
+) -> Any:
     """Load a model as INC does, into one that has the modules that were saved.
 
     Args:

@@ -45,14 +45,14 @@ class StepNoise:
     steps: Mapping[str, Tensor]
     formats: tuple[str, ...] = (LOWER,)
 
-    def of_input(self, op: str, index: int, value: Tensor, format: str) -> Tensor:
+    def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Noise of the input of an op, in its shape."""
-        del index, format
+        del index, format_name
         return torch.full(value.shape, float(self.steps[op]) / 12**0.5)
 
-    def of_weight(self, weight: Tensor, format: str) -> Tensor:
+    def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
         """Noise of a weight, in its shape."""
-        step = initial_step(weight.abs().mean(), code_range(format, signed=True))
+        step = initial_step(weight.abs().mean(), code_range(format_name, signed=True))
         return torch.full(weight.shape, float(step) / 12**0.5)
 
 

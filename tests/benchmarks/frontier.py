@@ -31,7 +31,7 @@ def instance(layers: int) -> tuple[Gains, Sensitivity]:
         configurations = tuple(itertools.product(("bf16", "fp8_e4m3"), repeat=len(group)))
         gain = []
         for one in configurations:
-            lowered = [alone[op] for op, format in zip(group, one, strict=True) if format != "bf16"]
+            lowered = [alone[op] for op, format_name in zip(group, one, strict=True) if format_name != "bf16"]
             gain.append(sum(lowered) * overlap[group] ** max(len(lowered) - 1, 0))
         names = tuple(f"{layer}.{op}" for op in group)
         groups.append(GroupGains(names, configurations, tuple(gain), (0.0,) * len(gain)))

@@ -71,7 +71,7 @@ def test_the_report_is_on_samples_that_the_loop_never_read(project, proved):
     for name, part in (("measured_losses.npz", expected[:8]), ("verified_losses.npz", expected[8:])):
         assert np.load(proved / name)[none] == pytest.approx(part, rel=1e-4)
     plan, validation = read(proved, "plan.json"), read(proved, "validation.json")
-    lowered = [op for op, format in plan["formats"].items() if format != "fp32"]
+    lowered = [op for op, format_name in plan["formats"].items() if format_name != "fp32"]
     assert validation["plan"]["quantized"] == lowered
     losses = np.load(proved / "measured_losses.npz")
     changes = losses[fingerprint({"ops": sorted(lowered)})] - losses[none]

@@ -56,7 +56,7 @@ def test_a_plan_within_a_budget_of_cost(folder, method):
     assert gains["cost"] - plan["predicted"]["gain"] <= 0.85 * gains["cost"]
     values = read(folder, f"{method}.json")["values"]["fp8_e4m3"]
     gain = {group["ops"][0]: group["gain"][-1] for group in gains["groups"]}
-    lowered = {op for op, format in plan["formats"].items() if format != "fp32"}
+    lowered = {op for op, format_name in plan["formats"].items() if format_name != "fp32"}
     free = {op for op in values if gain[op] > 0}
     # No single exchange of a lowered op for a kept one is better: a necessary condition of the optimum.
     for low in lowered:

@@ -41,8 +41,8 @@ def _case(case: Json, ways: list[str], peaks: Json | None) -> list[object]:
     found = case["ways"]
     shape = f"{case['name']} ({case['inner']} x {case['columns']})"
     speeds = [
-        _speed(found.get(way, {}), peaks and peaks[format])
-        for way, format in {"bf16": "bf16", "fp8 product": "fp8"}.items()
+        _speed(found.get(way, {}), peaks and peaks[format_name])
+        for way, format_name in {"bf16": "bf16", "fp8 product": "fp8"}.items()
     ]
     return [shape, case["rows"], *speeds, *(_time(found.get(way), found.get("bf16")) for way in ways)]
 

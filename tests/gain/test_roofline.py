@@ -23,8 +23,8 @@ LLAMA_LAYER = [(4096, 6144), (4096, 4096), (4096, 28672), (14336, 4096)]  # qkv,
 def test_a_llama_layer_by_hand(tokens, gaudi2_us, gaudi3_us):
     """Microseconds worked out apart: max(2 M K N / P, (K N b + M K b + 2 M N) / B), added up."""
     for device, wanted in ((G2, gaudi2_us), (G3, gaudi3_us)):
-        for format, microseconds in zip(("bf16", "fp8_e4m3"), wanted, strict=True):
-            total = sum(gemm_s(Gemm(1, tokens, k, n), format, "bf16", device) for k, n in LLAMA_LAYER)
+        for format_name, microseconds in zip(("bf16", "fp8_e4m3"), wanted, strict=True):
+            total = sum(gemm_s(Gemm(1, tokens, k, n), format_name, "bf16", device) for k, n in LLAMA_LAYER)
             assert total * 1e6 == pytest.approx(microseconds, rel=0.012)
 
 

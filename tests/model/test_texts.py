@@ -22,10 +22,10 @@ def written(tmp_path, content):
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1, max_size=5), st.booleans(), st.booleans())
-def test_any_text_is_read_back(tmp_path_factory, texts, ascii, windows):
+def test_any_text_is_read_back(tmp_path_factory, texts, ascii_only, windows):
     """Written by json itself, with or without escapes, on either system."""
     end = "\r\n" if windows else "\n"
-    content = "".join(json.dumps({"text": text}, ensure_ascii=ascii) + end for text in texts)
+    content = "".join(json.dumps({"text": text}, ensure_ascii=ascii_only) + end for text in texts)
     path = written(tmp_path_factory.mktemp("data"), content)
     assert list(read_texts(path, len(texts)).values()) == texts
     assert count_texts(path) == len(texts)

@@ -60,7 +60,7 @@ def test_files_for_another_target(folder):
     assert result.exit_code == 0, result.output
     checked = call("check", folder / "configs" / "optimum-habana.json", "--modules", folder / "graph.json")
     assert checked.exit_code == 0, checked.output
-    count = sum(format != "fp32" for format in read(folder, "plan.json")["formats"].values())
+    count = sum(format_name != "fp32" for format_name in read(folder, "plan.json")["formats"].values())
     assert f"INC would quantize {count} of" in checked.output
 
 

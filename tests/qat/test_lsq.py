@@ -18,15 +18,15 @@ RANGES = {
 
 
 @pytest.mark.parametrize("format", RANGES)
-def test_ranges(format):
-    assert code_range(format, signed=True) == RANGES[format][0]
-    assert code_range(format, signed=False) == RANGES[format][1]
+def test_ranges(format_name):
+    assert code_range(format_name, signed=True) == RANGES[format_name][0]
+    assert code_range(format_name, signed=False) == RANGES[format_name][1]
 
 
 @pytest.mark.parametrize("format", ["bf16", "fp8_e4m3", "int3"])
-def test_what_is_no_integer_is_refused(format):
-    with pytest.raises(InputError, match=format):
-        code_range(format, signed=True)
+def test_what_is_no_integer_is_refused(format_name):
+    with pytest.raises(InputError, match=format_name):
+        code_range(format_name, signed=True)
 
 
 # v / s is -2.6, -1.3, -0.4, 0.3, 0.8, 1.7 at s = 0.5; with codes -2 to 1 the first and the last are outside.
@@ -75,9 +75,9 @@ def straight_through(value, step, codes, gradient_scale):
     {"per tensor": ((5, 7), ()), "per channel": ((4, 3, 3, 3), (4, 1, 1, 1))}.values(),
     ids=["per tensor", "per channel"],
 )
-def test_gradients_against_autograd(format, signed, shape, step_shape):
+def test_gradients_against_autograd(format_name, signed, shape, step_shape):
     generator = torch.Generator().manual_seed(0)
-    codes = code_range(format, signed=signed)
+    codes = code_range(format_name, signed=signed)
     value = torch.randn(shape, generator=generator, dtype=torch.float64)
     # So small that some values lie outside of the range on either side.
     step = (0.5 + torch.rand(step_shape, generator=generator, dtype=torch.float64)) / codes.high
@@ -98,10 +98,10 @@ def test_gradients_against_autograd(format, signed, shape, step_shape):
     st.sampled_from(sorted(RANGES)),
     st.booleans(),
 )
-def test_codes_errors_and_repetition(values, step, format, signed):
-    quantizer = Quantizer(format, torch.tensor(step), signed=signed)
+def test_codes_errors_and_repetition(values, step, format_name, signed):
+    quantizer = Quantizer(format_name, torch.tensor(step), signed=signed)
     value = torch.tensor(values)
-    low, high = code_range(format, signed=signed)
+    low, high = code_range(format_name, signed=signed)
     rounded, codes = quantizer(value).detach(), quantizer.codes(value)
     assert low <= int(codes.min()) and int(codes.max()) <= high
     torch.testing.assert_close(rounded, codes * quantizer.step.detach())

@@ -75,11 +75,11 @@ def of_maxabs(maxabs):
     return Sensitivity(("op",), np.ones(1), one, one, maxabs=maxabs)
 
 
-def relative_error(model, scales, base, format):
+def relative_error(model, scales, base, format_name):
     """What INC's conversion makes of the rows that hold the small numbers; infinite for NaN."""
     rows = (..., slice(1, 2)) if model.place == "channel" else ...
     before = model(model.inputs).detach().double()[rows]
-    formats = {"op": format}
+    formats = {"op": format_name}
     config = {**config_of(base, formats, CPU_QDQ), "scale_method": scales.method}
     after = quantize(model, config, [model.inputs])(model.inputs).detach().double()[rows]
     norm = float(before.norm())
@@ -135,19 +135,23 @@ def test_scales_of_the_hardware_are_never_missing(device):
     scales=st.sampled_from(ON_CPU),
     part=st.sampled_from(["input", "weight"]),
     base=st.sampled_from(["fp32", "bf16"]),
-    format=st.sampled_from(["fp8_e4m3", "fp8_e5m2"]),
+    format_name=st.sampled_from(["fp8_e4m3", "fp8_e5m2"]),
 )
-def test_the_inverse_of_incs_own_scale_is_finite_or_the_op_is_held_back(maxabs, scales, part, base, format):
+def test_the_inverse_of_incs_own_scale_is_finite_or_the_op_is_held_back(
+    maxabs, scales, part, base, format_name
+):
     value = torch.tensor(maxabs).to(DTYPES[base])
     if not value.isfinite():
         return
     method = SCALE_METHODS[scales.method]
-    held = without_scale(of_maxabs({part: np.array([float(value)])}), base, [format], [scales])
+    held = without_scale(of_maxabs({part: np.array([float(value)])}), base, [format_name], [scales])
     if part == "weight" and method.per_channel_weight:
         assert not held  # its channels decide
         return
     rounding, backoff = (getattr(method, name) for name in (NAMES[part], f"{NAMES[part]}_backoff"))
-    scale = torch.as_tensor(ROUNDING[rounding]().calc(calc_scale_from_maxabs(value, FULL[format], backoff)))
+    scale = torch.as_tensor(
+        ROUNDING[rounding]().calc(calc_scale_from_maxabs(value, FULL[format_name], backoff))
+    )
     assert bool(held) == (not bool(invert_scale(scale).isfinite()))
 
 

@@ -65,8 +65,8 @@ def inc_rounding(name, device):
     }[name]()
 
 
-def inc_params(format, dtype):
-    return {"hp_dtype": dtype, "lp_dtype": INC_DTYPE[format]}
+def inc_params(format_name, dtype):
+    return {"hp_dtype": dtype, "lp_dtype": INC_DTYPE[format_name]}
 
 
 def magnitudes(dtype):
@@ -95,22 +95,22 @@ def test_the_table_is_that_of_inc(name):
 
 @pytest.mark.parametrize("format", INC_DTYPE)
 @pytest.mark.parametrize("device", DEVICES)
-def test_full_scales(device, format):
-    wanted = get_fullscale(INC_DTYPE[format], INC_DEVICE[device])
-    assert Scales("maxabs_pow2", device).full_scale(format) == wanted
+def test_full_scales(device, format_name):
+    wanted = get_fullscale(INC_DTYPE[format_name], INC_DEVICE[device])
+    assert Scales("maxabs_pow2", device).full_scale(format_name) == wanted
 
 
 @pytest.mark.parametrize("dtype", helpers.mostly_slow(DTYPES, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("format", INC_DTYPE)
 @pytest.mark.parametrize(("name", "device"), PAIRS)
-def test_input_scales(name, device, format, dtype):
+def test_input_scales(name, device, format_name, dtype):
     scales, method = Scales(name, device), SCALE_METHODS[name]
     rounding = inc_rounding(method.activation, device)
-    limit = get_fullscale(INC_DTYPE[format], INC_DEVICE[device])
+    limit = get_fullscale(INC_DTYPE[format_name], INC_DEVICE[device])
     for maxabs in magnitudes(dtype):
         unrounded = calc_scale_from_maxabs(maxabs, limit, method.activation_backoff)
         wanted = torch.as_tensor(rounding.calc(unrounded), dtype=dtype)
-        found = scales.of_input(maxabs, format)
+        found = scales.of_input(maxabs, format_name)
         # as QuantDequant keeps it: a tensor, inverted twice
         assert found.divisor == torch.reciprocal(torch.reciprocal(wanted)).float()
         assert found.factor == found.divisor
@@ -119,19 +119,19 @@ def test_input_scales(name, device, format, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("format", INC_DTYPE)
 @pytest.mark.parametrize(("name", "device"), PAIRS)
-def test_weight_scales(name, device, format, dtype):
+def test_weight_scales(name, device, format_name, dtype):
     method = SCALE_METHODS[name]
     generator = torch.Generator().manual_seed(0)
     spread = 2.0 ** torch.linspace(-40, 10, 64)[:, None]
     weight = (torch.randn(64, 16, generator=generator) * spread).to(dtype)
     weight[3] = 0.0
-    found = Scales(name, device).of_weight(weight, format)
+    found = Scales(name, device).of_weight(weight, format_name)
     kind = MaxAbsPcs if method.per_channel_weight else MaxAbsPts
     rounding = inc_rounding(method.weight, device)
     if method.weight in {"unit", "hw_single"}:
         wanted = torch.tensor(rounding.calc(None), dtype=dtype)
     else:
-        inc = kind(rounding, inc_params(format, dtype), INC_DEVICE[device], method.weight_backoff)
+        inc = kind(rounding, inc_params(format_name, dtype), INC_DEVICE[device], method.weight_backoff)
         wanted = inc.calc_scales(weight, QuantTensorType.CONST)
     assert torch.equal(found.factor.flatten(), wanted.float().flatten())
     assert torch.isfinite(found.divisor).all() and (found.divisor > 0).all()

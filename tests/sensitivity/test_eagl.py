@@ -64,9 +64,9 @@ def test_fp8_has_256_codes_at_most():
 @pytest.mark.parametrize(
     ("format", "scales"), [("int4", SCALES), ("fp32", SCALES), ("fp8_e4m3", None)], ids=str
 )
-def test_codes_that_cannot_be_told(format, scales):
+def test_codes_that_cannot_be_told(format_name, scales):
     with pytest.raises(InputError, match="step or scale"):
-        weight_codes(torch.ones(2), format, scales)
+        weight_codes(torch.ones(2), format_name, scales)
 
 
 def test_values_of_a_model():

@@ -29,8 +29,8 @@ def assert_same(found, wanted, rtol=1e-4):
     assert found.ops == wanted.ops
     for part in ("loss", "input", "weight"):
         np.testing.assert_allclose(getattr(found, part), getattr(wanted, part), rtol=rtol)
-    for format in wanted.rounding:
-        np.testing.assert_allclose(found.rounding[format], wanted.rounding[format], rtol=rtol)
+    for format_name in wanted.rounding:
+        np.testing.assert_allclose(found.rounding[format_name], wanted.rounding[format_name], rtol=rtol)
 
 
 @capabilities.fused_experts

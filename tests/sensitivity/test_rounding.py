@@ -76,15 +76,17 @@ def text():
         ("unit_scale", "fp8_e4m3"),
     ],
 )
-def test_bit_for_bit_as_inc(method, format, dtype):
+def test_bit_for_bit_as_inc(method, format_name, dtype):
     torch.manual_seed(0)
     # INC's scales per channel break on convolutions
     model = EveryKind(convolution=method != PCS).eval().to(dtype)
     batches, graph = images(2, 3, dtype=dtype), ops_of(model)
-    rounding = observe_rounding(model, graph, batches, helpers.squared_loss, Scales(method, "cpu"), [format])
+    rounding = observe_rounding(
+        model, graph, batches, helpers.squared_loss, Scales(method, "cpu"), [format_name]
+    )
     weights = {op.name: model.get_submodule(op.name).weight.clone() for op in graph.ops if op.kind != "bgemm"}
     base = "fp32" if dtype == torch.float32 else "bf16"
-    config = config_of(base, {op.name: format for op in graph.ops}, CPU_QDQ)
+    config = config_of(base, {op.name: format_name for op in graph.ops}, CPU_QDQ)
     converted = quantize(model, {**config, "scale_method": method}, batches)
 
     values = torch.cat([torch.randn(4000) * 3, torch.randn(1000) * 1e-3, torch.tensor([0.0, 1e4, -1e4])])
@@ -93,16 +95,16 @@ def test_bit_for_bit_as_inc(method, format, dtype):
         module = converted.get_submodule(op.name)
         inputs = ("quant_input_0", "quant_input_1") if op.kind == "bgemm" else ("quant_input",)
         for index, quantizer in enumerate(getattr(module, name) for name in inputs):
-            scale = rounding.scales.of_input(rounding.maxabs[op.name, index], format)
+            scale = rounding.scales.of_input(rounding.maxabs[op.name, index], format_name)
             assert scale.divisor == torch.tensor(float(quantizer.scale))
             wanted = quantizer(values).float() - values.float()
-            assert torch.equal(rounding.of_input(op.name, index, values, format), wanted)
+            assert torch.equal(rounding.of_input(op.name, index, values, format_name), wanted)
         if op.kind != "bgemm":
             dequantized = module.dequant_weights(module.weight)
             dequantized = dequantized.t() if op.kind == "linear" else dequantized
             assert dequantized.dtype == dtype
             wanted = dequantized.float() - weights[op.name].float()
-            assert torch.equal(rounding.of_weight(weights[op.name], format), wanted)
+            assert torch.equal(rounding.of_weight(weights[op.name], format_name), wanted)
 
 
 def test_gaudi2_clamps_at_its_own_full_scale():
@@ -115,7 +117,7 @@ def test_gaudi2_clamps_at_its_own_full_scale():
     assert rounding.of_input("linear", 0, values, "fp8_e4m3").tolist() == wanted
 
 
-def naive_rounding(model, names, batches, loss_fn, format, per_channel=False):
+def naive_rounding(model, names, batches, loss_fn, format_name, per_channel=False):
     """{op name: [||q * dg/dz||^2 of each sample]}: powers of two as scales, one sample and op at a time."""
     model = copy.deepcopy(model).double().eval()
     expose_bgemms(model)
@@ -130,7 +132,7 @@ def naive_rounding(model, names, batches, loss_fn, format, per_channel=False):
                 handle = model.get_submodule(name).register_forward_pre_hook(watch)
                 loss_fn(model, sample)
                 handle.remove()
-        found[name] = [_one_op(model, name, s, loss_fn, format, maxabs, per_channel) for s in singles]
+        found[name] = [_one_op(model, name, s, loss_fn, format_name, maxabs, per_channel) for s in singles]
     return found
 
 
@@ -139,12 +141,12 @@ def _note(maxabs, _, args):
         maxabs[index] = max(maxabs.get(index, 0.0), float(x.abs().max()))
 
 
-def _q(z, maxabs, format, backoff):
-    scale = 2.0 ** math.ceil(math.log2(maxabs / (LIMIT[format] * backoff)))
-    return (z / scale).float().to(FP8[format]).double() * scale - z
+def _q(z, maxabs, format_name, backoff):
+    scale = 2.0 ** math.ceil(math.log2(maxabs / (LIMIT[format_name] * backoff)))
+    return (z / scale).float().to(FP8[format_name]).double() * scale - z
 
 
-def _one_op(model, name, sample, loss_fn, format, maxabs, per_channel):
+def _one_op(model, name, sample, loss_fn, format_name, maxabs, per_channel):
     """Add a zero to every input of the op's calls and to its weight; differentiate by the zeros."""
     module = model.get_submodule(name)
     errors, zeros = [], []
@@ -153,7 +155,7 @@ def _one_op(model, name, sample, loss_fn, format, maxabs, per_channel):
         shifted = []
         for index, x in enumerate(args):
             zeros.append(torch.zeros_like(x, requires_grad=True))
-            errors.append(_q(x.detach(), maxabs[index], format, 0.25))
+            errors.append(_q(x.detach(), maxabs[index], format_name, 0.25))
             shifted.append(x + zeros[-1])
         return tuple(shifted)
 
@@ -163,7 +165,7 @@ def _one_op(model, name, sample, loss_fn, format, maxabs, per_channel):
         module.weight = nn.Parameter(shared.detach().clone())
         parts = module.weight.detach()
         channels = parts if per_channel else parts[None]
-        q = [_q(part, float(part.abs().max()), format, 0.5) for part in channels]
+        q = [_q(part, float(part.abs().max()), format_name, 0.5) for part in channels]
         errors.append(torch.stack(q) if per_channel else q[0])
         zeros.append(module.weight)
     try:
@@ -198,10 +200,10 @@ def test_equals_the_naive_computation(case, method):
         model, graph, iter(batches), loss_fn, scales=Scales(method, "cpu"), formats=tuple(FP8)
     )
     assert list(found.rounding) == list(FP8)
-    for format in FP8:
-        wanted = naive_rounding(model, found.ops, batches, loss_fn, format, method == PCS)
+    for format_name in FP8:
+        wanted = naive_rounding(model, found.ops, batches, loss_fn, format_name, method == PCS)
         for column, name in enumerate(found.ops):
-            np.testing.assert_allclose(found.rounding[format][:, column], wanted[name], rtol=2e-3)
+            np.testing.assert_allclose(found.rounding[format_name][:, column], wanted[name], rtol=2e-3)
     plain = measure_sensitivity(model, graph, batches, loss_fn)
     assert plain.rounding == {}
     np.testing.assert_array_equal(plain.input, found.input)
@@ -283,8 +285,8 @@ def test_resume(tmp_path):
     assert run.count(False) == 2 * len(batches)  # the maxabs and everything rounded, of all batches
     assert run.count(True) == 2  # the last batch, and the trial whether its samples mix
     assert not saved.path.exists()
-    for format in FP8:
-        np.testing.assert_array_equal(resumed.rounding[format], whole.rounding[format])
+    for format_name in FP8:
+        np.testing.assert_array_equal(resumed.rounding[format_name], whole.rounding[format_name])
     np.testing.assert_array_equal(resumed.weight, whole.weight)
 
 
