@@ -11,11 +11,17 @@ from inc_mp_plugin.core.errors import InputError, unknown
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A number format; an integer, which has no mantissa, counts steps of a size that its tensor has."""
+    """A number format; an integer, which has no mantissa, counts steps of a size that its tensor has.
+
+    `torch_name` is the format's dtype in torch, and `inc_name` the value of `fp8_config` in INC's files;
+    each is empty where there is none.
+    """
 
     name: str
     bits: int
     mantissa_bits: int | None = None
+    torch_name: str = ""
+    inc_name: str = ""
 
     @property
     def bytes(self) -> float:
@@ -26,6 +32,11 @@ class Format:
     def is_integer(self) -> bool:
         """True if the format is an integer."""
         return self.mantissa_bits is None
+
+    @property
+    def is_fp8(self) -> bool:
+        """True if the format is one of FP8."""
+        return self.bits == 8 and not self.is_integer
 
     def is_coarser_than(self, other: Format) -> bool:
         """Tell if this format says less of a number than the other one.
@@ -38,18 +49,20 @@ class Format:
 
 
 FORMATS = {
-    format_name.name: format_name
-    for format_name in (
-        Format("fp32", 32, 23),
-        Format("bf16", 16, 7),
-        Format("fp16", 16, 10),
-        Format("fp8_e4m3", 8, 3),
-        Format("fp8_e5m2", 8, 2),
+    known.name: known
+    for known in (
+        Format("fp32", 32, 23, "float32"),
+        Format("bf16", 16, 7, "bfloat16"),
+        Format("fp16", 16, 10, "float16"),
+        Format("fp8_e4m3", 8, 3, "float8_e4m3fn", "E4M3"),
+        Format("fp8_e5m2", 8, 2, "float8_e5m2", "E5M2"),
         Format("int8", 8),
         Format("int4", 4),
         Format("int2", 2),
     )
 }
+
+BASES = ("fp32", "bf16", "fp16")  # of a model's parameters
 
 
 def get_format(name: str) -> Format:
@@ -113,10 +126,10 @@ def check_formats(names: Sequence[str]) -> tuple[str, ...]:
         message = f"formats {list(names)}: give the base format and at least one other, each once"
         raise InputError(message)
     base = formats[0]
-    for format_name in formats[1:]:
-        if not format_name.is_coarser_than(base):
+    for lower in formats[1:]:
+        if not lower.is_coarser_than(base):
             message = (
-                f"format {format_name.name!r} is not coarser than the base format {base.name!r}; only formats of "
+                f"format {lower.name!r} is not coarser than the base format {base.name!r}; only formats of "
                 "fewer mantissa bits, or integers of fewer bits, save anything"
             )
             raise InputError(message)

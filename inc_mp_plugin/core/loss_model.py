@@ -93,13 +93,13 @@ class LossModel:
         """Price the second inputs of the cached bgemms in a format, shape (samples, ops)."""
         key = format_name if self.noise == "measured" else "input"
         if key not in self.sensitivity.second:
-            message = f"what a KV cache in {format_name} costs was not measured; `inc-mp tune` in a new folder does it"
+            message = (
+                f"what a KV cache in {format_name} costs was not measured; "
+                "`inc-mp tune` in a new folder does it"
+            )
             raise InputError(message)
-        part = (
-            self.sensitivity.second[key]
-            if key == format_name
-            else alpha(format_name, self.noise) * self.sensitivity.second[key]
-        )
+        factor = 1.0 if key == format_name else alpha(format_name, self.noise)
+        part = factor * self.sensitivity.second[key]
         chosen: FloatArray = part * [float(op in self.cached) for op in self.ops]
         return chosen
 

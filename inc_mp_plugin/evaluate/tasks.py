@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.libraries.lm_eval import metric_of, weights_left_untied, without_bars
+from inc_mp_plugin.libraries.torch import evaluating
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +101,7 @@ def evaluate_tasks(
     loaded = tasks if isinstance(tasks, Tasks) else load_tasks(tasks, include_path=include_path)
     from lm_eval import evaluate
 
-    with _left_as_it_came(model):
+    with evaluating(model), weights_left_untied(model):
         harness = _harness(model, tokenizer, batch_size, max_length)
         try:
             # Not simple_evaluate: it seeds all generators, and lists this machine's packages each time.
@@ -159,18 +159,6 @@ def _harness(model: Any, tokenizer: Any, batch_size: int, max_length: int | None
         softmax_dtype="float32",  # not the model's: sums of BF16 logarithms would hide small changes
     )
     return without_bars(harness)
-
-
-@contextmanager
-def _left_as_it_came(model: Any) -> Iterator[None]:
-    """Put training flags back, and keep weights from being tied."""
-    training = {module: module.training for module in model.modules()}
-    try:
-        with weights_left_untied(model):
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 def _check_answers(tasks: Tasks) -> None:

@@ -23,6 +23,7 @@ from inc_mp_plugin.graph.structure import structures, waits_for
 from inc_mp_plugin.libraries.torch import without_autocast_on
 from inc_mp_plugin.model.attention import exposed_bgemms
 from inc_mp_plugin.model.batches import batch_size, map_tensors
+from inc_mp_plugin.model.modules import class_names
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
@@ -55,7 +56,7 @@ def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) 
         message = "a decode step takes {'input_ids': ...} alone"
         raise InputError(message)
     with exposed_bgemms(skeleton), without_autocast_on("meta"), off_gaudi(skeleton):
-        modules = {name: type(m).__name__ for name, m in skeleton.named_modules() if name}
+        modules = class_names(skeleton)
         routers = router_widths(skeleton)
         layers = emit_experts(skeleton)
         if cached_tokens:

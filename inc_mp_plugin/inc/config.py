@@ -7,7 +7,7 @@ from typing import Any
 
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.core.formats import converted_format
+from inc_mp_plugin.core.formats import FORMATS, converted_format
 from inc_mp_plugin.core.plan import Graph, Plan
 from inc_mp_plugin.inc.mixed_precision import mixed_precision_config
 from inc_mp_plugin.inc.patterns import compress
@@ -17,7 +17,7 @@ from inc_mp_plugin.targets.layout import Captured, Layout
 from inc_mp_plugin.targets.rules import modules_of
 from inc_mp_plugin.targets.target import Target
 
-_FP8 = {"fp8_e4m3": "E4M3", "fp8_e5m2": "E5M2"}
+_FP8 = {known.name: known.inc_name for known in FORMATS.values() if known.inc_name}
 
 
 def to_inc_config(

@@ -31,7 +31,8 @@ from inc_mp_plugin.model.attention import expose_bgemms
 from inc_mp_plugin.model.batches import call
 from inc_mp_plugin.model.experts import expose_experts
 from inc_mp_plugin.model.finite import check_outputs
-from inc_mp_plugin.model.switch import Switch, twin
+from inc_mp_plugin.model.modules import class_names, twin
+from inc_mp_plugin.model.switch import Switch
 from inc_mp_plugin.targets import CPU_BF16, CPU_QDQ
 from inc_mp_plugin.targets.layout import Captured
 
@@ -64,11 +65,11 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     if not plan.quantized:
         return model
     model.eval()
-    modules = _modules(model)
+    modules = class_names(model)
     for expose in (expose_experts, expose_bgemms):
         if not modules.keys() >= set(plan.quantized):
             expose(model)
-            modules = _modules(model)
+            modules = class_names(model)
     missing = [name for name in plan.quantized if name not in modules]
     if missing:
         message = f"the plan's op {missing[0]!r} is not a module of this model"
@@ -119,10 +120,6 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
         finally:
             forget_models()
     return converted
-
-
-def _modules(model: nn.Module) -> dict[str, str]:
-    return {name: type(module).__name__ for name, module in model.named_modules() if name}
 
 
 def _calibrate(model: nn.Module, batches: Iterable[Batch]) -> None:

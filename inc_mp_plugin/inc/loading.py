@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from inc_mp_plugin.libraries.transformers import in_dtype
+from inc_mp_plugin.scales.dtypes import dtype_of
 
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _PRODUCTS = ("matmul_qk", "matmul_av")
 
 
@@ -26,7 +26,6 @@ def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
     products = any(name.rpartition(".")[2] in _PRODUCTS for name in saved)
     if given.get("original_model") is not None or not (products or _has_experts(saved)):
         return given
-    import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -34,7 +33,7 @@ def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
     from inc_mp_plugin.model.experts import expose_experts
 
     config = AutoConfig.from_pretrained(folder)
-    base = getattr(torch, _DTYPES[config.quantization_config["hp_dtype"]])
+    base = dtype_of(config.quantization_config["hp_dtype"])
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, **in_dtype(base))
     expose_experts(model)

@@ -13,7 +13,8 @@ from inc_mp_plugin.inc.backend import is_half_precision
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection
 from inc_mp_plugin.libraries.torch import parameters_of
-from inc_mp_plugin.model.switch import Switch, put_module, twin
+from inc_mp_plugin.model.modules import class_names, put_module, twin
+from inc_mp_plugin.model.switch import Switch
 from inc_mp_plugin.targets.cpu import CPU_BF16
 
 BASE = str(CPU_BF16.base)
@@ -79,7 +80,7 @@ def half_precision_switch(model: nn.Module, formats: Mapping[str, str]) -> Switc
         formats: the lower format of each op.
     """
     base = {op: model.get_submodule(op) for op in formats}
-    modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
+    modules = class_names(model)
     attributes = attributes_of(model)
     try:
         lower_precision(model, mixed_precision_config(BASE, formats, modules))

@@ -13,7 +13,8 @@ from torch import nn
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.inc.backend import quantized_weight, quantizers_of
 from inc_mp_plugin.libraries.torch import parameters_of
-from inc_mp_plugin.model.switch import Switch, twin
+from inc_mp_plugin.model.modules import twin
+from inc_mp_plugin.model.switch import Switch
 
 # INC leaves a factor of 2 between the largest weight and the format's largest number, and 4 for
 # inputs (its back-offs); a scale of more than half its size cannot saturate.

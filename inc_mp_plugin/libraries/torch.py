@@ -72,6 +72,18 @@ def remove_pre_hook(module: nn.Module, number: int) -> None:
     module._forward_pre_hooks_with_kwargs.pop(number, None)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold a model in evaluation mode inside a `with`; every module then gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def version_of(tensor: Tensor) -> int:
     """Count how often a tensor was changed in place; nothing public tells. 2.13."""
     return tensor._version

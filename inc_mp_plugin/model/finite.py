@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import NonFiniteError
+from inc_mp_plugin.model.hooks import watching
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,18 +72,11 @@ def watched(model: nn.Module, ops: Collection[str], look: Look) -> Iterator[None
         look: takes the name of the op, if all its inputs are finite, and if all its outputs are.
     """
 
-    def hook(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        del module
-        look(name, _all_finite((args, kwargs)), _all_finite(output))
+    def report(op: str, args: Any, kwargs: Any, output: Any) -> None:
+        look(op, _all_finite((args, kwargs)), _all_finite(output))
 
-    handles = [
-        model.get_submodule(op).register_forward_hook(partial(hook, op), with_kwargs=True) for op in ops
-    ]
-    try:
+    with watching({op: model.get_submodule(op) for op in ops}, after=report):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _all_finite(values: Any) -> bool:
@@ -92,4 +85,4 @@ def _all_finite(values: Any) -> bool:
     from inc_mp_plugin.libraries.torch import leaves
 
     tensors = [value for value in leaves(values) if isinstance(value, torch.Tensor)]
-    return all(bool(one.isfinite().all()) for one in tensors if one.is_floating_point())
+    return all(bool(value.isfinite().all()) for value in tensors if value.is_floating_point())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.libraries.torch import scaled_product
 from inc_mp_plugin.model.batches import call
+from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.switch import Switch
 from inc_mp_plugin.targets.timed import CUDA_FP8
 
@@ -94,19 +95,13 @@ def _largest_inputs(
 ) -> dict[str, float]:
     largest: dict[str, float] = {}
 
-    def watch(op: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            largest[op] = max(largest.get(op, 0.0), float(inputs[0].abs().max()))
+    def look(op: str, args: tuple[Tensor, ...], kwargs: object) -> None:
+        del kwargs
+        largest[op] = max(largest.get(op, 0.0), float(args[0].abs().max()))
 
-        return modules[op].register_forward_pre_hook(hook)
-
-    handles = [watch(op) for op in modules]
-    try:
+    with watching(modules, before=look):
         for batch in batches:
             call(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return largest
 
 

@@ -12,13 +12,12 @@ from inc_mp_plugin.model.checkpoint import check_whole
 from inc_mp_plugin.model.load_errors import loading
 from inc_mp_plugin.model.texts import read_texts
 from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.scales.dtypes import dtype_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import nn
-
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.Module:
@@ -32,7 +31,6 @@ def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.
     Raises:
         InputError: transformers cannot load it, or its files do not hold all of it.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     config = load_config(name_or_path, {}, trust_remote_code=trust_remote_code)
@@ -41,7 +39,7 @@ def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.
     with loading("model", name_or_path):
         model, info = AutoModelForCausalLM.from_pretrained(
             name_or_path,
-            **in_dtype(getattr(torch, _DTYPES[dtype])),
+            **in_dtype(dtype_of(dtype)),
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # the error of transformers names none
@@ -87,7 +85,7 @@ def random_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modu
     with torch.random.fork_rng(devices=[]), loading("model", config.name_or_path):
         torch.manual_seed(0)
         model: nn.Module = AutoModelForCausalLM.from_config(
-            config, **in_dtype(getattr(torch, _DTYPES[dtype])), trust_remote_code=trust_remote_code
+            config, **in_dtype(dtype_of(dtype)), trust_remote_code=trust_remote_code
         )
     return model.eval()
 
@@ -105,7 +103,7 @@ def empty_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modul
 
     with torch.device("meta"), loading("model", config.name_or_path):
         model: nn.Module = AutoModelForCausalLM.from_config(
-            config, **in_dtype(getattr(torch, _DTYPES[dtype])), trust_remote_code=trust_remote_code
+            config, **in_dtype(dtype_of(dtype)), trust_remote_code=trust_remote_code
         )
     return model.eval()
 

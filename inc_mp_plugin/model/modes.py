@@ -1,4 +1,4 @@
-"""A model while it is measured: how it runs, which of its modules are seen, and what was not reached."""
+"""A model while it is measured: how it runs, and which of its ops were not reached."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.plan import Graph
 from inc_mp_plugin.libraries.optimum_habana import is_of_optimum_habana
+from inc_mp_plugin.libraries.torch import evaluating
 from inc_mp_plugin.model.attention import exposed_bgemms
 from inc_mp_plugin.model.expert_kernels import kernels_through_modules
 from inc_mp_plugin.model.experts import exposed_experts
@@ -29,12 +30,8 @@ def as_measured(model: nn.Module) -> Iterator[None]:
     Raises:
         InputError: optimum-habana's code would run with dropout.
     """
-    training = [(module, module.training) for module in model.modules()]
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    try:
-        _switch_randomness_off(model)
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+    with evaluating(model), _frozen(model):
+        _switch_habana_to_training(model)
         # Parameters made in inference mode could not be differentiated through.
         with (
             torch.inference_mode(False),
@@ -44,24 +41,18 @@ def as_measured(model: nn.Module) -> Iterator[None]:
             kernels_through_modules(model),
         ):
             yield
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-        for module, mode in training:
-            module.training = mode
-
-
-def module_of(model: nn.Module, name: str) -> nn.Module:
-    """Return the module of an op.
-
-    Raises:
-        InputError: the model has none of that name.
-    """
-    try:
-        return model.get_submodule(name)
-    except AttributeError as error:
-        message = f"the graph's op {name!r} is not a module of this model; capture the graph from this model"
-        raise InputError(message) from error
 
 
 def say_unreached(graph: Graph, reached: Collection[str]) -> None:
@@ -75,15 +66,12 @@ def say_unreached(graph: Graph, reached: Collection[str]) -> None:
         )
 
 
-def _switch_randomness_off(model: nn.Module) -> None:
-    """Switch to evaluation mode, and to training mode for optimum-habana's modules.
-
-    In training mode these modules change no tensor in place.
+def _switch_habana_to_training(model: nn.Module) -> None:
+    """Switch optimum-habana's modules to training mode, in which they change no tensor in place.
 
     Raises:
-        InputError: optimum-habana's code would run with dropout or jitter.
+        InputError: they would run with dropout or jitter.
     """
-    model.eval()
     modules = [module for module in model.modules() if is_of_optimum_habana(module)]
     for config in {id(c): c for m in modules if (c := getattr(m, "config", None)) is not None}.values():
         for name, value in vars(config).items():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import BASES, FORMATS
 from inc_mp_plugin.model.batches import map_tensors
 from inc_mp_plugin.runtime import ranks
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _CLOSURES = WeakKeyDictionary[FunctionType, str]()
-_FORMAT_OF = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_FORMAT_OF = {FORMATS[name].torch_name: name for name in BASES}
 
 
 @dataclass(frozen=True)

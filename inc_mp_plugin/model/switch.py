@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.libraries.torch import give_parameters, parameters_of
+from inc_mp_plugin.model.modules import put_module
 
 
 class Switch:
@@ -47,22 +46,3 @@ class Switch:
                 raise InputError(message)
         for op, base in self._base.items():
             put_module(self.model, op, self._low[formats[op]][op] if op in formats else base)
-
-
-def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one of that name.
-
-    Args:
-        model: that holds the module of that name.
-        name: of the module to be replaced, with dots.
-        module: the new one.
-    """
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
-
-
-def twin(module: nn.Module) -> nn.Module:
-    """Copy a module, sharing its tensors but not the dict of them: either may be given others."""
-    other = copy.copy(module)
-    give_parameters(other, dict(parameters_of(module)))
-    return other

@@ -15,6 +15,7 @@ from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import get_format
 from inc_mp_plugin.libraries.torch import convolve
 from inc_mp_plugin.model.batches import call
+from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.qat.lsq import Quantizer, code_range, initial_step
 
 if TYPE_CHECKING:
@@ -81,13 +82,13 @@ def quantized(
     """
     made = copy.deepcopy(model)
     for name in formats:
-        if not isinstance(_module(made, name), nn.Linear | nn.Conv2d):
-            kind = type(_module(made, name)).__name__
+        if not isinstance(module_of(made, name), nn.Linear | nn.Conv2d):
+            kind = type(module_of(made, name)).__name__
             message = f"{name!r} is of class {kind}; only linear ops and convolutions can be rounded"
             raise InputError(message)
     seen = _observe(made, tuple(formats), batches)
     for name, format_name in formats.items():
-        op: Any = _module(made, name)
+        op: Any = module_of(made, name)
         weight = _weight_quantizer(op.weight, format_name, per_channel=per_channel)
         made.set_submodule(name, QuantizedOp(op, _input_quantizer(seen[name], format_name), weight))
     return made
@@ -162,20 +163,12 @@ def _round_input(quantizer: Quantizer, module: nn.Module, args: tuple[Tensor]) -
     return rounded
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(name)
-    except AttributeError as error:
-        message = f"{name!r} is not a module of this model"
-        raise InputError(message) from error
-
-
 def _observe(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, _Seen]:
     """Run the batches through a copy, and see what ops are given."""
     observed = copy.deepcopy(model).eval()
     seen = {name: _Seen(torch.zeros((), dtype=torch.float64)) for name in names}
     for name, one in seen.items():
-        _module(observed, name).register_forward_pre_hook(partial(_add, one))
+        module_of(observed, name).register_forward_pre_hook(partial(_add, one))
     with torch.no_grad():
         for batch in batches:
             call(observed, batch)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin.core.formats import converted_format
+from inc_mp_plugin.core.formats import converted_format, get_format
+from inc_mp_plugin.scales.dtypes import dtype_of
 from inc_mp_plugin.scales.methods import CHANNEL, INPUT, SCALE_METHODS, WEIGHT, Scales
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def without_scale(
         scales: of every consumer.
     """
     reasons: dict[str, str] = {}
-    for format_name in (format_name for format_name in formats if format_name.startswith("fp8")):
+    for format_name in (name for name in formats if get_format(name).is_fp8):
         for one in scales:
             for part, maxabs in sensitivity.maxabs.items():
                 dtype = _dtype(one, part, base)
@@ -58,8 +59,7 @@ def _unusable(scales: Scales, part: str, maxabs: FloatArray, format_name: str, d
         return []
     import torch
 
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
-    usable = scales.usable(part, torch.from_numpy(maxabs[doubtful]).to(kind), format_name)
+    usable = scales.usable(part, torch.from_numpy(maxabs[doubtful]).to(dtype_of(dtype)), format_name)
     return [index for index, good in zip(doubtful, usable.tolist(), strict=True) if not good]
 
 

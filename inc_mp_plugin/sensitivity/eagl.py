@@ -12,8 +12,10 @@ from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.formats import check_formats, get_format
 from inc_mp_plugin.core.op_values import EAGL, OpValues
 from inc_mp_plugin.core.plan import Graph
-from inc_mp_plugin.model.modes import as_measured, module_of
-from inc_mp_plugin.sensitivity.rounding import CAST_DTYPE, FP8_DTYPE, quantize
+from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.model.modules import module_of
+from inc_mp_plugin.scales.dtypes import dtype_of
+from inc_mp_plugin.sensitivity.rounding import CASTS, quantize
 
 if TYPE_CHECKING:
     from inc_mp_plugin.scales.methods import Scales
@@ -104,16 +106,16 @@ def weight_codes(weight: Tensor, format_name: str, scales: Scales | None = None)
     Raises:
         InputError: an FP8 format without scales, or a format that is no FP8, BF16 or FP16.
     """
-    if format_name in FP8_DTYPE and scales is not None:
+    if scales is not None and get_format(format_name).is_fp8:
         low = quantize(
             weight, scales.of_weight(weight, format_name), format_name, scales.full_scale(format_name)
         )
-    elif format_name in CAST_DTYPE:
-        low = weight.to(CAST_DTYPE[format_name])
+    elif format_name in CASTS:
+        low = weight.to(dtype_of(format_name))
     else:
         message = (
-            f"the codes of a weight in {format_name} depend on its step or scale: give scales for FP8, and for "
-            "integers the codes themselves (eagl_values)"
+            f"the codes of a weight in {format_name} depend on its step or scale: give scales for FP8, "
+            "and for integers the codes themselves (eagl_values)"
         )
         raise InputError(message)
     codes = low.view(_INTEGER_OF_BITS[get_format(format_name).bits])

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from inc_mp_plugin.libraries.torch import map_tensors, parameters_of
-from inc_mp_plugin.model.modes import module_of
+from inc_mp_plugin.model.hooks import watching
+from inc_mp_plugin.model.modules import module_of
 
 
 class Errors(Protocol):
@@ -47,34 +48,28 @@ def rounded(model: nn.Module, rounder: Rounder, formats: Mapping[str, str]) -> I
         rounder: rounds a tensor.
         formats: of the ops that are rounded, by their names.
     """
-    handles, weights = [], []
+    modules = {op: module_of(model, op) for op in formats}
+    weights = []
     try:
-        for op, format_name in formats.items():
-            module = module_of(model, op)
-            hook = partial(_round_inputs, op, rounder, format_name)
-            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        for op, module in modules.items():
             weight = parameters_of(module).get("weight")
             if weight is not None:
                 weights.append((module, weight))
-                rounded = nn.Parameter(rounder.weight(weight, format_name), requires_grad=False)
+                rounded = nn.Parameter(rounder.weight(weight, formats[op]), requires_grad=False)
                 parameters_of(module)["weight"] = rounded
-        yield
+        with watching(modules, before=partial(_round_inputs, rounder, formats)):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         for module, weight in weights:
             parameters_of(module)["weight"] = weight
 
 
-def _round_inputs(
-    op: str, rounder: Rounder, format_name: str, module: nn.Module, args: Any, kwargs: Any
-) -> Any:
-    del module
+def _round_inputs(rounder: Rounder, formats: Mapping[str, str], op: str, *call: Any) -> Any:
     index = count()
 
-    def one(value: Tensor) -> Tensor:
+    def rounded_input(value: Tensor) -> Tensor:
         if not value.is_floating_point() or not value.numel():
             return value
-        return rounder.input(op, next(index), value, format_name)
+        return rounder.input(op, next(index), value, formats[op])
 
-    return map_tensors(one, (args, kwargs))
+    return map_tensors(rounded_input, call)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +13,12 @@ from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
 from inc_mp_plugin.core.plan import Graph
 from inc_mp_plugin.libraries.torch import leaves
 from inc_mp_plugin.model.batches import batch_size, told_nan
+from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.losses import check_labels, sample_losses
-from inc_mp_plugin.model.modes import as_measured, module_of
+from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.runtime import ranks
+from inc_mp_plugin.scales.dtypes import dtype_of
 from inc_mp_plugin.scales.methods import Scale, Scales
 
 if TYPE_CHECKING:
@@ -25,13 +27,12 @@ if TYPE_CHECKING:
 
     MaxAbs = dict[tuple[str, int], Tensor]
 
-CAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
-FP8_DTYPE = {"fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+CASTS = frozenset({"bf16", "fp16"})  # formats that need no scale
 
 
 def quantize(value: Tensor, scale: Scale, format_name: str, full_scale: float) -> Tensor:
     """Divide by the scale, clamp to the full scale and cast to FP8, as `quantize_dequantize` does first."""
-    return (value.float() / scale.divisor).clamp(-full_scale, full_scale).to(FP8_DTYPE[format_name])
+    return (value.float() / scale.divisor).clamp(-full_scale, full_scale).to(dtype_of(format_name))
 
 
 def quantize_dequantize(value: Tensor, scale: Scale, format_name: str, full_scale: float) -> Tensor:
@@ -103,7 +104,7 @@ class Cast:
 
     def weight(self, weight: Tensor, format_name: str) -> Tensor:
         """A weight, rounded."""
-        return weight.to(CAST_DTYPE[format_name]).to(weight.dtype)
+        return weight.to(dtype_of(format_name)).to(weight.dtype)
 
 
 def rounder_to(
@@ -119,7 +120,7 @@ def rounder_to(
     Raises:
         InputError: other formats, or FP8 without scales.
     """
-    if formats and CAST_DTYPE.keys() >= set(formats):
+    if formats and set(formats) <= CASTS:
         return Cast(observe_maxabs(model, graph, batches, loss_fn))
     found = observe_rounding(model, graph, batches, loss_fn, scales, formats)
     if found is None:
@@ -182,8 +183,7 @@ def observe_maxabs(
     """
     maxabs: MaxAbs = {}
 
-    def look(op: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        del module
+    def look(op: str, args: Any, kwargs: Any) -> None:
         for index, value in enumerate(floating_inputs(args, kwargs)):
             if value.numel():  # an expert may get no token
                 largest = value.detach().abs().max()
@@ -192,21 +192,14 @@ def observe_maxabs(
 
     with as_measured(model), torch.no_grad():
         modules = {op.name: module_of(model, op.name) for op in graph.ops}
-        handles = [
-            module.register_forward_pre_hook(partial(look, name), with_kwargs=True)
-            for name, module in modules.items()
-        ]
         first, told = 1, ""
-        try:
+        with watching(modules, before=look):
             for batch in batches:
                 if loss_fn is None:
                     check_labels(batch, first)
                 sample_losses(model, batch, loss_fn)
                 told = told or told_nan(batch, first)
                 first += batch_size(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
         maxabs = _of_all_ranks(maxabs)
         try:
             _check_finite(modules, maxabs)

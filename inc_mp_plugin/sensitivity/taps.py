@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
-from torch.utils.hooks import RemovableHandle
 
 from inc_mp_plugin.core.errors import InputError, PluginError
 from inc_mp_plugin.core.plan import Graph
 from inc_mp_plugin.libraries.torch import leaves, map_tensors, padded, version_of
-from inc_mp_plugin.model.modes import module_of
+from inc_mp_plugin.model.hooks import watching
+from inc_mp_plugin.model.modules import module_of
 
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.rounded import Errors
@@ -73,24 +74,21 @@ class Taps:
         self._scratch = torch.empty(0, device=device)
         self._size = size
         self._inputs_only = inputs_only
-        self._handles: list[RemovableHandle] = []
-        self._taps = [
-            _Tap(op.name, op.kind, module_of(model, op.name), column) for column, op in enumerate(graph.ops)
-        ]
+        self._hooks = ExitStack()
+        self._taps = {
+            op.name: _Tap(op.name, op.kind, module_of(model, op.name), column)
+            for column, op in enumerate(graph.ops)
+        }
 
     @property
     def called(self) -> frozenset[str]:
         """Names of the ops that ran."""
-        return frozenset(tap.name for tap in self._taps if tap.calls)
+        return frozenset(tap.name for tap in self._taps.values() if tap.calls)
 
     def __enter__(self) -> Taps:
         """Hook every op."""
-        for tap in self._taps:
-            before, after = partial(self._before, tap), partial(self._after, tap)
-            self._handles += [
-                tap.module.register_forward_pre_hook(before, with_kwargs=True),
-                tap.module.register_forward_hook(after, with_kwargs=True),
-            ]
+        modules = {name: tap.module for name, tap in self._taps.items()}
+        self._hooks.enter_context(watching(modules, self._before, self._after))
         return self
 
     def __exit__(
@@ -100,20 +98,19 @@ class Taps:
         trace: TracebackType | None,
     ) -> None:
         """Remove every hook and drop what was kept."""
-        for handle in self._handles:
-            handle.remove()
-        for tap in self._taps:
+        self._hooks.close()
+        for tap in self._taps.values():
             tap.pairs.clear()
 
     def finish(self) -> None:
         """Add weight gradients still due: those of ops one of whose outputs the loss ignores."""
-        for tap in self._taps:
+        for tap in self._taps.values():
             self._add_weight(tap)
 
-    def _before(self, tap: _Tap, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        del module
+    def _before(self, op: str, args: Any, kwargs: Any) -> Any:
         if _is_empty(args, kwargs):
             return None
+        tap = self._taps[op]
         tap.calls += 1
         return map_tensors(partial(self._branch, tap, count()), (args, kwargs))
 
@@ -131,10 +128,10 @@ class Taps:
         branch.register_hook(add_input)  # type: ignore[no-untyped-call]
         return branch
 
-    def _after(self, tap: _Tap, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-        del module
+    def _after(self, op: str, args: Any, kwargs: Any, output: Tensor) -> None:
         if _is_empty(args, kwargs):
             return
+        tap = self._taps[op]
         if not output.requires_grad:
             message = (
                 f"op {tap.name!r} runs with gradients switched off inside the model; "

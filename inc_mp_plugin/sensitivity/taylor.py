@@ -16,7 +16,8 @@ from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.model.batches import batch_size, samples, told_nan
 from inc_mp_plugin.model.losses import check_labels, sample_losses
-from inc_mp_plugin.model.modes import as_measured, module_of, say_unreached
+from inc_mp_plugin.model.modes import as_measured, say_unreached
+from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.scales.methods import CHANNEL, INPUT, WEIGHT
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite

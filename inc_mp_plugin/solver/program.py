@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import InfeasibleError, InputError
+from inc_mp_plugin.core.formats import get_format
 from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.numbers import rounded_up
@@ -72,7 +73,7 @@ def program(gains: Gains, losses: LossModel) -> Program:
     held_back = without_scale(losses.sensitivity, gains.base, lower)
     loss_mse = {format_name: losses.loss_mse(format_name) for format_name in lower - {gains.base}}
     for format_name in loss_mse:
-        if format_name.startswith("fp8"):
+        if get_format(format_name).is_fp8:
             loss_mse[format_name] = {op: d for op, d in loss_mse[format_name].items() if op not in held_back}
     groups = tuple(options(group, gains.base, loss_mse) for group in gains.groups)
     empty = [group.ops for group, one in zip(gains.groups, groups, strict=True) if not one]

@@ -22,6 +22,7 @@ from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
 from inc_mp_plugin.gain.passes import batch_passes, request_passes
 from inc_mp_plugin.gain.timing import Candidate, measure
 from inc_mp_plugin.inc.switching import switch_to_time
+from inc_mp_plugin.libraries.torch import evaluating
 from inc_mp_plugin.model.batches import map_tensors
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.store import Partial
@@ -159,16 +160,14 @@ def time_gains(
 def _moved(model: nn.Module, device: str) -> Iterator[None]:
     """Hold a model on a device, in evaluation mode."""
     home = next(model.parameters()).device
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval().to(device)
-    except FAILURES as error:
-        model.to(home)
-        message = f"the model cannot be put on {device!r}: {one_line(error)}"
-        raise InputError(message) from error
-    try:
-        yield
-    finally:
-        model.to(home)
-        for module, mode in training.items():
-            module.training = mode
+    with evaluating(model):
+        try:
+            model.to(device)
+        except FAILURES as error:
+            model.to(home)
+            message = f"the model cannot be put on {device!r}: {one_line(error)}"
+            raise InputError(message) from error
+        try:
+            yield
+        finally:
+            model.to(home)

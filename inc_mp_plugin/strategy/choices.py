@@ -7,7 +7,7 @@ from typing import Any
 
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.errors import InputError, unknown
-from inc_mp_plugin.core.formats import NOISES
+from inc_mp_plugin.core.formats import FORMATS, NOISES
 from inc_mp_plugin.core.knobs import check_knobs
 from inc_mp_plugin.core.numbers import is_number
 from inc_mp_plugin.core.op_values import METHODS
@@ -19,7 +19,7 @@ from inc_mp_plugin.strategy.settings import Settings
 from inc_mp_plugin.targets import OPTIMUM_HABANA
 
 _OBJECTIVES = ("memory", "theoretical_time")
-_LOW = {"E4M3": "fp8_e4m3", "E5M2": "fp8_e5m2"}
+_FP8 = {known.inc_name: known.name for known in FORMATS.values() if known.inc_name}
 
 
 def check_settings(settings: Settings) -> None:
@@ -63,7 +63,7 @@ def check_base(settings: Settings, base: str) -> None:
 
 def format_of(inc: Mapping[str, Any]) -> str:
     """Return the FP8 format that INC's keys ask for."""
-    return _LOW[inc.get("fp8_config", "E4M3")]
+    return _FP8[inc.get("fp8_config", "E4M3")]
 
 
 def check_noise(settings: Settings, inc: Mapping[str, Any]) -> None:

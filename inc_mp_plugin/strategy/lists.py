@@ -15,6 +15,7 @@ from inc_mp_plugin.graph.capture import QUANTIZABLE
 from inc_mp_plugin.inc.backend import is_cpu
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import selected
+from inc_mp_plugin.model.modules import class_names
 from inc_mp_plugin.strategy.settings import Settings
 from inc_mp_plugin.targets import CPU_QDQ, OPTIMUM_HABANA
 from inc_mp_plugin.targets.layout import Captured, Layout
@@ -47,7 +48,7 @@ class LiveModel:
             InputError: the lists let in a part of the KV cache.
         """
         target = CPU_QDQ if is_cpu() else OPTIMUM_HABANA
-        modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
+        modules = class_names(model)
         candidates = tuple(selected(modules, inc, target.device))
         caches = {name for name, kind in modules.items() if kind == "KVCache"}
         inside = caches.intersection(candidates)

@@ -17,13 +17,13 @@ RANGES = {
 }
 
 
-@pytest.mark.parametrize("format", RANGES)
+@pytest.mark.parametrize("format_name", RANGES)
 def test_ranges(format_name):
     assert code_range(format_name, signed=True) == RANGES[format_name][0]
     assert code_range(format_name, signed=False) == RANGES[format_name][1]
 
 
-@pytest.mark.parametrize("format", ["bf16", "fp8_e4m3", "int3"])
+@pytest.mark.parametrize("format_name", ["bf16", "fp8_e4m3", "int3"])
 def test_what_is_no_integer_is_refused(format_name):
     with pytest.raises(InputError, match=format_name):
         code_range(format_name, signed=True)
@@ -69,7 +69,7 @@ def straight_through(value, step, codes, gradient_scale):
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("format", RANGES)
+@pytest.mark.parametrize("format_name", RANGES)
 @pytest.mark.parametrize(
     ("shape", "step_shape"),
     {"per tensor": ((5, 7), ()), "per channel": ((4, 3, 3, 3), (4, 1, 1, 1))}.values(),

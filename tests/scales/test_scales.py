@@ -93,7 +93,7 @@ def test_the_table_is_that_of_inc(name):
         assert (ours.activation_backoff, ours.weight_backoff) == (activation.backoff, weight.backoff)
 
 
-@pytest.mark.parametrize("format", INC_DTYPE)
+@pytest.mark.parametrize("format_name", INC_DTYPE)
 @pytest.mark.parametrize("device", DEVICES)
 def test_full_scales(device, format_name):
     wanted = get_fullscale(INC_DTYPE[format_name], INC_DEVICE[device])
@@ -101,7 +101,7 @@ def test_full_scales(device, format_name):
 
 
 @pytest.mark.parametrize("dtype", helpers.mostly_slow(DTYPES, torch.bfloat16), ids=str)
-@pytest.mark.parametrize("format", INC_DTYPE)
+@pytest.mark.parametrize("format_name", INC_DTYPE)
 @pytest.mark.parametrize(("name", "device"), PAIRS)
 def test_input_scales(name, device, format_name, dtype):
     scales, method = Scales(name, device), SCALE_METHODS[name]
@@ -117,7 +117,7 @@ def test_input_scales(name, device, format_name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("format", INC_DTYPE)
+@pytest.mark.parametrize("format_name", INC_DTYPE)
 @pytest.mark.parametrize(("name", "device"), PAIRS)
 def test_weight_scales(name, device, format_name, dtype):
     method = SCALE_METHODS[name]

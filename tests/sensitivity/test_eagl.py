@@ -62,7 +62,7 @@ def test_fp8_has_256_codes_at_most():
 
 
 @pytest.mark.parametrize(
-    ("format", "scales"), [("int4", SCALES), ("fp32", SCALES), ("fp8_e4m3", None)], ids=str
+    ("format_name", "scales"), [("int4", SCALES), ("fp32", SCALES), ("fp8_e4m3", None)], ids=str
 )
 def test_codes_that_cannot_be_told(format_name, scales):
     with pytest.raises(InputError, match="step or scale"):

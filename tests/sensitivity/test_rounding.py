@@ -67,7 +67,7 @@ def text():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("method", "format"),
+    ("method", "format_name"),
     [
         ("maxabs_arbitrary", "fp8_e4m3"),
         ("maxabs_arbitrary", "fp8_e5m2"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.model.load_errors import loading
+from inc_mp_plugin.model.modules import class_names
 from inc_mp_plugin.targets.layout import Captured, Layout
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _captured_of(name_or_path: str) -> Captured:
             model = AutoModelForCausalLM.from_config(config)
     expose_bgemms(model)
     expose_experts(model)
-    modules = {name: type(module).__name__ for name, module in model.named_modules() if name}
+    modules = class_names(model)
     tied = {"lm_head"} if getattr(config, "tie_word_embeddings", False) else set[str]()
     routers = set(_linear_routers(model))  # of transformers 4; later ones are classes of their own
     ops = tuple(name for name in _ops(modules) if name not in routers)

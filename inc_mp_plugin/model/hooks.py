@@ -1,0 +1,58 @@
+"""Hooks on the modules of a model, for as long as a `with` lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    Before = Callable[[str, Any, Any], Any]
+    After = Callable[[str, Any, Any, Any], Any]
+
+
+@contextmanager
+def watching(
+    modules: Mapping[str, nn.Module], before: Before | None = None, after: After | None = None
+) -> Iterator[None]:
+    """Call functions before and after every forward pass of these modules; then take the hooks off again.
+
+    Args:
+        modules: by name.
+        before: takes a name, the call's arguments and its keywords; returns None, or both in new values.
+        after: takes a name, the call's arguments, its keywords and its output; returns None, or a new output.
+    """
+    handles = []
+    try:
+        for name, module in modules.items():
+            if before is not None:
+                handles.append(module.register_forward_pre_hook(_Before(name, before), with_kwargs=True))
+            if after is not None:
+                handles.append(module.register_forward_hook(_After(name, after), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class _Before:
+    name: str
+    function: Before
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        del module
+        return self.function(self.name, args, kwargs)
+
+
+@dataclass(frozen=True)
+class _After:
+    name: str
+    function: After
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        del module
+        return self.function(self.name, args, kwargs, output)
