@@ -44,9 +44,9 @@ def test_hooks_come_off_after_an_error():
 def test_every_module_gets_its_own_mode_back():
     model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2))
     model[1].eval()
-    with pytest.raises(ValueError, match="inside"), evaluating(model):
+    with pytest.raises(KeyboardInterrupt), evaluating(model):
         assert not any(module.training for module in model.modules())
-        raise ValueError("inside")
+        raise KeyboardInterrupt
     assert [module.training for module in model.modules()] == [True, True, False]
 
 
