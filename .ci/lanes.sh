@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The lanes of .ci/run and .ci/nightly, one function each; to be sourced at the root of the repository.
 
 work=$(mktemp -d)
@@ -73,7 +74,11 @@ lane_lint() {
     ruff check .
     ruff format --check .
     mypy
-    bash -n .ci/run .ci/nightly .ci/lanes.sh
+    shellcheck .ci/run .ci/lanes.sh .ci/nightly tests/device/run.sh inc_mp_plugin/targets/scripts/*.sh
+    "$work/tools/bin/uv" build --quiet --wheel --out-dir "$work/wheel"
+    diff <(git ls-files inc_mp_plugin | sort) \
+      <(python -c 'import sys, zipfile; print(*zipfile.ZipFile(sys.argv[1]).namelist(), sep="\n")' "$work"/wheel/*.whl \
+        | grep ^inc_mp_plugin/ | sort)
     # Gaudi images run Python 3.10, which need not be at hand: its grammar is.
     python -c 'import ast, pathlib
 for path in pathlib.Path("inc_mp_plugin").rglob("*.py"):

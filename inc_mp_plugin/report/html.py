@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from html import escape
+from importlib.resources import files
 from itertools import groupby
 
 from inc_mp_plugin.report.blocks import (
@@ -23,7 +24,6 @@ from inc_mp_plugin.report.blocks import (
     Tile,
     Tiles,
 )
-from inc_mp_plugin.report.style import CSS
 
 _LONG = 12  # rows of a table that is shown at once
 _WRAPPED = 48  # characters in a cell that may have several lines
@@ -36,23 +36,29 @@ def page(info: ReportInfo, pictures: Mapping[str, str]) -> str:
         info: what it says.
         pictures: an `<svg>` element per chart, by the chart's name.
     """
-    entries = "".join(f'<li><a href="#{_id(one.key)}">{_text(one.title)}</a></li>' for one in info.sections)
-    sections = "".join(_section(one, pictures) for one in info.sections)
+    entries = "".join(
+        f'<li><a href="#{_id(section.key)}">{_text(section.title)}</a></li>' for section in info.sections
+    )
+    sections = "".join(_section(section, pictures) for section in info.sections)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(info.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        f"<title>{escape(info.title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
         f'<header><h1>{_text(info.title)}</h1><p class="subtitle">{_text(info.subtitle)}</p></header>\n'
         f'<nav aria-label="Contents"><ol>{entries}</ol></nav>\n<main>\n{sections}</main>\n</body>\n</html>\n'
     )
+
+
+def _style() -> str:
+    return files("inc_mp_plugin.report").joinpath("style.css").read_text(encoding="utf-8")
 
 
 def _section(section: Section, pictures: Mapping[str, str]) -> str:
     parts = []
     # Charts that follow each other stand side by side where there is room.
     for charts, blocks in groupby(section.blocks, lambda block: isinstance(block, Chart | Bars | Strips)):
-        found = "\n".join(_block(block, pictures) for block in blocks)
-        parts.append(f'<div class="figures">\n{found}\n</div>' if charts else found)
+        drawn = "\n".join(_block(block, pictures) for block in blocks)
+        parts.append(f'<div class="figures">\n{drawn}\n</div>' if charts else drawn)
     body = "\n".join(parts)
     key = _id(section.key)
     return (
