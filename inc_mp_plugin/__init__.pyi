@@ -11,9 +11,9 @@ from inc_mp_plugin.core.errors import SelectionError as SelectionError
 from inc_mp_plugin.core.errors import SolverError as SolverError
 from inc_mp_plugin.core.gains import Gains as Gains
 from inc_mp_plugin.core.gains import GroupGains as GroupGains
+from inc_mp_plugin.core.graph import Graph as Graph
 from inc_mp_plugin.core.loss_model import LossModel as LossModel
-from inc_mp_plugin.core.op_values import OpValues as OpValues
-from inc_mp_plugin.core.plan import Graph as Graph
+from inc_mp_plugin.core.plan import OpValues as OpValues
 from inc_mp_plugin.core.plan import Plan as Plan
 from inc_mp_plugin.core.request import Request as Request
 from inc_mp_plugin.core.results import Curve as Curve

@@ -30,7 +30,7 @@ HOMES = {
     "neural_compressor": {"inc", "strategy", "libraries/neural_compressor"},
     "pydantic": {"pipeline/recipe", "pipeline/sections", "runtime/codec"},
     "rich": {"cli/show", "report", "runtime/progress"},
-    "transformers": {"inc/check/measurements", "inc/loading", "libraries/transformers", "model/loading"},
+    "transformers": {"inc/loading", "libraries/transformers", "model/loading"},
     "typer": {"cli"},
     "yaml": {"pipeline/recipe"},
 }

@@ -96,4 +96,4 @@ def test_highspy_prices_and_choices():
     assert price(groups, 0.4) == pytest.approx(2.0 / 0.3)
     assert sorted(choose(groups, 0.4).picks) == [0, 1]
     zero_or = [(np.array([0.0, size]),) * 2 for size in (1.0, 0.75)]
-    assert sorted(highs.integer(Knapsack(*zero_or, 1.0), [], math.inf).picks) == [0, 1]
+    assert sorted(highs.solve_integer(Knapsack(*zero_or, 1.0), [], math.inf).picks) == [0, 1]

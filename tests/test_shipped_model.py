@@ -18,7 +18,8 @@ from inc_mp_plugin.evaluate.interval import measured_nrmse
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.sensitivity.drift import rounded_losses
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.taylor import concatenate, sensitivity_rows
+from inc_mp_plugin.sensitivity.rows import concatenate
+from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
@@ -99,8 +100,8 @@ def test_the_closed_loop_comes_close_to_the_best_threshold(run):
             lambda c, tau=tau: solve(one.gains["memory"], one.losses, tau, correction=c),
             measured,
             tau,
-            128,
-            0.95,
+            samples=128,
+            level=0.95,
         )
         chosen = found.rounds[found.chosen]
         assert chosen.interval.high <= tau
@@ -134,11 +135,15 @@ def test_intervals_cover_fresh_samples(run):
     one = Run(run, ("validation.samples=256", "noise=measured"))
     meter, scales = one.meter, one.job.noise_scales
     model, held = one.subject.model, list(meter.heldout)
-    rounding = observe_rounding(model, one.graph, one.subject.batches, None, scales, ("fp8_e4m3",))
-    rows = concatenate(list(sensitivity_rows(model, one.graph, held, None, rounding)))
+    rounding = observe_rounding(
+        model, one.graph, one.subject.batches, None, scales=scales, formats=("fp8_e4m3",)
+    )
+    rows = concatenate(list(sensitivity_rows(model, one.graph, held, None, rounding=rounding)))
     seen = Sensitivity(tuple(op.name for op in one.graph.ops), rows.loss, rows.input, rows.weight)
     seen = replace(seen, rounding=rows.rounding)
-    everything = rounded_losses(model, one.graph, held, None, rounding, "fp8_e4m3") - rows.loss
+    everything = (
+        rounded_losses(model, one.graph, held, None, rounding=rounding, format_name="fp8_e4m3") - rows.loss
+    )
     first_order = seen.rounding["fp8_e4m3"].sum(axis=1)
     covered = 0
     for share in (0.3, 0.5, 0.65, 0.75, 0.9, 1.0):

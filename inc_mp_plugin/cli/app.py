@@ -1,4 +1,4 @@
-"""What every command of `inc-mp` stands on: the application, exit codes, and shared arguments."""
+"""The base of every command of `inc-mp`: the application, exit codes, and shared arguments."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ def reported(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `inc-mp tune` wrote.")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to override."),
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to override.")
 ]
 
 

@@ -16,10 +16,9 @@ def check(
     modules: Annotated[
         Path | None, typer.Option(help="JSON with the model's modules, such as DIR/graph.json.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Instead: name or folder of a model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Or the model's name or folder.")] = None,
     target: Annotated[
-        str | None,
-        typer.Option(help="Whose module names and rules count; the model's own names if not given."),
+        str | None, typer.Option(help="Consumer of the file; without it, the model's own names count.")
     ] = None,
     kv_cache: Annotated[
         str | None, typer.Option(help="Of the target: bf16 or fp8; not compared if not given.")
@@ -27,25 +26,25 @@ def check(
     attention: Annotated[
         str | None, typer.Option(help="Of optimum-habana: eager or flash; not compared if not given.")
     ] = None,
-    reuse_cache: Annotated[bool, typer.Option("--reuse-cache", help="Of optimum-habana.")] = False,
+    reuse_cache: Annotated[bool, typer.Option("--reuse-cache", help="As in optimum-habana.")] = False,
     measurements: Annotated[
-        Path | None, typer.Option(help="INC's ..._hooks_maxabs.json, which must hold what is selected.")
+        Path | None, typer.Option(help="INC's ..._hooks_maxabs.json; must hold every selected module.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="Whose INC table counts, hpu or cpu; the target's if not given.")
+        str | None, typer.Option(help="Device whose INC table counts, hpu or cpu; the target's if not given.")
     ] = None,
 ) -> None:
-    """Show what INC would select with a file, and what about that is suspicious.
+    """Show the modules that INC would select with a file, and everything suspicious about the selection.
 
-    Patterns that match nothing or too much, lists that cancel each other, everything or nothing selected,
-    mixes that the target cannot run. Exit code 2 if there is any.
+    Suspicious are patterns that match nothing or too much, lists that cancel each other, everything or
+    nothing selected, and mixes that the target cannot run. Any of these gives exit code 2.
     """
-    from inc_mp_plugin.inc.check.file import Served, check_file
+    from inc_mp_plugin.inc.check.file import KnownServing, check_file
     from inc_mp_plugin.inc.check.measurements import load_captured
 
-    served = Served(kv_cache, attention, reuse_cache)
+    serving = KnownServing(kv_cache, attention, reuse_cache)
     report = check_file(
-        config, load_captured(modules, model), target, served, measurements=measurements, device=device
+        config, load_captured(modules, model), target, serving, measurements=measurements, device=device
     )
     for line in report.lines:
         typer.echo(line)

@@ -16,13 +16,13 @@ def emit(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="kv_cache, attention, reuse_cache; refused if the target runs the plan differently then.",
+            help="kv_cache, attention, reuse_cache; refused if the target would run the plan differently.",
         ),
     ] = None,
 ) -> None:
     """Write the INC JSON files of a target, and the commands to run with them.
 
-    Refused unless INC would select exactly the plan, in the modules that the target has.
+    The files are refused unless INC would select exactly the plan, in the modules that the target has.
     """
     from inc_mp_plugin.pipeline.emit import emit_files
 

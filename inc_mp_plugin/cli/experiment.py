@@ -17,7 +17,7 @@ def experiment(
         str, typer.Argument(metavar="NAME", help="choices, prediction, curve, methods or accuracy.")
     ],
     *,
-    objective: Annotated[str | None, typer.Option(help="Whose gain; the plan's if not given.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Gain to use; the plan's if not given.")] = None,
     draws: Annotated[int, typer.Option(help="Random draws, and seeds of perturbed scales.")] = 10,
     points: Annotated[
         int | None, typer.Option(help="Gains or thresholds to compare at; all if not given.")
@@ -35,12 +35,13 @@ def experiment(
 ) -> None:
     """Do one of the paper's experiments: plans of every strategy, compared and measured.
 
-    choices: what each lowers (figure 2). prediction: predicted against measured loss (figure 3).
+    choices: the ops that each lowers (figure 2). prediction: predicted against measured loss (figure 3).
     curve: measured loss at equal gain (figure 4). methods: the same of ip_mse, EAGL and ALPS.
     accuracy: task scores (figures 5, 7 to 9, table 1).
     """
     from inc_mp_plugin.cli.show import show_experiment
-    from inc_mp_plugin.experiments.paper import Settings, Tasks, run_experiment
+    from inc_mp_plugin.experiments.accuracy import Tasks
+    from inc_mp_plugin.experiments.paper import Settings, run_experiment
 
     tasks = Tasks(tuple(task or []), include_path, limit)
     settings = Settings(objective, draws, tasks, points, samples)

@@ -17,7 +17,7 @@ def frontier(
 ) -> None:
     """Show gain against loss for every objective: the exact curve, with the baselines beside it."""
     from inc_mp_plugin.cli.show import show_frontiers
-    from inc_mp_plugin.pipeline.measure import draw_frontier
+    from inc_mp_plugin.pipeline.solve import draw_frontier
 
     show_frontiers(draw_frontier(folder, points, draws).values())
     tell(f"Every point is in {folder / 'frontier.json'}.")

@@ -1,4 +1,4 @@
-"""Holding back what other libraries log, for the command line only."""
+"""Silence of other libraries, for the command line only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands show in a terminal when they are done."""
+"""The output of the commands in a terminal when they are done."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from rich.console import Console
 
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.report.plan_table import print_plan
-from inc_mp_plugin.report.text import frontier_rows, plan_table
+from inc_mp_plugin.report.text import plan_table
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.results import Experiment, Frontier
     from inc_mp_plugin.core.timings import TimeValidation
+    from inc_mp_plugin.report.blocks import Table
 
 
 def show_plan(folder: Path, *, validation: bool = True) -> None:
@@ -24,35 +25,39 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
     for line in run.held_back:
         _console().print(f"{line}.", markup=False, soft_wrap=True)
     if validation and run.validation is not None:
-        from inc_mp_plugin.report.terminal import print_validation
+        from inc_mp_plugin.report.loss_sections import validation_table
+        from inc_mp_plugin.report.measured import measured_text
 
-        print_validation(run.validation, run.plan.confidence, _console(), run.plan)
+        table = validation_table(run.validation, run.plan.confidence)
+        _show([table, measured_text(run.validation, run.plan)])
 
 
 def show_time(validation: TimeValidation) -> None:
     """Show measured times beside the sums of their groups."""
-    from inc_mp_plugin.report.terminal import print_time_validation
+    from inc_mp_plugin.report.time_section import time_tables, time_text
 
-    print_time_validation(validation, _console())
+    _show([*time_tables(validation), time_text(validation)])
 
 
 def show_frontiers(frontiers: Iterable[Frontier]) -> None:
     """Show gain against loss, a table per objective."""
-    from inc_mp_plugin.report.terminal import print_frontier
+    from inc_mp_plugin.report.loss_sections import frontier_table
 
-    for one in frontiers:
-        print_frontier(one, frontier_rows(one), _console())
+    _show(map(frontier_table, frontiers))
 
 
 def show_experiment(experiment: Experiment) -> None:
     """Show the tables of an experiment."""
     from inc_mp_plugin.report.blocks import Table
     from inc_mp_plugin.report.experiment_sections import experiment_blocks
-    from inc_mp_plugin.report.terminal import print_table
 
-    for block in experiment_blocks(experiment):
-        if isinstance(block, Table):
-            print_table(block, _console())
+    _show(block for block in experiment_blocks(experiment) if isinstance(block, Table))
+
+
+def _show(blocks: Iterable[Table | str]) -> None:
+    from inc_mp_plugin.report.terminal import print_blocks
+
+    print_blocks(blocks, _console())
 
 
 def _console() -> Console:

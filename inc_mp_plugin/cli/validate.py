@@ -16,13 +16,12 @@ def validate(
         bool, typer.Option("--time", help="Measure time instead: plans against the sums of their groups.")
     ] = False,
     tau: Annotated[
-        list[float] | None,
-        typer.Option(help="With --time, a threshold to plan for; may be repeated."),
+        list[float] | None, typer.Option(help="With --time, a threshold to plan for; may be repeated.")
     ] = None,
 ) -> None:
     """Quantize through INC, and compare predicted with measured loss on held-out samples."""
     from inc_mp_plugin.cli.show import show_plan, show_time
-    from inc_mp_plugin.pipeline.measure import validate_plan, validate_time
+    from inc_mp_plugin.pipeline.validate import validate_plan, validate_time
 
     if time:
         show_time(validate_time(folder, tau or []))

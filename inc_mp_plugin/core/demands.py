@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 from inc_mp_plugin.core.errors import InputError, unknown
-
-KV_CACHES = ("bf16", "fp8")
-ATTENTIONS = ("eager", "flash")
+from inc_mp_plugin.core.literals import Attention, KVCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +20,8 @@ class Serving:
     itself: a fused kernel for prompts, products for decoding.
     """
 
-    kv_cache: str = "bf16"
-    attention: str = "eager"
+    kv_cache: KVCache = "bf16"
+    attention: Attention = "eager"
     reuse_cache: bool = False
 
     def __post_init__(self) -> None:
@@ -31,9 +30,9 @@ class Serving:
         Raises:
             InputError: kv_cache or attention is not one of these words.
         """
-        for key, allowed in (("kv_cache", KV_CACHES), ("attention", ATTENTIONS)):
-            if getattr(self, key) not in allowed:
-                raise InputError(unknown(key, getattr(self, key), allowed))
+        for key, allowed in (("kv_cache", KVCache), ("attention", Attention)):
+            if getattr(self, key) not in get_args(allowed):
+                raise InputError(unknown(key, getattr(self, key), get_args(allowed)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,11 @@ class Demands:
 NO_DEMANDS = Demands()
 
 
-def kept_lines(kept: Mapping[str, str], base: str) -> list[str]:
-    """List why ops stay in the base format, one line per reason; `kept` holds the reason of each op.
+def kept_lines(reasons: Mapping[str, str], base: str) -> list[str]:
+    """List why ops stay in the base format, one line per reason; `reasons` holds that of each op.
 
     Example:
         >>> kept_lines({"q": "it is tied", "k": "it is tied"}, "bf16")
         ['2 ops stay in bf16: it is tied']
     """
-    return [f"{count} ops stay in {base}: {why}" for why, count in Counter(kept.values()).items()]
+    return [f"{count} ops stay in {base}: {why}" for why, count in Counter(reasons.values()).items()]

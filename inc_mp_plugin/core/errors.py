@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class PluginError(Exception):
@@ -42,19 +42,30 @@ class SelectionError(PluginError):
     exit_code = 2
 
 
-def unknown(what: str, given: str, known: Iterable[str]) -> str:
-    """Say that a name is unknown, with the nearest known one.
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """Say that a name is unknown, with the nearest allowed one.
 
     Args:
-        what: kind of the name, such as "format".
-        given: the unknown name.
-        known: all names of this kind.
+        kind: of the name, such as "format".
+        name: the unknown one.
+        allowed: all names of this kind.
 
     Example:
         >>> unknown("format", "fp8_e4m4", ["bf16", "fp8_e4m3"])
         "unknown format 'fp8_e4m4'; did you mean 'fp8_e4m3'? known: bf16, fp8_e4m3"
     """
-    names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1)
+    names = sorted(allowed)
+    near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {given!r}; {hint}known: {', '.join(names)}"
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}"
+
+
+def few(names: Sequence[str]) -> str:
+    """Write three names at most, and the number of the others.
+
+    Example:
+        >>> few(["q", "k", "v", "o"])
+        'q, k, v and 1 more'
+    """
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.literals import NoiseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Format:
         return self.bits == 8 and not self.is_integer
 
     def is_coarser_than(self, other: Format) -> bool:
-        """Tell if this format says less of a number than the other one.
+        """Tell if this format holds less of a number than the other one.
 
         The mantissa bits decide, or the bits where one of the two formats is an integer.
         """
@@ -49,8 +51,8 @@ class Format:
 
 
 FORMATS = {
-    known.name: known
-    for known in (
+    number_format.name: number_format
+    for number_format in (
         Format("fp32", 32, 23, "float32"),
         Format("bf16", 16, 7, "bfloat16"),
         Format("fp16", 16, 10, "float16"),
@@ -77,13 +79,13 @@ def get_format(name: str) -> Format:
 
 
 # Models of the rounding noise: the paper's, one with log-uniform mantissas, and the measured error.
-NOISES = ("uniform", "log_uniform", "measured")
+NOISES: tuple[NoiseModel, ...] = get_args(NoiseModel)
 
 # E[1/x^2] of a mantissa x in [1, 2) with density 1 / (x ln 2).
 _LOG_UNIFORM = 3.0 / (8.0 * math.log(2.0))
 
 
-def alpha(name: str, noise: str = "uniform") -> float:
+def alpha(name: str, noise: NoiseModel = "uniform") -> float:
     """Return the variance of the rounding noise of a format, relative to the square of the value.
 
     Writing z with m mantissa bits adds q = z 2^(-m) U with U uniform on [-1/2, 1/2] (eq. 16, 17),

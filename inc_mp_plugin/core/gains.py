@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from inc_mp_plugin.core.literals import Objective, Source, Unit
+
 _TOLERANCE = Fraction(1, 10**9)  # of the largest gain
 
 
@@ -35,9 +37,9 @@ class Gains:
     costs in the base format, in that unit: a plan costs as much less as it gains.
     """
 
-    objective: str
-    unit: str
-    source: str
+    objective: Objective
+    unit: Unit
+    source: Source
     base: str
     groups: tuple[GroupGains, ...]
     cost: float | None = None
@@ -78,11 +80,11 @@ class Gains:
         gain: list[float] = []
         errors: dict[tuple[tuple[str, ...], tuple[str, ...]], float] = {}
         for group in self.groups:
-            chosen = tuple(formats.get(op, self.base) for op in group.ops)
-            if chosen not in group.configurations:
+            configuration = tuple(formats.get(op, self.base) for op in group.ops)
+            if configuration not in group.configurations:
                 return None
-            place = group.configurations.index(chosen)
+            place = group.configurations.index(configuration)
             gain.append(group.gain[place])
-            measured = (group.measured_on or group.ops, chosen)
+            measured = (group.measured_on or group.ops, configuration)
             errors[measured] = errors.get(measured, 0.0) + group.stderr[place]
         return math.fsum(gain), math.hypot(*errors.values())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import alpha
+from inc_mp_plugin.core.literals import NoiseModel
 from inc_mp_plugin.core.sensitivity import NO_DRIFT, Drift, Sensitivity
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class LossModel:
     """
 
     sensitivity: Sensitivity
-    noise: str = "uniform"
+    noise: NoiseModel = "uniform"
     cached: frozenset[str] = frozenset()
 
     @property
@@ -100,8 +101,8 @@ class LossModel:
             raise InputError(message)
         factor = 1.0 if key == format_name else alpha(format_name, self.noise)
         part = factor * self.sensitivity.second[key]
-        chosen: FloatArray = part * [float(op in self.cached) for op in self.ops]
-        return chosen
+        second: FloatArray = part * [float(op in self.cached) for op in self.ops]
+        return second
 
     def loss_mse(self, format_name: str) -> dict[str, float]:
         """Predict the loss MSE d of each op alone in a format: the mean over samples (eq. 24)."""
@@ -139,6 +140,6 @@ class LossModel:
         return replace(self, sensitivity=self.sensitivity.take(rows))
 
 
-def loss_model(given: Sensitivity | LossModel) -> LossModel:
+def loss_model(losses: Sensitivity | LossModel) -> LossModel:
     """Return a loss model; sensitivities are priced by the paper's noise (eq. 12)."""
-    return LossModel(given) if isinstance(given, Sensitivity) else given
+    return LossModel(losses) if isinstance(losses, Sensitivity) else losses

@@ -1,81 +1,30 @@
-"""The vocabulary of the method: what is passed from one stage to the next, all of it frozen."""
+"""A plan: one format per op, with its predicted loss and gain; and the values by which ops are ranked."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from inc_mp_plugin.core.demands import Serving
+from inc_mp_plugin.core.literals import NoiseModel, Objective, Source, Unit, ValueMethod
 
-
-class Gemm(NamedTuple):
-    """Shape of one matrix product: `batch` times (rows x inner) @ (inner x columns)."""
-
-    batch: int
-    rows: int
-    inner: int
-    columns: int
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates."""
-        return math.prod(self)
+METHODS: tuple[ValueMethod, ...] = get_args(ValueMethod)
+EAGL, ALPS = METHODS
 
 
 @dataclass(frozen=True, slots=True)
-class Op:
-    """One quantizable operation: a module that INC can swap for its FP8 counterpart.
+class OpValues:
+    """Value of keeping each op in the base format rather than in a lower one, {format: {op: value}}.
 
-    `kind` is "linear", "conv2d" (weight and input) or "bgemm" (batched matmul of two activations);
-    `macs` counts multiply-accumulates per sample over all calls; `tied` tells that the weight tensor
-    is also used elsewhere (a head tied to the embedding), so that a quantized copy comes on top.
-    `gemms` holds the shape of every call, of the whole batch; `after` names the ops of the same group
-    whose results it needs, with no other op in between. `share` is the expected fraction of forward
-    passes in which it runs: below 1 for an expert, under even routing.
+    The values of the ops that are kept add up (section 3.1 of arXiv 2301.13330), so a plan's is the sum
+    over them, and the plan of the largest value within a budget is that of the least sum over the ops
+    that are lowered. `unit` says what is counted: "bit" of entropy, "loss" or "accuracy".
     """
 
-    name: str
-    kind: str
-    macs: int
-    weight_elements: int
-    calls: int
-    tied: bool = False
-    gemms: tuple[Gemm, ...] = ()
-    after: tuple[str, ...] = ()
-    share: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Unsupported:
-    """A matrix product or convolution seen in the graph that cannot be quantized, with the reason."""
-
-    name: str
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Contents of a forward pass: ops in execution order and their groups.
-
-    `groups` are the sequential sub-graphs of the paper's section 2.3.1, each a tuple of op names.
-    `modules` maps every module name to its class name: INC selects by these two. `structures` holds a
-    hash per group: where it is the same, ops, shapes and everything between the ops are the same.
-    """
-
-    ops: tuple[Op, ...]
-    groups: tuple[tuple[str, ...], ...]
-    unsupported: tuple[Unsupported, ...]
-    modules: Mapping[str, str]
-    structures: tuple[str, ...] = ()
-
-    @cached_property
-    def by_name(self) -> dict[str, Op]:
-        """Ops by their names."""
-        return {op.name: op for op in self.ops}
+    method: str
+    unit: str
+    values: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +59,11 @@ class Plan:
     """
 
     strategy: str
-    objective: str
-    unit: str
-    source: str
+    objective: Objective
+    unit: Unit
+    source: Source
     base: str
-    noise: str
+    noise: NoiseModel
     tau: float
     correction: float
     loss_budget: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from inc_mp_plugin.core.literals import Objective, Source, Unit
 from inc_mp_plugin.core.plan import Interval
 
 VERIFY_CONFIDENCE = 0.95  # of the interval of a measured loss
@@ -116,9 +117,9 @@ class Curve:
 class Frontier:
     """Curves of every strategy for one objective; `knee` is a point of the first, the exact one."""
 
-    objective: str
-    unit: str
-    source: str
+    objective: Objective
+    unit: Unit
+    source: Source
     loss_ms: float
     largest_gain: float
     curves: tuple[Curve, ...]
@@ -190,9 +191,9 @@ class Experiment:
     """
 
     name: str
-    objective: str
-    unit: str
-    source: str
+    objective: Objective
+    unit: Unit
+    source: Source
     largest_gain: float
     samples: int
     loss_ms: float

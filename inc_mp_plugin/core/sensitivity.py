@@ -28,18 +28,19 @@ NO_DRIFT = Drift(0.0, 0.0)
 class Sensitivity:
     """Loss and sensitivities, sample by sample (eq. 21); a `LossModel` prices formats with them.
 
-    `loss` has shape (samples,); `input` and `weight` have shape (samples, ops) and hold
-    ||z * dg/dz||^2 of an op's inputs and of its weight. `rounding` holds, for formats whose rounding
-    error q was measured, ||q * dg/dz||^2 of inputs and weight together, shape (samples, ops).
-    `measured_drift` is how far the mean loss moved, per d, when everything was rounded.
+    `loss` has shape (samples,), in nats for a language model. `input` and `weight` have shape (samples, ops)
+    and hold ||z * dg/dz||^2 of an op's inputs and of its weight, in the unit of the squared loss. `rounding`
+    holds ||q * dg/dz||^2 of inputs and weight together, shape (samples, ops), by format: for the formats
+    whose rounding error q was measured. `measured_drift` is the change of the mean loss, per d, with
+    everything rounded.
 
-    `second` holds the part of a bgemm's second input (keys, values), of shape (samples, ops): that of
-    `input` under the key "input", and that of `rounding` under each format.
+    `second` holds the part of a bgemm's second input (keys, values), shape (samples, ops): the part of
+    `input` under the key "input", and the part of `rounding` under each format.
 
-    `maxabs` holds the largest magnitude over all samples, of shape (ops,): under "input" that of an op's
-    input (of two, the smaller one), under "weight" that of its weight, under "channel" the smallest of its
-    weight's output channels; infinite without a weight. Without these, every op counts as one that INC has
-    scales for.
+    `maxabs` holds largest magnitudes over all samples, shape (ops,). Under "input" there is the maxabs of an
+    op's input (of two inputs, the smaller maxabs). Under "weight" there is the maxabs of its weight, and
+    under "channel" the smallest maxabs of the weight's output channels; both are infinite without a weight.
+    Without `maxabs`, every op counts as one that INC has scales for.
     """
 
     ops: tuple[str, ...]
@@ -58,7 +59,7 @@ class Sensitivity:
 
     @property
     def loss_ms(self) -> float:
-        """Mean square of the loss, E[g^2]."""
+        """Mean square of the loss, E[g^2], in the unit of the squared loss."""
         return float((self.loss**2).mean())
 
     @cached_property
@@ -68,25 +69,26 @@ class Sensitivity:
         return dict(zip(self.ops, means.tolist(), strict=True))
 
     def of(self, names: Collection[str]) -> Sensitivity:
-        """The same, of these ops only; the others then stay in their base format."""
-        kept = [index for index, name in enumerate(self.ops) if name in set(names)]
+        """Return the sensitivities of these ops only; all other ops then stay in their base format."""
+        names = set(names)
+        columns = [index for index, name in enumerate(self.ops) if name in names]
         return replace(
             self,
-            ops=tuple(self.ops[index] for index in kept),
-            input=self.input[:, kept],
-            weight=self.weight[:, kept],
-            rounding={format_name: rows[:, kept] for format_name, rows in self.rounding.items()},
-            second={key: rows[:, kept] for key, rows in self.second.items()},
-            maxabs={part: one[kept] for part, one in self.maxabs.items()},
+            ops=tuple(self.ops[index] for index in columns),
+            input=self.input[:, columns],
+            weight=self.weight[:, columns],
+            rounding={format_name: rows[:, columns] for format_name, rows in self.rounding.items()},
+            second={key: rows[:, columns] for key, rows in self.second.items()},
+            maxabs={part: largest[columns] for part, largest in self.maxabs.items()},
         )
 
     def take(self, rows: NDArray[np.int64]) -> Sensitivity:
-        """The same, of these samples only; one may be taken several times."""
+        """Return the sensitivities of these samples only, by their indices; a sample may occur repeatedly."""
         return replace(
             self,
             loss=self.loss[rows],
             input=self.input[rows],
             weight=self.weight[rows],
-            rounding={format_name: one[rows] for format_name, one in self.rounding.items()},
-            second={key: one[rows] for key, one in self.second.items()},
+            rounding={format_name: array[rows] for format_name, array in self.rounding.items()},
+            second={key: array[rows] for key, array in self.second.items()},
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from inc_mp_plugin.core.literals import Objective, TimedDevice
+
 OVER_BUDGET = "the time budget was over"
 
 
@@ -36,7 +38,7 @@ class Timing:
     the base format are `base_s`.
     """
 
-    device: str
+    device: TimedDevice
     description: str
     passes: Mapping[str, int]
     base_s: tuple[float, ...]
@@ -52,7 +54,7 @@ class Timing:
 class TimedPlan:
     """A whole plan: its gain as the sum of its groups' gains, and as measured end to end."""
 
-    objective: str
+    objective: Objective
     tau: float
     quantized: tuple[str, ...]
     predicted_s: float
@@ -94,7 +96,7 @@ class TimedGroup:
 class TimeValidation:
     """Test of how well times add up: whole plans over groups, and single ops inside a group."""
 
-    device: str
+    device: TimedDevice
     description: str
     price_s: float
     plans: tuple[TimedPlan, ...]

@@ -1,4 +1,4 @@
-"""How sure a measured loss is: intervals from few samples, whose squared changes have heavy tails."""
+"""Intervals of measured losses, from few samples whose squared changes have heavy tails."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _DRAWS = 2000
 
 
 def mean_ratio_interval(parts: FloatArray, wholes: FloatArray, level: float) -> Interval | None:
-    """Interval of E[a] / E[b] from samples (a_i, b_i): a studentized bootstrap of its logarithm.
+    """Estimate an interval of E[a] / E[b] from samples (a_i, b_i): a studentized bootstrap of its logarithm.
 
     With r = mean a / mean b and the influence of sample i, l_i = a_i / mean a - b_i / mean b, the
     standard error of log r is s = sd(l) / sqrt(n). Each of 2,000 draws of n samples with replacement gives
-    t = (log r* - log r) / s*, and the interval is r exp(-t s) at the quantiles (1 +- level) / 2 of t
-    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 12). Squared changes of a loss
-    are skewed, and a sample without its largest ones has both a small mean and a small spread: that is why
-    the plain bootstrap's upper end is too low, and why t is needed. The draws are always the same ones.
+    t = (log r* - log r) / s*. The interval is r exp(-t s) at the quantiles (1 +- level) / 2 of t
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 12). The draws are always the same.
+
+    Squared changes of a loss are skewed: a set of samples without large changes has both a small mean and a
+    small spread. So the upper end of the plain bootstrap is too low, and t is needed.
 
     Args:
         parts: a_i, not negative, shape (samples,).
@@ -32,11 +33,11 @@ def mean_ratio_interval(parts: FloatArray, wholes: FloatArray, level: float) -> 
         level: of both ends together, between 0 and 1.
 
     Returns:
-        The interval; None where so few samples, or so few that are not 0, say nothing.
+        The interval; None where there are too few samples, or too few samples other than 0.
 
     Example:
-        >>> low, high = mean_ratio_interval(np.arange(20.0), np.ones(20), 0.95)
-        >>> bool(low < 9.5 < high)
+        >>> lower, upper = mean_ratio_interval(np.arange(20.0), np.ones(20), 0.95)
+        >>> bool(lower < 9.5 < upper)
         True
     """
     count = len(parts)
@@ -48,21 +49,21 @@ def mean_ratio_interval(parts: FloatArray, wholes: FloatArray, level: float) -> 
     error = float(np.std(a - b, ddof=1)) / count**0.5
     if error < 1e-9:  # all samples alike
         return Interval(*[float(parts.mean() / wholes.mean())] * 2)
-    ratio, spread = _ratio_and_spread(_drawn(count), a, b)
+    ratio, spread = _ratio_and_spread(_draw_shares(count), a, b)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # A draw of equal samples has no spread and says nothing; one of zeros alone is as low as can be.
+        # A draw of equal samples has no spread and says nothing; a draw of zeros alone is as low as can be.
         t = np.where(ratio > 0, np.log(ratio) * (count - 1) ** 0.5 / spread, -np.inf)
-        low, high = np.quantile(t[~np.isnan(t)], [(1 - level) / 2, (1 + level) / 2])
-    ends = np.exp([-high * error, -low * error]) * parts.mean() / wholes.mean()
+        lower, upper = np.quantile(t[~np.isnan(t)], [(1 - level) / 2, (1 + level) / 2])
+    ends = np.exp([-upper * error, -lower * error]) * parts.mean() / wholes.mean()
     return Interval(float(ends[0]), float(ends[1])) if np.isfinite(ends).all() else None
 
 
 def measured_nrmse(losses: FloatArray, base: FloatArray, level: float) -> Measured:
-    """Measured normalized RMSE sqrt(mean (g^ - g)^2 / mean g^2) (eq. 5), with its interval.
+    """Compute the measured normalized RMSE sqrt(mean (g^ - g)^2 / mean g^2) (eq. 5), with its interval.
 
     Args:
-        losses: g^ of each held-out sample, shape (samples,).
-        base: g of the same samples.
+        losses: g^ of each held-out sample, shape (samples,), in nats for a language model.
+        base: g of the same samples, in the same unit.
         level: of the interval.
     """
     changes, squares = (losses - base) ** 2, base**2
@@ -71,12 +72,12 @@ def measured_nrmse(losses: FloatArray, base: FloatArray, level: float) -> Measur
     return Measured(float((changes.mean() / squares.mean()) ** 0.5), interval)
 
 
-def _ratio_and_spread(drawn: FloatArray, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Give mean a / mean b of each draw, and the spread of the influences on its logarithm."""
-    mean_a, mean_b = drawn @ a, drawn @ b
+def _ratio_and_spread(draws: FloatArray, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Compute mean a / mean b of each draw, and the spread of the influences on its logarithm."""
+    mean_a, mean_b = draws @ a, draws @ b
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = (
-            drawn @ a**2 / mean_a**2 + drawn @ b**2 / mean_b**2 - 2.0 * (drawn @ (a * b)) / (mean_a * mean_b)
+            draws @ a**2 / mean_a**2 + draws @ b**2 / mean_b**2 - 2.0 * (draws @ (a * b)) / (mean_a * mean_b)
         )
         # Equal samples leave a variance of rounding errors.
         spread = np.where(variance > 1e-12, np.sqrt(np.maximum(variance, 0.0)), np.nan)
@@ -84,6 +85,6 @@ def _ratio_and_spread(drawn: FloatArray, a: FloatArray, b: FloatArray) -> tuple[
 
 
 @lru_cache(maxsize=4)
-def _drawn(samples: int) -> FloatArray:
-    """The share of each sample in each draw, shape (draws, samples)."""
+def _draw_shares(samples: int) -> FloatArray:
+    """Draw samples with replacement; return the share of each sample in each draw, shape (draws, samples)."""
     return np.random.default_rng(0).multinomial(samples, [1.0 / samples] * samples, _DRAWS) / samples

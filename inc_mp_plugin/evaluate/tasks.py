@@ -17,7 +17,7 @@ from inc_mp_plugin.libraries.torch import evaluating
 if TYPE_CHECKING:
     from torch import nn
 
-# What the paper reports of its four tasks; of any other task, every metric it has.
+# Metrics that the paper reports of its four tasks; any other task is reported with all its metrics.
 METRICS = {
     "lambada_openai": ("acc", "perplexity"),
     "hellaswag": ("acc_norm",),
@@ -39,12 +39,12 @@ def load_tasks(names: Sequence[str], *, include_path: Path | None = None) -> Tas
 
     Args:
         names: of tasks, groups or tags of lm-eval, or of tasks of the folder.
-        include_path: a folder with task files (YAML) of one's own. lm-eval's own 14,000, which take
-            seconds to list, are searched only for names that are not there.
+        include_path: a folder with task files (YAML) of one's own. lm-eval's own 14,000 tasks take seconds to
+            list, and are searched only for names that are not in the folder.
 
     Raises:
         InputError: lm-eval is not installed, a name is unknown, the folder is not there, or a task's
-            documents cannot be had.
+            documents cannot be loaded.
     """
     try:
         from lm_eval.tasks import TaskManager
@@ -79,23 +79,23 @@ def evaluate_tasks(
     batch_size: int = 8,
     max_length: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Run a model on tasks; it leaves as it came.
+    """Run a model on tasks; the model leaves as it came.
 
     Args:
         model: a causal language model of transformers, on any device, converted by INC or not.
-        tokenizer: its tokenizer.
-        tasks: names, or what `load_tasks` has loaded.
+        tokenizer: the model's tokenizer.
+        tasks: names, or the tasks of `load_tasks`.
         include_path: as in `load_tasks`, for names.
-        limit: the first so many documents of each task; all of them if not given.
-        batch_size: changes speed and memory, and results by rounding only.
-        max_length: tokens that the model takes; read from its configuration if not given. Longer
+        limit: number of documents of each task, from the first on; all if not given.
+        batch_size: number of documents run at once; changes speed and memory, and results by rounding only.
+        max_length: number of tokens that the model takes; read from its configuration if not given. Longer
             documents lose their beginning.
 
     Returns:
         {task: {metric: value}} of every task, and of every group with metrics of its own.
 
     Raises:
-        InputError: as `load_tasks`; or the model or the tokenizer is not one of transformers.
+        InputError: as `load_tasks`; or the model or the tokenizer is not of transformers.
         NonFiniteError: the model gave NaN, or a metric is not finite.
     """
     loaded = tasks if isinstance(tasks, Tasks) else load_tasks(tasks, include_path=include_path)
@@ -105,14 +105,14 @@ def evaluate_tasks(
         harness = _harness(model, tokenizer, batch_size, max_length)
         try:
             # Not simple_evaluate: it seeds all generators, and lists this machine's packages each time.
-            found = evaluate(
+            results = evaluate(
                 lm=harness, task_dict=loaded.loaded, limit=limit, bootstrap_iters=0, log_samples=False
             )
         except OverflowError:
-            message = f"a perplexity of {', '.join(loaded.names)} is beyond all numbers"
+            message = f"a perplexity of {', '.join(loaded.names)} is too large for a number"
             raise NonFiniteError(message) from None
     _check_answers(loaded)
-    metrics = {name: _metrics(name, row) for name, row in found["results"].items()}
+    metrics = {name: _metrics(name, row) for name, row in results["results"].items()}
     return {name: values for name, values in metrics.items() if values}
 
 
@@ -125,8 +125,8 @@ def _load(manager: Any, names: Sequence[str]) -> Mapping[str, Any]:
         except (OSError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             message = (
-                f"the documents of task {name!r} cannot be had ({reason}); load it once where there is a "
-                "network, or give tasks of your own by include_path"
+                f"the documents of task {name!r} cannot be loaded ({reason}); load the task once where there "
+                "is a network, or give tasks of your own by include_path"
             )
             raise InputError(message) from None
     together = {
@@ -141,7 +141,7 @@ def _load(manager: Any, names: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _harness(model: Any, tokenizer: Any, batch_size: int, max_length: int | None) -> Any:
-    """lm-eval's wrapper of a model."""
+    """Wrap a model for lm-eval."""
     from lm_eval.models.huggingface import HFLM
 
     if not (hasattr(model, "config") and hasattr(model, "device") and hasattr(tokenizer, "eos_token_id")):
@@ -162,7 +162,7 @@ def _harness(model: Any, tokenizer: Any, batch_size: int, max_length: int | None
 
 
 def _check_answers(tasks: Tasks) -> None:
-    """Refuse NaN among the model's answers: an accuracy would count it as a wrong one, and say no more."""
+    """Refuse NaN among the model's answers: an accuracy would count NaN as a wrong answer without a word."""
     for name, task in tasks.loaded["tasks"].items():
         for instance in task.instances:
             for answer in instance.resps:
@@ -173,7 +173,7 @@ def _check_answers(tasks: Tasks) -> None:
 
 
 def _metrics(name: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a row of lm-eval's results that are asked for."""
+    """Extract the metrics to be reported of a task from its row in lm-eval's results."""
     metrics: dict[str, float] = {}
     for key, value in row.items():
         metric, filter_name = metric_of(key) or ("", "")

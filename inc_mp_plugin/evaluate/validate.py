@@ -1,4 +1,4 @@
-"""Predicted against measured: the loss MSE of plans, on samples that calibration has not seen."""
+"""Predicted against measured: the loss MSE of plans, on samples that calibration did not use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def random_plans(ops: Sequence[str], count: int, seed: int) -> list[tuple[str, ...]]:
-    """Draw sets of ops to quantize: a uniformly drawn number of ops, then which, uniformly.
+    """Draw sets of ops to quantize: first the number of ops, then the ops, both uniformly.
+
+    Args:
+        ops: to draw from.
+        count: number of sets.
+        seed: of the random numbers.
 
     Example:
         >>> len(random_plans(["a", "b", "c"], 2, seed=0))
@@ -30,8 +35,8 @@ def random_plans(ops: Sequence[str], count: int, seed: int) -> list[tuple[str, .
     draw = random.Random(seed)
     plans = []
     for _ in range(count):
-        chosen = set(draw.sample(list(ops), draw.randint(1, len(ops))))
-        plans.append(tuple(op for op in ops if op in chosen))
+        drawn = set(draw.sample(list(ops), draw.randint(1, len(ops))))
+        plans.append(tuple(op for op in ops if op in drawn))
     return plans
 
 
@@ -40,6 +45,7 @@ def validate(
     predict: Callable[[Collection[str]], tuple[float, Interval]],
     plan: Collection[str],
     tau: float,
+    *,
     others: Iterable[Collection[str]],
     level: float = VERIFY_CONFIDENCE,
 ) -> Validation:
@@ -50,11 +56,11 @@ def validate(
 
     Args:
         measure_loss: runs the model with these ops quantized; returns the loss of each sample.
-        predict: the predicted loss MSE of these ops (eq. 25), and its interval.
+        predict: returns the predicted loss MSE of these ops (eq. 25), and its interval.
         plan: the ops that the plan quantizes.
         tau: the plan's threshold.
         others: sets of ops to compare with, none empty.
-        level: of the intervals of what is measured.
+        level: of the intervals of measured values, between 0 and 1.
 
     Raises:
         InputError: there is no held-out sample.
@@ -62,7 +68,7 @@ def validate(
     """
     base = measure_loss(())
     if not len(base):
-        message = "no held-out sample was given"
+        message = "no held-out sample was given; at least one is needed"
         raise InputError(message)
 
     def measure(ops: Collection[str]) -> FloatArray:
@@ -79,22 +85,22 @@ def validate(
 
     with_plan = measure(plan)
     points = tuple(point(ops, measure(ops)) for ops in others)
-    seen = measured_nrmse(with_plan, base, level)
+    measured = measured_nrmse(with_plan, base, level)
     return Validation(
         samples=len(base),
         loss_ms=float((base**2).mean()),
         tau=tau,
-        nrmse=seen.nrmse,
+        nrmse=measured.nrmse,
         plan=point(plan, with_plan),
         points=points,
         log_correlation=_log_correlation(points),
         ratio=math.fsum(p.predicted for p in points) / math.fsum(p.measured for p in points),
-        nrmse_interval=seen.interval,
+        nrmse_interval=measured.interval,
         verify_confidence=level,
     )
 
 
 def _log_correlation(points: Sequence[Point]) -> float:
-    """Pearson's correlation of log predicted and log measured loss MSE."""
+    """Compute Pearson's correlation of log predicted and log measured loss MSE."""
     predicted, measured = np.log([[p.predicted, p.measured] for p in points]).T
     return float(np.corrcoef(predicted, measured)[0, 1])

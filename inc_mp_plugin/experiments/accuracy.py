@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,46 +17,47 @@ from inc_mp_plugin.runtime.store import Partial, fingerprint
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from inc_mp_plugin.pipeline.recipe import Recipe
-    from inc_mp_plugin.stages.loss_meter import LossMeter
+    from inc_mp_plugin.pipeline.folder import Run
 
 SPREAD = 0.1  # of the factors on the scales
 
 
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """The tasks that accuracy is measured on; see `evaluate.tasks`.
+
+    `include_path` is a folder with task files of the user's own; `limit` is the number of documents per task.
+    """
+
+    names: tuple[str, ...]
+    include_path: Path | None = None
+    limit: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the tasks in an artefact."""
+        folder = None if self.include_path is None else str(self.include_path)
+        return {"tasks": list(self.names), "include_path": folder, "limit": self.limit}
+
+
 class Examiner:
-    """Scores plans on tasks, each once: what was scored is kept beside the artefacts."""
+    """Scores plans on tasks, each plan once: its scores are kept beside the artefacts."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        meter: LossMeter,
-        names: Collection[str],
-        include_path: Path | None,
-        limit: int | None,
-        out: Path,
-    ) -> None:
+    def __init__(self, run: Run, tasks: Tasks) -> None:
         """Load the tasks; the model is converted when the first score is asked for.
-
-        Args:
-            recipe: names model and tokenizer.
-            meter: has the converted model.
-            names: of tasks.
-            include_path: a folder with task files of one's own.
-            limit: documents per task.
-            out: folder of the artefacts.
 
         Raises:
             InputError: as `evaluate.tasks.load_tasks`.
         """
-        self._tasks = load_tasks(list(names), include_path=include_path)
-        self._recipe, self._meter, self._limit = recipe, meter, limit
-        settings = {"tasks": list(names), "include_path": str(include_path), "limit": limit}
-        self._kept = Partial(out / "scores.npz", fingerprint({**meter.depends_on, **settings}))
-        self._known = self._kept.load()
+        self._run, self._limit = run, tasks.limit
+        self._tasks = load_tasks(tasks.names, include_path=tasks.include_path)
+        settings = {**tasks.to_json(), "include_path": str(tasks.include_path)}
+        key = fingerprint({**run.meter.depends_on, **settings})
+        self._stored = Partial(run.folder / "scores.npz", key)
+        self._scores = self._stored.load()
 
     @cached_property
     def _tokenizer(self) -> Any:
-        model = self._recipe.model
+        model = self._run.recipe.model
         name = model.tokenizer or model.name_or_path
         return load_tokenizer(name, trust_remote_code=model.trust_remote_code)
 
@@ -67,28 +69,20 @@ class Examiner:
             seed: of the perturbed scales; None leaves INC's own.
         """
         key = fingerprint({"ops": sorted(ops), "seed": seed if ops else None})
-        if key not in self._known:
-            found = self._evaluate(ops, seed)
-            self._known["metrics"] = np.array(sorted(found))
-            self._known[key] = np.array([found[name] for name in sorted(found)])
-            self._kept.save(self._known)
-        return dict(zip(self._known["metrics"].tolist(), self._known[key].tolist(), strict=True))
+        if key not in self._scores:
+            scores = self._evaluate(ops, seed)
+            self._scores["metrics"] = np.array(sorted(scores))
+            self._scores[key] = np.array([scores[name] for name in sorted(scores)])
+            self._stored.save(self._scores)
+        return dict(zip(self._scores["metrics"].tolist(), self._scores[key].tolist(), strict=True))
 
     def _evaluate(self, ops: Collection[str], seed: int | None) -> dict[str, float]:
         from inc_mp_plugin.inc.perturb import perturbed
 
-        switch = self._meter.switch
+        switch, batch_size = self._run.meter.switch, self._run.recipe.calibration.batch_size
         with nullcontext() if seed is None or not ops else perturbed(switch, seed, SPREAD):
-            switch.select(dict.fromkeys(ops, self._meter.format))
-            found = evaluate_tasks(
-                switch.model,
-                self._tokenizer,
-                self._tasks,
-                limit=self._limit,
-                batch_size=self._recipe.calibration.batch_size,
+            switch.select(dict.fromkeys(ops, self._run.meter.format))
+            by_task = evaluate_tasks(
+                switch.model, self._tokenizer, self._tasks, limit=self._limit, batch_size=batch_size
             )
-        return _flat(found)
-
-
-def _flat(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {f"{task}/{metric}": value for task, row in found.items() for metric, value in row.items()}
+        return {f"{task}/{metric}": value for task, row in by_task.items() for metric, value in row.items()}

@@ -1,4 +1,4 @@
-"""The paper's experiments on a folder that `inc-mp tune` wrote: which plans, and how each is measured."""
+"""The paper's experiments on a folder that `inc-mp tune` wrote: the plans, and the measurement of each."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from inc_mp_plugin.core.errors import InfeasibleError, InputError, unknown
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.op_values import METHODS
-from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.plan import METHODS, Plan
 from inc_mp_plugin.core.results import Experiment, Trial
 from inc_mp_plugin.evaluate.interval import mean_ratio_interval
-from inc_mp_plugin.experiments.accuracy import Examiner
+from inc_mp_plugin.experiments.accuracy import Examiner, Tasks
 from inc_mp_plugin.pipeline.folder import Run
-from inc_mp_plugin.pipeline.job import value_scales
+from inc_mp_plugin.pipeline.resolve import value_scales
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
@@ -42,20 +40,13 @@ _LEVELS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tasks:
-    """The tasks that accuracy is measured on; see `evaluate.tasks`."""
-
-    names: tuple[str, ...]
-    include_path: Path | None = None
-    limit: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
-    """Of an experiment: the objective (the plan's if None), how many draws, and the tasks of `accuracy`.
+    """The settings of an experiment.
 
-    Fewer `points` (gains or thresholds that are compared) or held-out `samples` make it shorter; all of an
-    experiment's and all of the recipe's if None.
+    `objective` is the plan's if None; `draws` counts the random draws, or the seeds of perturbed scales;
+    `tasks` are those of `accuracy`. Fewer `points`, the gains or thresholds to compare at, and fewer held-out
+    `samples` make the experiment shorter. None stands for all points of the experiment, and for all samples
+    of the recipe.
     """
 
     objective: str | None = None
@@ -87,49 +78,44 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
     _check(name, settings)
     run = Run(folder)
     if settings.samples is not None:
-        # What was measured on all samples stays where it is.
-        kept = folder / "experiments" / f"on-{settings.samples}-samples"
+        # The losses that were measured on all samples stay in the folder itself.
+        losses_folder = folder / "experiments" / f"on-{settings.samples}-samples"
         fewer = (f"validation.samples={settings.samples}", "verify=false")
-        run = Run(folder, fewer, kept)
+        run = Run(folder, fewer, losses_folder)
     objective = settings.objective or run.plan.objective
     check_objective(run.gains, objective)
     gains = run.gains[objective]
     if gains.largest <= 0:
-        message = f"no configuration gains anything for {objective}, so there is nothing to compare"
+        message = f"no configuration gains anything for {objective}; give another objective"
         raise InputError(message)
-    depends_on = {
-        **plan_depends_on(_alone(run.job, objective), run.losses, {objective: gains}),
-        **(_measured_settings(run) if name != "choices" else {}),
-        "draws": settings.draws,
-        **({"points": settings.points, "samples": settings.samples} if name != "choices" else {}),
-        **(_task_settings(settings.tasks) if name == "accuracy" else {}),
-    }
-
-    return experiment_artefact(f"{name}-{objective}").make(
-        folder, depends_on, lambda: _EXPERIMENTS[name](run, gains, settings)
-    )
-
-
-def _alone(job: Job, objective: str) -> Job:
-    """Return the job with the objective and tau of an experiment, and nothing else of its goal."""
-    return Job(base=job.base, objective=objective, tau=job.tau)
+    # Of the recipe's goal, an experiment takes the threshold alone.
+    job = Job(base=run.job.base, objective=gains.objective, tau=run.job.tau)
+    depends_on = {**plan_depends_on(job, run.losses, {objective: gains}), "draws": settings.draws}
+    if name != "choices":
+        depends_on |= {**run.meter.depends_on, "verify_confidence": run.meter.verify_confidence}
+        depends_on |= {"points": settings.points, "samples": settings.samples}
+    if name == "accuracy":
+        depends_on |= settings.tasks.to_json()
+    artefact = experiment_artefact(f"{name}-{objective}")
+    return artefact.make(folder, depends_on, lambda: _EXPERIMENTS[name](run, gains, settings))
 
 
 def _check(name: str, settings: Settings) -> None:
     if name not in _EXPERIMENTS:
         raise InputError(unknown("experiment", name, _EXPERIMENTS))
     most = len(_LEVELS.get(name, GAIN_LEVELS))
-    for key, value in (("draws", settings.draws), ("points", settings.points), ("samples", settings.samples)):
+    for key in ("draws", "points", "samples"):
+        value = getattr(settings, key)
         if value is not None and value < 1:
             message = f"{key} is {value}; give at least 1"
             raise InputError(message)
     if settings.points is not None and settings.points > most:
-        message = f"points is {settings.points}; {name} compares at {most} at the most"
+        message = f"points is {settings.points}; give at most {most} for {name}"
         raise InputError(message)
 
 
 def levels_of(name: str, points: int | None) -> tuple[float, ...]:
-    """Return the levels that an experiment compares at: all, or so many from the middles of equal parts.
+    """Return the levels to compare at: all of an experiment, or so many from the middles of equal parts.
 
     Example:
         >>> levels_of("curve", 3), levels_of("accuracy", None)
@@ -163,9 +149,9 @@ def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
     for level in levels_of("curve", settings.points):
         trials.append(_trial(solve(gains, run.losses, gain_fraction=level), 0, level))
         for strategy, seed in _baseline_draws(settings.draws):
-            wanted = level * gains.largest
-            found = partial(baseline_gaining, gains, run.losses, strategy, wanted, seed=seed)
-            trials += _if_priced(found, seed, level)
+            gain = level * gains.largest
+            make = partial(baseline_gaining, gains, run.losses, strategy, gain, seed=seed)
+            trials += _if_priced(make, seed, level)
     everything = _trial(baseline(gains, run.losses, UNIFORM, 1.0), 0, 1.0)
     return _measured(run, gains, "curve", [*trials, everything])
 
@@ -176,8 +162,9 @@ def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
     values = [values_stage(job, run.subject, run.graph, run.folder, method=method) for method in METHODS]
     trials = []
     for level in levels_of("methods", settings.points):
-        for one in (None, *values):
-            trials += _if_priced(partial(solve, gains, run.losses, gain_fraction=level, values=one), 0, level)
+        for priced in (None, *values):
+            make = partial(solve, gains, run.losses, gain_fraction=level, values=priced)
+            trials += _if_priced(make, 0, level)
     return _measured(run, gains, "methods", trials)
 
 
@@ -189,17 +176,15 @@ def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
         for seed in range(settings.draws):
             trials.append(_trial(solve(gains, run.losses, tau), seed, level))
             for strategy in (PREFIX, RANDOM):
-                trials += _if_priced(
-                    partial(baseline, gains, run.losses, strategy, tau, seed=seed), seed, level
-                )
+                make = partial(baseline, gains, run.losses, strategy, tau, seed=seed)
+                trials += _if_priced(make, seed, level)
     trials += [_trial(everything, seed, 1.0) for seed in range(settings.draws)]
-    tasks = settings.tasks
-    examiner = Examiner(run.recipe, run.meter, tasks.names, tasks.include_path, tasks.limit, run.folder)
-    found = _experiment(run, gains, "accuracy", [])
+    examiner = Examiner(run, settings.tasks)
+    experiment = _experiment(run, gains, "accuracy", [])
     shorter = "fewer --points or --draws, or --limit, take less"
     with tracked(trials, "Accuracy", noun="plan", shorter=shorter) as plans:
-        scored = [replace(one, scores=examiner.scores(one.quantized, one.seed)) for one in plans]
-    return replace(found, trials=tuple(scored), base_scores=examiner.scores((), None))
+        scored = [replace(trial, scores=examiner.scores(trial.quantized, trial.seed)) for trial in plans]
+    return replace(experiment, trials=tuple(scored), base_scores=examiner.scores((), None))
 
 
 _EXPERIMENTS: dict[str, Callable[[Run, Gains, Settings], Experiment]] = {
@@ -252,25 +237,6 @@ def _measured_trial(run: Run, trial: Trial) -> Trial:
 
 
 def _experiment(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
-    on_heldout = name != "choices"
-    losses = run.meter.losses(()) if on_heldout else run.losses.loss
-    return Experiment(
-        name,
-        gains.objective,
-        gains.unit,
-        gains.source,
-        gains.largest,
-        len(losses),
-        float((losses**2).mean()),
-        run.losses.ops,
-        tuple(trials),
-    )
-
-
-def _measured_settings(run: Run) -> dict[str, Any]:
-    return {**run.meter.depends_on, "verify_confidence": run.meter.verify_confidence}
-
-
-def _task_settings(tasks: Tasks) -> dict[str, Any]:
-    folder = None if tasks.include_path is None else str(tasks.include_path)
-    return {"tasks": list(tasks.names), "include_path": folder, "limit": tasks.limit}
+    losses = run.losses.loss if name == "choices" else run.meter.losses(())
+    about = (name, gains.objective, gains.unit, gains.source, gains.largest)
+    return Experiment(*about, len(losses), float((losses**2).mean()), run.losses.ops, tuple(trials))

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.literals import Accelerator
 
 
 @dataclass(frozen=True, slots=True)
-class Accelerator:
-    """Peaks of one device.
+class Peaks:
+    """Peaks of one accelerator.
 
-    `flops` are dense matrix peaks in floating-point operations per second (a MAC is two of them), by
-    format; `reached` are those of the best matrix product that was measured on it; `bandwidth` is that
-    of the memory, in bytes per second. With `vector_engines`, casts run beside matrix products.
+    `flops` are dense matrix peaks in floating-point operations per second (a MAC is two of them), by format;
+    `reached` are the rates of the best matrix product that was measured; `bandwidth` is the peak of the
+    memory, in bytes per second. With `vector_engines`, casts run beside matrix products.
     """
 
     flops: Mapping[str, float]
@@ -37,19 +38,19 @@ _CPU = {"fp32": 128e9, "bf16": 256e9}
 # Reached on Gaudi: the "maximum achievable matmul FLOPS" tables of S. Bekman's Machine Learning Engineering
 # (14336x15360x2048 and 6144x11264x5120 on Gaudi 2, 16384x4096x768 and 16640x1536x3072 on Gaudi 3).
 # Elsewhere the peak itself counts.
-ACCELERATORS = {
-    "gaudi2": Accelerator(
+ACCELERATORS: Mapping[Accelerator, Peaks] = {
+    "gaudi2": Peaks(
         {"bf16": 432e12, **_fp8(865e12)}, {"bf16": 418.7e12, **_fp8(826.5e12)}, 2.46e12, vector_engines=True
     ),
-    "gaudi3": Accelerator(
+    "gaudi3": Peaks(
         {"bf16": 1835e12, **_fp8(1835e12)}, {"bf16": 1243e12, **_fp8(1289.5e12)}, 3.7e12, vector_engines=True
     ),
-    "h100": Accelerator(_H100, _H100, 3.35e12, vector_engines=False),
-    "cpu": Accelerator(_CPU, _CPU, 25e9, vector_engines=False),
+    "h100": Peaks(_H100, _H100, 3.35e12, vector_engines=False),
+    "cpu": Peaks(_CPU, _CPU, 25e9, vector_engines=False),
 }
 
 
-def peak(device: str, format_name: str) -> float:
+def peak(device: Accelerator, format_name: str) -> float:
     """Return the dense matrix peak of a device in a format, in floating-point operations per second.
 
     Raises:

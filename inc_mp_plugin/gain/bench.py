@@ -1,4 +1,4 @@
-"""A device, a model and a request, ready to be run: warm-up, and pairs of base and configuration."""
+"""One forward pass on a device: the clock, the warm-up, and pairs of base format and configuration."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.literals import TimedDevice
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.sensitivity import FloatArray
@@ -42,11 +43,13 @@ class Pass:
 class TimingSettings:
     """Device to measure on, and how long to measure.
 
-    Every pass of every configuration gets `repeats` pairs; then those get more, up to `most_repeats`,
-    whose standard error is above its part of `precision`, which is relative to the largest sum of the
-    gains that are measured (of a whole plan: to its own). `budget_s` ends that, and thins out the first
-    pairs if need be. A warm-up ends when two calls in a row agree with the one before within `stable`.
-    `device` is "cpu", "cuda" or "hpu"; `every_group` measures groups of the same structure one by one.
+    Every pass of every configuration first gets `repeats` pairs. Where the standard error is then above its
+    share of `precision`, the pass gets more pairs, up to `most_repeats`. `precision` is relative to the
+    largest sum of the measured gains; for a whole plan, to the plan's own gain. After `budget_s` seconds no
+    measurement starts, and the first pairs are made fewer if need be. A warm-up ends when two calls in a row
+    agree with the call before within the fraction `stable`, or after `most_warmups` calls, of which the base
+    format gets three times as many. `device` is "cpu", "cuda" or "hpu"; `every_group` measures groups of the
+    same structure one by one.
     """
 
     repeats: int = 15
@@ -55,43 +58,38 @@ class TimingSettings:
     budget_s: float | None = None
     stable: float = 0.03
     most_warmups: int = 10
-    device: str = "cpu"
+    device: TimedDevice = "cpu"
     every_group: bool = False
 
 
 class Bench:
-    """The device, the model and the request, ready to be run."""
+    """A device and the model on it, ready to be timed."""
 
-    def __init__(
-        self,
-        device: Device,
-        select: Callable[[Formats], None],
-        settings: TimingSettings,
-    ) -> None:
+    def __init__(self, device: Device, select: Callable[[Formats], None], settings: TimingSettings) -> None:
         """Time on `device`; `select` puts these ops into these formats, all others into the base."""
         self._device, self._select, self._settings = device, select, settings
 
-    def base_s(self, one: Pass) -> float:
+    def base_s(self, forward: Pass) -> float:
         """Warm a pass up in the base format; return its median time.
 
         Raises:
-            InputError: it cannot run.
+            InputError: the pass cannot run.
         """
         try:
             self._select({})
-            self._warm_up(one, 3 * self._settings.most_warmups)
-            return float(np.median([self._run(one) for _ in range(LEAST_PAIRS)]))
+            self._warm_up(forward, 3 * self._settings.most_warmups)
+            return float(np.median([self._run(forward) for _ in range(LEAST_PAIRS)]))
         except FAILURES as error:
             message = (
                 f"the model cannot run in its base format on {self._device.description}: {one_line(error)}"
             )
             raise InputError(message) from error
 
-    def pairs(self, one: Pass, formats: Formats, count: int) -> FloatArray:
+    def pairs(self, forward: Pass, formats: Formats, count: int) -> FloatArray:
         """Measure a pass in a configuration and in the base in turns.
 
         Args:
-            one: the pass.
+            forward: the pass.
             formats: the configuration, as the formats of the ops that leave the base format.
             count: how many pairs to measure.
 
@@ -100,33 +98,33 @@ class Bench:
             first call of its warm-up, which compiles.
         """
         self._select(formats)
-        first = self._warm_up(one, self._settings.most_warmups)
+        first = self._warm_up(forward, self._settings.most_warmups)
         rows = []
         with _no_garbage_collection():
             self._select({})
-            before = self._run(one)
+            before = self._run(forward)
             for _ in range(count):
                 self._select(formats)
-                low = self._run(one)
+                lowered = self._run(forward)
                 self._select({})
-                after = self._run(one)
-                rows.append([(before + after) / 2, low, first])
+                after = self._run(forward)
+                rows.append([(before + after) / 2, lowered, first])
                 before = after
         return np.array(rows)
 
-    def _warm_up(self, one: Pass, most: int) -> float:
+    def _warm_up(self, forward: Pass, most: int) -> float:
         """Run until two calls agree with the one before; return the time of the first call."""
-        seconds = [self._run(one), self._run(one)]
+        seconds = [self._run(forward), self._run(forward)]
         agreeing = 0
         while agreeing < 2 and len(seconds) < most:
-            seconds.append(self._run(one))
+            seconds.append(self._run(forward))
             close = abs(seconds[-1] - seconds[-2]) <= self._settings.stable * seconds[-2]
             agreeing = agreeing + 1 if close else 0
         return seconds[0]
 
-    def _run(self, one: Pass) -> float:
-        one.prepare()
-        seconds = self._device.seconds(one.run)
+    def _run(self, forward: Pass) -> float:
+        forward.prepare()
+        seconds = self._device.seconds(forward.run)
         if not math.isfinite(seconds):
             message = f"{self._device.description} reports a time that is not a number: {seconds}"
             raise NonFiniteError(message)

@@ -7,7 +7,8 @@ from itertools import product
 from math import prod
 
 from inc_mp_plugin.core.demands import Demands
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.literals import OpKind
 
 Configuration = tuple[str, ...]
 
@@ -23,20 +24,20 @@ def configurations(
 ) -> tuple[tuple[Configuration, ...], str]:
     """List the configurations of a group, all base first.
 
-    Up to 64 of them (six ops that are free to choose between two formats) are listed in full. Of a
-    larger group these: all base; for each lower format, every op that may take it; each op alone; and
-    prefixes of the ops ordered by sensitivity, the least sensitive first, which are the sets that an
-    integer program would mostly choose. Ops of a tie count as one there; of more than 64 of them none is
-    taken alone, and 64 prefixes stand for all.
+    A group of at most 64 configurations (six ops that choose between two formats) is listed in full. Of a
+    larger group these are listed: all base; and, for each lower format, all ops that may take the format,
+    each of these ops alone, and prefixes of these ops by rising sensitivity, which are what an integer
+    program would mostly choose. Ops of a tie count as a single op here. Of more than 64 ops none is taken
+    alone, and 64 prefixes stand for all.
 
     Args:
-        group: its ops.
+        group: names of the ops.
         formats: the formats that each op may take, the base format first.
-        sensitivity: of each op; one that is missing counts as the most sensitive.
+        sensitivity: value of each op; a missing op counts as the most sensitive.
         ties: ops that share a format.
 
     Returns:
-        The configurations, and a note that is empty if they are all there are.
+        The configurations, and a note on those left out; the note is empty if all are listed.
 
     Example:
         >>> formats = {"q": ("bf16", "fp8_e4m3"), "qk": ("bf16",)}
@@ -47,15 +48,15 @@ def configurations(
     count = prod(len(choice) for choice in choices)
     if count <= MOST:
         return tuple(product(*choices)), ""
-    some = tuple(dict.fromkeys(_some(group, formats, sensitivity, ties)))
+    selection = tuple(dict.fromkeys(_selection(group, formats, sensitivity, ties)))
     free = sum(len(choice) > 1 for choice in choices)
-    return some, (
-        f"{free} ops are free, so of {count:.3g} configurations {len(some)} were priced: all base, all low, "
-        "ops alone, and prefixes by sensitivity"
+    return selection, (
+        f"{free} ops are free, so of {count:.3g} configurations {len(selection)} were priced: all base, all "
+        "low, ops alone, and prefixes by sensitivity"
     )
 
 
-def _some(
+def _selection(
     group: Sequence[str],
     formats: Mapping[str, Sequence[str]],
     sensitivity: Mapping[str, float],
@@ -67,33 +68,33 @@ def _some(
     units = [tuple(op for op in tie if op in inside) for tie in ties if not inside.isdisjoint(tie)]
     tied = {op for unit in units for op in unit}
     units += [(op,) for op in group if op not in tied]
-    for low in dict.fromkeys(format_name for op in group for format_name in formats[op][1:]):
-        able = [unit for unit in units if all(low in formats[op] for op in unit)]
-        yield _with(base, able, low)
-        for unit in able if len(able) <= MOST else []:
-            yield _with(base, [unit], low)
-        ordered = sorted(able, key=lambda unit: sum(sensitivity.get(op, float("inf")) for op in unit))
+    for lower in dict.fromkeys(format_name for op in group for format_name in formats[op][1:]):
+        takers = [unit for unit in units if all(lower in formats[op] for op in unit)]
+        yield _with(base, takers, lower)
+        for unit in takers if len(takers) <= MOST else []:
+            yield _with(base, [unit], lower)
+        ordered = sorted(takers, key=lambda unit: sum(sensitivity.get(op, float("inf")) for op in unit))
         step = max(1, len(ordered) // MOST)
         for size in range(2, len(ordered), step):
-            yield _with(base, ordered[:size], low)
+            yield _with(base, ordered[:size], lower)
 
 
-def _with(base: Mapping[str, str], units: Sequence[Sequence[str]], low: str) -> Configuration:
-    return tuple({**base, **{op: low for unit in units for op in unit}}.values())
+def _with(base: Mapping[str, str], units: Sequence[Sequence[str]], lower: str) -> Configuration:
+    return tuple({**base, **{op: lower for unit in units for op in unit}}.values())
 
 
 def in_large_groups(graph: Graph, demands: Demands) -> tuple[list[tuple[str, ...]], frozenset[str]]:
     """Return the ties and the kept ops of groups that are too large to be priced in full.
 
-    Kept ops stay in the base format. A group is too large if it has more than six ops. Smaller groups are
-    priced whatever the consumers demand, so that a plan for other consumers needs no new prices.
+    Kept ops stay in the base format. A group is too large if it has more than six ops. The prices of smaller
+    groups do not depend on the demands, so that a plan for other consumers needs no new prices.
     """
     large = frozenset(op for group in graph.groups if len(group) > FREE for op in group)
     return [tie.ops for tie in demands.ties if large.issuperset(tie.ops)], large & demands.kept.keys()
 
 
 def free_formats(
-    graph: Graph, ops: Collection[str], formats: Sequence[str], kinds: Collection[str]
+    graph: Graph, ops: Collection[str], formats: Sequence[str], kinds: Collection[OpKind]
 ) -> dict[str, tuple[str, ...]]:
     """List the formats that each op of a graph may take.
 
@@ -101,9 +102,9 @@ def free_formats(
 
     Args:
         graph: from `capture`.
-        ops: those that may leave the base format.
-        formats: the base format first.
+        ops: names of the ops that may leave the base format.
+        formats: all formats, the base format first.
         kinds: kinds of ops that can run in a lower format.
     """
-    able = {op.name for op in graph.ops if op.name in ops and op.kind in kinds}
-    return {op.name: tuple(formats if op.name in able else formats[:1]) for op in graph.ops}
+    free = {op.name for op in graph.ops if op.name in ops and op.kind in kinds}
+    return {op.name: tuple(formats if op.name in free else formats[:1]) for op in graph.ops}

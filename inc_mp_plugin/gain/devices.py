@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.literals import TimedDevice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,23 +20,23 @@ Clock = Callable[[], float]
 class Device(Protocol):
     """A device on which calls are timed.
 
-    `name` is how torch calls it; `description` says what it is, for the artefact. With
+    `name` is torch's name of the device; `description` names the hardware, for the artefact. With
     `static_shapes`, a new shape or format means compiling anew, so key-value caches must not grow.
     """
 
-    name: str
+    name: TimedDevice
     description: str
     static_shapes: bool
 
     def seconds(self, call: Callable[[], object]) -> float:
-        """Run a call, with nothing of an earlier one left to do, and time it to its very end, in seconds."""
+        """Run a call on the idle device; return the time until all its work is done, in seconds."""
         ...
 
 
 class CPU:
     """The CPU: calls end when their work is done."""
 
-    name = "cpu"
+    name: TimedDevice = "cpu"
     static_shapes = False
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
@@ -55,14 +56,14 @@ class CPU:
 class CUDA:
     """A CUDA GPU: events on its stream, read when the device is idle."""
 
-    name = "cuda"
+    name: TimedDevice = "cuda"
     static_shapes = False
 
     def __init__(self) -> None:
         """Take the current CUDA device.
 
         Raises:
-            InputError: torch finds none.
+            InputError: torch finds no CUDA device.
         """
         import torch
 
@@ -90,7 +91,7 @@ class HPU:
     a configuration, which the harness keeps apart.
     """
 
-    name = "hpu"
+    name: TimedDevice = "hpu"
     static_shapes = True
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:

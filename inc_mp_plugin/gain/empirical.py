@@ -6,39 +6,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.timings import OVER_BUDGET, TimedConfiguration, Timing
 from inc_mp_plugin.gain.configurations import Configuration, configurations
-from inc_mp_plugin.gain.timing import Candidate
+from inc_mp_plugin.gain.paired_timing import Candidate
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class MeasuredGroup:
     """One group to be measured: its configurations, and the groups that are like it, itself first."""
 
     configurations: tuple[Configuration, ...]
     note: str
-    groups: tuple[tuple[str, ...], ...]
+    alike: tuple[tuple[str, ...], ...]
 
     @property
-    def measured(self) -> tuple[str, ...]:
+    def ops(self) -> tuple[str, ...]:
         """The ops of the group that stands for the others."""
-        return self.groups[0]
+        return self.alike[0]
 
     def lowered(self, configuration: Configuration, base: str) -> dict[str, str]:
         """Map the ops of the measured group that leave the base format to their formats."""
-        pairs = zip(self.measured, configuration, strict=True)
+        pairs = zip(self.ops, configuration, strict=True)
         return {op: format_name for op, format_name in pairs if format_name != base}
 
 
-def courses(
+def measured_groups(
     graph: Graph,
     formats: Mapping[str, Sequence[str]],
     sensitivity: Mapping[str, float],
     ties: Sequence[Sequence[str]] = (),
     *,
     every_group: bool = False,
-) -> list[Course]:
+) -> list[MeasuredGroup]:
     """List what has to be measured: one group of every structure, or every group.
 
     Groups of the same structure that are not free in the same way (an op of one may not leave the base
@@ -47,8 +47,8 @@ def courses(
     Args:
         graph: from `capture`.
         formats: the formats that each op may take, the base format first.
-        sensitivity: of each op; it only decides which configurations of large groups are measured.
-        ties: ops that share a format; they only decide that, too.
+        sensitivity: value of each op; decides which configurations of large groups are measured.
+        ties: ops that share a format; they decide the same, and nothing else.
         every_group: measure every group on its own.
     """
     alike: dict[object, list[tuple[str, ...]]] = {}
@@ -58,24 +58,24 @@ def courses(
         free = tuple(tuple(formats[op]) for op in group)
         alike.setdefault((structure, free), []).append(group)
     return [
-        Course(*configurations(groups[0], formats, sensitivity, ties), tuple(groups))
+        MeasuredGroup(*configurations(groups[0], formats, sensitivity, ties), tuple(groups))
         for groups in alike.values()
     ]
 
 
-def candidates(listed: Sequence[Course], base: str) -> list[Candidate]:
+def candidates(groups: Sequence[MeasuredGroup], base: str) -> list[Candidate]:
     """List everything to measure except the base itself."""
     return [
-        Candidate(course.lowered(configuration, base), index, len(course.groups))
-        for index, course in enumerate(listed)
-        for configuration in course.configurations[1:]
+        Candidate(group.lowered(configuration, base), index, len(group.alike))
+        for index, group in enumerate(groups)
+        for configuration in group.configurations[1:]
     ]
 
 
-def empirical_gains(listed: Sequence[Course], timing: Timing, graph: Graph, base: str) -> Gains:
+def empirical_gains(groups: Sequence[MeasuredGroup], timing: Timing, graph: Graph, base: str) -> Gains:
     """Turn measurements into the empirical time gain of every group (section 2.3.1).
 
-    Its gain in configuration p is::
+    The gain of a group in configuration p is::
 
         c(group, p) = price(all base) - price(this group in p, all others base)
 
@@ -83,43 +83,43 @@ def empirical_gains(listed: Sequence[Course], timing: Timing, graph: Graph, base
     keeps the base format alone; a configuration that was not measured is left out. Both are noted.
 
     Args:
-        listed: from `courses`.
-        timing: of `candidates`.
-        graph: whose groups they are.
+        groups: from `measured_groups`.
+        timing: the measurements of `candidates`.
+        graph: from `capture`; gives the order of the groups.
         base: the base format.
 
     Returns:
-        Gains in seconds, measured; groups that share a measurement say on which group it was made.
+        Gains in seconds, measured; a group that shares a measurement names the group that was measured.
     """
-    measured = {frozenset(one.formats.items()): one for one in timing.configurations}
-    found: dict[tuple[str, ...], GroupGains] = {}
-    for course in listed:
-        lowered = [course.lowered(configuration, base) for configuration in course.configurations[1:]]
+    measured = {frozenset(entry.formats.items()): entry for entry in timing.configurations}
+    gains: dict[tuple[str, ...], GroupGains] = {}
+    for group in groups:
+        lowered = [group.lowered(configuration, base) for configuration in group.configurations[1:]]
         timed = [measured[frozenset(formats.items())] for formats in lowered]
-        kept, note = _usable(course, timed)
-        for group in course.groups:
-            found[group] = GroupGains(
-                group,
-                (course.configurations[0], *(course.configurations[1 + i] for i in kept)),
-                (0.0, *(timed[i].gain_s for i in kept)),
-                (0.0, *(timed[i].stderr_s for i in kept)),
-                course.measured if group != course.measured and kept else (),
+        usable, note = _usable(group, timed)
+        for ops in group.alike:
+            gains[ops] = GroupGains(
+                ops,
+                (group.configurations[0], *(group.configurations[1 + i] for i in usable)),
+                (0.0, *(timed[i].gain_s for i in usable)),
+                (0.0, *(timed[i].stderr_s for i in usable)),
+                group.ops if ops != group.ops and usable else (),
                 note,
             )
-    groups = tuple(found[tuple(group)] for group in graph.groups)
-    return Gains("empirical_time", "s", "measured", base, groups, timing.price_s)
+    in_order = tuple(gains[tuple(ops)] for ops in graph.groups)
+    return Gains("empirical_time", "s", "measured", base, in_order, timing.price_s)
 
 
-def _usable(course: Course, timed: Sequence[TimedConfiguration]) -> tuple[list[int], str]:
+def _usable(group: MeasuredGroup, timed: Sequence[TimedConfiguration]) -> tuple[list[int], str]:
     """Return the indices of the measurements that count, and a note on what was left out.
 
     If one of the measurements failed, none counts.
     """
-    failed = [one for one in timed if one.failure not in ("", OVER_BUDGET)]
+    failed = [measured for measured in timed if measured.failure not in ("", OVER_BUDGET)]
     if failed:
         return [], f"left in the base format: {', '.join(failed[0].formats)} failed: {failed[0].failure}"
-    kept = [index for index, one in enumerate(timed) if not one.failure]
-    notes = [course.note] if course.note else []
-    if len(kept) < len(timed):
-        notes.append(f"{len(timed) - len(kept)} configurations were not measured: {OVER_BUDGET}")
-    return kept, "; ".join(notes)
+    usable = [index for index, measured in enumerate(timed) if not measured.failure]
+    notes = [group.note] if group.note else []
+    if len(usable) < len(timed):
+        notes.append(f"{len(timed) - len(usable)} configurations were not measured: {OVER_BUDGET}")
+    return usable, "; ".join(notes)

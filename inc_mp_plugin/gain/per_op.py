@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from inc_mp_plugin.core.formats import check_formats, get_format
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.graph import Graph, Op
+from inc_mp_plugin.core.literals import Accelerator
 from inc_mp_plugin.gain.accelerators import peak
 
 
@@ -25,8 +26,8 @@ def memory_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3")) ->
         formats: the base format, then the lower ones.
 
     Returns:
-        Gains in bytes, exact; every op is a group of its own. The cost is that of all their weights, of a
-        tied one none.
+        Gains in bytes, exact; every op is a group of its own. The cost is the bytes of all weights in the
+        base format; a tied weight counts none.
 
     Raises:
         InputError: an unknown format, or one not below the base.
@@ -43,7 +44,7 @@ def memory_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3")) ->
     return Gains("memory", "byte", "exact", base, tuple(groups), sum(map(stored, graph.ops)))
 
 
-def seconds_per_mac(device: str, format_name: str) -> float:
+def seconds_per_mac(device: Accelerator, format_name: str) -> float:
     """Return the time of one multiply-accumulate at the device's peak, in seconds.
 
     Raises:
@@ -52,14 +53,16 @@ def seconds_per_mac(device: str, format_name: str) -> float:
     return 2.0 / peak(device, format_name)
 
 
-def mac_gains(graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3"), device: str = "gaudi2") -> Gains:
+def mac_gains(
+    graph: Graph, formats: Sequence[str] = ("bf16", "fp8_e4m3"), device: Accelerator = "gaudi2"
+) -> Gains:
     """Price every op by its MACs, per sample.
 
     With M the MACs of an op and t_f the time of one MAC in format f::
 
         c(op, f) = M (t_base - t_f)                                 (eq. 28)
 
-    It adds up over ops, so every op is a group of its own.
+    The gain adds up over ops, so every op is a group of its own.
 
     Args:
         graph: from `capture`; MACs are those of its example inputs, per sample.
@@ -88,13 +91,13 @@ def bit_operation_gains(
 
         c(op, f) = M (b_base^2 - b_f^2)
 
-    so that a budget of them is one of compute, as in arXiv 2301.13330. It adds up over ops, so every op is a
-    group of its own.
+    A budget of bit operations is one of compute, as in arXiv 2301.13330. The gain adds up over ops, so every
+    op is a group of its own.
 
     Args:
         graph: from `capture`; MACs are those of its example inputs, per sample.
         formats: the base format, then the lower ones.
-        kept: ops that do not choose, such as a first and a last layer; they neither gain nor count as cost.
+        kept: ops of a fixed format, such as a first and a last layer; they neither gain nor count as cost.
 
     Returns:
         Gains in bit operations, exact.
@@ -103,7 +106,7 @@ def bit_operation_gains(
         InputError: an unknown format, or one not below the base.
 
     Example:
-        >>> from inc_mp_plugin.core.plan import Op
+        >>> from inc_mp_plugin.core.graph import Op
         >>> graph = Graph((Op("a", "linear", 10, 10, 1),), (("a",),), (), {})
         >>> gains = bit_operation_gains(graph, ("int4", "int2"))
         >>> gains.cost, gains.groups[0].gain

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import check_formats, get_format
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.plan import Gemm, Graph, Op
-from inc_mp_plugin.gain.accelerators import ACCELERATORS, Accelerator, peak
-from inc_mp_plugin.gain.configurations import Configuration, configurations
+from inc_mp_plugin.core.graph import Gemm, Graph, Op
+from inc_mp_plugin.core.literals import Accelerator
+from inc_mp_plugin.gain.accelerators import ACCELERATORS, Peaks, peak
+from inc_mp_plugin.gain.configurations import configurations
 from inc_mp_plugin.gain.schedule import Task, makespan
 
 _FP8 = "fp8_e4m3"  # of the KV cache
@@ -20,7 +21,7 @@ _FP8 = "fp8_e4m3"  # of the KV cache
 class Phase:
     """One forward pass of a request and how often it runs: a prompt once, a decode step per token.
 
-    `idle` ops do not run as such in this pass (a fused kernel does their work), so their format does not
+    `idle` ops do not run themselves in this pass (a fused kernel does their work), so their format does not
     matter; `cached` bgemms read their second input from a KV cache in FP8.
     """
 
@@ -33,7 +34,7 @@ class Phase:
 def roofline_gains(
     phases: Graph | Sequence[Phase],
     formats: Sequence[str] = ("bf16", "fp8_e4m3"),
-    device: str = "gaudi2",
+    device: Accelerator = "gaudi2",
     sensitivity: Mapping[str, float] | None = None,
     *,
     ties: Sequence[Sequence[str]] = (),
@@ -47,18 +48,18 @@ def roofline_gains(
 
     with P_f the matrix peak that is reached in f, b_f the bytes of an element and B the bandwidth of the
     memory. Where f is not the base format, its activations are cast first, which reads and writes them:
-    (b_base + b_f) bytes per element over B. What a KV cache holds in FP8 is read as it is by a product in
-    FP8, and cast for one in the base format. An op that runs in a share of the passes only (an expert) takes
-    that share of its time. Casts run on the vector engines, products on the matrix
-    engine; the time of a group is that of a list schedule that keeps the order of its ops. The gain is
-    the time of the group in the base format less that of the configuration, over the whole batch.
+    (b_base + b_f) bytes per element over B. A KV cache in FP8 is read as it is by a product in FP8, and is
+    cast for a product in the base format. An op that runs in a share of the passes only (an expert) takes
+    that share of its time. Casts run on the vector engines where the device has them, products on the matrix
+    engine; the time of a group is that of a list schedule that keeps the order of its ops. The gain is the
+    time of the group in the base format less that of the configuration, over the whole batch.
 
     Args:
         phases: a graph, whose one forward pass counts; or the passes of a request, with the same ops.
         formats: the base format, then the lower ones.
         device: a key of `gain.accelerators.ACCELERATORS`.
-        sensitivity: of each op; it only decides which configurations of large groups are priced.
-        ties: ops that share a format; they only decide that, too.
+        sensitivity: value of each op; decides which configurations of large groups are priced.
+        ties: ops that share a format; they decide the same, and nothing else.
         kept: ops that stay in the base format.
 
     Returns:
@@ -78,65 +79,66 @@ def roofline_gains(
         if missing:
             message = f"op {min(missing)!r} does not run in every phase of the request"
             raise InputError(message)
-    known: dict[object, float] = {}  # groups of the same structure take the same time
+    times: dict[object, float] = {}  # groups of the same structure take the same time
     groups, cost = [], 0.0
     for index, group in enumerate(graph.groups):
         choices = {op: (base,) if op in kept else (base, *lower) for op in group}
         priced, note = configurations(group, choices, sensitivity or {}, ties)
         likeness = _likeness(passes, index, group)
         seconds = []
-        for one in priced:
-            if (likeness, one) not in known:
-                known[likeness, one] = sum(
-                    p.times * _group_s(p, group, one, base, ACCELERATORS[device]) for p in passes
+        for configuration in priced:
+            if (likeness, configuration) not in times:
+                planned = dict(zip(group, configuration, strict=True))
+                times[likeness, configuration] = sum(
+                    p.times * _group_s(p, planned, base, ACCELERATORS[device]) for p in passes
                 )
-            seconds.append(known[likeness, one])
+            seconds.append(times[likeness, configuration])
         cost += seconds[0]
         gain = tuple(seconds[0] - s for s in seconds)
         groups.append(GroupGains(tuple(group), priced, gain, (0.0,) * len(priced), note=note))
     return Gains("roofline", "s", "modelled", base, tuple(groups), cost)
 
 
-def gemm_s(gemm: Gemm, format_name: str, base: str, device: Accelerator) -> float:
+def gemm_s(gemm: Gemm, format_name: str, base: str, peaks: Peaks) -> float:
     """Return the time of one product, in seconds; its result is written in the base format.
 
     The time is that of the arithmetic or that of the memory traffic, whichever is longer.
 
     Args:
         gemm: shape of the product: batch, rows, inner, columns.
-        format_name: that both factors are read in.
-        base: that the result is written in.
-        device: gives the matrix peak that is reached, and the bandwidth of the memory.
+        format_name: format of both factors.
+        base: format of the result.
+        peaks: peaks of the device.
 
     Example:
         One token through a 4096 x 4096 weight on Gaudi 2 waits for the memory alone.
 
-        >>> one = gemm_s(Gemm(1, 1, 4096, 4096), "bf16", "bf16", ACCELERATORS["gaudi2"])
-        >>> round(one * 2.46e12 / (2 * 4096**2), 3)
+        >>> seconds = gemm_s(Gemm(1, 1, 4096, 4096), "bf16", "bf16", ACCELERATORS["gaudi2"])
+        >>> round(seconds * 2.46e12 / (2 * 4096**2), 3)
         1.0
     """
     batch, rows, inner, columns = gemm
     read = get_format(format_name).bytes * (rows * inner + inner * columns)
     written = get_format(base).bytes * rows * columns
-    return max(2 * gemm.macs / device.reached[format_name], batch * (read + written) / device.bandwidth)
+    return max(2 * gemm.macs / peaks.reached[format_name], batch * (read + written) / peaks.bandwidth)
 
 
-def cast_s(op: Op, format_name: str, base: str, device: Accelerator, *, cached: bool = False) -> float:
+def cast_s(op: Op, format_name: str, base: str, peaks: Peaks, *, cached: bool = False) -> float:
     """Return the time to cast the activations of an op, in seconds; its weight was cast beforehand.
 
     Args:
-        op: whose gemms give the shapes.
-        format_name: that the op runs in.
-        base: that its activations come in.
-        device: where.
-        cached: its second input comes from a KV cache in FP8.
+        op: gives the shapes.
+        format_name: format of the op.
+        base: format of the activations before the cast.
+        peaks: peaks of the device.
+        cached: if the second input comes from a KV cache in FP8.
     """
-    to_low = sum(batch * rows * inner for batch, rows, inner, _ in op.gemms) if format_name != base else 0
+    elements = sum(batch * rows * inner for batch, rows, inner, _ in op.gemms) if format_name != base else 0
     second = sum(batch * inner * columns for batch, _, inner, columns in op.gemms)
     if op.kind == "bgemm" and cached == (format_name == base):
-        to_low += second  # to the low format, or back to the base format: the same bytes
-    low = get_format(_FP8 if format_name == base else format_name)
-    return op.share * to_low * (get_format(base).bytes + low.bytes) / device.bandwidth
+        elements += second  # to the lower format, or back to the base format: the same bytes
+    lower = get_format(_FP8 if format_name == base else format_name)
+    return op.share * elements * (get_format(base).bytes + lower.bytes) / peaks.bandwidth
 
 
 def _likeness(passes: Sequence[Phase], index: int, group: Sequence[str]) -> object:
@@ -153,20 +155,18 @@ def _likeness(passes: Sequence[Phase], index: int, group: Sequence[str]) -> obje
     )
 
 
-def _group_s(
-    phase: Phase, group: Sequence[str], formats: Configuration, base: str, device: Accelerator
-) -> float:
+def _group_s(phase: Phase, formats: Mapping[str, str], base: str, peaks: Peaks) -> float:
     tasks: dict[str, Task] = {}
-    for name, chosen in zip(group, formats, strict=True):
+    for name, planned in formats.items():
         op = phase.graph.by_name[name]
         idle = name in phase.idle
-        format_name = base if idle else chosen
+        format_name = base if idle else planned
         after = tuple(f"{other}.product" for other in op.after)
-        cast = cast_s(op, format_name, base, device, cached=name in phase.cached and not idle)
+        cast = cast_s(op, format_name, base, peaks, cached=name in phase.cached and not idle)
         if cast:
-            engine = "vector" if device.vector_engines else "matrix"
+            engine = "vector" if peaks.vector_engines else "matrix"
             tasks[f"{name}.cast"] = Task(engine, cast, after)
             after = (f"{name}.cast",)
-        seconds = op.share * sum(gemm_s(gemm, format_name, base, device) for gemm in op.gemms)
+        seconds = op.share * sum(gemm_s(gemm, format_name, base, peaks) for gemm in op.gemms)
         tasks[f"{name}.product"] = Task("matrix", seconds, after)
     return makespan(tasks)

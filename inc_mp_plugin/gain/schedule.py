@@ -39,7 +39,7 @@ def makespan(tasks: Mapping[str, Task]) -> float:
             for name in waiting
             if all(other in done for other in tasks[name].after)
         }
-        name = min(starts, key=lambda one: (starts[one], -behind[one]))
+        name = min(starts, key=lambda task: (starts[task], -behind[task]))
         done[name] = starts[name] + tasks[name].seconds
         free[tasks[name].engine] = done[name]
         waiting.remove(name)

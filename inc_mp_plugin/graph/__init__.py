@@ -1,1 +1,1 @@
-"""The model's graph: ops and their groups."""
+"""The graph of a model: ops and their groups."""

@@ -10,12 +10,12 @@ from torch import nn
 from torch.fx import Node
 
 from inc_mp_plugin.core.errors import CaptureError, InputError
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.graph.expert_node import ExpertLayer, in_place_of_nodes
 from inc_mp_plugin.graph.export import continue_from_cache, export, without_weights
 from inc_mp_plugin.graph.habana import off_gaudi
 from inc_mp_plugin.graph.ops import QUANTIZABLE as QUANTIZABLE
-from inc_mp_plugin.graph.ops import Found, sort_products
+from inc_mp_plugin.graph.ops import SortedProducts, sort_products
 from inc_mp_plugin.graph.partition import partition
 from inc_mp_plugin.graph.products import find_products
 from inc_mp_plugin.graph.routing import emit_experts, router_widths
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
 def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) -> Graph:
     """Capture the ops of a model, their groups, and what cannot be quantized.
 
-    The model is copied without its weights and exported on the meta device, so neither memory nor
-    time depends on their size; the model itself is not touched. The attention products of stock
-    transformers models become the ops `matmul_qk` and `matmul_av`. Every projection of every expert is
-    an op, too, with the shape and the share of passes that even routing would give it.
+    The model is copied without its weights and exported on the meta device, so neither memory nor time
+    depends on the size of the weights; the model itself is not touched. The attention products of stock
+    transformers models become the ops `matmul_qk` and `matmul_av`. Every projection of every expert is an
+    op, too, with the shape and the share of passes of even routing.
 
     Args:
         model: any module that torch.export can trace.
         example_inputs: one batch; its shapes decide the MACs, which are counted per sample.
-        cached_tokens: of a language model, the tokens in its key-value cache before these inputs,
-            which are then `{"input_ids": ...}` alone: the graph is that of a decode step.
+        cached_tokens: number of tokens in the key-value cache of a language model before these inputs. If
+            there are any, the inputs are `{"input_ids": ...}` alone, and the graph is that of a decode step.
 
     Returns:
-        Ops in execution order, their groups, and every product that cannot be quantized, with why.
+        Ops in execution order, their groups, and every product that cannot be quantized, with the reason.
 
     Raises:
         InputError: a cache is asked for, and the inputs are not `{"input_ids": ...}` alone.
-        CaptureError: torch.export cannot trace the model, it holds no quantizable op, or it has no cache.
+        CaptureError: torch.export cannot trace the model, or the model has no quantizable op or no cache.
     """
     skeleton = without_weights(model).eval()
     inputs = map_tensors(example_inputs, lambda t: t.to("meta"))
     if cached_tokens and not (isinstance(inputs, dict) and inputs.keys() == {"input_ids"}):
-        message = "a decode step takes {'input_ids': ...} alone"
+        message = "with cached_tokens, example_inputs must be {'input_ids': ...} alone"
         raise InputError(message)
     with exposed_bgemms(skeleton), without_autocast_on("meta"), off_gaudi(skeleton):
         modules = class_names(skeleton)
@@ -63,23 +63,23 @@ def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) 
             continue_from_cache(skeleton, inputs, cached_tokens)
         nodes = export(skeleton, inputs)
         samples = batch_size(example_inputs)
-        found = sort_products(find_products(nodes), skeleton, samples, layers=layers, routers=routers)
-    if not found.ops:
-        reasons = "; ".join(f"{u.name}: {u.reason}" for u in found.unsupported[:3]) or "no product at all"
+        products = sort_products(find_products(nodes), skeleton, samples, layers=layers, routers=routers)
+    if not products.ops:
+        reasons = "; ".join(f"{u.name}: {u.reason}" for u in products.unsupported[:3]) or "no product at all"
         message = f"nothing in {type(model).__name__} can be quantized ({reasons})"
         raise CaptureError(message)
-    return _graph(nodes, found, {**modules, **_classes(layers)})
+    return _graph(nodes, products, {**modules, **_classes(layers)})
 
 
-def _graph(nodes: list[Node], found: Found, modules: Mapping[str, str]) -> Graph:
-    """Group the ops; a layer of experts is one of them until the end."""
-    names = found.names
-    groups = _groups(nodes, names, [op.name for op in found.ops])
+def _graph(nodes: list[Node], products: SortedProducts, modules: Mapping[str, str]) -> Graph:
+    """Group the ops; a layer of experts counts as a single op until the end."""
+    names = products.names
+    groups = _groups(nodes, names, [op.name for op in products.ops])
     after = waits_for(nodes, names, groups)
-    ops = {op.name: replace(op, after=after[op.name]) for op in found.ops}
+    ops = {op.name: replace(op, after=after[op.name]) for op in products.ops}
     alike = structures(nodes, names, groups, ops)
-    all_ops, all_groups = in_place_of_nodes(ops.values(), groups, found.layers)
-    return Graph(all_ops, all_groups, tuple(found.unsupported), modules, alike)
+    all_ops, all_groups = in_place_of_nodes(ops.values(), groups, products.layers)
+    return Graph(all_ops, all_groups, tuple(products.unsupported), modules, alike)
 
 
 def _classes(layers: Mapping[str, ExpertLayer]) -> dict[str, str]:
@@ -93,7 +93,7 @@ def _classes(layers: Mapping[str, ExpertLayer]) -> dict[str, str]:
 
 
 def _groups(nodes: list[Node], names: Mapping[Node, str], ops: list[str]) -> tuple[tuple[str, ...], ...]:
-    """Partition the graph; groups that share an op (a module called twice) become one."""
+    """Partition the graph; groups that share an op (a module called twice) are merged."""
     predecessors: Mapping[Node, list[Node]] = {
         node: node.all_input_nodes for node in nodes if node.op != "output"
     }

@@ -12,44 +12,44 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from inc_mp_plugin.core.plan import Op
+from inc_mp_plugin.core.graph import Op
 
 NODE = "inc_mp_plugin::experts"
 # The largest number below 1: an expert that nearly every pass reaches is still an expert.
 _NEARLY_ALWAYS = math.nextafter(1.0, 0.0)
 
-torch.library.define(NODE, "(Tensor hidden, Tensor chosen) -> Tensor")
+torch.library.define(NODE, "(Tensor hidden, Tensor routing) -> Tensor")
 
 
 @torch.library.register_fake(NODE)  # type: ignore[untyped-decorator]
-def _shape(hidden: Tensor, chosen: Tensor) -> Tensor:
+def _shape(hidden: Tensor, routing: Tensor) -> Tensor:
     return torch.empty_like(hidden)
 
 
-def emit(hidden: Tensor, chosen: Tensor, *unused: Any, **also_unused: Any) -> Tensor:
+def emit(hidden: Tensor, routing: Tensor, *unused: Any, **also_unused: Any) -> Tensor:
     """Put the node of one layer of experts into the graph that is being captured.
 
     Args:
         hidden: tokens, shape (tokens, hidden).
-        chosen: numbers of each token's experts, shape (tokens, experts per token).
-        unused: the weights of their outputs.
+        routing: numbers of each token's experts, shape (tokens, experts per token).
+        unused: the weights of the outputs of the experts.
         also_unused: the same, by name.
     """
     del unused, also_unused
-    output: Tensor = torch.ops.inc_mp_plugin.experts(hidden, chosen)
+    output: Tensor = torch.ops.inc_mp_plugin.experts(hidden, routing)
     return output
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertLayer:
-    """The experts that a node stands for, by module name, all of them alike; or why they cannot be ops."""
+    """The experts that a node stands for, by module name, all alike; or the reason why they are no ops."""
 
     experts: Mapping[str, nn.Module]
     reason: str = ""
 
 
 class Call(NamedTuple):
-    """One run of a layer: tokens, experts per token, and what a token looks like."""
+    """One run of a layer: number of tokens, experts per token, and a tensor of tokens for its type."""
 
     tokens: int
     each: int
@@ -58,32 +58,32 @@ class Call(NamedTuple):
     @staticmethod
     def of(node: Node) -> Call:
         """Return the run that a node stands for."""
-        hidden, chosen = (argument.meta["val"] for argument in node.all_input_nodes)
-        tokens, each = chosen.shape
+        hidden, routing = (argument.meta["val"] for argument in node.all_input_nodes)
+        tokens, each = routing.shape
         return Call(tokens, each, hidden)
 
 
 def share_of(calls: Iterable[Call], experts: int) -> float:
     """Return the expected fraction of passes in which an expert gets a token.
 
-    Each of the E experts is as likely as any other. A token goes to k of them, so it leaves an expert out
-    with probability 1 - k / E, and all T tokens do with (1 - k / E)^T.
+    All E experts are equally likely. A token goes to k of them, so that it leaves a given expert out with
+    probability 1 - k / E; all T tokens leave the expert out with probability (1 - k / E)^T.
     """
     left_out = math.prod((1 - call.each / experts) ** call.tokens for call in calls)
     return min(1 - left_out, _NEARLY_ALWAYS)
 
 
-def expert_ops(layer: ExpertLayer, one: Sequence[Op], calls: Sequence[Call], samples: int) -> tuple[Op, ...]:
+def expert_ops(layer: ExpertLayer, ops: Sequence[Op], calls: Sequence[Call], samples: int) -> tuple[Op, ...]:
     """List the ops of all experts of a layer, expert by expert.
 
-    In the share of passes that reach an expert it gets T k / (E share) of T tokens, so that rows times
-    share are the T k / E that it gets on average.
+    In a pass that reaches an expert, the expert gets T k / (E share) of T tokens, so that rows times share
+    are T k / E, the average over all passes.
 
     Args:
-        layer: its experts.
-        one: the ops of one expert, captured with any number of rows.
+        layer: the experts.
+        ops: the ops of a single expert, captured with any number of rows.
         calls: runs of the layer in one pass.
-        samples: in the batch.
+        samples: number of samples in the batch.
     """
     number = len(layer.experts)
     share = share_of(calls, number)
@@ -97,7 +97,7 @@ def expert_ops(layer: ExpertLayer, one: Sequence[Op], calls: Sequence[Call], sam
             gemms=tuple(gemm._replace(rows=n) for n in rows for gemm in op.gemms),
             share=share,
         )
-        for op in one
+        for op in ops
     ]
     return tuple(
         replace(op, name=f"{name}.{op.name}", after=tuple(f"{name}.{other}" for other in op.after))
@@ -112,12 +112,12 @@ def in_place_of_nodes(
     """Put the ops of every layer in the place of the op that stood for its node.
 
     Args:
-        ops: in execution order; one of each layer has the layer's name.
-        groups: of their names.
-        layers: the ops of each layer.
+        ops: all ops in execution order; a single op of the layer's name stands for each layer.
+        groups: groups of names of ops.
+        layers: the ops of each layer, by its name.
 
     Returns:
-        All ops, and their groups. What waited for a layer waits for the last ops of all its experts.
+        All ops, and their groups. Ops that waited for a layer wait for the last ops of all its experts.
     """
     members = {name: [op.name for op in inner] for name, inner in layers.items()}
     waited_for = {name: {other for op in inner for other in op.after} for name, inner in layers.items()}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def without_weights(model: nn.Module) -> nn.Module:
-    """Copy a model deeply, with every tensor replaced by a meta tensor; shared ones stay shared."""
+    """Copy a model deeply, with meta tensors for its tensors; shared tensors stay shared."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for tensor in [*parameters_of(module).values(), *buffers_of(module).values()]:
@@ -50,9 +50,9 @@ def export(skeleton: nn.Module, inputs: Batch) -> list[Node]:
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         message = (
-            f"torch.export cannot trace {type(skeleton).__name__}: {first_line}. If its forward "
-            "pass branches on values, replace that by tensor operations; of Python loops over chosen "
-            "experts only those beside a linear router with a `top_k` are known"
+            f"torch.export cannot trace {type(skeleton).__name__}: {first_line}. If its forward pass "
+            "branches on values, replace that by tensor operations; a Python loop over experts can be traced "
+            "only beside a linear router with a `top_k`"
         )
         raise CaptureError(message) from error
     return list(program.graph.nodes)
@@ -67,10 +67,10 @@ def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_toke
     Args:
         skeleton: a language model without weights, whose `forward` is replaced for good.
         inputs: `{"input_ids": ...}`, shape (batch size, tokens), on the meta device.
-        cached_tokens: how many tokens stand in the cache before these inputs.
+        cached_tokens: number of tokens in the cache before these inputs.
 
     Raises:
-        CaptureError: the model makes no cache that its layers can be continued from.
+        CaptureError: the model makes no cache on the meta device.
     """
     ids = inputs["input_ids"]
     prompt = torch.empty(ids.shape[0], cached_tokens, dtype=ids.dtype, device="meta")
@@ -97,10 +97,10 @@ def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_toke
 
 @contextmanager
 def _without_waste() -> Iterator[None]:
-    """Leave out what export does for compilers: half of its time on a hundred layers.
+    """Skip the work that export does for compilers alone: half of its time on a hundred layers.
 
-    That is stack traces of every node, Python code of every intermediate graph, and looking for
-    garbage among a million objects that are all alive.
+    That work is stack traces of every node, Python code of every intermediate graph, and looking for garbage
+    among a million objects that are all alive.
     """
     collecting = gc.isenabled()
     gc.disable()

@@ -1,6 +1,6 @@
-"""What keeps optimum-habana's code from being captured on the meta device, and the way around it.
+"""Capture of optimum-habana's models on the meta device, although their code asks for a Gaudi.
 
-It asks for a Gaudi where it wants its fused kernels; anywhere else it should run plain torch.
+The code asks for a Gaudi where it wants its fused kernels; anywhere else it should run plain torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def off_gaudi(skeleton: nn.Module) -> Iterator[None]:
     """Let a model without weights run on the meta device although its code is optimum-habana's.
 
     Args:
-        skeleton: its modules are changed for good; what is changed in Python modules is put back.
+        skeleton: a model without weights, whose modules are changed for good; changed Python modules are
+            restored.
     """
     for module in skeleton.modules():
         if is_fused_attention(module):
@@ -52,7 +53,7 @@ def _fused_attention(
     *unused: Any,
     **also_unused: Any,
 ) -> Tensor:
-    """Compute the same as optimum-habana's fused attention module, without its kernel."""
+    """Compute the result of optimum-habana's fused attention module without its kernel."""
     del dropout_p, unused, also_unused
     return nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask, is_causal=is_causal, scale=scale, enable_gqa=True
@@ -60,9 +61,9 @@ def _fused_attention(
 
 
 def _repair_rope(code: ModuleType | None, stack: ExitStack) -> None:
-    """Let a rotary embedding take the cosines of the positions, where it takes those of all and breaks.
+    """Make a rotary embedding take the cosines of the given positions, where it breaks on those of all.
 
-    Off Gaudi, that of Mistral and Mixtral in optimum-habana 1.21 does.
+    Off Gaudi, the embedding of Mistral and Mixtral in optimum-habana 1.21 breaks.
     """
     own, plain = ropes_of(code)
     if own is None or plain is None:

@@ -1,4 +1,4 @@
-"""Which products of an exported graph are ops, and which cannot be quantized."""
+"""Products of an exported graph, sorted into ops and those that cannot be quantized."""
 
 from __future__ import annotations
 
@@ -10,30 +10,38 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from inc_mp_plugin.core.plan import Op, Unsupported
+from inc_mp_plugin.core.graph import Op, Unsupported
+from inc_mp_plugin.core.literals import OpKind
 from inc_mp_plugin.graph.expert_node import Call, ExpertLayer, expert_ops
 from inc_mp_plugin.graph.export import export
 from inc_mp_plugin.graph.products import EXPERTS, GROUPED, OTHER_PRODUCTS, Product, find_products
 from inc_mp_plugin.graph.structure import waits_for
 
 # Classes that INC swaps for FP8 ones, by class name as INC does it, and the kind of op of each.
-QUANTIZABLE = {"Linear": "linear", "FalconLinear": "linear", "Conv2d": "conv2d", "Matmul": "bgemm"}
+QUANTIZABLE: dict[str, OpKind] = {
+    "Linear": "linear",
+    "FalconLinear": "linear",
+    "Conv2d": "conv2d",
+    "Matmul": "bgemm",
+}
 
 _UNKNOWN = ExpertLayer({}, "its experts are in no list `experts` of equal modules")
 
 
 @dataclass(slots=True)
-class Found:
-    """The products of a graph, sorted into ops and what cannot be quantized.
+class SortedProducts:
+    """The products of a graph, sorted into ops and those that cannot be quantized.
 
-    `names` gives the op of each node that is one. A layer of experts is one of the `ops`, of the name of
-    its module; `layers` holds the ops that it stands for.
+    `names` maps the nodes of ops to the names of the ops. A layer of experts is a single op among `ops`, with
+    the name of its module; `layers` holds the ops that it stands for, and `experts` the products of each kind
+    of expert.
     """
 
     ops: list[Op] = field(default_factory=list)
     unsupported: list[Unsupported] = field(default_factory=list)
     names: dict[Node, str] = field(default_factory=dict)
     layers: dict[str, tuple[Op, ...]] = field(default_factory=dict)
+    experts: dict[str, SortedProducts] = field(default_factory=dict)
 
     def add(self, op: Op, calls: Iterable[Product]) -> None:
         """Add an op and its nodes."""
@@ -48,38 +56,37 @@ def sort_products(
     *,
     layers: Mapping[str, ExpertLayer],
     routers: Mapping[str, int],
-) -> Found:
-    """Sort products into ops, in execution order, and what cannot be quantized.
+) -> SortedProducts:
+    """Sort products into ops, in execution order, and those that cannot be quantized.
 
     Args:
-        products: of one graph, in execution order.
+        products: all products of one graph, in execution order.
         skeleton: the model that was exported.
-        samples: in the batch.
-        layers: its layers of experts, by the module that their nodes stand in.
+        samples: number of samples in the batch.
+        layers: layers of experts of the model, by the module that their nodes stand in.
         routers: number of outputs that make a child of this module a router.
     """
-    found = Found()
+    result = SortedProducts()
     by_module: dict[tuple[str, bool], list[Product]] = {}
     for product in products:
         by_module.setdefault((product.module, product.kind == EXPERTS), []).append(product)
     modules = dict(skeleton.named_modules(remove_duplicate=False))
     aliases = Counter(map(id, modules.values()))
     owners = Counter(id(p) for _, p in skeleton.named_parameters(remove_duplicate=False))
-    captured: dict[str, Found] = {}
     for (name, routed), calls in by_module.items():
         if routed:
-            _add_layer(found, name, layers.get(name, _UNKNOWN), calls, samples, captured)
+            _add_layer(result, layers.get(name, _UNKNOWN), calls, samples)
             continue
         module = modules.get(name)
-        if module is None:  # as a module that stands in two places, reached through a slice of a list
-            found.unsupported.append(Unsupported(name, calls[0].kind, "no module has this name"))
+        if module is None:  # such as a module in two places that is reached through a slice of a list
+            result.unsupported.append(Unsupported(name, calls[0].kind, "no module has this name"))
             continue
         reason = _reason(calls[0], routers, aliases[id(module)])
         if reason:
-            found.unsupported.append(Unsupported(name, calls[0].kind, reason))
+            result.unsupported.append(Unsupported(name, calls[0].kind, reason))
         else:
-            found.add(_op(calls, module, samples, owners), calls)
-    return found
+            result.add(_op(calls, module, samples, owners), calls)
+    return result
 
 
 def _op(calls: list[Product], module: nn.Module, samples: int, owners: Mapping[int, int]) -> Op:
@@ -105,46 +112,38 @@ def _reason(product: Product, routers: Mapping[str, int], aliases: int) -> str:
     if product.kind in GROUPED:
         return f"{product.module_class} runs a fused expert kernel: its weights are not modules"
     if product.module_class not in QUANTIZABLE or product.kind in OTHER_PRODUCTS:
-        known = ", ".join(QUANTIZABLE)
-        return f"INC swaps modules of class {known}; this product stands in a {product.module_class}"
+        classes = ", ".join(QUANTIZABLE)
+        return f"INC swaps modules of class {classes}; this product stands in a {product.module_class}"
     if aliases > 1:
         return "one module under several names: INC would swap only the first of them"
     return ""
 
 
-def _add_layer(
-    found: Found,
-    name: str,
-    layer: ExpertLayer,
-    calls: list[Product],
-    samples: int,
-    captured: dict[str, Found],
-) -> None:
-    """Add a layer of experts; `captured` holds the experts that were captured before, by what they are."""
+def _add_layer(result: SortedProducts, layer: ExpertLayer, calls: list[Product], samples: int) -> None:
+    """Add a layer of experts; each kind of expert is captured once."""
+    name = calls[0].module
     if layer.reason:
-        found.unsupported.append(Unsupported(name, EXPERTS, f"{calls[0].module_class}: {layer.reason}"))
+        result.unsupported.append(Unsupported(name, EXPERTS, f"{calls[0].module_class}: {layer.reason}"))
         return
     runs = [Call.of(product.node) for product in calls]
     (first, expert), *_ = layer.experts.items()
     key = f"{type(expert)} {expert} {runs[0].like.dtype}"
-    if key not in captured:
-        captured[key] = _capture_expert(expert, runs[0])
-    one = captured[key]
-    found.unsupported += [
-        replace(other, name=f"{first}.{other.name}".rstrip(".")) for other in one.unsupported
-    ]
-    inner = expert_ops(layer, one.ops, runs, samples)
-    found.layers[name] = inner
-    macs, weights = (sum(getattr(op, what) for op in inner) for what in ("macs", "weight_elements"))
-    gemms = tuple(gemm for op in inner[: len(one.ops)] for gemm in op.gemms)
-    found.add(Op(name, EXPERTS, macs, weights, len(calls), gemms=gemms), calls)
+    if key not in result.experts:
+        result.experts[key] = _capture_expert(expert, runs[0])
+    products = result.experts[key]
+    result.unsupported += [replace(u, name=f"{first}.{u.name}".rstrip(".")) for u in products.unsupported]
+    inner = expert_ops(layer, products.ops, runs, samples)
+    result.layers[name] = inner
+    macs, weights = sum(op.macs for op in inner), sum(op.weight_elements for op in inner)
+    gemms = tuple(gemm for op in inner[: len(products.ops)] for gemm in op.gemms)
+    result.add(Op(name, EXPERTS, macs, weights, len(calls), gemms=gemms), calls)
 
 
-def _capture_expert(expert: nn.Module, run: Call) -> Found:
-    """Capture the ops of one expert on one token, and what each of them waits for."""
+def _capture_expert(expert: nn.Module, run: Call) -> SortedProducts:
+    """Capture the ops of one expert on one token, with the ops that each op waits for."""
     token = torch.empty(1, run.like.shape[-1], dtype=run.like.dtype, device="meta")
     nodes = export(expert, (token,))
-    found = sort_products(find_products(nodes), expert, 1, layers={}, routers={})
-    after = waits_for(nodes, found.names, [[op.name for op in found.ops]])
-    found.ops = [replace(op, after=after[op.name]) for op in found.ops]
-    return found
+    products = sort_products(find_products(nodes), expert, 1, layers={}, routers={})
+    after = waits_for(nodes, products.names, [[op.name for op in products.ops]])
+    products.ops = [replace(op, after=after[op.name]) for op in products.ops]
+    return products

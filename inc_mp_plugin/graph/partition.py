@@ -36,8 +36,8 @@ def partition(predecessors: Mapping[Vertex, Sequence[Vertex]], ops: Collection[V
         >>> partition({"q": [], "k": [], "qk": ["q", "k"], "o": ["qk"]}, {"q", "k", "qk", "o"})
         [['q', 'k', 'qk'], ['o']]
     """
-    wanted = set(ops)
-    between = _between_ops(predecessors, wanted)
+    selected = set(ops)
+    between = _between_ops(predecessors, selected)
     inner = {v: [p for p in predecessors[v] if p in between] for v in between}
     asap: dict[Vertex, int] = {}
     for v, above in inner.items():
@@ -58,13 +58,13 @@ def partition(predecessors: Mapping[Vertex, Sequence[Vertex]], ops: Collection[V
 
     groups: dict[int, list[Vertex]] = {}
     for v in inner:
-        if v in wanted:
+        if v in selected:
             groups.setdefault(bisect_left(cuts, asap[v]), []).append(v)
     return [groups[index] for index in sorted(groups)]
 
 
 def _between_ops(predecessors: Mapping[Vertex, Sequence[Vertex]], ops: set[Vertex]) -> dict[Vertex, None]:
-    """Find the vertices that are an op, or have an op both above and below them, in the given order."""
+    """Find the vertices that are ops, or have an op both above and below them, in the given order."""
     has_op_above: dict[Vertex, bool] = {}
     for v, above in predecessors.items():
         if any(p not in has_op_above for p in above):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from torch.fx import Node
 
-from inc_mp_plugin.core.plan import Gemm
+from inc_mp_plugin.core.graph import Gemm
 from inc_mp_plugin.libraries.torch import GROUPED_PRODUCTS, is_overload, schema_name
 
 # ATen products, and the operand whose last axis is summed over.
@@ -17,13 +18,13 @@ _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution"}
 # Kernels that multiply all experts of a layer at once.
 GROUPED = GROUPED_PRODUCTS
 OTHER_PRODUCTS = {"scaled_dot_product_attention", "einsum"} | GROUPED
-# What stands in the graph for a layer of experts that could be taken apart, or at least told to be one.
-EXPERTS = "experts"
+# Name of the node that stands for a layer of experts.
+EXPERTS: Final = "experts"
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix product or convolution met in the exported graph, and the module it stands in."""
+    """A matrix product or convolution of the exported graph, and the module that contains it."""
 
     node: Node
     kind: str
@@ -52,13 +53,13 @@ class Product:
 
 
 def find_products(nodes: list[Node]) -> Iterator[Product]:
-    """Yield the products of a graph that stand in some module, in execution order."""
-    known = _PRODUCTS.keys() | _CONVOLUTIONS | OTHER_PRODUCTS | {EXPERTS}
+    """Yield the products of a graph that a module contains, in execution order."""
+    kinds = _PRODUCTS.keys() | _CONVOLUTIONS | OTHER_PRODUCTS | {EXPERTS}
     for node in nodes:
         if node.op != "call_function" or not is_overload(node.target):
             continue
         kind = schema_name(node.target)
         stack = list(node.meta.get("nn_module_stack", {}).values())
-        if kind in known and stack:
+        if kind in kinds and stack:
             path, kind_of_module = stack[-1]
             yield Product(node, kind, path.split("@")[0], str(kind_of_module).rsplit(".", 1)[-1])

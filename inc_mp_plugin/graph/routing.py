@@ -1,4 +1,4 @@
-"""A model's layers of experts made traceable: which expert a token goes to depends on values."""
+"""Layers of experts, made traceable: the experts of a token depend on values, which a trace has not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from inc_mp_plugin.libraries.torch import children_of
 from inc_mp_plugin.model.expert_kernels import KERNEL
 from inc_mp_plugin.model.experts import experts_of, fused_experts, is_exposed
 
-# Names that code uses where it looks up, by value, which tokens an expert got.
+# Names in code that looks up, by value, the tokens of an expert.
 _LOOKUPS = {"where", "nonzero"}
 
 
@@ -34,9 +34,9 @@ class _OneForAll(nn.ModuleList):
 def emit_experts(skeleton: nn.Module) -> dict[str, ExpertLayer]:
     """Let every layer of experts put one node into the graph instead of running; for good.
 
-    Three forms are known by their structure: fused parameters behind transformers' experts interface;
-    lists of modules that Gaudi's kernel reads; and lists of modules that a Python loop runs, as
-    transformers 4 has them. Any other layer is left as it is.
+    Three forms are known by their structure: fused parameters behind transformers' experts interface; lists
+    of modules that Gaudi's kernel reads; and lists of modules that a Python loop runs, as in transformers 4.
+    Any other layer is left as it is.
 
     Args:
         skeleton: a model without weights, which is used for nothing else afterwards.
@@ -54,14 +54,14 @@ def emit_experts(skeleton: nn.Module) -> dict[str, ExpertLayer]:
             module.forward = emit
         elif _has_equal_experts(module):
             children = children_of(module.get_submodule("experts")).items()
-            listed = {f"{name}.experts.{i}": e for i, e in children if e is not None}
+            modules = {f"{name}.experts.{i}": e for i, e in children if e is not None}
             if _emit_from_list(module):
-                layers[name] = ExpertLayer(listed)
+                layers[name] = ExpertLayer(modules)
     return layers
 
 
 def router_widths(model: nn.Module) -> dict[str, int]:
-    """Count the experts, by the module that holds them: a router beside them has so many outputs."""
+    """Count the experts, by the module that holds them: a router beside them has as many outputs."""
     fused = fused_experts(model)
     widths = {}
     for name, module in model.named_modules():
@@ -86,21 +86,19 @@ def _has_equal_experts(module: nn.Module) -> bool:
 
 
 def _emit_from_list(block: Any) -> bool:
-    """Make a block with a list of experts emit a node, if it is known how; tell whether it will."""
-    known = True
+    """Make a block with a list of experts emit a node, if its form is known; return True if it is."""
     if _mentions(block, {KERNEL}):
-        # The kernel is stood in for, but its arguments are still put together.
+        # The kernel is replaced, but the code that prepares its arguments still runs.
         block.experts = _OneForAll(expert for expert in block.experts if expert is not None)
-        return known
-    if callable(getattr(block, "moe", None)) and _takes(block.moe, 3):
+        return True
+    if callable(getattr(block, "moe", None)) and len(inspect.signature(block.moe).parameters) == 3:
         block.moe = emit
     elif (forward := _traceable_forward(block)) is not None:
         block.forward = forward
     else:
-        known = False
-    if known:
-        block.experts = nn.ModuleList()
-    return known
+        return False
+    block.experts = nn.ModuleList()
+    return True
 
 
 def _mentions(module: nn.Module, names: set[str]) -> bool:
@@ -109,15 +107,11 @@ def _mentions(module: nn.Module, names: set[str]) -> bool:
     return any(names & set(function.__code__.co_names) for function in functions)
 
 
-def _takes(method: Callable[..., Any], number: int) -> bool:
-    return len(inspect.signature(method).parameters) == number
-
-
 def _traceable_forward(block: Any) -> Callable[[Tensor], Any] | None:
     """Make a forward with the data flow of a block that loops over its experts.
 
-    Known are a linear router, its `top_k`, and a shared expert, which may have a gate of one output. For a
-    block that is not that simple the result is None.
+    The block may have a linear router, its `top_k`, and a shared expert, which may have a gate of one output.
+    For any other block the result is None.
     """
     children = {n: c for n, c in block.named_children() if next(c.parameters(), None) is not None}
     number = len(children.pop("experts"))
@@ -148,7 +142,7 @@ def _traceable_forward(block: Any) -> Callable[[Tensor], Any] | None:
 
 
 def _returned_values(function: Callable[..., Any]) -> int | None:
-    """Count the values that a function returns, as its source says; None if that is not clear."""
+    """Count the values that a function returns, by its source; return None if that is not clear."""
     try:
         source = inspect.getsource(function)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a group looks like inside: which of its ops wait for which, and whether two groups are alike."""
+"""Structure of a group: the ops that each op waits for, and a hash that alike groups share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin.core.plan import Op
+from inc_mp_plugin.core.graph import Op
 
 if TYPE_CHECKING:
     from torch.fx import Node
@@ -18,9 +18,9 @@ def waits_for(nodes: Sequence[Node], names: Mapping[Node, str], groups: Groups) 
     """Name, for every op, the ops of its group whose results it reads with no other op in between.
 
     Args:
-        nodes: of the graph, in execution order.
-        names: the op of each node that is one.
-        groups: of ops.
+        nodes: all nodes of the graph, in execution order.
+        names: name of the op, by its node.
+        groups: names of the ops of each group.
     """
     group_of = {op: index for index, group in enumerate(groups) for op in group}
     order = {op: index for index, op in enumerate(group_of)}
@@ -34,14 +34,14 @@ def waits_for(nodes: Sequence[Node], names: Mapping[Node, str], groups: Groups) 
 def structures(
     nodes: Sequence[Node], names: Mapping[Node, str], groups: Groups, ops: Mapping[str, Op]
 ) -> tuple[str, ...]:
-    """Hash every group: its ops with their shapes and order, and all that runs between them.
+    """Hash every group: its ops with their shapes and order, and all nodes that run between them.
 
-    Groups with the same hash take the same time in the same configuration: they are measured once.
+    Groups with the same hash take the same time in the same configuration, and are measured once.
 
     Args:
-        nodes: of the graph, in execution order.
-        names: the op of each node that is one.
-        groups: of ops, in execution order.
+        nodes: all nodes of the graph, in execution order.
+        names: name of the op, by its node.
+        groups: names of the ops of each group, in execution order.
         ops: every op, by its name.
     """
     group_of = {op: index for index, group in enumerate(groups) for op in group}
@@ -59,7 +59,7 @@ def structures(
 def _nearest_above(
     nodes: Sequence[Node], names: Mapping[Node, str], group_of: Mapping[str, int]
 ) -> dict[Node, frozenset[str]]:
-    """Find the ops above each node with no op in between; of several groups only the last counts."""
+    """Find the ops above each node with no op in between; of several groups only the last one counts."""
     nearest: dict[Node, frozenset[str]] = {}
     for node in nodes:
         above = {

@@ -1,4 +1,4 @@
-"""What INC hangs on the modules of a model, told from what they had, and taken off again."""
+"""Attributes that INC adds to the modules of a model, and their removal."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def attributes_of(model: nn.Module) -> Attributes:
 
 
 def take_attributes_back(model: nn.Module, before: Attributes) -> dict[nn.Module, dict[str, Any]]:
-    """Take off what INC hung on a model's modules beyond the attributes they had.
+    """Remove the attributes that INC added to a model's modules.
 
     Returns:
-        What was taken off, by module.
+        The removed attributes with their values, by module.
     """
-    taken = {}
+    removed = {}
     for name, module in model.named_modules():
         added = vars(module).keys() - before.get(name, vars(module).keys())
-        taken[module] = {attribute: vars(module).pop(attribute) for attribute in added}
-    return taken
+        removed[module] = {attribute: vars(module).pop(attribute) for attribute in added}
+    return removed
 
 
 @contextmanager
@@ -35,9 +35,9 @@ def set_aside(model: nn.Module, before: Attributes) -> Iterator[None]:
 
     Within the context the modules have the attributes they had before INC. Some of INC's cannot be copied.
     """
-    taken = take_attributes_back(model, before)
+    removed = take_attributes_back(model, before)
     try:
         yield
     finally:
-        for module, attributes in taken.items():
+        for module, attributes in removed.items():
             vars(module).update(attributes)

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn, no_grad
 
 _ADDED_ON_CPU = {"Matmul": "matmul", "FalconLinear": "linear"}
-# What INC's configuration objects carry beside the keys of its JSON.
+# Attributes of INC's configuration objects that are no keys of its JSON.
 _NO_KEYS = {"_json_file", "non_tunable_params", "params_list", "model_path"}
 
 
@@ -55,10 +55,10 @@ def _default_types() -> list[str]:
 
 def completed_on_cpu(types: Iterable[str]) -> list[str]:
     """Return an allow list's classes; INC's default list gets the classes that `enabled_on_cpu` adds."""
-    given, default = list(types), set(_default_types())
-    if {*given, *_ADDED_ON_CPU} != {*default, *_ADDED_ON_CPU}:
-        return given
-    return [*given, *(kind for kind in _ADDED_ON_CPU if kind not in given)]
+    allowed, default = list(types), set(_default_types())
+    if {*allowed, *_ADDED_ON_CPU} != {*default, *_ADDED_ON_CPU}:
+        return allowed
+    return [*allowed, *(kind for kind in _ADDED_ON_CPU if kind not in allowed)]
 
 
 @contextmanager
@@ -139,8 +139,8 @@ def picked_by_inc(
     """
     from neural_compressor.torch.algorithms.fp8_quant._core import utils
 
-    known = {"mod_dict": {kind: info.type for kind, info in table.items()}}
-    wrapped = SimpleNamespace(cfg={**settings, **known})
+    classes = {kind: info.type for kind, info in table.items()}
+    wrapped = SimpleNamespace(cfg={**settings, "mod_dict": classes})
     original = getattr(utils, "is_supported_dynamic_op", None)
     utils.is_supported_dynamic_op = lambda kind: getattr(
         table.get(kind), "supports_dynamic_quantization", False
@@ -166,23 +166,23 @@ def quantizers_of(module: nn.Module) -> Any:
     return getattr(module, "_mod_extra_config", None)
 
 
-def quantized_weight(module: nn.Module, low: Any) -> Tensor:
-    """Quantize a module's weight through INC with the scale that `low` has, and return it as `low` keeps it.
+def quantized_weight(module: nn.Module, patched: Any) -> Tensor:
+    """Quantize a module's weight through INC, with the scale and in the layout of INC's own module.
 
     Args:
         module: of the class that INC swaps; its weight is replaced.
-        low: INC's module in its place.
+        patched: INC's module in its place.
     """
     from neural_compressor.torch.algorithms.fp8_quant._core.quantize import quantize_params
     from neural_compressor.torch.algorithms.fp8_quant._quant_common.helper_modules import PatchedLinearBase
 
     with no_grad():
-        quantize_params(module, quantizers_of(low))
+        quantize_params(module, quantizers_of(patched))
         weight: Any = module.weight
-        if isinstance(low, PatchedLinearBase):
+        if isinstance(patched, PatchedLinearBase):
             weight = weight.t().contiguous()
-    kept: Tensor = weight
-    return kept
+    quantized: Tensor = weight
+    return quantized
 
 
 def is_patched(module: nn.Module) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import FORMATS, converted_format
-from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.inc.mixed_precision import mixed_precision_config
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection, quantizable, selected
@@ -17,7 +18,7 @@ from inc_mp_plugin.targets.layout import Captured, Layout
 from inc_mp_plugin.targets.rules import modules_of
 from inc_mp_plugin.targets.target import Target
 
-_FP8 = {known.name: known.inc_name for known in FORMATS.values() if known.inc_name}
+_FP8 = {fp8.name: fp8.inc_name for fp8 in FORMATS.values() if fp8.inc_name}
 
 
 def to_inc_config(
@@ -75,29 +76,29 @@ def config_of(
     lowered = {op: format_name for op, format_name in formats.items() if format_name != base}
     if consumer is CPU_BF16:
         return mixed_precision_config(base, lowered, None if captured is None else captured.modules)
-    low = sorted(set(lowered.values()))
-    if len(low) > 1 or any(format_name not in _FP8 for format_name in low):
+    lower = sorted(set(lowered.values()))
+    if len(lower) > 1 or any(format_name not in _FP8 for format_name in lower):
         message = (
-            f"the plan mixes {', '.join([base, *low])}; INC runs one FP8 format per model beside "
+            f"the plan mixes {', '.join([base, *lower])}; INC runs one FP8 format per model beside "
             f"the base format ({', '.join(_FP8)}): solve with a single FP8 format"
         )
         raise InputError(message)
-    served = serving or Serving()
-    layout = consumer.lay_out(captured or Captured(tuple(formats), {}), served)
-    wanted = modules_of(layout, lowered, list(formats), serving=served, target=consumer.name)
+    serving = serving or Serving()
+    layout = consumer.lay_out(captured or Captured(tuple(formats), {}), serving)
+    planned = modules_of(layout, lowered, list(formats), serving=serving, target=consumer.name)
     config: dict[str, Any] = {
         "mode": "QUANTIZE",
         "observer": "maxabs",
-        "fp8_config": _FP8[low[0]] if low else "E4M3",
+        "fp8_config": _FP8[lower[0]] if lower else "E4M3",
         # The scripts of both consumers run the model in BF16, whatever it was calibrated in.
         "hp_dtype": "bf16" if consumer in (OPTIMUM_HABANA, VLLM_GAUDI) else converted_format(base),
-        **_lists(consumer, layout, wanted),
-        "dump_stats_path": f"./hqt_output/{_folder(consumer, served)}/measure",
+        **_lists(planned),
+        "dump_stats_path": f"./hqt_output/{_folder(consumer, serving)}/measure",
         "scale_method": check_scale_method(consumer, scale_method),
         **consumer.settings,
     }
     if captured is not None:
-        _check_selection(config, consumer, layout, wanted)
+        _check_selection(config, consumer, layout, planned)
     return config
 
 
@@ -121,20 +122,20 @@ def _folder(consumer: Target, serving: Serving) -> str:
     return f"{consumer.name}-{serving.attention}" if consumer is OPTIMUM_HABANA else consumer.name
 
 
-def _lists(consumer: Target, layout: Layout, wanted: set[str]) -> dict[str, Any]:
+def _lists(planned: set[str]) -> dict[str, Any]:
     nothing: dict[str, list[str]] = {"types": [], "names": []}
-    if not wanted:  # an empty allow list would mean everything
+    if not planned:  # an empty allow list would mean everything
         return {"allowlist": nothing, "blocklist": {"types": [], "names": [".*"]}}
-    return {"allowlist": {"types": [], "names": compress(wanted)}, "blocklist": nothing}
+    return {"allowlist": {"types": [], "names": compress(planned)}, "blocklist": nothing}
 
 
-def _check_selection(config: dict[str, Any], consumer: Target, layout: Layout, wanted: set[str]) -> None:
+def _check_selection(config: dict[str, Any], consumer: Target, layout: Layout, planned: set[str]) -> None:
     """Let INC's own code select from every tree that the consumer may have.
 
-    A wanted module must be one that INC knows in one of the trees; in the others it has another name.
+    INC must know each planned module in one of the trees; in the others the module has another name.
     """
-    able = [set(quantizable(tree, consumer.device)) for tree in layout.trees]
-    nowhere = wanted.difference(*able)
-    for tree, known in zip(layout.trees, able, strict=True):
+    candidates = [set(quantizable(tree, consumer.device)) for tree in layout.trees]
+    missing = planned.difference(*candidates)
+    for tree, names in zip(layout.trees, candidates, strict=True):
         picked = set(selected(tree, config, consumer.device))
-        compare_selection(wanted & known | nowhere, picked, tree, consumer.name)
+        compare_selection(planned & names | missing, picked, tree, consumer.name)

@@ -77,9 +77,9 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     half = {plan.formats[op] for op in plan.quantized} <= set(CPU_BF16.formats)
     target = CPU_BF16 if half else CPU_QDQ
     config = config_of(plan.base, plan.formats, target, Captured(tuple(plan.formats), modules))
-    given = iter(batches)
-    first = list(islice(given, 1))
-    converted = lower_precision(model, config) if half else quantize(model, config, chain(first, given))
+    rest = iter(batches)
+    first = list(islice(rest, 1))
+    converted = lower_precision(model, config) if half else quantize(model, config, chain(first, rest))
     for batch in first:
         check_outputs(converted, plan.quantized, partial(call, batch=batch))
     return converted
@@ -96,18 +96,14 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
     Raises:
         InputError: no batch was given; the model then has its own modules again.
     """
-    from neural_compressor.torch.quantization import FP8Config, convert, prepare
+    from neural_compressor.torch.quantization import convert, prepare
 
     with enabled_on_cpu(), tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
         settings = {**config, "dump_stats_path": f"{folder}/measure"}
-        paths = {}
-        for mode in ("MEASURE", "QUANTIZE"):
-            paths[mode] = Path(folder, f"{mode.lower()}.json")
-            paths[mode].write_text(json.dumps({**settings, "mode": mode}))
         forget_models()
         attributes = attributes_of(model)
         try:
-            prepare(model, FP8Config.from_json_file(str(paths["MEASURE"])))
+            prepare(model, fp8_config(settings, "MEASURE", folder))
             try:
                 _calibrate(model, batches)
             except BaseException:
@@ -115,11 +111,26 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
                 take_attributes_back(model, attributes)
                 raise
             forget_quantizer(model)
-            model.quant_config = FP8Config.from_json_file(str(paths["QUANTIZE"]))
+            model.quant_config = fp8_config(settings, "QUANTIZE", folder)
             converted: nn.Module = convert(model)
         finally:
             forget_models()
     return converted
+
+
+def fp8_config(config: Mapping[str, Any], mode: str, folder: str) -> Any:
+    """Make INC's configuration object of a mode, which INC reads from a file.
+
+    Args:
+        config: keys of INC's JSON.
+        mode: "MEASURE" or "QUANTIZE".
+        folder: of the file.
+    """
+    from neural_compressor.torch.quantization import FP8Config
+
+    path = Path(folder, f"{mode.lower()}.json")
+    path.write_text(json.dumps({**config, "mode": mode}))
+    return FP8Config.from_json_file(str(path))
 
 
 def _calibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
@@ -158,5 +169,5 @@ def switchable(
             if parameter.dtype == torch.float16:  # as INC does with all that it leaves in the base format
                 parameter.data = parameter.data.bfloat16()
     converted = {name: model.get_submodule(name) for name in base}
-    low = {name: m for name, m in converted.items() if is_patched(m)}
-    return Switch(model, base, {format_name: low})
+    patched = {name: m for name, m in converted.items() if is_patched(m)}
+    return Switch(model, base, {format_name: patched})

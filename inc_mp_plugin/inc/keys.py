@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from inc_mp_plugin.core.literals import Strategy
 from inc_mp_plugin.inc.backend import keys_of
 
-NAME = "ip_mse"
+NAME: Strategy = "ip_mse"
 
 # Keys that INC reads from its JSON although FP8Config has no argument of that name.
 _OTHER_INC_KEYS = {

@@ -11,7 +11,7 @@ from inc_mp_plugin.scales.dtypes import dtype_of
 _PRODUCTS = ("matmul_qk", "matmul_av")
 
 
-def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
+def with_modules_of(folder: str, keywords: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments for INC's loading, with an empty model where INC would build the wrong modules.
 
     INC builds a stock model from the saved configuration. If attention products or experts were modules
@@ -20,12 +20,12 @@ def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         folder: what INC's `save` wrote, or the name of a model on a hub, which is left to INC.
-        given: INC's own keyword arguments.
+        keywords: of INC's own `load`.
     """
     saved = _saved_modules(Path(folder))
     products = any(name.rpartition(".")[2] in _PRODUCTS for name in saved)
-    if given.get("original_model") is not None or not (products or _has_experts(saved)):
-        return given
+    if keywords.get("original_model") is not None or not (products or _has_experts(saved)):
+        return keywords
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -39,7 +39,7 @@ def with_modules_of(folder: str, given: dict[str, Any]) -> dict[str, Any]:
     expose_experts(model)
     if products:
         expose_bgemms(model)
-    return {**given, "original_model": model}
+    return {**keywords, "original_model": model}
 
 
 def _saved_modules(folder: Path) -> set[str]:

@@ -34,16 +34,16 @@ def mixed_precision_config(
         InputError: a base format or a lower one that INC's mixed precision has not.
         SelectionError: INC would run other modules in the lower formats.
     """
-    low = sorted(set(formats.values()))
-    if base != BASE or not set(low) <= set(CPU_BF16.formats):
+    lower = sorted(set(formats.values()))
+    if base != BASE or not set(lower) <= set(CPU_BF16.formats):
         message = (
-            f"the plan mixes {', '.join([base, *low])}; target {CPU_BF16.name} runs "
+            f"the plan mixes {', '.join([base, *lower])}; target {CPU_BF16.name} runs "
             f"{' and '.join(CPU_BF16.formats)} beside {BASE}"
         )
         raise InputError(message)
     local = {
         pattern: {"dtype": format_name}
-        for format_name in low
+        for format_name in lower
         for pattern in compress([op for op in formats if formats[op] == format_name])
     }
     config: dict[str, Any] = {"mixed_precision": {"global": {"dtype": BASE}, "local": local}}
@@ -64,10 +64,10 @@ def lower_precision(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     """
     from neural_compressor.torch.quantization import convert
 
-    given = dict(model.named_modules())
+    before = dict(model.named_modules())
     convert(model, dict(config))
     for name, wrapper in list(model.named_modules()):
-        if name in given and is_half_precision(wrapper):
+        if name in before and is_half_precision(wrapper):
             _cast_once(wrapper)
     return model
 
@@ -89,20 +89,20 @@ def half_precision_switch(model: nn.Module, formats: Mapping[str, str]) -> Switc
         for op, module in base.items():
             put_module(model, op, module)
         take_attributes_back(model, attributes)
-    low: dict[str, dict[str, nn.Module]] = {}
+    lower: dict[str, dict[str, nn.Module]] = {}
     for op, format_name in formats.items():
-        low.setdefault(format_name, {})[op] = wrappers[op]
-    return Switch(model, base, low)
+        lower.setdefault(format_name, {})[op] = wrappers[op]
+    return Switch(model, base, lower)
 
 
 def _cast_once(wrapper: Any) -> None:
     """Give a wrapper a module of its own in the lower format; the wrapped one may be in use elsewhere."""
     module = twin(wrapper.module)
-    own, shown = parameters_of(module), parameters_of(wrapper)
+    own, outer = parameters_of(module), parameters_of(wrapper)
     for name, parameter in own.items():
         if parameter is not None:
             lowered = nn.Parameter(parameter.detach().to(wrapper.dtype), requires_grad=False)
-            own[name] = shown[name] = lowered
+            own[name] = outer[name] = lowered
     wrapper.module = module
 
 
@@ -111,9 +111,7 @@ def _selected(config: Mapping[str, Any], modules: Mapping[str, str]) -> list[str
     from neural_compressor.torch.quantization import MixedPrecisionConfig
 
     parsed = MixedPrecisionConfig.from_dict(config["mixed_precision"])
-    supported = {kind.__name__ for kind in MixedPrecisionConfig.supported_half_precision_ops} | {
-        "FalconLinear"
-    }
+    supported = {"FalconLinear", *(k.__name__ for k in MixedPrecisionConfig.supported_half_precision_ops)}
     candidates = [(name, kind) for name, kind in modules.items() if kind in supported]
     mapping = parsed.to_config_mapping(model_info=candidates)
-    return [name for (name, _), one in mapping.items() if one.dtype in CPU_BF16.formats]
+    return [name for (name, _), settings in mapping.items() if settings.dtype in CPU_BF16.formats]

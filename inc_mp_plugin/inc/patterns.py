@@ -25,15 +25,15 @@ def compress(names: Iterable[str]) -> list[str]:
     """
     plain, inner = [], defaultdict[tuple[str, ...], set[int]](set)
     for name in set(names):
-        found = [match.span() for match in _INDEX.finditer(name)]
-        if not found:
+        spans = [match.span() for match in _INDEX.finditer(name)]
+        if not spans:
             plain.append(f"^{re.escape(name)}$")
             continue
-        (first, first_end), (last, last_end) = found[0], found[-1]
+        (first, first_end), (last, last_end) = spans[0], spans[-1]
         parts = (name[:first], name[first:first_end], name[first_end:last], name[last_end:])
-        if len(found) == 1:
+        if len(spans) == 1:
             parts = (name[:first], name[first:first_end], name[first_end:], "")
-        inner[parts].add(int(name[last:last_end]) if len(found) > 1 else -1)
+        inner[parts].add(int(name[last:last_end]) if len(spans) > 1 else -1)
     outer = defaultdict[tuple[str, str, str, tuple[int, ...]], set[int]](set)
     for (before, index, middle, after), indices in inner.items():
         outer[before, middle, after, tuple(sorted(indices))].add(int(index))
@@ -46,8 +46,8 @@ def compress(names: Iterable[str]) -> list[str]:
 
 def _any(indices: Iterable[int]) -> str:
     """Return a pattern for one of these numbers; "" for -1 alone, which stands for no index."""
-    listed = sorted(indices)
-    return "" if listed == [-1] else f"(?:{'|'.join(map(str, listed))})"
+    numbers = sorted(indices)
+    return "" if numbers == [-1] else f"(?:{'|'.join(map(str, numbers))})"
 
 
 def summarize(names: Iterable[str]) -> list[str]:
@@ -58,7 +58,7 @@ def summarize(names: Iterable[str]) -> list[str]:
         ['layers.{0-2,5}.mlp', 'lm_head']
     """
     plain = (re.sub(r"\\(.)", r"\1", pattern[1:-1]) for pattern in compress(names))
-    return sorted(re.sub(r"\(\?:([0-9|]+)\)", lambda found: _ranges(found[1].split("|")), n) for n in plain)
+    return sorted(re.sub(r"\(\?:([0-9|]+)\)", lambda match: _ranges(match[1].split("|")), n) for n in plain)
 
 
 def _ranges(indices: Iterable[str]) -> str:
@@ -68,5 +68,5 @@ def _ranges(indices: Iterable[str]) -> str:
             runs[-1].append(index)
         else:
             runs.append([index])
-    shown = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    return shown if len(runs) == len(runs[0]) == 1 else f"{{{shown}}}"
+    text = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return text if len(runs) == len(runs[0]) == 1 else f"{{{text}}}"

@@ -46,15 +46,15 @@ def perturbed(switch: Switch, seed: int, spread: float = 0.1) -> Iterator[None]:
     if not 0 <= spread < SPREAD_BELOW:
         message = f"spread {spread}: give at least 0 and less than {SPREAD_BELOW}"
         raise InputError(message)
-    given: list[tuple[nn.Module, str, Any]] = []
+    originals: list[tuple[nn.Module, str, Any]] = []
 
     def put(module: nn.Module, name: str, value: Any) -> None:
-        given.append((module, name, getattr(module, name)))
+        originals.append((module, name, getattr(module, name)))
         setattr(module, name, value)
 
     try:
-        for op, base, low in switch.pairs():
-            quantizers = _quantizers(op, low)
+        for op, base, patched in switch.pairs():
+            quantizers = _quantizers(op, patched)
             generator = _generator(seed, op)
             for together in quantizers:
                 factor = _factor(together[0].scale, spread, generator)
@@ -62,34 +62,34 @@ def perturbed(switch: Switch, seed: int, spread: float = 0.1) -> Iterator[None]:
                     put(quantizer, "scale", _times(quantizer.scale, factor))
                     if hasattr(quantizer, "scale_inv"):
                         put(quantizer, "scale_inv", _times(quantizer.scale_inv, 1 / factor))
-            if "weight" in parameters_of(low):
-                put(low, "weight", _quantized_weight(base, low))
+            if "weight" in parameters_of(patched):
+                put(patched, "weight", _quantized_weight(base, patched))
         yield
     finally:
-        for module, name, value in reversed(given):
+        for module, name, value in reversed(originals):
             setattr(module, name, value)
 
 
-def _quantizers(op: str, low: Any) -> list[tuple[Any, ...]]:
+def _quantizers(op: str, patched: Any) -> list[tuple[Any, ...]]:
     """Group INC's quantizers of a module by the scale that they share: one per input, two per weight.
 
     Raises:
         InputError: the module has no emulated FP8 scales.
     """
-    extra = quantizers_of(low)
-    if extra is None or not low.use_qdq:
+    extra = quantizers_of(patched)
+    if extra is None or not patched.use_qdq:
         message = (
-            f"{op!r} runs in a {type(low).__name__}, which has no scales to perturb; "
+            f"{op!r} runs in a {type(patched).__name__}, which has no scales to perturb; "
             "use an FP8 format on a CPU, where INC emulates it"
         )
         raise InputError(message)
     return [(quantizer,) for quantizer in extra.inputs] + [tuple(pair) for pair in extra.params.values()]
 
 
-def _quantized_weight(base: nn.Module, low: Any) -> nn.Parameter:
-    """Quantize the base module's weight through INC with the scale that `low` has now, as `low` keeps it."""
-    weight = quantized_weight(twin(base), low)
-    return nn.Parameter(weight, requires_grad=low.weight.requires_grad)
+def _quantized_weight(base: nn.Module, patched: Any) -> nn.Parameter:
+    """Quantize the base module's weight through INC with the scale that its patched module has now."""
+    weight = quantized_weight(twin(base), patched)
+    return nn.Parameter(weight, requires_grad=patched.weight.requires_grad)
 
 
 def _generator(seed: int, op: str) -> torch.Generator:

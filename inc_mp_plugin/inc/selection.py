@@ -1,4 +1,4 @@
-"""What INC will select: its own selection code, run against any device's table on any machine."""
+"""The selection of modules by INC: its own code, with any device's table, on any machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from inc_mp_plugin.core.errors import InputError, SelectionError
+from inc_mp_plugin.core.errors import InputError, SelectionError, few
 from inc_mp_plugin.inc.backend import device_table, picked_by_inc
 
 Lists = dict[str, dict[str, list[str]]]
@@ -37,11 +37,11 @@ def quantizable(modules: Mapping[str, str], device: str) -> list[str]:
     return [name for name, kind in modules.items() if kind in table]
 
 
-def compare_selection(wanted: set[str], picked: set[str], tree: Mapping[str, str], target: str) -> None:
+def compare_selection(planned: set[str], picked: set[str], tree: Mapping[str, str], target: str) -> None:
     """Refuse a file with which INC would not do exactly what was planned.
 
     Args:
-        wanted: names of the modules that are planned.
+        planned: names of the modules of the plan.
         picked: names of the modules that INC would quantize.
         tree: the consumer's modules, {name: class}.
         target: name of the consumer, for the message.
@@ -49,21 +49,16 @@ def compare_selection(wanted: set[str], picked: set[str], tree: Mapping[str, str
     Raises:
         SelectionError: what it would leave out, and what it would add.
     """
-    missing, extra = sorted(wanted - picked), sorted(picked - wanted)
+    missing, extra = sorted(planned - picked), sorted(picked - planned)
     parts = []
     if missing:
         kinds = sorted({tree.get(name, "not in the model") for name in missing})
-        parts.append(f"INC would not quantize {_few(missing)} (class {', '.join(kinds)})")
+        parts.append(f"INC would not quantize {few(missing)} (class {', '.join(kinds)})")
     if extra:
-        parts.append(f"INC would also quantize {_few(extra)}")
+        parts.append(f"INC would also quantize {few(extra)}")
     if parts:
         message = f"no {target} file was made: {'; '.join(parts)}"
         raise SelectionError(message)
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def pattern_lists(config: Mapping[str, Any]) -> Lists:

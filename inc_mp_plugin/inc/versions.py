@@ -1,4 +1,4 @@
-"""What differs between the versions of INC, 3.5 to 3.10; everything else is one code path."""
+"""Differences between the versions of INC, 3.5 to 3.10; everything else is one code path."""
 
 from __future__ import annotations
 

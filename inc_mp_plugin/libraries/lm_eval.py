@@ -1,4 +1,4 @@
-"""What of lm-evaluation-harness is private, or nowhere promised; last checked with lm-eval 0.4.13."""
+"""Private and undocumented parts of lm-evaluation-harness; last checked with lm-eval 0.4.13."""
 
 from __future__ import annotations
 

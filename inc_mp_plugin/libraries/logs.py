@@ -1,4 +1,4 @@
-"""How libraries are told to be quiet; last checked with the versions of each that stand beside it."""
+"""Loggers and environment variables that silence libraries; last checked with the versions beside each."""
 
 # Loggers, with what they say that a user of the command line has no use for.
 LOGGERS = (

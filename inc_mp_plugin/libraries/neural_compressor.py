@@ -1,4 +1,4 @@
-"""What differs between versions of INC, where nothing else of it is needed; last checked with INC 3.10."""
+"""Differences between versions of INC, where nothing else of INC is needed; last checked with INC 3.10."""
 
 from __future__ import annotations
 

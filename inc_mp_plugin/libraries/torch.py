@@ -1,4 +1,4 @@
-"""What of torch is private, or has changed between its versions; last checked with torch 2.13."""
+"""Private parts of torch, and parts that have changed between its versions; last checked with torch 2.13."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def remove_pre_hook(module: nn.Module, number: int) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold a model in evaluation mode inside a `with`; every module then gets its own mode back."""
+    """Hold a model in evaluation mode inside a `with`; every module then gets its own mode back. 2.13."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

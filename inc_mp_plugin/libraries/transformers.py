@@ -1,4 +1,4 @@
-"""What of transformers is private, or has changed between versions; last checked with 5.24, 5.23 and 4.55."""
+"""Private parts of transformers, and parts that have changed; last checked with 5.24, 5.23 and 4.55."""
 
 from __future__ import annotations
 
@@ -213,8 +213,8 @@ def holds_states(value: Any) -> bool:
     tensors = list(_tensors_in(value, _DEEP))
     if is_cache(value):
         try:
-            told = int(value.get_seq_length()) > 0
-            return told and (not tensors or any(bool(tensor.any()) for tensor in tensors))
+            has_length = int(value.get_seq_length()) > 0
+            return has_length and (not tensors or any(bool(tensor.any()) for tensor in tensors))
         except (ValueError, TypeError, IndexError, AttributeError, NotImplementedError):
             pass  # it has no layer with a length
     return any(map(is_filled, tensors))

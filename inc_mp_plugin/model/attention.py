@@ -99,14 +99,14 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     that attention with sinks or position biases is left alone.
     """
     same: dict[type, bool] = {}
-    found = {}
+    modules = {}
     for name, module in model.named_modules():
         kind = type(module)
         if kind not in same:
             same[kind] = asks_for_attention(kind) and _eager_is_same(module)
         if same[kind]:
-            found[name] = module
-    return found
+            modules[name] = module
+    return modules
 
 
 @contextmanager

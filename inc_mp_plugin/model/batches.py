@@ -29,14 +29,8 @@ def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str
 
     A cache is of no use where every sample is run once, and would keep all keys in memory.
     """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(batch, dict):
-        kwargs = dict(batch)
-    elif isinstance(batch, (tuple, list)):
-        args = tuple(batch)
-    else:
-        args = (batch,)
+    kwargs = dict(batch) if isinstance(batch, dict) else {}
+    args = tuple(batch) if isinstance(batch, (tuple, list)) else () if isinstance(batch, dict) else (batch,)
     if "use_cache" in inspect.signature(model.forward).parameters:
         kwargs.setdefault("use_cache", False)
     return args, kwargs

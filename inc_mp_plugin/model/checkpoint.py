@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.errors import InputError, few
 from inc_mp_plugin.libraries.transformers import mismatched_weights
 from inc_mp_plugin.runtime.progress import warn
 
@@ -32,33 +32,33 @@ def check_whole(model: nn.Module, info: Mapping[str, Any], name_or_path: str, qu
     start = f"the model {name_or_path!r} cannot be used"
     sizes = sorted(mismatched_weights(info))
     if sizes:
-        asked = model.get_parameter(sizes[0]).shape
+        shape = model.get_parameter(sizes[0]).shape
         message = (
             f"{start}: {len(sizes)} weights have other sizes than its config.json asks for, such as "
-            f"{sizes[0]}, which should be {' x '.join(map(str, asked))}; one of both is of another model"
+            f"{sizes[0]}, which should be {' x '.join(map(str, shape))}; one of both is of another model"
         )
         raise InputError(message)
     unexpected = sorted(info["unexpected_keys"])
     missing = _missing(model, info["missing_keys"])
     if missing:
         message = (
-            f"{start}: its files hold no {_few(missing)}, which would be random numbers; "
+            f"{start}: its files hold no {few(missing)}, which would be random numbers; "
             "its config.json or its weights are of another model, or incomplete"
         )
         if unexpected:
-            message += f"; what they hold and it has no place for: {_few(unexpected)}"
+            message += f"; its files hold, and it has no place for: {few(unexpected)}"
         raise InputError(message)
     _check_formats(model, name_or_path, quantization, unexpected)
     if unexpected:
-        warn(f"{name_or_path}: its files hold weights that the model has no place for: {_few(unexpected)}")
+        warn(f"{name_or_path}: its files hold weights that the model has no place for: {few(unexpected)}")
 
 
 def _missing(model: nn.Module, keys: Collection[str]) -> list[str]:
     """List the keys whose tensor no other key gives: a tied head is its embedding."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    given = {id(parameter) for key, parameter in parameters.items() if key not in keys}
-    left = {id(p): key for key, p in reversed(parameters.items()) if key in keys and id(p) not in given}
-    return sorted({*left.values(), *(key for key in keys if key not in parameters)})
+    loaded = {id(parameter) for key, parameter in parameters.items() if key not in keys}
+    missing = {id(p): key for key, p in reversed(parameters.items()) if key in keys and id(p) not in loaded}
+    return sorted({*missing.values(), *(key for key in keys if key not in parameters)})
 
 
 def _check_formats(
@@ -66,10 +66,11 @@ def _check_formats(
 ) -> None:
     if quantization is not None:
         passed_over = not hasattr(model, "hf_quantizer") and hasattr(model.config, "quantization_config")
-        made = "the weights as they are stored" if passed_over else "what transformers made of them"
+        reference = "the weights as they are stored" if passed_over else "what transformers made of them"
         warn(
             f"{name_or_path}: its config.json says that it is quantized already ({_method(quantization)}); "
-            f"losses are measured against {made}. A checkpoint in BF16, if there is one, gives a better plan"
+            f"losses are measured against {reference}. A checkpoint in BF16, if there is one, gives a better "
+            "plan"
         )
         return
     stored = _stored_formats(model, name_or_path)
@@ -79,13 +80,13 @@ def _check_formats(
     if codes or (fp8 and scaled):
         message = (
             f"the model {name_or_path!r} cannot be used: weights are stored as {stored[(codes or fp8)[0]]} "
-            f"({_few(codes or fp8)}), and its config.json has no quantization_config that says what they "
+            f"({few(codes or fp8)}), and its config.json has no quantization_config that says what they "
             "stand for; give a checkpoint in FP32, BF16 or FP16"
         )
         raise InputError(message)
     if fp8:
         warn(
-            f"{name_or_path}: its weights are FP8 already ({_few(fp8)}); losses are measured against them, "
+            f"{name_or_path}: its weights are FP8 already ({few(fp8)}); losses are measured against them, "
             "as they are. A checkpoint in BF16, if there is one, gives a better plan"
         )
 
@@ -114,9 +115,3 @@ def _folder(name_or_path: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name_or_path, local_files_only=True))
-
-
-def _few(keys: Collection[str]) -> str:
-    some = list(keys)
-    more = f" and {len(some) - 3} more" if len(some) > 3 else ""
-    return f"{', '.join(some[:3])}{more}"

@@ -57,11 +57,11 @@ def kernels_through_modules(model: nn.Module) -> Iterator[None]:
 
     def owner(weight: Tensor) -> nn.Linear | None:
         whole = viewed(weight)
-        found = owners.get(id(whole))
-        if found is None or found.weight is not whole:  # weights may be replaced between two calls
+        linear = owners.get(id(whole))
+        if linear is None or linear.weight is not whole:  # weights may be replaced between two calls
             owners.update({id(m.weight): m for m in model.modules() if isinstance(m, nn.Linear)})
-            found = owners.get(id(whole))
-        return found if found is not None and found.bias is None else None
+            linear = owners.get(id(whole))
+        return linear if linear is not None and linear.bias is None else None
 
     def run(call: Arguments) -> Tensor | None:
         lists = [[owner(weight) for weight in call[name]] for name in ("w1", "w2", "w3")]
@@ -76,8 +76,8 @@ def kernels_through_modules(model: nn.Module) -> Iterator[None]:
             return output
 
         here = range(first, call["experts_max"] + 1)
-        tokens, chosen, weights = (call[name] for name in _ARGUMENTS[:3])
-        return routed(tokens, chosen, weights, here, run=run_expert)
+        tokens, numbers, weights = (call[name] for name in _ARGUMENTS[:3])
+        return routed(tokens, numbers, weights, here, run=run_expert)
 
     with kernel_calls(run):
         yield

@@ -45,7 +45,7 @@ class Expert(nn.Module):
 
 def routed(
     hidden: Tensor,
-    chosen: Tensor,
+    numbers: Tensor,
     weights: Tensor,
     experts: Container[int],
     *,
@@ -55,15 +55,15 @@ def routed(
 
     Args:
         hidden: tokens, shape (tokens, hidden).
-        chosen: numbers of each token's experts, shape (tokens, experts per token).
+        numbers: of each token's experts, shape (tokens, experts per token).
         weights: of their outputs, same shape.
         experts: numbers of those that are here; what is sent to others is left out.
         run: from an expert's number and its tokens, shape (rows, hidden), to their outputs.
     """
     output = torch.zeros_like(hidden)
-    for number in torch.unique(chosen).tolist():
+    for number in torch.unique(numbers).tolist():
         if number in experts:
-            token, place = torch.where(chosen == number)
+            token, place = torch.where(numbers == number)
             rows = run(number, hidden[token]) * weights[token, place, None]
             output.index_add_(0, token, rows.to(output.dtype))
     return output
@@ -77,14 +77,14 @@ def fused_experts(model: nn.Module) -> dict[str, str]:
     biases, transposed weights and interleaved gates are left alone.
     """
     reasons: dict[type, str] = {}
-    found = {}
+    layers = {}
     for name, module in model.named_modules():
         kind = type(module)
         if asks_for_experts(kind) and not is_exposed(module):
             if kind not in reasons:
                 reasons[kind] = _why_not(module)
-            found[name] = reasons[kind]
-    return found
+            layers[name] = reasons[kind]
+    return layers
 
 
 def is_exposed(module: nn.Module) -> bool:
@@ -147,8 +147,8 @@ def expose_experts(model: nn.Module) -> tuple[str, ...]:
     Returns:
         Names of the modules whose experts were exposed; none if they were there already for good.
     """
-    shown = {name: m for name, m in model.named_modules() if is_exposed(m) and _STACKS[0] in parameters_of(m)}
-    modules = {**shown, **_to_expose(model)}
+    views = {name: m for name, m in model.named_modules() if is_exposed(m) and _STACKS[0] in parameters_of(m)}
+    modules = {**views, **_to_expose(model)}
     for module in modules.values():
         experts = experts_of(module)
         for expert in experts.values():
@@ -181,14 +181,8 @@ def _run_exposed(
 ) -> Tensor:
     """Run a module with exposed experts: its forward becomes this function."""
     experts: Mapping[str, Any] = children_of(self)
-    numbers = range(len(experts_of(self)))
-    return routed(
-        hidden_states,
-        top_k_index,
-        top_k_weights,
-        numbers,
-        run=lambda number, rows: experts[str(number)](rows),
-    )
+    here = range(len(experts_of(self)))
+    return routed(hidden_states, top_k_index, top_k_weights, here, run=lambda n, rows: experts[str(n)](rows))
 
 
 def _linear(weight: Tensor) -> nn.Linear:
@@ -218,12 +212,12 @@ def _eager_is_same(module: nn.Module) -> bool:
     shapes = zip(_STACKS, [(2, 8, 6), (2, 6, 4)], strict=True)
     give_parameters(probe, {n: nn.Parameter(torch.randn(s, generator=generator)) for n, s in shapes})
     hidden = torch.randn(3, 6, generator=generator)
-    chosen = torch.tensor([[0, 1], [1, 0], [0, 1]])
+    numbers = torch.tensor([[0, 1], [1, 0], [0, 1]])
     weights = torch.rand(3, 2, generator=generator)
     experts = experts_of(probe)
     try:
-        ours = routed(hidden, chosen, weights, (0, 1), run=lambda number, rows: experts[str(number)](rows))
-        theirs = inspect.unwrap(type(module).forward)(probe, hidden, chosen, weights)
+        ours = routed(hidden, numbers, weights, (0, 1), run=lambda n, rows: experts[str(n)](rows))
+        theirs = inspect.unwrap(type(module).forward)(probe, hidden, numbers, weights)
     except (RuntimeError, TypeError, AttributeError, IndexError):
         return False
     return torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -31,9 +31,8 @@ def check_outputs(model: nn.Module, ops: Collection[str], run: Callable[[nn.Modu
         message = (
             f"op {guilty!r} makes NaN or infinity of finite inputs in the converted model, which is of no "
             "use: its weight or its input in calibration may be zeros, or a value is out of the format's "
-            "range; "
-            "leave the op in the base format, or load the model anew and plan with the batches that it is "
-            "converted with"
+            "range; leave the op in the base format, or load the model anew and plan with the batches that "
+            "it is converted with"
         )
         raise NonFiniteError(message)
 
@@ -51,15 +50,15 @@ def first_guilty(model: nn.Module, ops: Collection[str], run: Callable[[nn.Modul
     """
     import torch
 
-    seen: list[str] = []
+    guilty: list[str] = []
 
     def look(name: str, inputs: bool, outputs: bool) -> None:
         if inputs and not outputs:
-            seen.append(name)
+            guilty.append(name)
 
     with torch.no_grad(), watched(model, ops, look):
         run(model)
-    return next(iter(seen), None)
+    return next(iter(guilty), None)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def float8_switch(model: nn.Module, ops: Sequence[str], batches: Iterable[Batch]
     """
     base = {op: model.get_submodule(op) for op in ops}
     largest = _largest_inputs(model, base, batches)
-    low: dict[str, nn.Module] = {}
+    lower: dict[str, nn.Module] = {}
     for op, module in base.items():
         if not isinstance(module, nn.Linear):
             message = f"{op!r} is a {type(module).__name__}; only linear layers have FP8 products on CUDA"
@@ -86,8 +86,8 @@ def float8_switch(model: nn.Module, ops: Sequence[str], batches: Iterable[Batch]
         if op not in largest:
             message = f"no calibration batch ran {op!r}, so it has no scale"
             raise InputError(message)
-        low[op] = Float8Linear(module, largest[op])
-    return Switch(model, base, {CUDA_FP8: low})
+        lower[op] = Float8Linear(module, largest[op])
+    return Switch(model, base, {CUDA_FP8: lower})
 
 
 def _largest_inputs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -29,30 +29,17 @@ def watching(
     try:
         for name, module in modules.items():
             if before is not None:
-                handles.append(module.register_forward_pre_hook(_Before(name, before), with_kwargs=True))
+                hook = partial(_call, before, name)
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
             if after is not None:
-                handles.append(module.register_forward_hook(_After(name, after), with_kwargs=True))
+                hook = partial(_call, after, name)
+                handles.append(module.register_forward_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-@dataclass(frozen=True)
-class _Before:
-    name: str
-    function: Before
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        del module
-        return self.function(self.name, args, kwargs)
-
-
-@dataclass(frozen=True)
-class _After:
-    name: str
-    function: After
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        del module
-        return self.function(self.name, args, kwargs, output)
+def _call(function: Callable[..., Any], name: str, module: nn.Module, *values: Any) -> Any:
+    del module
+    return function(name, *values)

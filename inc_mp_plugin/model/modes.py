@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.errors import InputError, few
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.optimum_habana import is_of_optimum_habana
 from inc_mp_plugin.libraries.torch import evaluating
 from inc_mp_plugin.model.attention import exposed_bgemms
@@ -18,7 +18,6 @@ from inc_mp_plugin.model.experts import exposed_experts
 from inc_mp_plugin.runtime.progress import warn
 
 _RANDOM = ("drop", "jitter")  # in the names of settings that make training mode random
-_SHOWN = 3
 
 
 @contextmanager
@@ -59,9 +58,8 @@ def say_unreached(graph: Graph, reached: Collection[str]) -> None:
     """Name the ops that no sample reached, such as experts that no token was sent to."""
     missed = [op.name for op in graph.ops if op.name not in reached]
     if missed:
-        more = ", …" if len(missed) > _SHOWN else ""
         warn(
-            f"no sample reached {len(missed)} of {len(graph.ops)} ops ({', '.join(missed[:_SHOWN])}{more}): "
+            f"no sample reached {len(missed)} of {len(graph.ops)} ops ({few(missed)}): "
             "they stay in the base format; more samples may reach them"
         )
 

@@ -14,12 +14,12 @@ class Switch:
     """A model, and for some of its ops one module per lower format beside the one in the base format."""
 
     def __init__(
-        self, model: nn.Module, base: Mapping[str, nn.Module], low: Mapping[str, Mapping[str, nn.Module]]
+        self, model: nn.Module, base: Mapping[str, nn.Module], lower: Mapping[str, Mapping[str, nn.Module]]
     ) -> None:
-        """Take the modules of `base`, {op: module}, and of `low`, {format: {op: module}}."""
+        """Take the modules of `base`, {op: module}, and of `lower`, {format: {op: module}}."""
         self.model = model
-        self._base = {op: base[op] for modules in low.values() for op in modules}
-        self._low = low
+        self._base = {op: base[op] for modules in lower.values() for op in modules}
+        self._lower = lower
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -28,9 +28,9 @@ class Switch:
 
     def pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         """Yield every op with its module in the base format and each one in a lower format."""
-        for modules in self._low.values():
-            for op, low in modules.items():
-                yield op, self._base[op], low
+        for modules in self._lower.values():
+            for op, module in modules.items():
+                yield op, self._base[op], module
 
     def select(self, formats: Mapping[str, str]) -> None:
         """Run these ops in these formats, all others in the base format.
@@ -39,10 +39,10 @@ class Switch:
             InputError: an op has no module in its format.
         """
         for op, format_name in formats.items():
-            if op not in self._low.get(format_name, {}):
+            if op not in self._lower.get(format_name, {}):
                 message = (
                     f"{op!r} was not converted to {format_name}; calibration never ran it, or it cannot be"
                 )
                 raise InputError(message)
         for op, base in self._base.items():
-            put_module(self.model, op, self._low[formats[op]][op] if op in formats else base)
+            put_module(self.model, op, self._lower[formats[op]][op] if op in formats else base)

@@ -39,9 +39,9 @@ class _TokenLosses(torch.autograd.Function):
         log_sums = torch.empty(labels.shape, dtype=torch.float32, device=logits.device)
         picked = torch.empty_like(log_sums)
         for block in _blocks(logits):
-            x, chosen = logits[block].float(), _index(labels[block], ignored)
+            x, index = logits[block].float(), _index(labels[block], ignored)
             log_sums[block] = x.logsumexp(dim=-1)
-            picked[block] = x.gather(-1, chosen)[:, 0]
+            picked[block] = x.gather(-1, index)[:, 0]
         ctx.save_for_backward(logits, labels, log_sums)
         return (log_sums - picked).masked_fill_(labels == ignored, 0.0)
 
@@ -53,8 +53,8 @@ class _TokenLosses(torch.autograd.Function):
         gradient = torch.empty_like(logits)
         for block in _blocks(logits):
             part = (logits[block].float() - log_sums[block][:, None]).exp_()
-            chosen = _index(labels[block], ctx.ignored)
-            part.scatter_add_(-1, chosen, part.new_full(chosen.shape, -1.0))
+            index = _index(labels[block], ctx.ignored)
+            part.scatter_add_(-1, index, part.new_full(index.shape, -1.0))
             gradient[block] = part.mul_(outer[block][:, None])
         return gradient, None, None
 

@@ -1,4 +1,4 @@
-"""What a recipe names: its model, and samples for calibration and for measurement."""
+"""The model and the samples that a recipe names, for calibration and for measurement."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.model.data import load_batches
 from inc_mp_plugin.model.heldout import HeldOut
-from inc_mp_plugin.model.loading import (
-    empty_model,
-    file_fingerprint,
-    load_batches,
-    load_config,
-    load_model,
-    model_fingerprint,
-    random_model,
-)
+from inc_mp_plugin.model.loading import empty_model, load_config, load_model, model_fingerprint, random_model
 from inc_mp_plugin.model.subject import Subject, versions
 from inc_mp_plugin.model.texts import count_texts, read_texts
 from inc_mp_plugin.pipeline.next_command import refuse_model_in_memory
+from inc_mp_plugin.runtime.store import file_fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +29,7 @@ def subject_of(recipe: Recipe) -> Subject:
     """Name the model and the calibration data of a recipe; nothing is loaded yet.
 
     Raises:
-        InputError: they were in memory, or there is no such model or file.
+        InputError: the model was in memory, or there is no such model or file.
     """
     refuse_model_in_memory(recipe.model)
     model, data = recipe.model, recipe.calibration
@@ -87,9 +81,9 @@ def subject_without_weights(recipe: Recipe) -> Subject:
 
 
 def heldout_of(recipe: Recipe) -> HeldOut | None:
-    """Name the held-out samples of a recipe, None if it has no validation section; no file is read yet.
+    """Name the held-out samples of a recipe; return None without a validation section. No file is read yet.
 
-    Loading raises InputError if a text is a calibration sample, too.
+    Loading the samples raises InputError if one of them is a calibration sample, too.
     """
     section = recipe.validation
     if section is None:
@@ -106,10 +100,10 @@ def heldout_of(recipe: Recipe) -> HeldOut | None:
 
 
 def check_data(recipe: Recipe) -> None:
-    """Check that the files of a recipe hold the samples that it asks for.
+    """Check that the files of a recipe hold as many samples as the recipe asks for.
 
     Raises:
-        InputError: one does not.
+        InputError: a file is missing, or holds fewer.
     """
     read_texts(recipe.calibration.data, recipe.calibration.samples)
     if recipe.validation is not None:
@@ -120,34 +114,32 @@ def check_data(recipe: Recipe) -> None:
 
 def _check_against_calibration(recipe: Recipe, section: ValidationSection, skip: int) -> None:
     calibration = recipe.calibration
-    known = set(read_texts(calibration.data, calibration.samples).values())
+    texts = set(read_texts(calibration.data, calibration.samples).values())
+    fault = f"is a calibration sample of {calibration.data}; held-out samples must be others"
+    _refuse_texts(section, skip, texts, fault)
+
+
+def _refuse_texts(section: ValidationSection, skip: int, texts: set[str], fault: str) -> None:
+    """Refuse held-out samples that are among some texts; `fault` says what the texts are."""
     for number, text in read_texts(section.data, section.samples, skip).items():
-        if text in known:
-            message = (
-                f"{section.data}, line {number}: this text is a calibration sample of "
-                f"{calibration.data}; held-out samples must be others"
-            )
+        if text in texts:
+            message = f"{section.data}, line {number}: this text {fault}"
             raise InputError(message)
 
 
 def _check_two_parts(section: ValidationSection) -> None:
-    """Check that a closed loop and the report can have held-out samples of their own."""
+    """Check that the closed loop and the report each get held-out samples of their own."""
     samples, there = section.samples, count_texts(section.data)
     if there < 2 * samples:
         message = (
             f"{section.data} holds {there} samples; verify needs two times validation.samples, which is "
-            f"{samples}: the first are what the plan is reported on, the loop reads as many others; give "
-            f"more, or validation.samples={there // 2}"
+            f"{samples}: the plan is reported on the first half, and corrected on the second; give more "
+            f"samples, or validation.samples={there // 2}"
         )
         raise InputError(message)
-    known = set(read_texts(section.data, samples).values())
-    for number, text in read_texts(section.data, samples, samples).items():
-        if text in known:
-            message = (
-                f"{section.data}, line {number}: this text is among the first {samples}, too; what the "
-                "loop of verify reads and what the plan is reported on must be different samples"
-            )
-            raise InputError(message)
+    first = set(read_texts(section.data, samples).values())
+    fault = f"is among the first {samples}, too; verify corrects and reports the plan on different samples"
+    _refuse_texts(section, samples, first, fault)
 
 
 def _data_settings(name: str, section: CalibrationSection | ValidationSection) -> Json:

@@ -1,4 +1,4 @@
-"""Names of version 0.1.0 that are public for one more version, and what they are called now."""
+"""Names of version 0.1.0 that are public for one more version, and their translation into new ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from inc_mp_plugin.core.literals import NoiseModel, TimedDevice
 from inc_mp_plugin.gain.bench import TimingSettings
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class Clock:
     """The clock of measured time: now `mp.TimingSettings(device=..., every_group=...)`."""
 
-    device: str
+    device: TimedDevice
     settings: TimingSettings
     every_group: bool = False
 
@@ -25,21 +26,21 @@ class Clock:
 class Noise:
     """The price of rounding: now `noise="measured", scales=...` of `mp.tune`."""
 
-    model: str = "uniform"
+    model: NoiseModel = "uniform"
     scales: Scales | None = None
     formats: tuple[str, ...] = ()
 
 
 def timing_from(timing: TimingSettings | None, clock: Clock | None) -> TimingSettings | None:
-    """Translate a clock into settings, which win where both are given."""
+    """Translate a clock into settings; if both are given, the settings count."""
     if clock is None or timing is not None:
         return timing
     _warn("clock=mp.Clock(...)", "timing=mp.TimingSettings(device=..., every_group=...)")
     return replace(clock.settings, device=clock.device, every_group=clock.every_group)
 
 
-def noise_from(noise: str | Noise | None, scales: Scales | None) -> tuple[str, Scales | None]:
-    """Translate a noise into its name and the scales of measured noise."""
+def noise_from(noise: NoiseModel | Noise | None, scales: Scales | None) -> tuple[NoiseModel, Scales | None]:
+    """Translate a noise into the name of the model and the scales of measured noise."""
     if not isinstance(noise, Noise):
         return noise or "uniform", scales
     _warn("noise=mp.Noise(...)", 'noise="measured", scales=...')
@@ -47,5 +48,5 @@ def noise_from(noise: str | Noise | None, scales: Scales | None) -> tuple[str, S
 
 
 def _warn(old: str, new: str) -> None:
-    message = f"{old} goes with version 0.3; give {new}"
+    message = f"{old} will be removed in version 0.3; give {new}"
     warnings.warn(message, DeprecationWarning, stacklevel=4)

@@ -1,4 +1,4 @@
-"""A folder that `inc-mp tune` wrote: its artefacts, each read when first asked for."""
+"""A folder that `inc-mp tune` wrote: its artefacts, each read at its first use."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.core.demands import Demands, kept_lines
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.literals import NoiseModel, Strategy
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.op_values import OpValues
-from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.plan import OpValues, Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.pipeline.data import subject_of
-from inc_mp_plugin.pipeline.job import job_of
 from inc_mp_plugin.pipeline.next_command import (
     PLAN_KEYS,
     refuse_dry_run,
@@ -23,12 +23,13 @@ from inc_mp_plugin.pipeline.next_command import (
     solve_overrides,
 )
 from inc_mp_plugin.pipeline.recipe import Recipe, parse_recipe
+from inc_mp_plugin.pipeline.resolve import job_of
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.reuse import changes
 from inc_mp_plugin.solver.ties import constrained
+from inc_mp_plugin.stages.consumer_scales import consumer_scales, held_back_for, with_scales
 from inc_mp_plugin.stages.gains import GAINS
 from inc_mp_plugin.stages.graph import GRAPH
-from inc_mp_plugin.stages.held_back import consumer_scales, held_back_for, with_scales
 from inc_mp_plugin.stages.op_values import stored_values
 from inc_mp_plugin.stages.plan import PLAN
 from inc_mp_plugin.stages.sensitivity import measured_from, read_sensitivity
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 class Run:
     """The artefacts of a folder, with the recipe's keys overridden by `overrides`.
 
-    `kept_losses` is where measured losses are kept, if not in the folder itself.
+    `kept_losses` is the folder of measured losses, if another one.
 
     Reading raises InputError where a file is missing or damaged.
     """
@@ -58,7 +59,7 @@ class Run:
         """Refuse a folder of a dry run.
 
         Raises:
-            InputError: it is one.
+            InputError: the folder is one of a dry run.
         """
         refuse_dry_run(self.folder)
 
@@ -71,7 +72,7 @@ class Run:
 
     @cached_property
     def job(self) -> Job:
-        """The recipe, resolved; of a folder of `mp.tune` with the ops that it allowed."""
+        """The recipe, resolved; in a folder of `mp.tune`, with the ops that were allowed there."""
         allowed = store.read_json(self.folder / "recipe.json", "recipe").get("ops")
         return job_of(self.recipe, allowed)
 
@@ -90,13 +91,13 @@ class Run:
         """Prices of the ops that every target can run in a lower format, beside their KV cache."""
         return self._priced(self.job, self.demands, self.recipe.noise)
 
-    def _priced(self, job: Job, demands: Demands, noise: str) -> LossModel:
+    def _priced(self, job: Job, demands: Demands, noise: NoiseModel) -> LossModel:
         runnable = self.sensitivity.of(job.runnable(self.graph))
         return LossModel(with_scales(runnable, held_back_for(job, runnable)), noise, demands.cached)
 
     @cached_property
     def free_gains(self) -> dict[str, Gains]:
-        """gains.json: of every configuration that was priced."""
+        """gains.json: the gains of every configuration that was priced."""
         return GAINS.read(self.folder)
 
     @cached_property
@@ -106,23 +107,23 @@ class Run:
 
     @cached_property
     def planned(self) -> Job:
-        """The job, with the plan's own targets, served as the plan is."""
+        """The job, with the targets of the plan and their settings of serving."""
         plan, recipe = self.plan, self.recipe
         scales = consumer_scales(plan.targets, recipe.device, recipe.scale_method)
         return replace(self.job, targets=plan.targets, serving=plan.serving, consumer_scales=scales)
 
     @cached_property
     def planned_demands(self) -> Demands:
-        """The demands of the plan's own targets."""
+        """The demands of the targets of the plan."""
         return self.planned.demands(self.graph, held_back_for(self.planned, self.sensitivity))
 
     @cached_property
     def gains(self) -> dict[str, Gains]:
-        """Gains of the configurations that keep to the demands of the recipe's targets."""
+        """Gains of the configurations that meet the demands of the recipe's targets."""
         return {name: constrained(gains, self.demands) for name, gains in self.free_gains.items()}
 
-    def values(self, strategy: str) -> OpValues | None:
-        """Read eagl.json or alps.json, for these strategies; return None for the others."""
+    def values(self, strategy: Strategy) -> OpValues | None:
+        """Read eagl.json or alps.json for their strategies; return None for any other strategy."""
         return stored_values(strategy, self.folder, measured_from(self.folder))
 
     @cached_property
@@ -147,19 +148,19 @@ class Run:
     def solved_again(self, **changes: Any) -> list[str]:
         """List the overrides of `inc-mp solve` for the plan of this folder, with these changes."""
         plan, stored = self.plan, {key: getattr(self.recipe, key) for key in PLAN_KEYS}
-        made = PLAN.made_from(self.folder)
-        planned = {key: made.get(key) for key in PLAN_KEYS}  # a plan may be older than a key
+        depends_on = PLAN.made_from(self.folder)
+        planned = {key: depends_on.get(key) for key in PLAN_KEYS}  # a plan may be older than a key
         planned |= {"targets": plan.targets, **asdict(plan.serving)}
         return solve_overrides(stored, planned, changes)
 
     @cached_property
     def planned_losses(self) -> LossModel:
-        """Prices of the ops that the plan's own targets can run, with its noise and its KV cache."""
+        """Prices of the ops that the targets of the plan can run, with the plan's noise and KV cache."""
         return self._priced(self.planned, self.planned_demands, self.plan.noise)
 
     @cached_property
     def validation(self) -> Validation | None:
-        """validation.json, if there is one and it is of this plan."""
+        """validation.json, if there is one of this plan."""
         if not VALIDATION.path(self.folder).exists():
             return None
         validation = VALIDATION.read(self.folder)
@@ -171,12 +172,14 @@ class Run:
         """The model and the samples that the recipe names.
 
         Raises:
-            InputError: it is no longer what was measured.
+            InputError: model or samples are no longer those that were measured.
         """
         subject = subject_of(self.recipe)
         difference = changes(measured_from(self.folder), subject.depends_on)
         if difference:
-            message = f"{self.folder} is of another state of things ({difference}); run `inc-mp tune` again"
+            message = (
+                f"the artefacts of {self.folder} are out of date ({difference}); run `inc-mp tune` again"
+            )
             raise InputError(message)
         return subject
 
@@ -194,5 +197,5 @@ class Run:
         if heldout is None:
             message = "the recipe has no validation section; add validation: {data: HELDOUT.jsonl}"
             raise InputError(message)
-        kept = self.kept_losses or self.folder
-        return LossMeter(self.job, heldout, self.subject, self.graph, ops=self.losses.ops, out=kept)
+        out = self.kept_losses or self.folder
+        return LossMeter(self.job, heldout, self.subject, self.graph, ops=self.losses.ops, out=out)

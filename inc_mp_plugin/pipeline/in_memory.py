@@ -1,4 +1,4 @@
-"""Planning a model that is in memory, in a folder that the commands take like any other."""
+"""Planning a model that is in memory, in a folder that all commands accept."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from inc_mp_plugin.core.demands import Serving, kept_lines
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import check_formats
 from inc_mp_plugin.core.knobs import check_knobs
-from inc_mp_plugin.core.literals import IN_MEMORY, NoiseModel, Objective, Strategy
-from inc_mp_plugin.core.op_values import METHODS
+from inc_mp_plugin.core.literals import IN_MEMORY, Accelerator, NoiseModel, Objective, Strategy
+from inc_mp_plugin.core.plan import METHODS
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.model.subject import subject_in_memory, subject_measured_before, with_data_of_all_ranks
 from inc_mp_plugin.pipeline.deprecated import noise_from, timing_from
@@ -21,7 +21,7 @@ from inc_mp_plugin.runtime.lock import locked
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.scales.scaleless import ON_A_CPU
 from inc_mp_plugin.solver.uncertainty import check_confidence
-from inc_mp_plugin.stages.held_back import consumer_scales
+from inc_mp_plugin.stages.consumer_scales import consumer_scales
 from inc_mp_plugin.stages.job import Job
 from inc_mp_plugin.stages.sensitivity import measured_from
 
@@ -48,14 +48,14 @@ def tune(
     tau: float | None = None,
     gain_fraction: float | None = None,
     budget: float | None = None,
-    objective: str = "memory",
-    strategy: str = "ip_mse",
+    objective: Objective = "memory",
+    strategy: Strategy = "ip_mse",
     seed: int = 0,
     confidence: float | None = None,
-    noise: str | Noise | None = None,
+    noise: NoiseModel | Noise | None = None,
     scales: Scales | None = None,
     formats: Sequence[str] = ("fp8_e4m3",),
-    device: str = "gaudi2",
+    device: Accelerator = "gaudi2",
     request: Request | None = None,
     timing: TimingSettings | None = None,
     clock: Clock | None = None,
@@ -69,31 +69,31 @@ def tune(
 
     Args:
         model: in its base format; it leaves as it came.
-        batches: calibration batches, the first of which also serves to capture the graph; with None the
+        batches: calibration batches, the first of which also serves to capture the graph. With None, the
             sensitivities are those that another process measured of this model in `out`. Of several
-            processes of torch.distributed each gives its own; the plan is the same in all.
+            processes of torch.distributed each gives its own batches; the plan is the same in all.
         tau: threshold of the normalized RMSE of the loss (eq. 5).
-        gain_fraction: instead, the wanted fraction of the largest gain, at the least loss.
-        budget: instead, the fraction of what everything costs in the base format that a plan may cost.
+        gain_fraction: instead, the least gain, as a fraction of the largest; the plan has the least loss.
+        budget: instead, the most cost, as a fraction of what everything costs in the base format.
         objective: "memory", "theoretical_time", "bit_operations", "roofline" or "empirical_time".
         strategy: "ip_mse"; "eagl" or "alps", which price ops in other ways; or a baseline: "random" (of
             `seed`), "prefix" or "uniform".
-        seed: of the order of "random".
-        confidence: the loss budget is to hold at the upper end of this interval, such as 0.95.
+        seed: seed of the order of "random".
+        confidence: level of the interval whose upper end is within the loss budget, such as 0.95.
         noise: "uniform" as in the paper (eq. 12; if None), "log_uniform" (eq. 21), or "measured" under
             `scales`.
-        scales: how INC will scale to FP8: ops that it has no scale for stay in the base format, and
-            measured noise, "eagl" and "alps" round with them. If None, as on a CPU and on the targets by
-            default.
+        scales: scales to FP8 that INC will use. Ops that have no scale there stay in the base format;
+            measured noise, "eagl" and "alps" round with these scales. If None, the default scales of a CPU
+            and of the targets.
         formats: formats below the base format.
-        device: where modelled time counts.
-        request: what time is priced for; the forward pass of the first batch is measured without it.
-        timing: where and how time is measured; on the CPU for "empirical_time" without it.
+        device: accelerator that time is modelled for.
+        request: request that time is priced for; if None, the forward pass of the first batch is measured.
+        timing: where and how long time is measured; if None, on the CPU for "empirical_time", and else not.
         clock: deprecated; see `timing`.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
         allowed: names of the ops that may leave the base format; all if None.
         targets: consumers that must be able to run the plan, such as "vllm-gaudi".
-        serving: how they serve the model; the defaults if None.
+        serving: settings of the consumers that serve the model; the defaults if None.
         out: folder of the artefacts; a second call reuses those that are still valid.
 
     Raises:
@@ -139,14 +139,15 @@ def _plan(job: Job, subject: Subject, folder: Path) -> Plan:
 
 
 def _check(job: Job) -> None:
-    """Refuse what no plan can be made for: rather now than after all that is measured for it."""
-    for name, given, known in (
-        ("strategy", job.strategy, Strategy),
-        ("objective", job.objective, Objective),
-        ("noise", job.noise, NoiseModel),
+    """Refuse settings that no plan can be made for, before anything is measured."""
+    for key, words in (
+        ("strategy", Strategy),
+        ("objective", Objective),
+        ("noise", NoiseModel),
+        ("device", Accelerator),
     ):
-        if given not in get_args(known):
-            raise InputError(unknown(name, given, get_args(known)))
+        if getattr(job, key) not in get_args(words):
+            raise InputError(unknown(key, getattr(job, key), get_args(words)))
     check_knobs(job.tau, job.gain_fraction, job.budget)
     check_formats(job.all_formats)
     if job.confidence is not None:
@@ -162,12 +163,12 @@ def _subject(
 
 
 def _recipe_of(job: Job, subject: Subject) -> Json:
-    """Say what a recipe would say, and that model and samples were in memory.
+    """Write the recipe of a job whose model and samples were in memory.
 
-    `ops` are the names of those that may leave the base format, if not all may.
+    `ops` are the names of the ops that may leave the base format; None for all.
     """
-    given = job.consumer_scales[0] if len(job.consumer_scales) == 1 else None
-    scales = job.noise_scales or given or (job.value_scales if job.strategy in METHODS else None)
+    own = job.consumer_scales[0] if len(job.consumer_scales) == 1 else None
+    scales = job.noise_scales or own or (job.value_scales if job.strategy in METHODS else None)
     model = subject.model
     content = {
         **job.goal,
@@ -188,7 +189,7 @@ def _recipe_of(job: Job, subject: Subject) -> Json:
         "ops": None if job.allowed is None else sorted(job.allowed),
     }
     if job.strategy in METHODS:
-        content["confidence"] = None  # of ip_mse alone
+        content["confidence"] = None  # only ip_mse has one
     return content
 
 

@@ -1,4 +1,4 @@
-"""What to run next: whole commands, ready to paste, for the messages that name them."""
+"""The command to run next, whole and ready to paste, for messages; and folders that refuse a command."""
 
 from __future__ import annotations
 
@@ -16,37 +16,33 @@ if TYPE_CHECKING:
     from inc_mp_plugin.pipeline.sections import ModelSection
 
 SERVING_KEYS = ("kv_cache", "attention", "reuse_cache")
-PLAN_KEYS = (
-    *KNOBS,
-    *("objective", "strategy", "seed", "noise", "confidence", "targets"),
-    *SERVING_KEYS,
-)
+PLAN_KEYS = (*KNOBS, *("objective", "strategy", "seed", "noise", "confidence", "targets"), *SERVING_KEYS)
 DRY_RUN = "dry-run.json"
 
 
 def solve_overrides(
     stored: Mapping[str, Any], planned: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> list[str]:
-    """List the overrides that make `inc-mp solve` plan as before, these changes aside.
+    """List the overrides that make `inc-mp solve` plan as before, except for these changes.
 
-    `inc-mp solve` starts from the stored recipe each time, so whatever else the plan was made with must be
-    said again.
+    `inc-mp solve` starts from the stored recipe each time, so every other override of the plan must be given
+    again.
 
     Args:
-        stored: the recipe's values of PLAN_KEYS.
-        planned: the values that the plan was made with.
-        changes: what is to be different now.
+        stored: values of PLAN_KEYS in the recipe.
+        planned: values of PLAN_KEYS that the plan was made with.
+        changes: new values of some keys.
 
     Example:
         >>> stored = dict.fromkeys(PLAN_KEYS) | {"tau": 0.01, "targets": ("cpu-qdq",)}
         >>> solve_overrides(stored, stored | {"tau": 0.02}, {"targets": ("cpu-qdq", "vllm-gaudi")})
         ['tau=0.02', 'targets=[cpu-qdq,vllm-gaudi]']
     """
-    wanted = {**planned, **changes}
-    keys = [key for key in PLAN_KEYS if wanted[key] != stored[key]]
-    if not set(KNOBS).isdisjoint(keys):  # those that are given drop the others
-        keys = [key for key in KNOBS if wanted[key] is not None] + [key for key in keys if key not in KNOBS]
-    return [written(key, wanted[key]) for key in keys]
+    values = {**planned, **changes}
+    keys = [key for key in PLAN_KEYS if values[key] != stored[key]]
+    if not set(KNOBS).isdisjoint(keys):  # an override of a threshold drops the thresholds of the recipe
+        keys = [key for key in KNOBS if values[key] is not None] + [key for key in keys if key not in KNOBS]
+    return [written(key, values[key]) for key in keys]
 
 
 def solve_command(folder: Path, overrides: list[str]) -> str:
@@ -82,7 +78,7 @@ def mark_dry_run(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Write dry-run.json, which marks a folder as one of a dry run, with the content of the recipe.
 
     Raises:
-        InputError: the folder is one that `inc-mp tune` planned in.
+        InputError: the folder holds a plan of `inc-mp tune`.
     """
     if (folder / "recipe.json").exists():
         message = f"{folder} holds a plan, whose files a dry run would replace; give another folder by --out"
@@ -91,10 +87,10 @@ def mark_dry_run(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def refuse_in_memory(folder: Path) -> None:
-    """Refuse a folder of `mp.tune`, whose artefacts a recipe's would replace.
+    """Refuse a folder of `mp.tune`, whose artefacts those of a recipe would replace.
 
     Raises:
-        InputError: it is one.
+        InputError: the folder is one of `mp.tune`.
     """
     path = folder / "recipe.json"
     if path.exists() and store.read_json(path, "recipe")["model"].get("weights") == IN_MEMORY:
@@ -106,24 +102,24 @@ def refuse_in_memory(folder: Path) -> None:
 
 
 def refuse_model_in_memory(model: ModelSection) -> None:
-    """Refuse a model that cannot be loaded: it was in memory.
+    """Refuse a model that cannot be loaded, because it was in memory.
 
     Raises:
-        InputError: it was.
+        InputError: the model was in memory.
     """
     if model.weights == IN_MEMORY:
         message = (
             f"this needs the model and its samples, but {model.name_or_path} was in the memory of a Python "
-            "script; measure there (mp.tune, mp.apply); solve, frontier, emit and report work here"
+            "script; measure in that script (mp.tune, mp.apply); solve, frontier, emit and report work here"
         )
         raise InputError(message)
 
 
 def refuse_dry_run(folder: Path) -> None:
-    """Refuse a folder of a dry run: it has a graph, gains and files, but nothing to plan from.
+    """Refuse a folder of a dry run, which holds a graph, gains and files, but no sensitivities.
 
     Raises:
-        InputError: it is one.
+        InputError: the folder is one of a dry run.
     """
     if (folder / DRY_RUN).exists():
         message = (

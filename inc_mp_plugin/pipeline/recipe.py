@@ -5,16 +5,25 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import check_formats, get_format
-from inc_mp_plugin.core.knobs import KNOBS
-from inc_mp_plugin.core.literals import IN_MEMORY, Accelerator, NoiseModel, Objective, Strategy
+from inc_mp_plugin.core.knobs import KNOBS, check_knobs
+from inc_mp_plugin.core.literals import (
+    IN_MEMORY,
+    Accelerator,
+    Attention,
+    KVCache,
+    NoiseModel,
+    Objective,
+    Strategy,
+)
 from inc_mp_plugin.core.results import LEAST_SAMPLES, VERIFY_CONFIDENCE
+from inc_mp_plugin.pipeline.next_command import key_of
 from inc_mp_plugin.pipeline.sections import (
     CalibrationSection,
     ModelSection,
@@ -23,12 +32,12 @@ from inc_mp_plugin.pipeline.sections import (
     Threshold,
     TimingSection,
     ValidationSection,
-    knob_fault,
 )
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.targets import get_target
 
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+_BASELINES = ("random", "prefix", "uniform")
 
 
 class Recipe(Section):
@@ -50,8 +59,8 @@ class Recipe(Section):
     verify: bool = False
     verify_confidence: Annotated[float, Field(gt=0, lt=1)] = VERIFY_CONFIDENCE
     targets: tuple[str, ...] = ("cpu-qdq",)
-    kv_cache: Literal["bf16", "fp8"] = "bf16"
-    attention: Literal["eager", "flash"] = "eager"
+    kv_cache: KVCache = "bf16"
+    attention: Attention = "eager"
     reuse_cache: bool = False
     request: RequestSection | None = None
     timing: TimingSection | None = None
@@ -63,8 +72,8 @@ class Recipe(Section):
         for name in names:
             if get_format(name).is_integer:
                 message = (
-                    f"{name} is an integer, which no FP8 configuration of INC holds; a recipe takes formats "
-                    "of floating point, and recipes/digits shows how integers are planned from Python"
+                    f"{name} is an integer, which INC has no FP8 configuration for; give a floating-point "
+                    "format (recipes/digits shows how integers are planned from Python)"
                 )
                 raise ValueError(message)
         return names
@@ -82,14 +91,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Recipe:
         check_formats((self.model.dtype, *self.formats))
-        for fault in (
-            self._data_fault(),
-            self._threshold_fault(),
-            self._target_fault(),
-            self._heldout_fault(),
-        ):
-            if fault:
-                raise ValueError(fault)
+        check_knobs(self.tau, self.gain_fraction, self.budget)
+        fault = self._data_fault() or self._strategy_fault() or self._target_fault() or self._heldout_fault()
+        if fault:
+            raise ValueError(fault)
         return self
 
     def _data_fault(self) -> str:
@@ -98,16 +103,16 @@ class Recipe(Section):
                 return f"{name}.data is {section.data}, a folder; give a file of JSON lines"
         return ""
 
-    def _threshold_fault(self) -> str:
-        fault = knob_fault(self.strategy, self.tau, self.gain_fraction, self.budget)
-        if fault:
-            return fault
-        if self.confidence and self.strategy != "ip_mse":
+    def _strategy_fault(self) -> str:
+        strategy = self.strategy
+        if strategy in _BASELINES and self.tau is None:
+            return f"strategy {strategy} is held to a threshold: give tau, neither gain_fraction nor budget"
+        if self.confidence and strategy != "ip_mse":
             return "confidence makes ip_mse keep to the upper end of the loss; it goes with no other strategy"
         return ""
 
     def _target_fault(self) -> str:
-        in_recipe = self.model.weights != IN_MEMORY  # in Python, noise needs no target
+        in_recipe = self.model.weights != IN_MEMORY  # a plan made in Python needs no target for its noise
         for target in map(get_target, self.targets):
             if not set(self.formats) <= set(target.formats) or self.model.dtype != (
                 target.base or self.model.dtype
@@ -125,7 +130,7 @@ class Recipe(Section):
 
     def _serving_fault(self) -> str:
         if self.kv_cache == "fp8" and not any(get_target(name).device == "hpu" for name in self.targets):
-            return "kv_cache: fp8 is of Gaudi; add a target that has one: optimum-habana or vllm-gaudi"
+            return "kv_cache: fp8 is of Gaudi; add a target with such a cache: optimum-habana or vllm-gaudi"
         if self.noise == "measured" and not (self.targets and get_target(self.targets[0]).scale_methods):
             return "noise: measured rounds as the first of targets does in FP8; give an FP8 target first"
         return ""
@@ -141,7 +146,7 @@ class Recipe(Section):
         if self.verify and self.validation and self.validation.samples < LEAST_SAMPLES:
             return (
                 f"validation.samples is {self.validation.samples}; verify needs at least {LEAST_SAMPLES} to "
-                "say how far a measurement may be off, and 64 or more to say it well"
+                "say how far a measurement may be off; 64 or more are better"
             )
         if self.verify and self.kv_cache == "fp8":
             return (
@@ -179,9 +184,9 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> 
     """Check the content of a recipe after overrides; see `load_recipe`.
 
     Args:
-        content: as YAML or recipe.json has it; it is changed.
-        overrides: `key=value`.
-        source: names the file in errors.
+        content: content of the YAML file or of recipe.json; it is changed.
+        overrides: each `key=value`.
+        source: name of the file, for errors.
 
     Raises:
         InputError: keys or values are not allowed; the text has one line per fault.
@@ -189,14 +194,14 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> 
     content = store.unmarked(content, "recipe", "ops")
     for override in overrides:
         _override(content, override)
-    # Whoever asks for some of the knobs means these, instead of those that the recipe has.
-    given = {override.partition("=")[0] for override in overrides} & set(KNOBS)
-    for knob in set(KNOBS) - given if given else ():
+    # Thresholds among the overrides replace all thresholds of the recipe.
+    overridden = set(map(key_of, overrides)) & set(KNOBS)
+    for knob in set(KNOBS) - overridden if overridden else ():
         content.pop(knob, None)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        lines = [f"{_origin(one, overrides, source)}: {_fault(one)}" for one in error.errors()]
+        lines = [f"{_origin(fault, overrides, source)}: {_fault(fault)}" for fault in error.errors()]
         raise InputError("\n".join(lines)) from error
 
 
@@ -220,40 +225,40 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def _origin(error: Any, overrides: list[str], source: str) -> str:
-    """Name the origin of a fault: the override that gave the value, or the file and what joined it."""
+    """Name the origin of a fault: the override of the value, or the file and the overrides involved."""
     where, fault = [str(part) for part in error["loc"]], _fault(error)
-    keys = {override: override.partition("=")[0].split(".") for override in overrides}
+    keys = {override: key_of(override).split(".") for override in overrides}
     for override, key in reversed(keys.items()):
         if where[: len(key)] == key:
             return f"override {override}"
-    said = {override for override, key in keys.items() if re.search(rf"\b{re.escape(key[-1])}\b", fault)}
-    joined = [override for override, key in keys.items() if key[: len(where)] == where and override in said]
-    return f"{source} with {' '.join(joined)}" if joined else source
+    named = [override for override, key in keys.items() if re.search(rf"\b{re.escape(key[-1])}\b", fault)]
+    involved = [override for override in named if keys[override][: len(where)] == where]
+    return f"{source} with {' '.join(involved)}" if involved else source
 
 
 def _fault(error: Any) -> str:
-    """Say in one line where a fault is, what was given, and what is allowed."""
+    """Say in one line where a fault is, which value was given, and what is allowed."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         *sections, key = error["loc"]
-        known = _known_keys(sections)
-        near = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        keys = _keys_of(sections)
+        near = difflib.get_close_matches(str(key), keys, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}"
         return f"unknown key {where!r}; {hint}"
     if error["type"] == "missing":
         return f"key {where!r} is missing"
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
-    given = "empty" if error["input"] is None else repr(error["input"])
+    value = "empty" if error["input"] is None else repr(error["input"])
     if error["type"] == "tuple_type":
         example = error["input"] or Recipe.model_fields[where].default[0]
-        return f"{where} is {given}: it must be a list, such as [{example}]"
+        return f"{where} is {value}: it must be a list, such as [{example}]"
     if error["type"] in ("bool_parsing", "bool_type"):
-        return f"{where} is {given}: it must be true or false"
-    return f"{where} is {given}: {error['msg'].lower()}"
+        return f"{where} is {value}: it must be true or false"
+    return f"{where} is {value}: {error['msg'].lower()}"
 
 
-def _known_keys(sections: list[Any]) -> list[str]:
+def _keys_of(sections: list[Any]) -> list[str]:
     model: Any = Recipe
     for section in sections:
         annotation = model.model_fields[section].annotation

@@ -12,25 +12,6 @@ from inc_mp_plugin.core.literals import TimedDevice, Weights
 Count = Annotated[int, Field(gt=0)]
 Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Dtype = Literal["fp32", "bf16", "fp16"]
-_BASELINES = ("random", "prefix", "uniform")
-
-
-def knob_fault(strategy: str, tau: float | None, gain_fraction: float | None, budget: float | None) -> str:
-    """Say what is wrong about the knobs of a recipe for its strategy; empty if nothing is.
-
-    Args:
-        strategy: of the recipe.
-        tau: its threshold, if any.
-        gain_fraction: its least gain, if any.
-        budget: its most cost, if any.
-    """
-    if tau is None and gain_fraction is None and budget is None:
-        return "give tau (threshold of the normalized RMSE), gain_fraction (wanted gain) or budget (of cost)"
-    if gain_fraction is not None and budget is not None:
-        return "gain_fraction and budget say the same thing twice; give one"
-    if strategy in _BASELINES and tau is None:
-        return f"strategy {strategy} is held to a threshold: give tau, neither gain_fraction nor budget"
-    return ""
 
 
 class Section(BaseModel):
@@ -42,9 +23,9 @@ class Section(BaseModel):
 class ModelSection(Section):
     """The model, and the base format it runs in.
 
-    With random weights only a configuration is needed, in which `config` may change values, and
-    `tokenizer` may be another model's: enough to measure time, and nothing else. Weights are "in_memory"
-    where `mp.tune` wrote the recipe: what was measured is there, the model is not.
+    Random weights need only a configuration, in which `config` may change values, and `tokenizer` may be
+    that of another model: such a model serves to measure time, and nothing else. Weights are "in_memory"
+    where `mp.tune` wrote the recipe: the measurements are in the folder, the model is not.
     """
 
     name_or_path: str
@@ -58,7 +39,7 @@ class ModelSection(Section):
     def _config_is_of_random_weights(self) -> ModelSection:
         if self.config and self.weights == "trained":
             message = (
-                "config changes a model's shape, which trained weights would not fit; add weights: random"
+                "config changes the model's shape, so that trained weights do not fit; add weights: random"
             )
             raise ValueError(message)
         return self
@@ -74,9 +55,9 @@ class CalibrationSection(Section):
 
 
 class ValidationSection(Section):
-    """Held-out samples, never those of the calibration, and how many random plans to compare.
+    """Held-out samples, never those of the calibration, and the number of random plans to compare.
 
-    The first `samples` of the data are what a plan is reported on; a closed loop reads as many after them.
+    A plan is reported on the first `samples` of the data; a closed loop reads as many after them.
     """
 
     data: Path
@@ -86,7 +67,7 @@ class ValidationSection(Section):
 
 
 class RequestSection(Section):
-    """The request that time is priced for: TTFT + output_tokens x TPOT of so many prompts at once."""
+    """The request that time is priced for: TTFT + output_tokens x TPOT, of `batch_size` prompts at once."""
 
     prompt_tokens: Annotated[int, Field(gt=1)]
     output_tokens: Annotated[int, Field(ge=0)] = 0
@@ -94,7 +75,7 @@ class RequestSection(Section):
 
 
 class TimingSection(Section):
-    """The device that time is measured on, and for how long; see `gain.bench.TimingSettings`."""
+    """The device that time is measured on, and the length of the measurement; see `TimingSettings`."""
 
     device: TimedDevice = "cpu"
     repeats: Annotated[int, Field(ge=3)] = 15

@@ -1,36 +1,34 @@
-"""Another plan in a folder that `inc-mp tune` wrote, from the stored measurements."""
+"""Other plans from the measurements in a folder: one for another aim, or all along the frontier."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.results import Frontier
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.next_command import PLAN_KEYS, key_of
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.stages.frontier import frontier_stage
 from inc_mp_plugin.stages.plan import plan_stage
-
-if TYPE_CHECKING:
-    pass
 
 
 @exclusive
 def solve_folder(folder: Path, overrides: list[str]) -> Plan:
-    """Plan for another tau, objective, strategy ..., from the stored artefacts: plan.json.
+    """Write plan.json anew from the stored artefacts, for another tau, objective, strategy and so on.
 
     Raises:
         InputError: an artefact is missing or damaged, or another key is overridden.
         InfeasibleError: no plan meets the constraint.
     """
-    given = list(map(key_of, overrides))
-    faults = [unknown("key of solve", key, PLAN_KEYS) for key in given if key not in PLAN_KEYS]
+    keys = map(key_of, overrides)
+    faults = [unknown("key of solve", key, PLAN_KEYS) for key in keys if key not in PLAN_KEYS]
     if faults:
-        raise InputError("\n".join([*faults, "for keys of other stages run `inc-mp tune`"]))
+        raise InputError("\n".join([*faults, "to change other keys, run `inc-mp tune`"]))
     stored = Run(folder).recipe
-    # Without the model nothing can be measured, so a plan that is solved for again is a predicted one.
+    # Without the model nothing can be measured, so the new plan is a predicted one.
     run = Run(folder, (*overrides, "verify=false"))
     before = _plan_before(folder)
     values = run.values(run.job.strategy)
@@ -45,6 +43,22 @@ def solve_folder(folder: Path, overrides: list[str]) -> Plan:
     return plan
 
 
+@exclusive
+def draw_frontier(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
+    """Draw gain against loss for every objective that has gains; see `frontier_stage`.
+
+    Args:
+        folder: folder of the run.
+        points: number of points of the exact curve.
+        draws: number of draws of the random baseline.
+
+    Raises:
+        InputError: an artefact is missing or damaged, or there are too few points.
+    """
+    run = Run(folder)
+    return frontier_stage(folder, run.losses, run.gains, run.demands, points=points, draws=draws)
+
+
 def _plan_before(folder: Path) -> Plan | None:
     try:
         return Run(folder).plan
@@ -53,5 +67,5 @@ def _plan_before(folder: Path) -> Plan | None:
 
 
 def _files_say(plan: Plan) -> tuple[object, ...]:
-    """Return the values of a plan that the files of a target say."""
+    """Return the values of a plan that the files of a target hold."""
     return plan.formats, plan.targets, plan.serving, plan.objective, plan.tau

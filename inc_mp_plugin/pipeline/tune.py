@@ -7,21 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.pipeline.data import check_data, subject_of, subject_without_weights
-from inc_mp_plugin.pipeline.job import job_of, timing_of
 from inc_mp_plugin.pipeline.next_command import DRY_RUN, mark_dry_run, refuse_in_memory
+from inc_mp_plugin.pipeline.resolve import job_of, timing_of
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.lock import locked
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.rank_plan import plan_together
 from inc_mp_plugin.solver.planner import IP_MSE
+from inc_mp_plugin.stages.consumer_scales import held_back_for, with_scales
 from inc_mp_plugin.stages.files import clear_files, counted, title_of, write_files
 from inc_mp_plugin.stages.gains import gains_stage
 from inc_mp_plugin.stages.graph import graph_stage
-from inc_mp_plugin.stages.held_back import held_back_for, with_scales
 from inc_mp_plugin.stages.loss_meter import LossMeter
 from inc_mp_plugin.stages.op_values import tasks, values_stage
 from inc_mp_plugin.stages.plan import check_objective, make_plan, plan_depends_on, plan_stage
@@ -52,7 +53,7 @@ class Outcome:
 
 
 def tune_recipe(recipe: Recipe, out: Path) -> Plan:
-    """Run every stage of a recipe in a folder; what is there and still valid is reused.
+    """Run every stage of a recipe in a folder; artefacts that are still valid are reused.
 
     Of several processes the first does everything, and all share the samples of the sensitivities.
 
@@ -60,7 +61,7 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
         InputError, CaptureError, NonFiniteError, InfeasibleError, SelectionError: as the stages.
     """
     subject = subject_of(recipe)
-    # Rather missing now than after all the rest: samples, and a device.
+    # Missing samples or a missing device are reported now, not after hours of measuring.
     check_data(recipe)
     timing = timing_of(recipe)
     if timing is not None:
@@ -77,15 +78,15 @@ def tune_recipe(recipe: Recipe, out: Path) -> Plan:
 
 
 def dry_run(recipe: Recipe, out: Path) -> Outcome:
-    """Run what of a recipe needs neither weights nor samples: the plan is that of the largest gain.
+    """Run the stages of a recipe that need neither weights nor samples; the plan has the largest gain.
 
     Args:
         recipe: as for `tune_recipe`.
         out: folder of the artefacts; dry-run.json marks it.
 
     Raises:
-        InputError: the model's configuration cannot be loaded, something cannot be priced, or the folder
-            is one that `tune_recipe` planned in.
+        InputError: the model's configuration cannot be loaded, the objective cannot be priced, or the folder
+            holds a plan of `tune_recipe`.
         SelectionError: INC would select other modules than the plan's.
     """
     objective = "roofline" if recipe.objective == "empirical_time" else recipe.objective
@@ -100,22 +101,21 @@ def in_all_processes(job: Job, subject: Subject, make: Callable[[], Plan], out: 
     """Make a plan in the first of several processes; the others measure their share of the samples.
 
     Args:
-        job: what is planned for.
+        job: the aim of the plan.
         subject: the model, in every process.
         make: makes the plan.
         out: folder of the artefacts.
     """
     return plan_together(
-        make,
-        {KIND: lambda graph: measure(job, subject, graph, out), **tasks(job, subject, out)},
+        make, {KIND: lambda graph: measure(job, subject, graph, out), **tasks(job, subject, out)}
     )
 
 
 def run_stages(job: Job, subject: Subject, out: Path) -> Outcome:
-    """Run the stages of a job in a folder; without weights nothing is lost, and no plan is written.
+    """Run the stages of a job in a folder; without weights, losses are 0, and no plan is written.
 
     Args:
-        job: what is planned for.
+        job: the aim of the plan.
         subject: the model and its samples.
         out: folder of the artefacts.
     """
@@ -151,7 +151,7 @@ def _plan(
     demands: Demands,
     out: Path,
 ) -> Plan:
-    """Make the plan, correct it by measurement if that is asked for, and write its files."""
+    """Make the plan, corrected by measurement if the job says so, and write the files of the plan."""
     values = values_stage(job, subject, graph, out)
     meter, correction = None, 1.0
     if job.heldout is not None:
@@ -167,31 +167,25 @@ def _plan(
 
 
 def _verified_correction(
-    job: Job,
-    meter: LossMeter,
-    gains: Mapping[str, Gains],
-    losses: LossModel,
-    *,
-    demands: Demands,
-    out: Path,
+    job: Job, meter: LossMeter, gains: Mapping[str, Gains], losses: LossModel, *, demands: Demands, out: Path
 ) -> float:
-    """Return the correction of the loss budget up to which the measured loss is surely within tau."""
+    """Return the largest correction of the loss budget with a measured loss surely within tau."""
     loop = verification_stage(
         meter.on_other_samples(),
         lambda factor: make_plan(job, gains[job.objective], losses, factor, demands=demands),
         plan_depends_on(job, losses, gains, demands=demands),
         out,
     )
-    measured = sum(one.ops > 0 for one in loop.rounds)
+    measured = sum(plan.ops > 0 for plan in loop.rounds)
     say(
         f"verify: {measured} plans measured, the loss budget is corrected by {loop.correction:.4g}; the "
-        "plan is reported on samples that were not read here"
+        "plan is reported on other samples"
     )
     return loop.correction
 
 
 def _write_recipe(job: Job, samples: int, out: Path) -> None:
-    """Write recipe.json; the number of samples in memory is known once they ran."""
+    """Write recipe.json; the number of samples in memory is known after the sensitivities only."""
     calibration = {**job.recipe["calibration"], "samples": samples}
     store.write_artefact(out / "recipe.json", "recipe", {**job.recipe, "calibration": calibration})
     (out / DRY_RUN).unlink(missing_ok=True)

@@ -29,8 +29,8 @@ class FineTuning:
     """Settings of the training of a model.
 
     The learning rate falls from `learning_rate` along half a cosine to 0 after the last update. The weight
-    decay is that of weights: parameters of one number per channel and steps have none. `seed` is that of
-    whatever is random in the model, such as dropout.
+    decay applies to weights alone: neither to parameters of one number per channel, nor to steps. `seed` is
+    the seed of all that is random in the model, such as dropout.
     """
 
     learning_rate: float
@@ -39,7 +39,7 @@ class FineTuning:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no training can be done with."""
+        """Refuse settings that no training can be done with."""
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             message = f"learning_rate is {self.learning_rate}; it must be a number above 0, such as 0.01"
             raise InputError(message)
@@ -72,16 +72,17 @@ def finetune(
 
     An update changes the step of a rounded op by a factor of 2 at the most, so that steps stay above 0.
 
-    Batches in another order, or augmented, make another run: whoever calls decides on them, and the same
-    batches and settings give the same model, bit for bit on one thread.
+    The caller decides on the order of the batches and on their augmentation. The same batches and settings
+    give the same model, bit for bit on one thread.
 
     Args:
-        model: leaves as it came. The copy is trained in training mode, so that batch norms take part.
+        model: a model, which leaves as it came. The copy is trained in training mode, so that batch norms
+            take part.
         batches: tensors, tuples or dicts whose first axis counts samples.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample, whose mean is descended; the
             language-model loss if None.
         settings: see `FineTuning`.
-        description: under which updates are logged, and shown by the command line; neither without it.
+        description: name under which updates are logged, and shown by the command line; if empty, neither.
 
     Raises:
         InputError: no batch, or a loss that is not one number per sample.
@@ -95,22 +96,22 @@ def finetune(
         _parameter_groups(trained, settings), settings.learning_rate, settings.momentum
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
-    losses, held = [], _steps(trained)
-    shown: AbstractContextManager[Iterable[Batch]] = nullcontext(batches)
+    losses, steps = [], _steps(trained)
+    progress: AbstractContextManager[Iterable[Batch]] = nullcontext(batches)
     if description:
-        shown = tracked(batches, description)
-    with torch.random.fork_rng(), shown as seen:
+        progress = tracked(batches, description)
+    with torch.random.fork_rng(), progress as updates:
         torch.manual_seed(settings.seed)
-        for number, batch in enumerate(seen, start=1):
+        for number, batch in enumerate(updates, start=1):
             loss = sample_losses(trained, batch, loss_fn).mean()
             losses.append(_checked(loss, number, len(batches), settings))
             optimizer.zero_grad()
             torch.autograd.backward(loss)
-            before = [step.detach().clone() for step in held.values()]
+            before = [step.detach().clone() for step in steps.values()]
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                _hold_steps(held, before, number)
+                _limit_steps(steps, before, number)
     return FineTuned(trained.eval(), tuple(losses), time.perf_counter() - start)
 
 
@@ -120,7 +121,7 @@ def _parameter_groups(model: nn.Module, settings: FineTuning) -> list[dict[str, 
     weights = [p for p in parameters if p.dim() > 1 and id(p) not in steps]
     others = [p for p in parameters if p.dim() <= 1 or id(p) in steps]
     groups = [(weights, settings.weight_decay), (others, 0.0)]
-    return [{"params": listed, "weight_decay": decay} for listed, decay in groups if listed]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
 def _checked(loss: Tensor, number: int, updates: int, settings: FineTuning) -> float:
@@ -135,18 +136,18 @@ def _checked(loss: Tensor, number: int, updates: int, settings: FineTuning) -> f
 
 
 def _steps(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the steps of all rounded ops, by words for what each step rounds."""
+    """Return the steps of all rounded ops, by "the input of op 'a'" and "the weight of op 'a'"."""
     return {
-        f"the {what} of op {name!r}": one.step
+        f"the {factor} of op {name!r}": quantizer.step
         for name, op in rounded_ops(model).items()
-        for what, one in (("input", op.input_quantizer), ("weight", op.weight_quantizer))
+        for factor, quantizer in (("input", op.input_quantizer), ("weight", op.weight_quantizer))
     }
 
 
-def _hold_steps(steps: Mapping[str, Tensor], before: Sequence[Tensor], number: int) -> None:
-    """Let an update halve or double a step at the most: none gets to 0, where nothing is rounded any more.
+def _limit_steps(steps: Mapping[str, Tensor], before: Sequence[Tensor], number: int) -> None:
+    """Let an update halve or double a step at the most: no step gets to 0, where nothing is rounded any more.
 
-    Ops that have just been lowered have large gradients for a few updates, and this stops no others.
+    Only ops that have just been lowered have such large gradients, for a few updates.
     """
     for (name, step), old in zip(steps.items(), before, strict=True):
         step.copy_(torch.minimum(torch.maximum(step, old / 2), old * 2))

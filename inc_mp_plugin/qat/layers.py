@@ -31,7 +31,7 @@ class QuantizedOp(nn.Module):
     """
 
     def __init__(self, op: nn.Linear | nn.Conv2d, input: Quantizer, weight: Quantizer) -> None:
-        """Take an op over; its weight and bias go on being trained."""
+        """Wrap an op, whose weight and bias are trained further."""
         super().__init__()
         self.op, self.input_quantizer, self.weight_quantizer = op, input, weight
 
@@ -42,12 +42,12 @@ class QuantizedOp(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight as it is multiplied with: rounded."""
+        """The rounded weight, which the input is multiplied by."""
         rounded: Tensor = self.weight_quantizer(self.op.weight)
         return rounded
 
     def forward(self, value: Tensor) -> Tensor:
-        """Round the input and the weight, then do what the op does."""
+        """Round the input and the weight, then apply the op."""
         rounded = self.input_quantizer(value, samples=value.shape[0])
         if isinstance(self.op, nn.Conv2d):
             return convolve(self.op, rounded, self.weight)
@@ -55,7 +55,7 @@ class QuantizedOp(nn.Module):
 
 
 @dataclass(slots=True)
-class _Seen:
+class _InputStatistics:
     """Sum of magnitudes, number and least value of the inputs of one op."""
 
     total: Tensor
@@ -72,26 +72,26 @@ def quantized(
     is never negative there (it follows a ReLU) has codes without a sign.
 
     Args:
-        model: leaves as it came.
-        formats: integer format of each op that is to be rounded, `nn.Linear` or `nn.Conv2d`.
-        batches: calibration batches; evaluation mode.
-        per_channel: one step per output channel of a weight rather than one per weight.
+        model: a model, which leaves as it came.
+        formats: integer format of each op that is to be rounded, an `nn.Linear` or `nn.Conv2d`, by its name.
+        batches: calibration batches, which run in evaluation mode.
+        per_channel: if each output channel of a weight has a step of its own.
 
     Raises:
-        InputError: a name that is no such op, a format that is no integer, or an op that no batch reached.
+        InputError: a name of no such op, a format that is no integer, or an op that no batch reached.
     """
-    made = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     for name in formats:
-        if not isinstance(module_of(made, name), nn.Linear | nn.Conv2d):
-            kind = type(module_of(made, name)).__name__
+        if not isinstance(module_of(copied, name), nn.Linear | nn.Conv2d):
+            kind = type(module_of(copied, name)).__name__
             message = f"{name!r} is of class {kind}; only linear ops and convolutions can be rounded"
             raise InputError(message)
-    seen = _observe(made, tuple(formats), batches)
+    inputs = _observe(copied, tuple(formats), batches)
     for name, format_name in formats.items():
-        op: Any = module_of(made, name)
+        op: Any = module_of(copied, name)
         weight = _weight_quantizer(op.weight, format_name, per_channel=per_channel)
-        made.set_submodule(name, QuantizedOp(op, _input_quantizer(seen[name], format_name), weight))
-    return made
+        copied.set_submodule(name, QuantizedOp(op, _input_quantizer(inputs[name], format_name), weight))
+    return copied
 
 
 def in_formats(
@@ -101,60 +101,60 @@ def in_formats(
 
     Args:
         model: from `quantized`, trained or not; it leaves as it came.
-        formats: of the ops that change; the others keep format and steps.
-        batches: calibration batches.
-        steps: how the steps of those ops start: "statistics" as in `quantized`, or "scaled", the old
-            ones times 2 per bit less, so that the codes span the same range.
+        formats: new integer format of each op that changes, by its name; all others keep format and steps.
+        batches: calibration batches, which run in evaluation mode.
+        steps: start of the steps of these ops: "statistics" as in `quantized`; or "scaled", the old steps
+            times 2 per bit less, so that the codes span the same range.
 
     Raises:
-        InputError: a name that is no rounded op, a format that is no integer, or an unknown `steps`.
+        InputError: a name of no rounded op, a format that is no integer, or an unknown `steps`.
     """
     if steps not in (STATISTICS, SCALED):
         message = f"steps is {steps!r}; it must be {STATISTICS!r} or {SCALED!r}"
         raise InputError(message)
-    made = copy.deepcopy(model)
-    ops = rounded_ops(made)
+    copied = copy.deepcopy(model)
+    ops = rounded_ops(copied)
     for name in formats:
         if name not in ops:
-            message = f"{name!r} is no rounded op of this model; they are {', '.join(ops)}"
+            message = f"{name!r} is no rounded op of this model; the rounded ops are {', '.join(ops)}"
             raise InputError(message)
     changed = {name: format_name for name, format_name in formats.items() if ops[name].format != format_name}
-    seen = _observe(made, tuple(changed), batches) if steps == STATISTICS else {}
+    inputs = _observe(copied, tuple(changed), batches) if steps == STATISTICS else {}
     for name, format_name in changed.items():
-        one = ops[name]
+        op = ops[name]
         if steps == STATISTICS:
-            one.input_quantizer = _input_quantizer(seen[name], format_name)
-            per_channel = bool(one.weight_quantizer.step.dim())
-            one.weight_quantizer = _weight_quantizer(one.op.weight, format_name, per_channel=per_channel)
+            per_channel = bool(op.weight_quantizer.step.dim())
+            op.input_quantizer = _input_quantizer(inputs[name], format_name)
+            op.weight_quantizer = _weight_quantizer(op.op.weight, format_name, per_channel=per_channel)
         else:
-            one.input_quantizer = _scaled(one.input_quantizer, format_name)
-            one.weight_quantizer = _scaled(one.weight_quantizer, format_name)
-    return made
+            op.input_quantizer = _scaled(op.input_quantizer, format_name)
+            op.weight_quantizer = _scaled(op.weight_quantizer, format_name)
+    return copied
 
 
 def rounded_ops(model: nn.Module) -> dict[str, QuantizedOp]:
-    """Return the rounded ops of a model by their names, in its order."""
+    """Return the rounded ops of a model by their names, in the order of its modules."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedOp)}
 
 
 def weight_codes(model: nn.Module) -> dict[str, Tensor]:
     """Return the integer codes of the weights of all rounded ops, by op."""
-    return {name: one.weight_quantizer.codes(one.op.weight) for name, one in rounded_ops(model).items()}
+    return {name: op.weight_quantizer.codes(op.op.weight) for name, op in rounded_ops(model).items()}
 
 
 def as_plain(model: nn.Module) -> nn.Module:
     """Return a copy that computes the same with plain modules.
 
-    Hooks on an op see what the op multiplies. Weights are stored rounded, inputs are rounded by a hook
-    before the op is called; its gradients are those of the rounded network at the rounded values.
+    Weights are stored rounded, and a hook rounds the inputs before the op is called, so that further hooks on
+    an op see the factors of its product. Gradients are those of the rounded network at the rounded values.
     """
-    made = copy.deepcopy(model)
-    for name, one in rounded_ops(made).items():
+    copied = copy.deepcopy(model)
+    for name, rounded in rounded_ops(copied).items():
         with torch.no_grad():
-            one.op.weight.copy_(one.weight)
-        one.op.register_forward_pre_hook(partial(_round_input, one.input_quantizer))
-        made.set_submodule(name, one.op)
-    return made
+            rounded.op.weight.copy_(rounded.weight)
+        rounded.op.register_forward_pre_hook(partial(_round_input, rounded.input_quantizer))
+        copied.set_submodule(name, rounded.op)
+    return copied
 
 
 def _round_input(quantizer: Quantizer, module: nn.Module, args: tuple[Tensor]) -> Tensor:
@@ -163,32 +163,34 @@ def _round_input(quantizer: Quantizer, module: nn.Module, args: tuple[Tensor]) -
     return rounded
 
 
-def _observe(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, _Seen]:
-    """Run the batches through a copy, and see what ops are given."""
+def _observe(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> dict[str, _InputStatistics]:
+    """Run the batches through a copy, and collect statistics of the inputs of ops."""
     observed = copy.deepcopy(model).eval()
-    seen = {name: _Seen(torch.zeros((), dtype=torch.float64)) for name in names}
-    for name, one in seen.items():
-        module_of(observed, name).register_forward_pre_hook(partial(_add, one))
+    inputs = {name: _InputStatistics(torch.zeros((), dtype=torch.float64)) for name in names}
+    for name, statistics in inputs.items():
+        module_of(observed, name).register_forward_pre_hook(partial(_add, statistics))
     with torch.no_grad():
         for batch in batches:
             call(observed, batch)
-    missed = [name for name, one in seen.items() if not one.count]
+    missed = [name for name, statistics in inputs.items() if not statistics.count]
     if missed:
-        message = f"no calibration batch reached op {missed[0]!r}, so its input has no step; give others"
+        message = (
+            f"no calibration batch reached op {missed[0]!r}, so its input has no step; give batches that do"
+        )
         raise InputError(message)
-    return seen
+    return inputs
 
 
-def _add(seen: _Seen, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+def _add(statistics: _InputStatistics, module: nn.Module, args: tuple[Tensor, ...]) -> None:
     del module
-    seen.total += args[0].abs().double().sum().cpu()
-    seen.count += args[0].numel()
-    seen.least = min(seen.least, float(args[0].min()))
+    statistics.total += args[0].abs().double().sum().cpu()
+    statistics.count += args[0].numel()
+    statistics.least = min(statistics.least, float(args[0].min()))
 
 
-def _input_quantizer(seen: _Seen, format_name: str) -> Quantizer:
-    signed = seen.least < 0
-    mean = (seen.total / seen.count).float()
+def _input_quantizer(statistics: _InputStatistics, format_name: str) -> Quantizer:
+    signed = statistics.least < 0
+    mean = (statistics.total / statistics.count).float()
     return Quantizer(format_name, initial_step(mean, code_range(format_name, signed=signed)), signed=signed)
 
 

@@ -15,8 +15,8 @@ from inc_mp_plugin.core.formats import get_format
 class CodeRange(NamedTuple):
     """The least and the largest code of an integer: -Qn and Qp."""
 
-    low: int
-    high: int
+    least: int
+    largest: int
 
 
 def code_range(format_name: str, *, signed: bool) -> CodeRange:
@@ -27,30 +27,30 @@ def code_range(format_name: str, *, signed: bool) -> CodeRange:
 
     Example:
         >>> code_range("int2", signed=True), code_range("int2", signed=False)
-        (CodeRange(low=-2, high=1), CodeRange(low=0, high=3))
+        (CodeRange(least=-2, largest=1), CodeRange(least=0, largest=3))
     """
-    found = get_format(format_name)
-    if not found.is_integer:
+    integer = get_format(format_name)
+    if not integer.is_integer:
         message = (
             f"format {format_name!r} is no integer, so it has no steps to learn; give int8, int4 or int2"
         )
         raise InputError(message)
     if signed:
-        return CodeRange(-(2 ** (found.bits - 1)), 2 ** (found.bits - 1) - 1)
-    return CodeRange(0, 2**found.bits - 1)
+        return CodeRange(-(2 ** (integer.bits - 1)), 2 ** (integer.bits - 1) - 1)
+    return CodeRange(0, 2**integer.bits - 1)
 
 
 def initial_step(mean_magnitude: Tensor, codes: CodeRange) -> Tensor:
-    """Return the step to start from: 2 mean|v| / sqrt(Qp), one for every mean given.
+    """Return the step to start from, 2 mean|v| / sqrt(Qp), for every mean magnitude.
 
-    A channel of nothing but zeros is exact with any step, and gets the mean of the others.
+    A channel of zeros alone is exact with any step, and gets the mean of the other steps.
 
     Raises:
         InputError: a mean is not finite, or all of them are 0.
     """
-    step = 2.0 * mean_magnitude / math.sqrt(codes.high)
+    step = 2.0 * mean_magnitude / math.sqrt(codes.largest)
     if not bool(step.isfinite().all()) or not bool((step > 0).any()):
-        message = "values that are all 0, or not all finite, say nothing of a step; give others"
+        message = "no step can be found from values that are all 0 or not all finite; give others"
         raise InputError(message)
     return torch.where(step > 0, step, step[step > 0].mean())
 
@@ -70,7 +70,7 @@ class _Rounding(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (gradient,) = gradients
         ratio, rounded, step = ctx.saved_tensors
-        inside = (ratio > ctx.codes.low) & (ratio < ctx.codes.high)
+        inside = (ratio > ctx.codes.least) & (ratio < ctx.codes.largest)
         # Outside of the range the code is -Qn or Qp, which is the gradient there; inside v / s comes off.
         slope = torch.where(inside, rounded - ratio, rounded)
         return gradient * inside, ctx.gradient_scale * (gradient * slope).sum_to_size(step.shape), None, None
@@ -92,8 +92,8 @@ def quantize(value: Tensor, step: Tensor, codes: CodeRange, gradient_scale: floa
     times `gradient_scale`, summed over the values that share a step.
 
     Args:
-        value: of any shape.
-        step: broadcasts to it: one number, or one per channel.
+        value: tensor of any shape.
+        step: broadcasts to the value: one number, or one per channel.
         codes: -Qn and Qp.
         gradient_scale: g of LSQ, 1 / sqrt(N Qp) with N the values that share a step.
     """
@@ -104,7 +104,7 @@ def quantize(value: Tensor, step: Tensor, codes: CodeRange, gradient_scale: floa
 class Quantizer(nn.Module):
     """A module that rounds a tensor to an integer format whose step is a parameter.
 
-    One step for the whole tensor, or one per entry of its first axis (the output channels of a weight).
+    The whole tensor has one step, or each entry of its first axis has one (the output channels of a weight).
     """
 
     def __init__(self, format_name: str, step: Tensor, *, signed: bool) -> None:
@@ -115,9 +115,11 @@ class Quantizer(nn.Module):
         self.step = nn.Parameter(step.detach().clone())
 
     def forward(self, value: Tensor, samples: int = 1) -> Tensor:
-        """Round a tensor to this format; of `samples` samples, the values of one share the step."""
+        """Round a tensor of `samples` samples to this format; for LSQ, N counts the values of one sample."""
         shared = value.numel() / (samples * self.step.numel())
-        return quantize(value, self._broadcast(value), self.range, 1.0 / math.sqrt(shared * self.range.high))
+        return quantize(
+            value, self._broadcast(value), self.range, 1.0 / math.sqrt(shared * self.range.largest)
+        )
 
     def codes(self, value: Tensor) -> Tensor:
         """Return the codes of a tensor, in its shape: integers of the format's range."""
@@ -125,7 +127,7 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """Return format and range, for printing."""
-        return f"{self.format}, codes {self.range.low} to {self.range.high}"
+        return f"{self.format}, codes {self.range.least} to {self.range.largest}"
 
     def _broadcast(self, value: Tensor) -> Tensor:
         return self.step.view(-1, *[1] * (value.dim() - 1)) if self.step.dim() else self.step

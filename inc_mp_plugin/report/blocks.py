@@ -1,4 +1,4 @@
-"""What a report consists of: frozen values that `plots` and `html` only draw."""
+"""The parts of a report: frozen values that `plots` and `html` only draw."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ Values = tuple[float, ...]
 class Series:
     """Points of a chart.
 
-    `style` is one of `plots.STYLES`. `low` and `high` are the ends of intervals of y, drawn as bars or as
-    a band along the line; `x_low` and `x_high` those of x. Without a label it is not in the legend.
+    `style` is one of `plots.STYLES`. `y_low` and `y_high` are the ends of intervals of y, drawn as bars or
+    as a band along the line; `x_low` and `x_high` are those of x. Series without a label are not in the
+    legend.
     """
 
     label: str
     style: str
     x: Values
     y: Values
-    low: Values = ()
-    high: Values = ()
+    y_low: Values = ()
+    y_high: Values = ()
     x_low: Values = ()
     x_high: Values = ()
     band: bool = False
@@ -30,7 +31,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Series on two axes; `name` is that of its files, `caption` says which question it answers."""
+    """Series on two axes; `name` starts the names of its files, `caption` is the question that it answers."""
 
     name: str
     caption: str
@@ -68,9 +69,9 @@ class Strips:
 
 @dataclass(frozen=True, slots=True)
 class MapCell:
-    """One op on the map: its lower format, shares of loss budget and gain in %, and what it is in words.
+    """One op on the map: its lower format, its shares of loss budget and gain in %, and a note in words.
 
-    `level` is 0 in the base format, else 1 to 4 by its share of the loss budget.
+    `level` is 0 in the base format, else 1 to 4 by the share of the loss budget.
     """
 
     format: str
@@ -137,14 +138,15 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A note on what is not there, and the command that makes it."""
+    """A note on an artefact that is not there, and the command that makes it."""
 
     text: str
     command: str
 
 
 Figure = Chart | Bars | Strips | PlanMap
-Block = str | Tiles | Table | Code | Missing | Chart | Bars | Strips | PlanMap
+Block = str | Tiles | Table | Code | Missing | Figure
+Blocks = tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +155,12 @@ class Section:
 
     key: str
     title: str
-    blocks: tuple[Block, ...]
+    blocks: Blocks
 
 
 @dataclass(frozen=True, slots=True)
 class ReportInfo:
-    """Everything a report says."""
+    """A whole report."""
 
     title: str
     subtitle: str

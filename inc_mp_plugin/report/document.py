@@ -1,37 +1,44 @@
-"""From artefacts to everything a report says: one pure function, one frozen value."""
+"""From artefacts to a whole report: one pure function, one frozen value."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Missing, ReportInfo, Section
-from inc_mp_plugin.report.experiment_sections import experiments
-from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.loss_sections import closed_loop, frontier, validation
-from inc_mp_plugin.report.plan_sections import budget, headline, plan_map, table_of, uncertainty
+from inc_mp_plugin.report.experiment_sections import experiment_sections
+from inc_mp_plugin.report.loss_sections import closed_loop_blocks, frontier_blocks, validation_blocks
+from inc_mp_plugin.report.plan_sections import budget, headline, plan_map, ties, uncertainty
 from inc_mp_plugin.report.reproduce_sections import left_out, reproduce
-from inc_mp_plugin.report.tie_section import ties
-from inc_mp_plugin.report.time_section import time
+from inc_mp_plugin.report.text import plan_table
+from inc_mp_plugin.report.time_section import time_blocks
 
 
-def report_info(found: Found) -> ReportInfo:
-    """Arrange what was found in a folder as a report."""
-    plan, table = found.plan, table_of(found)
-    optional = (frontier(found), validation(found), time(found), closed_loop(found), *experiments(found))
-    absent = tuple(block for one in optional for block in one.blocks if isinstance(block, Missing))
-    shown = tuple(replace(one, blocks=tuple(b for b in one.blocks if b not in absent)) for one in optional)
+def report_info(run: RunArtefacts) -> ReportInfo:
+    """Arrange the artefacts of a folder as a report; a section without blocks is left out."""
+    plan = run.plan
+    table = plan_table(plan, run.gains[plan.objective], run.losses)
+    sections = (
+        Section("plan", "The plan", headline(run, table)),
+        Section("map", "Layers and ops", plan_map(table)),
+        Section("budget", "Where the loss budget goes", budget(table)),
+        Section("ties", "What the consumers tie together", ties(run)),
+        Section("frontier", "Gain against loss", frontier_blocks(run)),
+        Section("validation", "Predicted against measured loss", validation_blocks(run)),
+        Section("time", "Predicted against measured time", time_blocks(run)),
+        Section("loop", "Closed loop: loosened as long as tau surely holds", closed_loop_blocks(run)),
+        *experiment_sections(run),
+        Section("uncertainty", "Would more samples change the plan?", uncertainty(run)),
+        Section("left-out", "What was not quantizable", left_out(run)),
+    )
+    absent = tuple(block for section in sections for block in section.blocks if isinstance(block, Missing))
+    complete = (
+        *(replace(part, blocks=tuple(b for b in part.blocks if b not in absent)) for part in sections),
+        Section("absent", "What this report lacks", absent),
+        Section("reproduce", "Versions and commands", reproduce(run)),
+    )
     return ReportInfo(
-        f"Mixed-precision plan of {found.model}",
+        f"Mixed-precision plan of {run.model}",
         f"objective {plan.objective} · strategy {plan.strategy} · tau {plan.tau:.4g}",
-        (
-            headline(found),
-            plan_map(table),
-            budget(found, table),
-            *(one for one in (ties(found),) if one is not None),
-            *(one for one in shown if one.blocks),
-            uncertainty(found),
-            left_out(found),
-            *([Section("absent", "What this report lacks", absent)] if absent else []),
-            reproduce(found),
-        ),
+        tuple(section for section in complete if section.blocks),
     )

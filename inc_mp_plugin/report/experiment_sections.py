@@ -2,85 +2,69 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 
 from inc_mp_plugin.core.results import Experiment, Point, Trial
 from inc_mp_plugin.report.accuracy_section import accuracy_blocks
-from inc_mp_plugin.report.blocks import Block, Chart, Section, Series, Strips, Table
-from inc_mp_plugin.report.found import Found
+from inc_mp_plugin.report.artefacts import RunArtefacts
+from inc_mp_plugin.report.blocks import Blocks, Chart, Section, Series, Strips, Table
 from inc_mp_plugin.report.loss_sections import against_measured
 from inc_mp_plugin.report.measured import with_interval
-from inc_mp_plugin.report.plan_sections import missing
-from inc_mp_plugin.report.text import amount, split_name
-from inc_mp_plugin.report.trials import levels, mean, measured, percent
+from inc_mp_plugin.report.text import amount, percent, span, split_name
+from inc_mp_plugin.report.trials import kinds, levels, mean_gain, measured
 
-_LOSS = "loss MSE, measured"
 _COMPARED = {
     "curve": "Of several draws the mean, with the least and the largest as a band.",
     "methods": "One program, three prices of an op: its loss MSE (ip_mse), the entropy of its weight (EAGL), "
     "the loss with it alone lowered (ALPS).",
 }
-_TITLES = {
-    "choices": "What each strategy lowers",
-    "prediction": "Predicted against measured loss, over thresholds",
-    "curve": "Measured loss at equal gain",
-    "methods": "Ways to price ops, at equal gain",
-    "accuracy": "Accuracy on tasks",
-}
 
 
-def experiments(found: Found) -> tuple[Section, ...]:
+def experiment_sections(run: RunArtefacts) -> tuple[Section, ...]:
     """Make one section per kind of experiment, with every objective that it was made for."""
-    return tuple(_section(found, name, title) for name, title in _TITLES.items())
+    return tuple(Section(name, title, _blocks(run, name)) for name, (title, _) in _KINDS.items())
 
 
-def experiment_blocks(one: Experiment) -> tuple[Block, ...]:
+def experiment_blocks(experiment: Experiment) -> Blocks:
     """Make the charts and tables of an experiment."""
-    blocks: dict[str, Callable[[Experiment], tuple[Block, ...]]] = {
-        "choices": _choices,
-        "prediction": _prediction,
-        "curve": _curve,
-        "methods": _curve,
-        "accuracy": accuracy_blocks,
-    }
-    return blocks[one.name](one)
+    return _KINDS[experiment.name][1](experiment)
 
 
-def _section(found: Found, name: str, title: str) -> Section:
-    shown = [block for one in found.experiments if one.name == name for block in experiment_blocks(one)]
-    others = [stem for stem in found.outdated if stem.startswith(f"experiments/{name}-")]
-    if not shown and not others:
-        others = [f"experiments/{name}"]
-    command = f"inc-mp experiment {found.folder} {name}" + (" --task TASK" if name == "accuracy" else "")
-    lines = [missing(found, stem, f"Experiment {stem.partition('/')[2]}", command) for stem in others]
-    return Section(name, title, (*shown, *lines))
+def _blocks(run: RunArtefacts, name: str) -> Blocks:
+    experiments = [experiment for experiment in run.experiments if experiment.name == name]
+    stems = [stem for stem in run.outdated if stem.startswith(f"experiments/{name}-")]
+    if not experiments and not stems:
+        stems = [f"experiments/{name}"]
+    command = f"inc-mp experiment {run.folder} {name}" + (" --task TASK" if name == "accuracy" else "")
+    lines = [run.missing(stem, f"Experiment {stem.partition('/')[2]}", command) for stem in stems]
+    return (*(block for experiment in experiments for block in experiment_blocks(experiment)), *lines)
 
 
-def _choices(one: Experiment) -> tuple[Block, ...]:
-    seeds = {trial.strategy: 0 for trial in one.trials}
-    for trial in one.trials:
-        seeds[trial.strategy] += 1
+def _choices(experiment: Experiment) -> Blocks:
+    seeds = Counter(trial.strategy for trial in experiment.trials)
     labels = [
         f"{trial.strategy} {trial.seed}" if seeds[trial.strategy] > 1 else trial.strategy
-        for trial in one.trials
+        for trial in experiment.trials
     ]
     ticks: dict[str, int] = {}
-    for place, op in enumerate(one.ops):
+    for place, op in enumerate(experiment.ops):
         ticks.setdefault(split_name(op)[0], place)
     ticks.pop("", None)
     strips = Strips(
-        f"choices-{one.objective}",
-        f"Which ops does each strategy lower for {one.objective}? Ops in graph order; thick and dark: "
+        f"choices-{experiment.objective}",
+        f"Which ops does each strategy lower for {experiment.objective}? Ops in graph order; thick and dark: "
         "lowered, thin and light: base format.",
         "ops, by layer" if ticks else "ops",
-        len(one.ops),
+        len(experiment.ops),
         tuple((place, layer) for layer, place in ticks.items()),
         tuple(
-            (label, _runs([op in set(trial.quantized) for op in one.ops]))
-            for label, trial in zip(labels, one.trials, strict=True)
+            (label, _runs(map(set(trial.quantized).__contains__, experiment.ops)))
+            for label, trial in zip(labels, experiment.trials, strict=True)
         ),
     )
-    return strips, _trials_table(f"The same plans, for {one.objective}.", one, labels)
+    return strips, _trials_table(f"The same plans, for {experiment.objective}.", experiment, labels)
 
 
 def _runs(marks: Iterable[bool]) -> tuple[tuple[int, int], ...]:
@@ -99,19 +83,19 @@ def _runs(marks: Iterable[bool]) -> tuple[tuple[int, int], ...]:
     return tuple(runs)
 
 
-def _trials_table(caption: str, one: Experiment, labels: Sequence[str]) -> Table:
-    any_measured = bool(measured(one.trials))
+def _trials_table(caption: str, experiment: Experiment, labels: Sequence[str]) -> Table:
+    any_measured = bool(measured(experiment.trials))
     rows = tuple(
         (
             label,
             str(len(trial.quantized)),
-            amount(trial.gain, one.unit),
-            f"{percent(one, trial.gain):.1f}",
+            amount(trial.gain, experiment.unit),
+            f"{percent(trial.gain, experiment.largest_gain):.1f}",
             f"{trial.predicted:.2e}",
-            f"{trial.interval.low:.2e} to {trial.interval.high:.2e}",
+            span(trial.interval, ".2e"),
             *(_measured(trial) if any_measured else ()),
         )
-        for label, trial in zip(labels, one.trials, strict=True)
+        for label, trial in zip(labels, experiment.trials, strict=True)
     )
     columns = ("plan", "ops", "gain", "%", "loss MSE, predicted", "interval")
     return Table(caption, (*columns, *(("measured", "ratio") if any_measured else ())), rows)
@@ -124,68 +108,66 @@ def _measured(trial: Trial) -> tuple[str, str]:
     return with_interval(trial.measured, trial.measured_interval, ".2e"), ratio
 
 
-def _prediction(one: Experiment) -> tuple[Block, ...]:
+def _prediction(experiment: Experiment) -> Blocks:
     points: dict[str, list[Point]] = {}
-    for trial in one.trials:
+    for trial in experiment.trials:
         if trial.measured is not None:
-            ends = (trial.interval, trial.measured, trial.measured_interval)
-            point = Point(trial.quantized, trial.predicted, *ends)
+            point = Point(trial.quantized, trial.predicted, trial.interval, trial.measured)
             points.setdefault(trial.strategy, []).append(point)
     chart = against_measured(
-        f"prediction-{one.objective}",
-        f"Does the predicted loss MSE of {one.objective} plans come true at every threshold? On "
-        f"{one.samples} held-out samples; bars are the intervals of the predictions.",
-        [(strategy, strategy, listed) for strategy, listed in points.items()],
+        f"prediction-{experiment.objective}",
+        f"Does the predicted loss MSE of {experiment.objective} plans come true at every threshold? On "
+        f"{experiment.samples} held-out samples; bars are the intervals of the predictions.",
+        [(strategy, strategy, group) for strategy, group in points.items()],
     )
-    labels = [f"{trial.strategy}, {100 * trial.level:.0f} %" for trial in one.trials]
+    labels = [f"{trial.strategy}, {100 * trial.level:.0f} %" for trial in experiment.trials]
     caption = (
         "By threshold, in % of the NRMSE of everything in the lower format; ratio: predicted / measured."
     )
-    return chart, _trials_table(caption, one, labels)
+    return chart, _trials_table(caption, experiment, labels)
 
 
-def _curve(one: Experiment) -> tuple[Block, ...]:
-    kinds = dict.fromkeys(trial.strategy for trial in one.trials)
+def _curve(experiment: Experiment) -> Blocks:
     chart = Chart(
-        f"{one.name}-{one.objective}",
-        f"At equal {one.objective} gain, who loses least? {_COMPARED[one.name]} Measured on {one.samples} "
-        "held-out samples. Below: better.",
+        f"{experiment.name}-{experiment.objective}",
+        f"At equal {experiment.objective} gain, who loses least? {_COMPARED[experiment.name]} Measured on "
+        f"{experiment.samples} held-out samples. Below: better.",
         "gain, % of the largest",
-        _LOSS,
-        tuple(_curve_series(one, strategy) for strategy in kinds),
+        "loss MSE, measured",
+        tuple(_curve_series(experiment, strategy) for strategy in kinds(experiment)),
         logarithmic_y=True,
     )
-    return chart, _curve_table(one, list(kinds))
+    return chart, _curve_table(experiment)
 
 
-def _curve_series(one: Experiment, strategy: str) -> Series:
-    grouped = list(levels(one.trials, strategy).values())
-    losses = [measured(group) for group in grouped]
+def _curve_series(experiment: Experiment, strategy: str) -> Series:
+    groups = [(group, measured(group)) for group in levels(experiment, strategy).values()]
     # On a logarithmic axis a loss of 0 has no place.
-    kept = [(group, loss) for group, loss in zip(grouped, losses, strict=True) if loss and min(loss) > 0]
-    several = any(len(loss) > 1 for _, loss in kept)
+    points = [
+        (mean_gain(experiment, group), losses) for group, losses in groups if losses and min(losses) > 0
+    ]
+    several = any(len(losses) > 1 for _, losses in points)
     return Series(
         f"{strategy}, mean of draws" if several else strategy,
         strategy,
-        tuple(percent(one, mean([trial.gain for trial in group])) for group, _ in kept),
-        tuple(mean(loss) for _, loss in kept),
-        tuple(min(loss) for _, loss in kept) if several else (),
-        tuple(max(loss) for _, loss in kept) if several else (),
+        tuple(gain for gain, _ in points),
+        tuple(fmean(losses) for _, losses in points),
+        tuple(min(losses) for _, losses in points) if several else (),
+        tuple(max(losses) for _, losses in points) if several else (),
         band=several,
     )
 
 
-def _curve_table(one: Experiment, kinds: Sequence[str]) -> Table:
-    grouped = {strategy: levels(one.trials, strategy) for strategy in kinds}
-    wanted = sorted({level for by_level in grouped.values() for level in by_level})
+def _curve_table(experiment: Experiment) -> Table:
+    groups = {strategy: levels(experiment, strategy) for strategy in kinds(experiment)}
     rows = tuple(
-        (f"{100 * level:.0f}", *(_spread(measured(grouped[kind].get(level, []))) for kind in kinds))
-        for level in wanted
+        (f"{100 * level:.0f}", *(_spread(measured(group.get(level, []))) for group in groups.values()))
+        for level in sorted({trial.level for trial in experiment.trials})
     )
-    several = any(len(group) > 1 for by_level in grouped.values() for group in by_level.values())
+    several = any(len(trials) > 1 for group in groups.values() for trials in group.values())
     spread = "; mean (least to largest)" if several else ""
-    caption = f"Measured loss MSE of {one.objective} plans that gain at least so much{spread}."
-    return Table(caption, ("gain, %", *kinds), rows, left=0)
+    caption = f"Measured loss MSE of {experiment.objective} plans that gain at least so much{spread}."
+    return Table(caption, ("gain, %", *groups), rows, left=0)
 
 
 def _spread(losses: Sequence[float]) -> str:
@@ -193,4 +175,14 @@ def _spread(losses: Sequence[float]) -> str:
         return "–"
     if len(losses) == 1:
         return f"{losses[0]:.2e}"
-    return f"{mean(losses):.2e} ({min(losses):.1e} to {max(losses):.1e})"
+    return f"{fmean(losses):.2e} ({min(losses):.1e} to {max(losses):.1e})"
+
+
+# Title and blocks of each kind of experiment, in the order of the report.
+_KINDS: dict[str, tuple[str, Callable[[Experiment], Blocks]]] = {
+    "choices": ("What each strategy lowers", _choices),
+    "prediction": ("Predicted against measured loss, over thresholds", _prediction),
+    "curve": ("Measured loss at equal gain", _curve),
+    "methods": ("Ways to price ops, at equal gain", _curve),
+    "accuracy": ("Accuracy on tasks", accuracy_blocks),
+}

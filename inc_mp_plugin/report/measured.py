@@ -1,10 +1,10 @@
-"""How well a prediction did, in words, and what of a plan was not measured."""
+"""Measured values in words: how well a prediction did, and which part of a plan was not measured."""
 
 from __future__ import annotations
 
 from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.results import Validation
-from inc_mp_plugin.report.text import NO_TAU, threshold
+from inc_mp_plugin.report.text import has_tau, span, threshold
 
 
 def without_cache(plan: Plan) -> bool:
@@ -16,7 +16,7 @@ def with_interval(value: float, interval: Interval | None, form: str = ".4g") ->
     """Format a measured value with the ends of its interval.
 
     Args:
-        value: what was measured.
+        value: the measured value.
         interval: of the value; None where there is none.
         form: format specification of each number.
 
@@ -26,33 +26,31 @@ def with_interval(value: float, interval: Interval | None, form: str = ".4g") ->
     """
     if interval is None:
         return f"{value:{form}}"
-    return f"{value:{form}} ({interval.low:{form}} to {interval.high:{form}})"
+    return f"{value:{form}} ({span(interval, form)})"
 
 
-def measured_text(seen: Validation, plan: Plan | None = None) -> str:
+def measured_text(validation: Validation, plan: Plan) -> str:
     """Say how well the prediction did, and if tau held.
 
     Args:
-        seen: what was measured.
-        plan: that was measured; without it, a plan that has no KV cache in FP8 is assumed.
+        validation: of the plan.
+        plan: that was measured.
     """
-    nrmse = with_interval(seen.nrmse, seen.nrmse_interval)
-    level = f"; in brackets, a {100 * seen.verify_confidence:g} % interval" if seen.nrmse_interval else ""
-    if plan is not None and without_cache(plan):
-        first = (
-            f"On {seen.samples} held-out samples through INC, the NRMSE of the plan's ops is "
-            f"{nrmse}{level}. Its KV cache in FP8 cannot be measured on a CPU: an NRMSE of "
-            f"{plan.nrmse:.4g} with the cache (tau {seen.tau:.6g}) is predicted, not measured."
+    nrmse, level = with_interval(validation.nrmse, validation.nrmse_interval), ""
+    if validation.nrmse_interval:
+        level = f"; in brackets, a {100 * validation.verify_confidence:g} % interval"
+    if without_cache(plan):
+        outcome = (
+            f"NRMSE of the plan's ops is {nrmse}{level}. Its KV cache in FP8 cannot be measured on a CPU: an "
+            f"NRMSE of {plan.nrmse:.4g} with the cache (tau {validation.tau:.6g}) is predicted, not measured."
         )
     else:
-        told = f"tau {seen.tau:.6g}: {seen.verdict}"
-        if plan is not None and threshold(plan) == NO_TAU:
-            told = f"{plan.nrmse:.4g} predicted; {NO_TAU}"
-        first = (
-            f"On {seen.samples} held-out samples through INC, the plan's NRMSE is {nrmse} ({told}{level})."
-        )
+        judged = f"tau {validation.tau:.6g}: {validation.verdict}"
+        if not has_tau(plan):
+            judged = f"{plan.nrmse:.4g} predicted; {threshold(plan)}"
+        outcome = f"plan's NRMSE is {nrmse} ({judged}{level})."
     return (
-        f"{first} Over {len(seen.points)} random plans the correlation of the "
-        f"logarithms is {seen.log_correlation:.3f}, mean predicted / mean measured {seen.ratio:.2f}, and "
-        f"{seen.covered} of them lie in their interval."
+        f"On {validation.samples} held-out samples through INC, the {outcome} Over {len(validation.points)} "
+        f"random plans the correlation of the logarithms is {validation.log_correlation:.3f}, mean predicted "
+        f"/ mean measured {validation.ratio:.2f}, and {validation.covered} of them lie in their interval."
     )

@@ -1,14 +1,15 @@
-"""Figures. Each takes a value of `page` and only draws; matplotlib is the extra `report`."""
+"""Figures: each takes a value of `blocks` and only draws it; matplotlib is the extra `report`."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.report.blocks import Bars, Chart, Figure, PlanMap, Series, Strips
+from inc_mp_plugin.report.blocks import Bars, Chart, Figure, PlanMap, Series, Strips, Values
 from inc_mp_plugin.report.text import Cell, PlanTable
 
 if TYPE_CHECKING:
@@ -92,11 +93,9 @@ def charts_figure(charts: Sequence[Chart], title: str = "") -> Drawing:
         drawn = _new_figure((_WIDTH if len(charts) == 1 else 3.5 * len(charts), 3.7))
         for axes, chart in zip(drawn.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
             _draw_chart(axes, chart)
-        handles, labels = drawn.axes[0].get_legend_handles_labels()
-        if labels:
-            drawn.legend(
-                handles, labels, loc="outside upper left", ncols=3, columnspacing=1.0, handlelength=1.8
-            )
+        legend = drawn.axes[0].get_legend_handles_labels()
+        if legend[1]:
+            drawn.legend(*legend, loc="outside upper left", ncols=3, columnspacing=1.0, handlelength=1.8)
         if title:
             drawn.suptitle(title, fontsize=9)
     return drawn
@@ -129,11 +128,12 @@ def _label_decades(axis: Axis, between: float) -> None:
 def _draw_series(axes: Axes, series: Series) -> None:
     style = STYLES.get(series.style, _OTHER)
     if series.band:
-        axes.fill_between(series.x, series.low, series.high, color=style["color"], alpha=0.18, linewidth=0)
+        ends = series.y_low, series.y_high
+        axes.fill_between(series.x, *ends, color=style["color"], alpha=0.18, linewidth=0)
     axes.errorbar(
         series.x,
         series.y,
-        None if series.band else _ends(series.y, series.low, series.high),
+        None if series.band else _ends(series.y, series.y_low, series.y_high),
         _ends(series.x, series.x_low, series.x_high),
         label=series.label or None,
         elinewidth=0.9,
@@ -141,20 +141,20 @@ def _draw_series(axes: Axes, series: Series) -> None:
     )
 
 
-def _ends(middle: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[list[float]] | None:
-    """Compute the lengths of error bars, as matplotlib wants them: none is negative. None without ends."""
-    if not low:
+def _ends(middle: Values, lower: Values, upper: Values) -> list[list[float]] | None:
+    """Compute the lengths of error bars, none negative, as matplotlib wants them; None without ends."""
+    if not lower:
         return None
-    below = [max(0.0, m - end) for m, end in zip(middle, low, strict=True)]
-    return [below, [max(0.0, end - m) for m, end in zip(middle, high, strict=True)]]
+    below = [max(0.0, m - end) for m, end in zip(middle, lower, strict=True)]
+    return [below, [max(0.0, end - m) for m, end in zip(middle, upper, strict=True)]]
 
 
 def _bars_figure(bars: Bars) -> Drawing:
     drawn = _new_figure((_WIDTH, 0.8 + 0.27 * len(bars.rows)))
     axes = drawn.add_subplot()
     places = range(len(bars.rows))
-    shown = axes.barh(places, [value for _, value, _ in bars.rows], height=0.72, color=_BLUE)
-    axes.bar_label(shown, [text for _, _, text in bars.rows], padding=3)
+    drawn_bars = axes.barh(places, [value for _, value, _ in bars.rows], height=0.72, color=_BLUE)
+    axes.bar_label(drawn_bars, [text for _, _, text in bars.rows], padding=3)
     axes.set_yticks(places, [label for label, _, _ in bars.rows])
     axes.set(xlabel=bars.x_label, ylim=(len(bars.rows) - 0.4, -0.6))
     axes.margins(x=0.12)
@@ -177,18 +177,16 @@ def _strips_figure(strips: Strips) -> Drawing:
 
 
 def plan_figure(table: PlanTable, title: str) -> Drawing:
-    """Draw a plan as a map: layers down, ops across; in low-precision cells their loss shares."""
-    layers = [layer for layer in table.rows if layer]
-    columns = [c for c in table.columns if any(c in table.rows[layer] for layer in layers)]
-    rows = {f"layer {layer}": [table.rows[layer].get(c) for c in columns] for layer in layers}
+    """Draw a plan as a map: layers down, ops across; a lowered op shows its share of the loss budget in %."""
+    columns, rows = table.columns, {f"layer {layer}": cells for layer, cells in table.layers.items()}
     # An op outside of layers has a row of its own, and fills its first place.
-    rows |= {name: [cell] for name, cell in table.rows.get("", {}).items()}
+    rows |= {cell.column: (cell,) for cell in table.outside}
     figure = _new_figure((1.6 + 0.95 * max(len(columns), 4), 1.5 + 0.36 * len(rows)))
     axes = figure.add_subplot()
     for y, cells in enumerate(rows.values()):
         for x, cell in enumerate(cells):
             if cell is not None:
-                _draw_cell(axes, x, y, cell, low=cell.format in table.lower)
+                _draw_cell(axes, x, y, cell)
     axes.set(xlim=(0, max(len(columns), 1)), ylim=(len(rows), 0))
     axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=30, ha="right")
     axes.set_yticks([y + 0.5 for y in range(len(rows))], list(rows))
@@ -200,40 +198,35 @@ def plan_figure(table: PlanTable, title: str) -> Drawing:
     return figure
 
 
-def _draw_cell(axes: Axes, x: int, y: int, cell: Cell, *, low: bool) -> None:
+def _draw_cell(axes: Axes, x: int, y: int, cell: Cell) -> None:
     from matplotlib.patches import Rectangle
 
-    # Blue and grey differ in lightness too, so that they are told apart without seeing colours.
-    color = "#1f5fa8" if low else "#e3e6ea"
+    # Blue and grey differ in lightness too, so that nobody needs to see colours to tell one from the other.
+    color = "#1f5fa8" if cell.lowered else "#e3e6ea"
     axes.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white"))
-    if low:
+    if cell.lowered:
         text = f"{cell.loss_percent:.1f}"
         axes.text(x + 0.5, y + 0.5, text, color="white", ha="center", va="center", fontsize=9)
 
 
 def _new_figure(size: tuple[float, float]) -> Drawing:
-    _check_matplotlib()
-    from matplotlib.figure import Figure as Drawing
-
-    return Drawing(figsize=size, layout="constrained")
+    drawn: Drawing = _matplotlib().figure.Figure(figsize=size, layout="constrained")
+    return drawn
 
 
-def _check_matplotlib() -> None:
+def _matplotlib() -> ModuleType:
     try:
-        import matplotlib.figure  # noqa: F401
+        import matplotlib.figure
     except ModuleNotFoundError:
         message = 'figures need matplotlib: pip install "inc_mp_plugin[report]"'
         raise InputError(message) from None
+    return matplotlib
 
 
 @contextlib.contextmanager
 def _settings(name: str) -> Iterator[None]:
     """Hold matplotlib to our look, and to ids that follow from the figure's name."""
-    _check_matplotlib()
-    import matplotlib
-
-    changed: dict[str, Any] = {**_SETTINGS, "svg.hashsalt": name}
-    with matplotlib.rc_context(changed):  # type: ignore[arg-type]
+    with _matplotlib().rc_context({**_SETTINGS, "svg.hashsalt": name}):
         yield
 
 

@@ -1,4 +1,4 @@
-"""Sections on what was left out, and on how to make everything again."""
+"""Sections on the ops that were left out, and on how to make everything again."""
 
 from __future__ import annotations
 
@@ -8,97 +8,84 @@ from collections.abc import Iterator
 from typing import Any
 
 from inc_mp_plugin.core.literals import IN_MEMORY
-from inc_mp_plugin.report.blocks import Block, Code, Section, Table
-from inc_mp_plugin.report.found import Found, Json
+from inc_mp_plugin.report.artefacts import Json, RunArtefacts
+from inc_mp_plugin.report.blocks import Blocks, Code, Table
 
 
-def left_out(found: Found) -> Section:
-    """Make the section on what could not be quantized, and why."""
-    blocks: list[Block] = []
-    unsupported, measured = found.graph.unsupported, set(found.losses.ops)
-    never_ran = [op.name for op in found.graph.ops if op.name not in measured]
-    unable = [op for op in found.losses.ops if op not in set(found.able)]
-    if unsupported:
-        rows = tuple((one.name, one.kind, one.reason) for one in unsupported)
-        caption = "Products and convolutions of the graph that cannot be quantized."
-        blocks.append(Table(caption, ("name", "kind", "reason"), rows, left=3))
-    if never_ran:
-        caption = "Ops that calibration never ran; they stay in the base format."
-        blocks.append(Table(caption, ("op",), tuple((name,) for name in never_ran)))
-    if unable:
-        caption = "Ops that a target, or the device that is timed, does not run in a lower format."
-        blocks.append(Table(caption, ("op",), tuple((name,) for name in unable)))
-    if not blocks:
-        blocks.append("Nothing: every matrix product and convolution of the graph is an op of the plan.")
-    return Section("left-out", "What was not quantizable", tuple(blocks))
+def left_out(run: RunArtefacts) -> Blocks:
+    """Make the tables of what could not be quantized, and why."""
+    measured, runnable = set(run.losses.ops), set(run.runnable)
+    products = tuple((product.name, product.kind, product.reason) for product in run.graph.unsupported)
+    never_ran = tuple((op.name,) for op in run.graph.ops if op.name not in measured)
+    never_lower = tuple((op,) for op in run.losses.ops if op not in runnable)
+    unsupported = "Products and convolutions of the graph that cannot be quantized."
+    not_run = "Ops that a target, or the device that is timed, does not run in a lower format."
+    tables = (
+        Table(unsupported, ("name", "kind", "reason"), products, left=3),
+        Table("Ops that calibration never ran; they stay in the base format.", ("op",), never_ran),
+        Table(not_run, ("op",), never_lower),
+    )
+    nothing = "Nothing: every matrix product and convolution of the graph is an op of the plan."
+    return tuple(table for table in tables if table.rows) or (nothing,)
 
 
-def reproduce(found: Found) -> Section:
-    """Make the section with the versions, the commands and the recipe."""
-    measured = found.depends_on.get("sensitivity", {})
+def reproduce(run: RunArtefacts) -> Blocks:
+    """Make the table of the versions, the commands and the recipe."""
+    measured = run.depends_on.get("sensitivity", {})
     versions = dict(measured.get("versions", {}))
     if measured.get("made_by"):
         name, _, version = measured["made_by"].partition(" ")
         versions[name] = version
     rows = tuple((name, str(version)) for name, version in sorted(versions.items()))
-    return Section(
-        "reproduce",
-        "Versions and commands",
-        (
-            Table(
-                "Versions that the sensitivities were measured with.", ("package", "version"), rows, left=2
-            ),
-            Code("Commands that make this folder again.", "\n".join(commands(found))),
-            Code(_recipe_name(found), json.dumps(_given(found.recipe), indent=2, sort_keys=True)),
-        ),
+    title = "recipe.yaml (JSON is YAML)."
+    if _in_memory(run):
+        title = "recipe.json: what was asked for in Python; model and samples were in memory."
+    return (
+        Table("Versions that the sensitivities were measured with.", ("package", "version"), rows, left=2),
+        Code("Commands that make this folder again.", "\n".join(commands(run))),
+        Code(title, json.dumps(_without_absent(run.recipe), indent=2, sort_keys=True)),
     )
 
 
-def commands(found: Found) -> Iterator[str]:
+def commands(run: RunArtefacts) -> Iterator[str]:
     """Yield the commands that were called, in order, as far as the artefacts tell."""
-    folder, made = shlex.quote(found.folder), found.depends_on
-    if _in_memory(found):
-        yield f"# in Python: inc_mp_plugin.tune(model, batches, ..., out={found.folder!r})"
+    folder, depends_on = shlex.quote(run.folder), run.depends_on
+    if _in_memory(run):
+        yield f"# in Python: inc_mp_plugin.tune(model, batches, ..., out={run.folder!r})"
     else:
         yield f"inc-mp tune recipe.yaml --out {folder}"
     keys = ("objective", "strategy", "seed", "tau", "gain_fraction", "budget", "noise", "confidence")
-    goal = {key: made.get("plan", {}).get(key) for key in keys}
-    other = {key: value for key, value in goal.items() if value != found.recipe.get(key)}
+    goal = {key: depends_on.get("plan", {}).get(key) for key in keys}
+    other = {key: value for key, value in goal.items() if value != run.recipe.get(key)}
     changed = [f"{key}={value}" for key, value in other.items() if value is not None]
     if changed:
         yield f"inc-mp solve {folder} {' '.join(changed)}"
-    if found.frontiers is not None:
-        yield f"inc-mp frontier {folder}{_options(made.get('frontier', {}), 'points', 'draws')}"
-    if found.validation is not None:
+    if run.frontiers is not None:
+        yield f"inc-mp frontier {folder}{_options(depends_on.get('frontier', {}), 'points', 'draws')}"
+    if run.validation is not None:
         yield f"inc-mp validate {folder}"
-    if found.time is not None:
-        taus = "".join(f" --tau {tau!r}" for tau in made.get("time_validation", {}).get("taus", ()))
+    if run.time is not None:
+        taus = "".join(f" --tau {tau!r}" for tau in depends_on.get("time_validation", {}).get("taus", ()))
         yield f"inc-mp validate {folder} --time{taus}"
-    for one in found.experiments:
-        settings = made.get(f"experiments/{one.name}-{one.objective}", {})
+    for experiment in run.experiments:
+        settings = depends_on.get(f"experiments/{experiment.name}-{experiment.objective}", {})
         options = "".join(f" --task {shlex.quote(task)}" for task in settings.get("tasks", ()))
         options += _options(settings, "draws", "points", "samples", "include_path", "limit")
-        yield f"inc-mp experiment {folder} {one.name} --objective {one.objective}{options}"
+        yield f"inc-mp experiment {folder} {experiment.name} --objective {experiment.objective}{options}"
     yield f"inc-mp report {folder}"
 
 
 def _options(settings: Json, *keys: str) -> str:
-    given = [(key, settings[key]) for key in keys if settings.get(key) is not None]
-    return "".join(f" --{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in given)
+    options = [(key, settings[key]) for key in keys if settings.get(key) is not None]
+    return "".join(f" --{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in options)
 
 
-def _in_memory(found: Found) -> bool:
-    return bool(found.recipe.get("model", {}).get("weights") == IN_MEMORY)
+def _in_memory(run: RunArtefacts) -> bool:
+    return bool(run.recipe.get("model", {}).get("weights") == IN_MEMORY)
 
 
-def _recipe_name(found: Found) -> str:
-    if _in_memory(found):
-        return "recipe.json: what was asked for in Python; model and samples were in memory."
-    return "recipe.yaml (JSON is YAML)."
-
-
-def _given(value: Any) -> Any:
-    """Return a recipe without the keys that were not given."""
+def _without_absent(value: Any) -> Any:
+    """Return a recipe without the keys that have no value."""
     if not isinstance(value, dict):
         return value
-    return {key: _given(inner) for key, inner in value.items() if inner is not None and inner != {}}
+    return {key: _without_absent(inner) for key, inner in value.items() if inner is not None and inner != {}}

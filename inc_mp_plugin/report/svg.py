@@ -1,4 +1,4 @@
-"""SVG as matplotlib writes it, made fit to stand inside a page."""
+"""Pictures of matplotlib inside a page."""
 
 from __future__ import annotations
 
@@ -9,24 +9,17 @@ from inc_mp_plugin.report.plots import COLORS, INK, PAPER
 
 
 def inline(svg: str, name: str, label: str) -> str:
-    """Return the `<svg>` element of a picture, made to stand inside a page.
-
-    It has the page's ink and font, ids of its own, and no addresses.
+    """Return the `<svg>` element of a picture for a page: with the page's ink and font, and ids of its own.
 
     Args:
         svg: as `plots.render` returns it.
         name: unique on the page; it starts every id.
-        label: what the picture shows, for those who do not see it.
+        label: of the picture, for readers who do not see it.
     """
     body = svg[svg.index("<svg") : svg.rindex("</svg>") + len("</svg>")]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
-    inner = body[body.index(">") + 1 :]
-    inner = (
-        inner.replace(INK, "currentColor")
-        .replace(f"fill: {PAPER}", "fill: none")
-        .replace("xlink:href=", "href=")
-    )
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)
+    inner = body[body.index(">") + 1 :].replace("xlink:href=", "href=")
+    inner = inner.replace(INK, "currentColor").replace(f"fill: {PAPER}", "fill: none")
     for color, value in COLORS.items():
         inner = inner.replace(value, f"var(--{color})")
     inner = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", inner)

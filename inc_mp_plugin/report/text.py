@@ -1,4 +1,4 @@
-"""From artefacts to what is shown: all the logic of the tables, nothing of the drawing."""
+"""Plans in words and as tables: all the logic, nothing of the drawing."""
 
 from __future__ import annotations
 
@@ -6,41 +6,57 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
+from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.numbers import rounded_up
-from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.plan import Plan, TieCost
 from inc_mp_plugin.targets.layout import expert_role
-
-if TYPE_CHECKING:
-    from inc_mp_plugin.core.results import Frontier
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One op of a plan: its format and its shares, in percent, of loss budget and largest gain."""
+    """One op of a plan: its place on the map, its format, and its shares of loss budget and largest gain.
 
+    `layer` is "" outside of layers; `lowered` is False in the base format; the shares are in percent.
+    """
+
+    layer: str
+    column: str
     format: str
+    lowered: bool
     loss_percent: float
     gain_percent: float
+
+    @property
+    def label(self) -> str:
+        """The op's name with its layer."""
+        return f"layer {self.layer} {self.column}" if self.layer else self.column
 
 
 @dataclass(frozen=True, slots=True)
 class PlanTable:
-    """A plan as layers by ops: `rows` maps a layer ("" outside of layers) to its cells by column.
+    """A plan as layers by ops: the layout of its map in a terminal, on a page and in a picture.
 
-    `lower` are the formats below the base that the plan uses; `cache_percent` is the share of the loss
-    budget that a KV cache in FP8 takes.
+    `layers` maps a layer to one cell per column, None where the layer has no such op; `outside` are the
+    ops outside of layers. `lower` are the formats below the base that the plan uses; `cache_percent` is
+    the share of the loss budget that a KV cache in FP8 takes.
     """
 
     lower: tuple[str, ...]
     columns: tuple[str, ...]
-    rows: Mapping[str, Mapping[str, Cell]]
+    layers: Mapping[str, tuple[Cell | None, ...]]
+    outside: tuple[Cell, ...]
     summary: tuple[str, ...]
     cache_percent: float = 0.0
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, those of the layers first."""
+        inside = (cell for row in self.layers.values() for cell in row if cell is not None)
+        return (*inside, *self.outside)
 
 
 def plan_table(plan: Plan, gains: Gains, losses: LossModel) -> PlanTable:
@@ -50,36 +66,34 @@ def plan_table(plan: Plan, gains: Gains, losses: LossModel) -> PlanTable:
     budget is that of the ops and of a KV cache in FP8 together.
 
     Args:
-        plan: what is arranged.
+        plan: to arrange.
         gains: of every group, for the objective of the plan.
-        losses: give the loss MSE of every op, and of a KV cache in FP8.
+        losses: source of the loss MSE of every op, and of a KV cache in FP8.
     """
-    shares, cache = _gain_shares(plan, gains), float(losses.cache_loss_mse.mean())
+    gain_of, lowered = _gain_shares(plan, gains), plan.lowered
+    cache = float(losses.cache_loss_mse.mean())
     capacity = losses.without_drift(plan.loss_budget) + cache
-    loss_mse = {format_name: losses.loss_mse(format_name) for format_name in set(plan.lowered.values())}
+    loss_mse = {format_name: losses.loss_mse(format_name) for format_name in set(lowered.values())}
     rows: dict[str, dict[str, Cell]] = {}
     for op, (layer, column) in places([name for group in gains.groups for name in group.ops]).items():
-        format_name = plan.formats[op]
-        loss = loss_mse[format_name][op] if format_name != plan.base else 0.0
-        cell = Cell(
-            format_name,
-            100.0 * loss / capacity if capacity else 0.0,
-            100.0 * shares.get(op, 0.0) / plan.largest_gain if plan.largest_gain else 0.0,
-        )
+        loss = loss_mse[lowered[op]][op] if op in lowered else 0.0
+        shares = percent(loss, capacity), percent(gain_of.get(op, 0.0), plan.largest_gain)
+        cell = Cell(layer, column, plan.formats[op], op in lowered, *shares)
         row = rows.setdefault(layer, {})
-        row[column] = _together(row[column], cell, plan.base) if column in row else cell
-    columns = dict.fromkeys(column for cells in rows.values() for column in cells)
-    lower = sorted({plan.formats[op] for op in plan.quantized})
-    lines, share = summary(plan), 100.0 * cache / capacity if cache else 0.0
+        row[column] = _together(row[column], cell) if column in row else cell
+    outside = tuple(rows.pop("", {}).values())
+    columns = tuple(dict.fromkeys(column for row in rows.values() for column in row))
+    layers = {layer: tuple(map(row.get, columns)) for layer, row in rows.items()}
+    lines, share = summary(plan), percent(cache, capacity)
     if cache:
         lines.insert(3, f"The KV cache in FP8 takes {share:.1f} % of the loss budget; the rest is the ops'.")
-    return PlanTable(tuple(lower), tuple(columns), rows, tuple(lines), share)
+    return PlanTable(tuple(sorted(loss_mse)), columns, layers, outside, tuple(lines), share)
 
 
-def _together(one: Cell, other: Cell, base: str) -> Cell:
-    """Add up the cells of experts that share a column: what they cost and gain, in percent."""
-    format_name = other.format if one.format == base else one.format
-    return Cell(format_name, one.loss_percent + other.loss_percent, one.gain_percent + other.gain_percent)
+def _together(first: Cell, second: Cell) -> Cell:
+    """Add up the cells of experts that share a column: their costs and gains, in percent."""
+    loss, gain = first.loss_percent + second.loss_percent, first.gain_percent + second.gain_percent
+    return replace(first if first.lowered else second, loss_percent=loss, gain_percent=gain)
 
 
 def split_name(op: str) -> tuple[str, str]:
@@ -111,32 +125,32 @@ def places(ops: Sequence[str]) -> dict[str, tuple[str, str]]:
         >>> places(["h.0.attn.q", "h.0.cross.q", "h.0.mlp"])["h.0.cross.q"]
         ('0', 'h.*.cross.q')
     """
-    found = {op: split_name(op) for op in ops}
-    taken = Counter(found.values())
-    shared = {column for (_, column), count in taken.items() if count > 1 and column[0] != "*"}
+    short = {op: split_name(op) for op in ops}
+    counts = Counter(short.values())
+    shared = {column for (_, column), count in counts.items() if count > 1 and column[0] != "*"}
     return {
         op: (layer, re.sub(r"\d+", "*", op, count=1) if column in shared else column)
-        for op, (layer, column) in found.items()
+        for op, (layer, column) in short.items()
     }
 
 
 def summary(plan: Plan) -> list[str]:
-    """Describe what the plan does, in a few sentences."""
-    low = sorted({plan.formats[op] for op in plan.quantized}) or ["a lower format"]
-    share = 100.0 * plan.gain / plan.largest_gain if plan.largest_gain else 0.0
+    """Describe the plan in a few sentences."""
+    lower = sorted(set(plan.lowered.values())) or ["a lower format"]
+    gap = "" if plan.gap is None else f", gap {plan.gap:.1g}"
     lines = [
-        f"{len(plan.quantized)} of {len(plan.formats)} ops run in {', '.join(low)}, "
+        f"{len(plan.quantized)} of {len(plan.formats)} ops run in {', '.join(lower)}, "
         f"the others in {plan.base}.",
         f"Gain ({plan.objective}, {plan.source}): {amount(plan.gain, plan.unit)}, "
-        f"{share:.1f} % of the largest there is.",
-        f"Predicted NRMSE of the loss: {plan.nrmse:.4g} ({threshold(plan)}; {_status(plan)}); "
-        f"{100 * plan.confidence:g} % of fresh sample sets lie between "
+        f"{percent(plan.gain, plan.largest_gain):.1f} % of the largest there is.",
+        f"Predicted NRMSE of the loss: {plan.nrmse:.4g} ({threshold(plan)}; {plan.strategy}: {plan.status}"
+        f"{gap}); {100 * plan.confidence:g} % of fresh sample sets lie between "
         f"{nrmse_of(plan, plan.interval.low):.4g} and {nrmse_of(plan, plan.interval.high):.4g}.",
     ]
     if plan.correction != 1.0:
         lines.append(f"The loss budget is {plan.correction:.4g} times that of tau, so that it surely holds.")
     lines += tie_lines(plan)
-    if not plan.binds and threshold(plan) != NO_TAU:
+    if not plan.binds and has_tau(plan):
         lines.append(
             f"tau {plan.tau:.6g} does not bind: everything that gains anything fits, "
             f"at an NRMSE of {plan.nrmse:.4g}."
@@ -144,36 +158,48 @@ def summary(plan: Plan) -> list[str]:
     return lines
 
 
-NO_TAU = "not held to a tau"
+def has_tau(plan: Plan) -> bool:
+    """Tell if a plan was held to a tau; one that was only asked for a gain has its own loss as tau."""
+    return (plan.tau, plan.loss_budget) != (plan.nrmse, plan.loss_mse)
 
 
 def threshold(plan: Plan) -> str:
-    """Name the threshold that a plan was held to.
-
-    A plan that was only asked for a gain has its own loss as tau; it was not held to any.
-    """
-    return f"tau {plan.tau:.6g}" if (plan.tau, plan.loss_budget) != (plan.nrmse, plan.loss_mse) else NO_TAU
+    """Name the threshold that a plan was held to, if any."""
+    return f"tau {plan.tau:.6g}" if has_tau(plan) else "not held to a tau"
 
 
 def tie_lines(plan: Plan) -> list[str]:
     """Say what the ties of a plan cost, in one line per reason for ties."""
-    costs: dict[str, list[float]] = {}
+    return [f"Tied ({why}): {len(ties)} times, at a cost of {cost}." for why, ties, cost in tie_groups(plan)]
+
+
+def tie_groups(plan: Plan) -> list[tuple[str, list[TieCost], str]]:
+    """Group the ties of a plan by reason: the reason, the ties, and the gain that they cost together."""
+    groups: dict[str, list[TieCost]] = {}
     for tie in plan.ties:
-        costs.setdefault(tie.why, []).append(tie.cost)
-    return [
-        f"Tied ({why}): {len(each)} times, at a cost of {amount(math.fsum(each), plan.unit)}."
-        for why, each in costs.items()
-    ]
-
-
-def _status(plan: Plan) -> str:
-    gap = "" if plan.gap is None else f", gap {plan.gap:.1g}"
-    return f"{plan.strategy}: {plan.status}{gap}"
+        groups.setdefault(tie.why, []).append(tie)
+    costs = [amount(math.fsum(tie.cost for tie in ties), plan.unit) for ties in groups.values()]
+    return list(zip(groups, groups.values(), costs, strict=True))
 
 
 def nrmse_of(plan: Plan, loss_mse: float) -> float:
     """Return the normalized RMSE of another loss MSE, of the same samples as the plan's loss MSE."""
     return plan.nrmse * math.sqrt(loss_mse / plan.loss_mse) if plan.loss_mse else 0.0
+
+
+def percent(part: float, whole: float) -> float:
+    """Return a part in percent of the whole; 0 where the whole is 0."""
+    return 100.0 * part / whole if whole else 0.0
+
+
+def span(ends: tuple[float, float], form: str = ".3g") -> str:
+    """Format the two ends of an interval, each with a format specification.
+
+    Example:
+        >>> span((0.0015, 0.0028))
+        '0.0015 to 0.0028'
+    """
+    return f"{ends[0]:{form}} to {ends[1]:{form}}"
 
 
 def amount(value: float, unit: str) -> str:
@@ -206,60 +232,28 @@ def milliseconds(seconds: float) -> str:
 def _gain_shares(plan: Plan, gains: Gains) -> dict[str, float]:
     shares = {}
     for group in gains.groups:
-        chosen = tuple(plan.formats[op] for op in group.ops)
-        gain = group.gain[group.configurations.index(chosen)]
+        configuration = tuple(plan.formats[op] for op in group.ops)
+        gain = group.gain[group.configurations.index(configuration)]
         lowered = [op for op in group.ops if plan.formats[op] != plan.base]
         shares.update({op: gain / len(lowered) for op in lowered})
     return shares
 
 
-@dataclass(frozen=True, slots=True)
-class FrontierRow:
-    """One point of the exact curve, and what the baselines pay for at least as much gain.
+def dry_run_lines(graph: Graph, demands: Demands, gains: Gains, plan: Plan) -> list[str]:
+    """Say what a recipe comes to without a loss.
 
-    Losses are normalized RMSEs; `random` is the root of the draws' mean loss MSE. None where a baseline
-    never gains as much. `tau` gives this plan to `inc-mp solve`.
+    Args:
+        graph: from `capture`.
+        demands: of the consumers of the plan: ties, and ops that are kept or lowered.
+        gains: of every group, for one objective.
+        plan: that of the largest gain.
     """
-
-    gain: float
-    gain_percent: float
-    ops: int
-    nrmse: float
-    low: float
-    high: float
-    tau: str
-    prefix: float | None
-    random: float | None
-    knee: bool
-
-
-def frontier_rows(one: Frontier) -> list[FrontierRow]:
-    """Turn a frontier into the rows of a table, one per point of its exact curve."""
-    exact = one.curves[0]
-    rows = []
-    for k, (gain, loss_mse) in enumerate(zip(exact.gain, exact.loss_mse, strict=True)):
-        rows.append(
-            FrontierRow(
-                gain,
-                100.0 * gain / one.largest_gain,
-                exact.ops[k],
-                one.nrmse(loss_mse),
-                one.nrmse(exact.low[k]),
-                one.nrmse(exact.high[k]),
-                rounded_up(one.nrmse(loss_mse)),
-                _mean_nrmse(one, "prefix", gain),
-                _mean_nrmse(one, "random", gain),
-                k == one.knee,
-            )
-        )
-    return rows
-
-
-def _mean_nrmse(one: Frontier, strategy: str, gain: float) -> float | None:
-    """Return the NRMSE of the mean loss MSE of a strategy's draws for this gain.
-
-    The result is None if one of the draws never gains as much, or if there is none.
-    """
-    losses = [curve.least_loss(gain) for curve in one.curves if curve.strategy == strategy]
-    known = [loss for loss in losses if loss is not None]
-    return one.nrmse(math.fsum(known) / len(known)) if known and len(known) == len(losses) else None
+    lines = [
+        f"{len(graph.ops)} ops in {len(graph.groups)} groups; {len(graph.unsupported)} products are no ops",
+        *(f"tied, {count} times: {why}" for why, count in Counter(t.why for t in demands.ties).items()),
+        *(f"in {gains.base}, {n} ops: {why}" for why, n in Counter(demands.kept.values()).items()),
+        *(f"in FP8, {n} ops: {why}" for why, n in Counter(demands.lowered.values()).items()),
+        f"largest gain ({gains.objective}, {gains.source}): {amount(plan.gain, gains.unit)} "
+        f"with {len(plan.quantized)} ops lowered, of {amount(gains.largest, gains.unit)} without ties",
+    ]
+    return [line[:1].upper() + line[1:] for line in lines]

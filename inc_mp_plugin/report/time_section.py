@@ -2,56 +2,59 @@
 
 from __future__ import annotations
 
-from inc_mp_plugin.core.timings import TimedGroup, TimedPlan, TimeValidation
-from inc_mp_plugin.report.blocks import Block, Chart, Section, Series, Table
-from inc_mp_plugin.report.found import Found
-from inc_mp_plugin.report.plan_sections import missing
+from collections.abc import Iterable
+
+from inc_mp_plugin.core.timings import TimeValidation
+from inc_mp_plugin.report.artefacts import RunArtefacts
+from inc_mp_plugin.report.blocks import Blocks, Chart, Series, Table, Values
 from inc_mp_plugin.report.text import milliseconds, split_name
 
 _BARS = "Bars: two standard errors"
 
 
-def time(found: Found) -> Section:
-    """Make the section on predicted against measured time."""
-    title, seen = "Predicted against measured time", found.time
-    if seen is None:
-        command = f"inc-mp validate {found.folder} --time"
-        if "empirical_time" not in found.gains:
-            command = f"inc-mp tune RECIPE.yaml objective=empirical_time --out {found.folder}"
-        return Section("time", title, (missing(found, "time_validation", "Measured times", command),))
-    charts, tables = time_charts(seen), time_tables(seen)
-    blocks: list[Block] = [time_text(seen), charts[0], tables[0]]
-    if seen.groups:
-        blocks += [*charts[1:], *tables[1:]]
-    return Section("time", title, tuple(blocks))
+def time_blocks(run: RunArtefacts) -> Blocks:
+    """Make the text, the charts and the tables of predicted against measured time."""
+    times = run.time
+    if times is None:
+        command = f"inc-mp validate {run.folder} --time"
+        if "empirical_time" not in run.gains:
+            command = f"inc-mp tune RECIPE.yaml objective=empirical_time --out {run.folder}"
+        return (run.missing("time_validation", "Measured times", command),)
+    charts, tables = time_charts(times), time_tables(times)
+    of_groups: Blocks = (*charts[1:], *tables[1:]) if times.groups else ()
+    return (time_text(times), charts[0], tables[0], *of_groups)
 
 
-def time_text(seen: TimeValidation) -> str:
-    """Say how many plans save what their groups add up to."""
-    measured = [plan for plan in seen.plans if plan.quantized]
-    held = sum(plan.additive for plan in measured)
+def time_text(times: TimeValidation) -> str:
+    """Say how many plans save as much time as their groups add up to."""
+    lowering = [plan for plan in times.plans if plan.quantized]
+    additive = sum(plan.additive for plan in lowering)
     return (
-        f"{held} of {len(measured)} plans save what their groups add up to, within 5 % or two standard "
+        f"{additive} of {len(lowering)} plans save what their groups add up to, within 5 % or two standard "
         "errors."
     )
 
 
-def time_tables(seen: TimeValidation) -> tuple[Table, ...]:
+def time_tables(times: TimeValidation) -> tuple[Table, ...]:
     """Make the tables of the time saved.
 
     The first has whole plans beside the sums of their groups. If groups were measured, the second has groups
     beside the sums of their ops.
     """
-    return (_plans_table(seen), *([_groups_table(seen)] if seen.groups else []))
+    return (_plans_table(times), *([_groups_table(times)] if times.groups else []))
 
 
-def time_charts(seen: TimeValidation) -> tuple[Chart, ...]:
+def time_charts(times: TimeValidation) -> tuple[Chart, ...]:
     """Make the charts of the time saved, in ms.
 
     They show whole plans over the sums of their groups; groups over the sums of their ops, and over MACs.
     """
-    plans = [plan for plan in seen.plans if plan.quantized]
-    groups = seen.groups
+    plans, groups = [plan for plan in times.plans if plan.quantized], times.groups
+    sums, below, above = _in_ms((plan.predicted_s, plan.predicted_stderr_s) for plan in plans)
+    of_plans = _in_ms((plan.measured_s, plan.measured_stderr_s) for plan in plans)
+    of_groups = _in_ms((group.measured_s, group.stderr_s) for group in groups)
+    sums_of_ops = tuple(1e3 * group.sum_of_ops_s for group in groups)
+    macs = tuple(group.macs / 1e6 for group in groups)
     label = "time saved, measured, ms"
     return (
         Chart(
@@ -59,46 +62,32 @@ def time_charts(seen: TimeValidation) -> tuple[Chart, ...]:
             f"Does a whole plan save what its groups add up to? {_BARS}; on the line, measured = sum.",
             "whole plans: sum of their groups, ms",
             label,
-            _with_diagonal(_plan_points(plans)),
+            _with_diagonal(Series("", "point", sums, *of_plans, below, above)),
         ),
         Chart(
             "time-groups",
             f"Does a group save what its ops save one by one? {_BARS}; on the line, measured = sum.",
             "one group: sum of its ops alone, ms",
             label,
-            _with_diagonal(_group_points(groups, tuple(1e3 * one.sum_of_ops_s for one in groups))),
+            _with_diagonal(Series("", "point", sums_of_ops, *of_groups)),
         ),
         Chart(
             "time-macs",
             f"Do MACs say what a group saves? {_BARS}.",
             "one group: million MACs per sample",
             label,
-            (_group_points(groups, tuple(one.macs / 1e6 for one in groups)),),
+            (Series("", "point", macs, *of_groups),),
         ),
     )
 
 
-def _plan_points(plans: list[TimedPlan]) -> Series:
-    return Series(
-        "",
-        "point",
-        tuple(1e3 * one.predicted_s for one in plans),
-        tuple(1e3 * one.measured_s for one in plans),
-        tuple(1e3 * (one.measured_s - 2 * one.measured_stderr_s) for one in plans),
-        tuple(1e3 * (one.measured_s + 2 * one.measured_stderr_s) for one in plans),
-        tuple(1e3 * (one.predicted_s - 2 * one.predicted_stderr_s) for one in plans),
-        tuple(1e3 * (one.predicted_s + 2 * one.predicted_stderr_s) for one in plans),
-    )
-
-
-def _group_points(groups: tuple[TimedGroup, ...], x: tuple[float, ...]) -> Series:
-    return Series(
-        "",
-        "point",
-        x,
-        tuple(1e3 * one.measured_s for one in groups),
-        tuple(1e3 * (one.measured_s - 2 * one.stderr_s) for one in groups),
-        tuple(1e3 * (one.measured_s + 2 * one.stderr_s) for one in groups),
+def _in_ms(times: Iterable[tuple[float, float]]) -> tuple[Values, Values, Values]:
+    """Return times in ms, and two standard errors below and above them; from pairs of time and error in s."""
+    pairs = list(times)
+    return (
+        tuple(1e3 * seconds for seconds, _ in pairs),
+        tuple(1e3 * (seconds - 2 * stderr_s) for seconds, stderr_s in pairs),
+        tuple(1e3 * (seconds + 2 * stderr_s) for seconds, stderr_s in pairs),
     )
 
 
@@ -107,9 +96,9 @@ def _with_diagonal(points: Series) -> tuple[Series, ...]:
     return Series("", "reference", ends, ends), points
 
 
-def _plans_table(seen: TimeValidation) -> Table:
+def _plans_table(times: TimeValidation) -> Table:
     return Table(
-        f"Time saved by whole plans, of {milliseconds(seen.price_s)} ms on {seen.description}",
+        f"Time saved by whole plans, of {milliseconds(times.price_s)} ms on {times.description}",
         ("objective", "tau", "ops", "sum of groups, ms", "measured, ms", "difference", "adds up"),
         tuple(
             (
@@ -121,12 +110,12 @@ def _plans_table(seen: TimeValidation) -> Table:
                 f"{100 * plan.difference_s / plan.predicted_s:+.1f} %" if plan.predicted_s else "–",
                 ("yes" if plan.additive else "no") if plan.quantized else "–",
             )
-            for plan in seen.plans
+            for plan in times.plans
         ),
     )
 
 
-def _groups_table(seen: TimeValidation) -> Table:
+def _groups_table(times: TimeValidation) -> Table:
     return Table(
         "Time saved by groups, and by their ops measured alone",
         ("ops lowered", "measured, ms", "sum of ops, ms", "million MACs"),
@@ -137,7 +126,7 @@ def _groups_table(seen: TimeValidation) -> Table:
                 milliseconds(group.sum_of_ops_s),
                 f"{group.macs / 1e6:.1f}",
             )
-            for group in seen.groups
+            for group in times.groups
         ),
     )
 

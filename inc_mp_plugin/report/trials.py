@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from inc_mp_plugin.core.results import Experiment, Trial
+from inc_mp_plugin.report.text import percent
 
 
-def levels(trials: Iterable[Trial], strategy: str) -> dict[float, list[Trial]]:
+def kinds(experiment: Experiment) -> list[str]:
+    """List the strategies of an experiment, in the order of their first trials."""
+    return list(dict.fromkeys(trial.strategy for trial in experiment.trials))
+
+
+def levels(experiment: Experiment, strategy: str) -> dict[float, list[Trial]]:
     """Group the trials of a strategy by level, rising."""
-    found: dict[float, list[Trial]] = {}
-    for trial in sorted(trials, key=lambda trial: trial.level):
+    groups: dict[float, list[Trial]] = {}
+    for trial in sorted(experiment.trials, key=lambda trial: trial.level):
         if trial.strategy == strategy:
-            found.setdefault(trial.level, []).append(trial)
-    return found
+            groups.setdefault(trial.level, []).append(trial)
+    return groups
 
 
 def measured(trials: Iterable[Trial]) -> list[float]:
@@ -22,9 +29,9 @@ def measured(trials: Iterable[Trial]) -> list[float]:
     return [trial.measured for trial in trials if trial.measured is not None]
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the arithmetic mean."""
-    return math.fsum(values) / len(values)
+def mean_gain(experiment: Experiment, trials: Iterable[Trial]) -> float:
+    """Return the mean gain of trials in percent of the largest."""
+    return percent(fmean([trial.gain for trial in trials]), experiment.largest_gain)
 
 
 def deviation(values: Sequence[float]) -> float:
@@ -36,22 +43,17 @@ def deviation(values: Sequence[float]) -> float:
     """
     if len(values) < 2:
         return 0.0
-    middle = mean(values)
+    middle = fmean(values)
     return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1))
 
 
-def percent(one: Experiment, gain: float) -> float:
-    """Return a gain in percent of the largest."""
-    return 100.0 * gain / one.largest_gain if one.largest_gain else 0.0
-
-
-def differences(one: Experiment, trials: Iterable[Trial], metric: str) -> list[float]:
+def differences(experiment: Experiment, trials: Iterable[Trial], metric: str) -> list[float]:
     """Return the differences of scores to that of the base format, in percent of the latter.
 
     Args:
-        one: the experiment, which has the scores in the base format.
-        trials: those to compare; a trial without this score is left out.
+        experiment: source of the scores in the base format.
+        trials: to compare; a trial without this score is left out.
         metric: name of the score.
     """
-    base = one.base_scores[metric]
+    base = experiment.base_scores[metric]
     return [100.0 * (trial.scores[metric] - base) / abs(base) for trial in trials if metric in trial.scores]

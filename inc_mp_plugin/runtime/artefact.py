@@ -14,6 +14,7 @@ from inc_mp_plugin.runtime.codec import from_json, to_json
 from inc_mp_plugin.runtime.reuse import run_stage
 
 Value = TypeVar("Value")
+Part = TypeVar("Part")
 Json = dict[str, Any]
 
 
@@ -43,8 +44,7 @@ class Artefact(Generic[Value]):
         Raises:
             InputError: the file is missing or damaged.
         """
-        value: Value = self._read(folder, self.decode)
-        return value
+        return self._read(folder, self.decode)
 
     def made_from(self, folder: Path) -> Json:
         """Read what the value followed from, and which version made it.
@@ -52,8 +52,7 @@ class Artefact(Generic[Value]):
         Raises:
             InputError: the file is missing or damaged.
         """
-        made: Json = self._read(folder, _made_from)
-        return made
+        return self._read(folder, _made_from)
 
     def make(
         self,
@@ -71,20 +70,19 @@ class Artefact(Generic[Value]):
             extra: what to write beside it, for people.
         """
 
-        def made() -> tuple[Value, Json]:
+        def make() -> tuple[Value, Json]:
             value = compute()
             return value, {**self.encode(value), **(extra or {})}
 
-        return run_stage(self.path(folder), self.kind, depends_on, decode=self.decode, make=made)
+        return run_stage(self.path(folder), self.kind, depends_on, decode=self.decode, make=make)
 
-    def _read(self, folder: Path, decode: Callable[[Json], Any]) -> Any:
+    def _read(self, folder: Path, decode: Callable[[Json], Part]) -> Part:
         path = self.path(folder)
         content = store.read_json(path, self.kind)
         try:
             return decode(content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            message = f"{path} is damaged ({error}); delete it and run `inc-mp tune` again"
-            raise InputError(message) from error
+            raise InputError(store.damaged(path, str(error))) from error
 
 
 def _made_from(content: Json) -> Json:

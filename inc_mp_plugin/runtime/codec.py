@@ -18,7 +18,7 @@ def to_json(value: object) -> Json:
     """Write a frozen dataclass as JSON has it: fields by name, tuples as lists.
 
     Example:
-        >>> from inc_mp_plugin.core.plan import Gemm, Op
+        >>> from inc_mp_plugin.core.graph import Gemm, Op
         >>> to_json(Op("a", "linear", 8, 4, 1, gemms=(Gemm(1, 2, 2, 2),)))["gemms"]
         [[1, 2, 2, 2]]
     """

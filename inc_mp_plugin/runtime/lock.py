@@ -16,7 +16,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -90,9 +90,7 @@ def exclusive(
 
     @wraps(function)
     def alone(folder: Path, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        if not folder.is_dir():
-            return function(folder, *args, **kwargs)
-        with locked(folder):
+        with locked(folder) if folder.is_dir() else nullcontext():
             return function(folder, *args, **kwargs)
 
     return alone
@@ -103,11 +101,11 @@ def _take(path: Path, folder: Path) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            kept = _lock(file, path, folder)
-            if kept and _replaced(file, path):  # its holder removed it while we opened it
+            has_locks = _lock(file, path, folder)
+            if has_locks and _replaced(file, path):  # its holder removed it while we opened it
                 os.close(file)
                 continue
-            _take_over(_read(file), path, folder, kept=kept)
+            _take_over(_read(file), path, folder, has_locks=has_locks)
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(asdict(_ourselves())).encode(), 0)
         except BaseException:
@@ -130,12 +128,12 @@ def _lock(file: int, path: Path, folder: Path) -> bool:
     return True
 
 
-def _take_over(before: Holder | None, path: Path, folder: Path, *, kept: bool) -> None:
+def _take_over(before: Holder | None, path: Path, folder: Path, *, has_locks: bool) -> None:
     """Go on after a process that left its file behind, if it is sure to have ended."""
     if before is None:
         return
     us = _ourselves()
-    if kept and (before.host == us.host or before.boot == us.boot != ""):
+    if has_locks and (before.host == us.host or before.boot == us.boot != ""):
         say(f"{folder}: going on after {before}, which was ended before it was done")
         return
     message = (
@@ -164,7 +162,7 @@ def _ourselves() -> Holder:
     script = Path(sys.argv[0])
     name = script.parent.name if script.stem == "__main__" else script.name  # python -m package
     command = shlex.join([name or "python", *sys.argv[1:]])
-    shown = command if len(command) <= _LONGEST else f"{command[:_LONGEST]}…"
+    shortened = command if len(command) <= _LONGEST else f"{command[:_LONGEST]}…"
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-    return Holder(os.getpid(), socket.gethostname(), boot, shown, since)
+    return Holder(os.getpid(), socket.gethostname(), boot, shortened, since)

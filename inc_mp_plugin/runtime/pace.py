@@ -1,11 +1,11 @@
-"""Pace of long work, and what of it a person is told: counts and times as words."""
+"""Pace of long work, with its counts and times in words for people."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
-_LONG_S = 600.0  # what takes longer is announced
+_LONG_S = 600.0  # longer work is announced
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from threading import Event, Thread
 from typing import TYPE_CHECKING, TypeVar
@@ -120,7 +120,8 @@ def steps(work: Work) -> Iterator[Callable[[], None]]:
     now_s = time.monotonic()
     under_way = _UnderWay(Pace(work, now_s, now_s))
     bars = _is_shown() and console().is_terminal and not ranks.rank()
-    with _bar(under_way) if bars else _lines(under_way):
+    lines = LOGGER.isEnabledFor(logging.INFO) and not ranks.rank()
+    with _bar(under_way) if bars else _lines(under_way) if lines else nullcontext():
         yield under_way.advance
 
 
@@ -139,14 +140,8 @@ class _UnderWay:
             say(self.pace.announcement)
 
 
-def _lines(under_way: _UnderWay) -> AbstractContextManager[None]:
-    if not LOGGER.isEnabledFor(logging.INFO) or ranks.rank():
-        return nullcontext()
-    return _at_intervals(under_way)
-
-
 @contextmanager
-def _at_intervals(under_way: _UnderWay) -> Iterator[None]:
+def _lines(under_way: _UnderWay) -> Iterator[None]:
     """Log lines from a thread inside a `with`, for a step may take longer than the interval."""
     ended = Event()
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from inc_mp_plugin.core import errors
-from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.codec import from_json, to_json
 
@@ -45,12 +46,12 @@ def ask(task: str, graph: Graph) -> None:
 
 def _take_part(tasks: Mapping[str, Callable[[Graph], object]]) -> Plan:
     while True:
-        said = json.loads(ranks.hear())
-        if "error" in said:
-            raise getattr(errors, said["error"])(said["text"])
-        if "plan" in said:
-            return from_json(Plan, said["plan"])
-        tasks[said["task"]](from_json(Graph, said["graph"]))
+        message = json.loads(ranks.hear())
+        if "error" in message:
+            raise getattr(errors, message["error"])(message["text"])
+        if "plan" in message:
+            return from_json(Plan, message["plan"])
+        tasks[message["task"]](from_json(Graph, message["graph"]))
 
 
 def _tell(content: Json) -> None:

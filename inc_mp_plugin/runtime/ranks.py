@@ -81,8 +81,8 @@ def exchange_arrays(arrays: Arrays) -> list[dict[str, np.ndarray[Any, Any]]]:
     np.savez(buffer, **named)
     gathered = []
     for content in exchange(buffer.getvalue()):
-        with np.load(io.BytesIO(content), allow_pickle=False) as found:
-            gathered.append({name[1:]: found[name] for name in found.files})
+        with np.load(io.BytesIO(content), allow_pickle=False) as part:
+            gathered.append({name[1:]: part[name] for name in part.files})
     return gathered
 
 

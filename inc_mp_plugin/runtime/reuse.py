@@ -90,10 +90,10 @@ def partial(path: Path, kind: str, depends_on: Mapping[str, Any]) -> store.Parti
 
 def lasting(depends_on: Mapping[str, Any]) -> Json:
     """Return dependencies without the numbers of arithmetic, and without what version 0.1.0 had instead."""
-    kept = {key: value for key, value in depends_on.items() if key not in (_NUMBERS, "version")}
-    if isinstance(versions := kept.get("versions"), Mapping):
-        kept["versions"] = {name: value for name, value in versions.items() if name != "inc-mp-plugin"}
-    return kept
+    others = {key: value for key, value in depends_on.items() if key not in (_NUMBERS, "version")}
+    if isinstance(versions := others.get("versions"), Mapping):
+        others["versions"] = {name: value for name, value in versions.items() if name != "inc-mp-plugin"}
+    return others
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -111,8 +111,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _other_arithmetic(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    made = before.get(_NUMBERS, {})
-    steps = {number - made.get(kind, 1) for kind, number in now.get(_NUMBERS, {}).items()} - {0}
+    numbers = before.get(_NUMBERS, {})
+    steps = {number - numbers.get(kind, 1) for kind, number in now.get(_NUMBERS, {}).items()} - {0}
     ages = ["an older" if step > 0 else "a newer" for step in sorted(steps, reverse=True)]
     return [f"made by {age} version of this stage" for age in dict.fromkeys(ages)]
 
@@ -127,10 +127,10 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str 
         elif any(isinstance(value, str) and len(value) == 64 for value in (old, new)):
             yield f"{key} has changed"  # two hashes tell a person nothing
         else:
-            yield f"{key} was {_shown(old)}, is {_shown(new)}"
+            yield f"{key} was {_in_words(old)}, is {_in_words(new)}"
 
 
-def _shown(value: Any) -> str:
+def _in_words(value: Any) -> str:
     if value is None:
         return "not given"
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""Artefacts on disk: schema, fingerprint, and writing that never leaves half a file."""
+"""Files on disk: schema and fingerprint of an artefact, and writing that never leaves half a file."""
 
 from __future__ import annotations
 
@@ -29,6 +29,23 @@ def fingerprint(parts: Mapping[str, Any]) -> str:
         True
     """
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """Hash a file's content.
+
+    Raises:
+        InputError: it does not exist.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise InputError(message) from error
+    return digest.hexdigest()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -82,12 +99,12 @@ def read_arrays(path: Path, sha256: str | None = None) -> dict[str, Any]:
 
     content = _read(path)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise InputError(_damaged(path, "its content is not what was written"))
+        raise InputError(damaged(path, "its content is not what was written"))
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(_damaged(path, str(error))) from error
+        raise InputError(damaged(path, str(error))) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +161,14 @@ def read_json(path: Path, kind: str) -> Json:
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
-        raise InputError(_damaged(path, str(error))) from error
-    given = content.get("schema") if isinstance(content, dict) else None
-    if given != schema(kind):
-        raise InputError(_damaged(path, f"its schema is {given!r}, not {schema(kind)!r}"))
-    found: Json = content
-    if found.pop("sha256", None) not in (None, fingerprint(found)):
-        raise InputError(_damaged(path, "its content is not what was written"))
-    return found
+        raise InputError(damaged(path, str(error))) from error
+    name = content.get("schema") if isinstance(content, dict) else None
+    if name != schema(kind):
+        raise InputError(damaged(path, f"its schema is {name!r}, not {schema(kind)!r}"))
+    artefact: Json = content
+    if artefact.pop("sha256", None) not in (None, fingerprint(artefact)):
+        raise InputError(damaged(path, "its content is not what was written"))
+    return artefact
 
 
 def unmarked(content: Json, kind: str, *others: str) -> Json:
@@ -175,7 +192,8 @@ def _read(path: Path) -> bytes:
         raise InputError(message) from error
 
 
-def _damaged(path: Path, why: str) -> str:
+def damaged(path: Path, why: str) -> str:
+    """Say that a file is damaged, and what to do."""
     return f"{path} is damaged ({why}); delete it and run `inc-mp tune` again"
 
 

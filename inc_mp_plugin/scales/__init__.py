@@ -1,1 +1,1 @@
-"""INC's scales of FP8: what a tensor is divided by, and ops that have no scale."""
+"""INC's scales of FP8: the divisors of tensors, and ops that have no scale."""

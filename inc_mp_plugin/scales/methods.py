@@ -1,4 +1,4 @@
-"""INC's scale methods: what a tensor is divided by before it is cast to FP8. Loads no torch."""
+"""INC's scale methods: the divisors of tensors before a cast to FP8. Loads no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ DEVICES = ("cpu", *_HARDWARE)
 # INC's floor of the scale of an output channel: the smallest normal number of BF16.
 _CHANNEL_FLOOR = 2.0**-126
 
-# What gets a scale of its own: the largest magnitude of an input, of a weight, and of an output channel.
+# Parts of an op with a scale of their own, from the largest magnitude of the part: an input, the weight, and
+# an output channel.
 INPUT, WEIGHT, CHANNEL = PARTS = ("input", "weight", "channel")
 
 _LARGEST = {"fp32": 3.4028235e38, "bf16": 3.3895314e38, "fp16": 65504.0}
@@ -30,11 +31,11 @@ _LARGEST = {"fp32": 3.4028235e38, "bf16": 3.3895314e38, "fp16": 65504.0}
 
 @dataclass(frozen=True, slots=True)
 class ScaleMethod:
-    """How INC chooses scales, under the name that its `scale_method` has.
+    """A choice of scales, under its name in INC's `scale_method`.
 
-    `activation` and `weight` say how maxabs / (full scale x backoff) is rounded: "none"; up to a power
-    of two, "pow2"; up to a scale of the hardware, "hw". Two more take no maxabs at all: "unit" is 1,
-    "hw_single" the largest scale of the hardware.
+    `activation` and `weight` say how maxabs / (full scale x backoff) is rounded: "none", not at all; "pow2",
+    up to a power of two; "hw", up to a scale of the hardware. Two more ways take no maxabs: "unit" is 1, and
+    "hw_single" is the largest scale of the hardware.
     """
 
     name: str
@@ -46,7 +47,7 @@ class ScaleMethod:
 
     @property
     def hardware(self) -> bool:
-        """Whether it asks for the hardware's own scales."""
+        """True if the method asks for the hardware's own scales."""
         return self.activation.startswith("hw") or self.weight.startswith("hw")
 
 
@@ -65,10 +66,11 @@ SCALE_METHODS = {
 
 
 class Scale(NamedTuple):
-    """What a tensor is divided by before the cast to FP8, and multiplied by after it; both in FP32.
+    """Divisor of a tensor before the cast to FP8, and factor after the cast; both in FP32.
 
-    INC keeps the inverse of a scale and inverts it once more, so that the two may differ in the last
-    bits. They have no dimension, or the weight's number of dimensions with one entry per output channel.
+    INC keeps the inverse of a scale and inverts the inverse once more, so that divisor and factor may differ
+    in the last bits. Both have no dimension, or the weight's number of dimensions with one entry per output
+    channel.
     """
 
     divisor: Tensor
@@ -80,7 +82,7 @@ class Scales:
     """A scale method on a device: "cpu" (INC's quantize-dequantize), "gaudi2" or "gaudi3".
 
     Raises:
-        InputError: an unknown method or device, or hardware scales on a device that has none.
+        InputError: an unknown method or device, or hardware scales on a device without such scales.
 
     Example:
         >>> Scales("maxabs_hw", "gaudi2").full_scale("fp8_e4m3")
@@ -100,13 +102,13 @@ class Scales:
             software = sorted(name for name, method in SCALE_METHODS.items() if not method.hardware)
             message = (
                 f"scale method {self.method!r} takes the scales of Gaudi hardware, which device "
-                f"{self.device!r} has not; give device {' or '.join(_HARDWARE)}, or one of the methods "
+                f"{self.device!r} does not have; give device {' or '.join(_HARDWARE)}, or one of the methods "
                 f"{', '.join(software)}"
             )
             raise InputError(message)
 
     def full_scale(self, format_name: str) -> float:
-        """Largest finite value of an FP8 format on the device.
+        """Return the largest finite value of an FP8 format on the device.
 
         Raises:
             InputError: not an FP8 format.
@@ -117,15 +119,15 @@ class Scales:
         return table[format_name]
 
     def doubtful(self, part: str, format_name: str, dtype: str) -> float:
-        """The maxabs from which on a part certainly has a scale; 0 if any will do.
+        """Return the maxabs from which on a part certainly has a scale; 0 if any maxabs will do.
 
-        The inverse of a scale must be finite in the dtype that INC computes it in: its own rounding moves a
-        scale by less than a factor of two.
+        The inverse of a scale must be finite in the dtype in which INC computes the scale. The rounding of a
+        scale changes the scale by less than a factor of two.
 
         Args:
             part: one of PARTS.
             format_name: an FP8 format.
-            dtype: "fp32", "bf16" or "fp16".
+            dtype: in which INC computes the scale: "fp32", "bf16" or "fp16".
         """
         rounding, limit = self._limit(part, format_name)
         return 2.0 * limit / _LARGEST[dtype] if rounding in ("none", "pow2") else 0.0
@@ -133,13 +135,16 @@ class Scales:
     def usable(self, part: str, maxabs: Tensor, format_name: str) -> Tensor:
         """Tell where INC has a scale for this maxabs: neither 0, nor so small that its inverse is infinite.
 
-        Where it has none, it divides by 0, or by an inverse of an inverse that is 0: NaN comes out, or every
-        value at the end of the range.
+        Without a scale, INC divides by 0, or by a number that became 0 when INC inverted the scale twice. All
+        values then turn into NaN, or into the largest value of the format.
 
         Args:
             part: one of PARTS.
             maxabs: of any shape, in the dtype in which INC computes the scale.
             format_name: an FP8 format.
+
+        Returns:
+            True or False for each maxabs, in its shape.
         """
         rounding, limit = self._limit(part, format_name)
         scale = self._rounded(maxabs / limit, rounding)
@@ -147,7 +152,7 @@ class Scales:
         return good.expand(maxabs.shape)
 
     def _limit(self, part: str, format_name: str) -> tuple[str, float]:
-        """Give the rounding of a part's scale, and the divisor of its maxabs; "unit" if it has none."""
+        """Give the rounding of a part's scale ("unit" without a scale), and the divisor of its maxabs."""
         method = SCALE_METHODS[self.method]
         if part == INPUT:
             return method.activation, self.full_scale(format_name) * method.activation_backoff
@@ -155,22 +160,21 @@ class Scales:
         return method.weight if mine else "unit", self.full_scale(format_name) * method.weight_backoff
 
     def of_input(self, maxabs: Tensor, format_name: str) -> Scale:
-        """Scale of an activation.
+        """Return the scale of an activation, a single number.
 
         Args:
             maxabs: of all its elements over the calibration batches, without dimension, in the
                 model's own dtype, in which INC computes the scale.
             format_name: an FP8 format.
         """
-        method = SCALE_METHODS[self.method]
-        unrounded = maxabs / (self.full_scale(format_name) * method.activation_backoff)
-        scale = _not_zero(self._rounded(unrounded, method.activation))
-        # INC inverts twice in the tensor's dtype, and dequantizes activations with the outcome, too.
+        rounding, limit = self._limit(INPUT, format_name)
+        scale = _not_zero(self._rounded(maxabs / limit, rounding))
+        # INC inverts twice in the tensor's dtype, and dequantizes activations with the result, too.
         twice = _inverse_of(scale.reciprocal(), scale)
         return Scale(twice, twice)
 
     def of_weight(self, weight: Tensor, format_name: str) -> Scale:
-        """Scale of a weight, or of each of its output channels (its first axis)."""
+        """Return the scale of a weight, or of each of the weight's output channels (its first axis)."""
         method = SCALE_METHODS[self.method]
         limit = self.full_scale(format_name) * method.weight_backoff
         if not method.per_channel_weight:
@@ -179,11 +183,11 @@ class Scales:
             unrounded = (weight.abs().flatten(1).amax(dim=1) / limit).clamp(min=_CHANNEL_FLOOR)
             scale = self._rounded(unrounded, method.weight).view(-1, *[1] * (weight.dim() - 1))
         scale = _not_zero(scale)
-        # INC makes the inverse a Python float here, before it inverts it again.
+        # INC makes the inverse a Python float here, before the second inversion.
         return Scale(_inverse_of(scale.reciprocal().double(), scale), scale.float())
 
     def _rounded(self, scale: Tensor, rounding: str) -> Tensor:
-        """INC's operations in INC's order: in BF16, another order would round differently."""
+        """Round a scale by INC's operations in INC's order: another order rounds differently in BF16."""
         if rounding == "none":
             return scale
         if rounding == "unit":
@@ -199,10 +203,10 @@ class Scales:
 
 
 def _not_zero(scale: Tensor) -> Tensor:
-    """A scale of 1 for zeros, which are exact under any scale; INC would divide 0 by 0."""
+    """Return a scale of 1 for zeros, which are exact under any scale; INC would divide 0 by 0."""
     return scale.masked_fill(scale == 0, 1.0)
 
 
 def _inverse_of(inverse: Tensor, scale: Tensor) -> Tensor:
-    """1 / inverse in FP32; the scale itself where its inverse overflows, and INC would divide by 0."""
+    """Return 1 / inverse in FP32; the scale itself where the inverse overflows, and INC would divide by 0."""
     return inverse.reciprocal().float().where(inverse.isfinite(), scale.float())

@@ -20,24 +20,23 @@ _NAMES = {INPUT: "an input", WEIGHT: "a weight", CHANNEL: "an output channel"}
 def without_scale(
     sensitivity: Sensitivity, base: str, formats: Collection[str], scales: Collection[Scales] = (ON_A_CPU,)
 ) -> dict[str, str]:
-    """Ops that INC would turn into NaN or noise in FP8, each with the reason.
+    """Find the ops that INC would turn into NaN or noise in FP8, each with the reason.
 
-    A scale is maxabs / (full scale x backoff), rounded; INC inverts it, and once more. Both must be finite
-    and above 0, in the dtype that INC computes it in.
+    A scale is maxabs / (full scale x backoff), rounded. INC inverts the scale, and inverts the result again.
+    Both must be finite and above 0, in the dtype in which INC computes the scale.
 
     Args:
         sensitivity: with the maxabs of inputs, weights and output channels; without, no op is named.
         base: the base format.
-        formats: those that ops may take; only FP8 has scales.
+        formats: formats that ops may take; only FP8 has scales.
         scales: of every consumer.
     """
     reasons: dict[str, str] = {}
     for format_name in (name for name in formats if get_format(name).is_fp8):
-        for one in scales:
+        for consumer in scales:
             for part, maxabs in sensitivity.maxabs.items():
-                dtype = _dtype(one, part, base)
-                unusable = _unusable(one, part, maxabs, format_name, dtype)
-                for index in unusable:
+                dtype = _dtype(consumer, part, base)
+                for index in _unusable(consumer, part, maxabs, format_name=format_name, dtype=dtype):
                     reasons.setdefault(sensitivity.ops[index], _reason(part, float(maxabs[index])))
     return {op: reasons[op] for op in sensitivity.ops if op in reasons}
 
@@ -47,10 +46,10 @@ def _reason(part: str, maxabs: float) -> str:
     return f"INC has no scale for {_NAMES[part]} {'so near to zero' if maxabs else 'of zeros'}{where}"
 
 
-def _unusable(scales: Scales, part: str, maxabs: FloatArray, format_name: str, dtype: str) -> list[int]:
-    """Indices of the ops of which a part has no scale.
+def _unusable(scales: Scales, part: str, maxabs: FloatArray, *, format_name: str, dtype: str) -> list[int]:
+    """List the indices of the ops of which a part has no scale.
 
-    Loads torch, for INC's own arithmetic, only if there is a doubt.
+    Torch, for INC's own arithmetic, is loaded only if there is a doubt.
     """
     doubtful = [
         i for i, m in enumerate(maxabs.tolist()) if not m >= scales.doubtful(part, format_name, dtype)
@@ -64,9 +63,9 @@ def _unusable(scales: Scales, part: str, maxabs: FloatArray, format_name: str, d
 
 
 def _dtype(scales: Scales, part: str, base: str) -> str:
-    """In what INC computes a scale: BF16 on Gaudi; on a CPU the format that the model will have.
+    """Return the format in which INC computes a scale: BF16 on Gaudi; on a CPU, that of the converted model.
 
-    Those of channels are computed in the weight's own format, before INC makes BF16 of FP16.
+    Scales of channels are computed in the weight's own format, before INC makes BF16 of FP16.
     """
     if scales.device != "cpu":
         return "bf16"
@@ -74,8 +73,8 @@ def _dtype(scales: Scales, part: str, base: str) -> str:
 
 
 def _has_floor(scales: Scales, dtype: str) -> bool:
-    """Tell if INC keeps the scales of channels from being too small: on Gaudi any version may run."""
-    if scales.device != "cpu" or dtype == "fp16":  # FP16 does not hold the floor
+    """Tell if INC keeps the scales of channels from being too small; on Gaudi, any version may run."""
+    if scales.device != "cpu" or dtype == "fp16":  # the floor is 0 in FP16
         return False
     from inc_mp_plugin.libraries.neural_compressor import channel_scales_have_a_floor
 

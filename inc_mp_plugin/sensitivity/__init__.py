@@ -1,1 +1,1 @@
-"""How much the loss moves when an op is rounded."""
+"""Sensitivities of the loss to the rounding of ops."""

@@ -1,4 +1,4 @@
-"""ALPS (arXiv 2301.13330): what is lost when one op alone runs in the lower precision, measured."""
+"""ALPS (arXiv 2301.13330): the measured loss when one op alone runs in the lower precision."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from inc_mp_plugin.core.errors import NonFiniteError
-from inc_mp_plugin.core.op_values import ALPS, OpValues
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.plan import ALPS, OpValues
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
@@ -19,7 +19,7 @@ from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.rounded import rounded
-from inc_mp_plugin.sensitivity.rounding import rounder_to
+from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding, observe_maxabs, observe_rounding
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Formats = Mapping[str, str]
 _BASE = "base"
 _SHORTER = (
-    "each runs all calibration samples: fewer of them (calibration.samples) take less, and strategy=eagl "
+    "each runs all calibration samples: fewer samples (calibration.samples) take less, and strategy=eagl "
     "needs none"
 )
 
@@ -39,51 +39,52 @@ def measure_alps(
     formats: Sequence[str],
     score: Callable[[Formats], float],
     partial: Partial,
+    *,
     unit: str = "loss",
 ) -> OpValues:
-    """Value of keeping each op: how much worse the score is with it alone in a lower format.
+    """Measure the value of keeping each op: how much worse the score is with this op alone in a lower format.
 
     ::
 
         value(op, format) = score({op: format}) - score({})
 
-    Of several processes each scores a share of the ops, one after the other, and all get all values.
+    Of several processes, each scores a share of the ops, one after the other, and all get all values.
 
     Args:
         ops: their names.
         formats: the lower formats.
-        score: of a model with these ops in these formats, all others in the base format; lower is better.
-            In the paper the model is fine-tuned briefly before.
-        partial: where scores are kept until all are there; after an interrupt only the others are made.
-            Each process needs one of its own.
+        score: takes {op: format}; returns the score of a model with these ops in these formats and all other
+            ops in the base format. Lower is better. In the paper, the model is fine-tuned briefly before.
+        partial: where scores are kept until all are there; after an interrupt only missing scores are
+            measured. Each process needs one of its own.
         unit: of the score.
 
     Raises:
         NonFiniteError: a score is NaN or infinite; the text names the op.
     """
-    wanted = _wanted(ops, formats)
-    mine = {key: wanted[key] for key in ranks.share(list(wanted))}
+    trials = _trials(ops, formats)
+    mine = {key: trials[key] for key in ranks.share(list(trials))}
     scores = _scores(mine, score, partial)
     everywhere = ranks.exchange_arrays({key: np.array(value) for key, value in scores.items()})
     partial.remove()
     return _values(ops, formats, {key: float(v) for part in everywhere for key, v in part.items()}, unit)
 
 
-def _wanted(ops: Sequence[str], formats: Sequence[str]) -> dict[str, Formats]:
-    """Everything that is to be scored: all ops in the base format, and each one alone in each format."""
-    return {_BASE: {}, **{_key(format_name, op): {op: format_name} for format_name in formats for op in ops}}
+def _trials(ops: Sequence[str], formats: Sequence[str]) -> dict[str, Formats]:
+    """List all trials: every op in the base format, and each op alone in each lower format."""
+    return {_BASE: {}, **{_key(f, op): {op: f} for f in formats for op in ops}}
 
 
 def _scores(
-    wanted: Mapping[str, Formats], score: Callable[[Formats], float], partial: Partial
+    trials: Mapping[str, Formats], score: Callable[[Formats], float], partial: Partial
 ) -> dict[str, float]:
-    scores = {key: float(value) for key, value in partial.load().items() if key in wanted}
+    scores = {key: float(value) for key, value in partial.load().items() if key in trials}
     if scores:
-        say(f"alps: going on after {len(scores)} of {len(wanted)} scores that were measured before")
-    missing = [key for key in wanted if key not in scores]
+        say(f"alps: going on after {len(scores)} of {len(trials)} scores that were measured before")
+    missing = [key for key in trials if key not in scores]
     with tracked(missing, "ALPS, each op alone", done=len(scores), shorter=_SHORTER) as keys:
         for key in keys:
-            scores[key] = _checked(score(wanted[key]), key)
+            scores[key] = _checked(score(trials[key]), key)
             partial.save({name: np.array(value) for name, value in scores.items()})
     return scores
 
@@ -102,41 +103,49 @@ def measure_alps_without_training(
     graph: Graph,
     batches: Sequence[Batch],
     loss_fn: LossFunction | None,
+    *,
     formats: Sequence[str],
     partial: Partial,
     scales: Scales | None = None,
 ) -> OpValues:
-    """ALPS of a model that is not trained: how much the mean loss rises with each op alone rounded.
+    """Measure ALPS without training: how much the mean loss rises with each op alone rounded.
 
-    One forward pass over the batches per op and format. Of several processes each runs batches of its
-    own, and the values are those of all samples.
+    There is one forward pass over the batches per op and format. Of several processes, each runs batches of
+    its own, and the values are those of all samples.
 
     Args:
-        model: in its base format; it leaves as it came.
+        model: in its base format; leaves as it came.
         graph: from `capture`.
         batches: calibration batches.
         loss_fn: as in `measure_sensitivity`.
-        formats: the lower formats.
+        formats: the lower formats: all of them FP8, or all of them BF16 or FP16.
         partial: as in `measure_alps`.
         scales: how INC scales to FP8; needed for FP8 formats.
 
     Returns:
-        Values in units of the loss, of the ops that a sample reached. One below 0 says that the loss of
+        Values in the unit of the loss, of the ops that a sample reached. With a value below 0, the loss of
         these samples falls.
 
     Raises:
-        InputError: an FP8 format without scales, or a format that is no FP8, BF16 or FP16.
+        InputError: there is no format; an FP8 format has no scales; or a format is not FP8, BF16 or FP16.
         NonFiniteError: a loss is NaN or infinite; the text names the op.
     """
-    with tracked(batches, "Maxabs of inputs", noun="batch") as seen:
-        rounder = rounder_to(model, graph, seen, loss_fn, scales, formats)
+    with tracked(batches, "Maxabs of inputs", noun="batch") as calibration:
+        rounder: Rounding | Cast | None
+        if formats and set(formats) <= CASTS:
+            rounder = Cast(observe_maxabs(model, graph, calibration, loss_fn))
+        else:
+            rounder = observe_rounding(model, graph, calibration, loss_fn, scales=scales, formats=formats)
+    if rounder is None:
+        message = "no format to round to was given; give FP8 formats with scales, or bf16 or fp16"
+        raise InputError(message)
     ops = [op.name for op in graph.ops if (op.name, 0) in rounder.maxabs]
 
     def total_loss(lowered: Formats) -> float:
         with as_measured(model), torch.no_grad(), rounded(model, rounder, lowered):
             return sum(float(sample_losses(model, batch, loss_fn).double().sum()) for batch in batches)
 
-    totals = _scores(_wanted(ops, formats), total_loss, partial)
+    totals = _scores(_trials(ops, formats), total_loss, partial)
     samples = np.array(sum(batch_size(batch) for batch in batches))
     everywhere = ranks.exchange_arrays({"samples": samples, **{k: np.array(v) for k, v in totals.items()}})
     count = sum(int(part["samples"]) for part in everywhere)
@@ -146,10 +155,7 @@ def measure_alps_without_training(
 
 
 def _values(ops: Sequence[str], formats: Sequence[str], scores: Mapping[str, float], unit: str) -> OpValues:
-    values = {
-        format_name: {op: scores[_key(format_name, op)] - scores[_BASE] for op in ops}
-        for format_name in formats
-    }
+    values = {f: {op: scores[_key(f, op)] - scores[_BASE] for op in ops} for f in formats}
     return OpValues(ALPS, unit, values)
 
 

@@ -1,4 +1,4 @@
-"""How far the mean of the loss moves when everything is rounded: what a first order cannot tell."""
+"""The drift of the mean loss when everything is rounded, which the first order cannot tell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.core.errors import NonFiniteError
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
@@ -31,26 +31,36 @@ def with_drift(
     graph: Graph,
     batches: Iterable[Batch],
     loss_fn: LossFunction | None,
+    *,
     rounding: Rounding,
     sensitivity: Sensitivity,
 ) -> Sensitivity:
-    """The same sensitivities, with the drift of the mean loss measured in one more forward pass.
+    """Return the same sensitivities, with the drift of the mean loss measured in one more forward pass.
 
     With r_i the loss change of sample i when every op runs in the (first) format, and d the sum of the
     ops' loss MSE of the first order::
 
         drift = mean_i r_i / d,    standard error: sd(r_i) / (sqrt(N) d)
 
-    The second-order change q^T H q / 2 has mean sum E[q^2] H_zz / 2, which adds up over ops as d does;
-    where H is close to the Fisher information of the tokens, as near a minimum of a cross entropy, it
+    The second-order change q^T H q / 2 has mean sum E[q^2] H_zz / 2. This mean adds up over ops, as d does.
+    Where H is close to the Fisher information of the tokens, as near a minimum of a cross entropy, the mean
     is the same multiple of d for every op. So one number, from everything rounded, serves every plan.
+
+    Args:
+        model: leaves as it came.
+        graph: from `capture`.
+        batches: those that the sensitivities were measured on.
+        loss_fn: as in `measure_sensitivity`.
+        rounding: rounds to its formats, of which the first counts.
+        sensitivity: holds the loss of each sample, and the rounding errors of the format.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite when everything is rounded.
     """
     format_name = rounding.formats[0]
     first_order = float(sensitivity.rounding[format_name].sum(axis=1).mean())
-    change = rounded_losses(model, graph, batches, loss_fn, rounding, format_name) - sensitivity.loss
+    losses = rounded_losses(model, graph, batches, loss_fn, rounding=rounding, format_name=format_name)
+    change = losses - sensitivity.loss
     if not np.isfinite(change).all():
         message = (
             f"the loss is NaN or infinite when every op runs in {format_name}; its ops cannot all be priced"
@@ -59,7 +69,7 @@ def with_drift(
     if not first_order:
         return sensitivity
     value = float(change.mean()) / first_order
-    # One sample says nothing of its spread: the drift itself is then all that bounds its error.
+    # One sample has no spread: then only the drift itself can bound the error.
     spread = float(change.std(ddof=1)) if len(change) > 1 else abs(float(change[0]))
     stderr = spread / math.sqrt(len(change)) / first_order
     return replace(sensitivity, measured_drift=Drift(value, stderr))
@@ -70,15 +80,24 @@ def rounded_losses(
     graph: Graph,
     batches: Iterable[Batch],
     loss_fn: LossFunction | None,
+    *,
     rounding: Rounding,
     format_name: str,
 ) -> FloatArray:
-    """Loss of each sample with the inputs and weights of all ops rounded, shape (samples,).
+    """Measure the loss of each sample with the inputs and weights of all ops rounded, shape (samples,).
 
-    What INC's quantize-dequantize computes on a CPU; the model leaves as it came. Samples of other
-    processes are among them, in the order of the ranks.
+    INC's quantize-dequantize computes the same losses on a CPU. The samples of all processes are there, in
+    the order of the ranks.
+
+    Args:
+        model: leaves as it came.
+        graph: from `capture`.
+        batches: of this process.
+        loss_fn: as in `measure_sensitivity`.
+        rounding: rounds to the format.
+        format_name: an FP8 format.
     """
-    # An expert that no sample reached is lowered by no plan, though rounding the others may reach it.
+    # No plan lowers an expert that no sample reached, even if a sample reaches it once other ops are rounded.
     reached = {op.name: format_name for op in graph.ops if (op.name, 0) in rounding.maxabs}
     with as_measured(model), torch.no_grad(), rounded(model, rounding, reached):
         losses = [sample_losses(model, batch, loss_fn).double().cpu().numpy() for batch in batches]

@@ -8,43 +8,43 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import check_formats, get_format
-from inc_mp_plugin.core.op_values import EAGL, OpValues
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.plan import EAGL, OpValues
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.scales.dtypes import dtype_of
-from inc_mp_plugin.sensitivity.rounding import CASTS, quantize
+from inc_mp_plugin.sensitivity.rounding import CASTS, finite_weight, quantize
 
 if TYPE_CHECKING:
     from inc_mp_plugin.scales.methods import Scales
 
-_MOST_BITS = 8  # of a format whose codes are counted: those of 16 bits are more than most weights fill
+_MOST_BITS = 8  # of a format whose codes are counted: 16 bits have more codes than most weights fill
 _INTEGER_OF_BITS = {8: torch.uint8, 16: torch.int16}
 
 
 def code_entropy(codes: Tensor) -> float:
-    """Entropy of the histogram of codes, in bits (section 3.3).
+    """Compute the entropy of the histogram of codes, in bits (section 3.3).
 
     ::
 
         H = - sum_b p_b log2 p_b,    p_b = share of the elements in bin b
 
-    It is 0 for one bin and b for 2^b bins that are equally full.
+    The entropy is 0 for one bin, and b for 2^b bins that are equally full.
 
     Args:
         codes: integers of any shape, one bin per value.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no codes.
 
     Example:
         >>> code_entropy(torch.tensor([-1, -1, 3, 3]))
         1.0
     """
     if not codes.numel():
-        message = "the entropy of no weights at all has no meaning; give at least one code"
+        message = "there is no entropy of no weights at all; give at least one code"
         raise InputError(message)
     _, counts = torch.unique(codes, return_counts=True)
     shares = counts.double() / codes.numel()
@@ -52,20 +52,19 @@ def code_entropy(codes: Tensor) -> float:
 
 
 def eagl_values(codes: Mapping[str, Tensor], formats: Sequence[str]) -> OpValues:
-    """Values of keeping ops, {op: codes of its weight}, rather than lowering them to any of these formats."""
-    entropy = {op: code_entropy(one) for op, one in codes.items()}
+    """Compute the values in bits of keeping ops, {op: codes of its weight}, in place of lowering them."""
+    entropy = {op: code_entropy(bins) for op, bins in codes.items()}
     return OpValues(EAGL, "bit", {format_name: entropy for format_name in formats})
 
 
 def measure_eagl(
     model: nn.Module, graph: Graph, formats: Sequence[str], scales: Scales | None = None
 ) -> OpValues:
-    """Value of keeping every op that has a weight, from its weight alone: no data, no forward pass.
+    """Measure the value of keeping every op that has a weight: no data, no forward pass.
 
-    The codes that are counted are those of the higher precision, as in the paper, where it has 8 bits or
-    fewer. A wider base format has more codes than a weight fills, so that every histogram would come out
-    flat; then those of each lower format are counted: of FP8 256, under the scales that INC would use,
-    of which +0 and -0 are one.
+    As in the paper, codes of the base format are counted, if the base format has 8 bits or fewer. A wider
+    base format has more codes than a weight fills, so that every histogram would be flat. Then codes of each
+    lower format are counted. FP8 has 256 codes, under the scales that INC would use; +0 and -0 count as one.
 
     Args:
         model: in its base format.
@@ -90,33 +89,33 @@ def measure_eagl(
 def _entropies(model: nn.Module, graph: Graph, format_name: str, scales: Scales | None) -> dict[str, float]:
     entropies = {}
     for op in graph.ops:
-        weight = getattr(module_of(model, op.name), "weight", None)
-        if not isinstance(weight, Tensor):
-            continue
-        if not weight.abs().max().isfinite():
-            message = f"NaN or infinity in the weight of op {op.name!r}"
-            raise NonFiniteError(message)
-        entropies[op.name] = code_entropy(weight_codes(weight.detach(), format_name, scales))
+        weight = finite_weight(module_of(model, op.name), op.name)
+        if weight is not None:
+            entropies[op.name] = code_entropy(weight_codes(weight.detach(), format_name, scales))
     return entropies
 
 
 def weight_codes(weight: Tensor, format_name: str, scales: Scales | None = None) -> Tensor:
-    """Codes of a weight in a floating-point format, as integers of its shape.
+    """Find the codes of a weight in a floating-point format, as integers in the weight's shape.
+
+    Args:
+        weight: of any shape; its first axis counts output channels.
+        format_name: FP8, BF16 or FP16.
+        scales: how INC scales to FP8; needed for FP8 formats.
 
     Raises:
         InputError: an FP8 format without scales, or a format that is no FP8, BF16 or FP16.
     """
     if scales is not None and get_format(format_name).is_fp8:
-        low = quantize(
-            weight, scales.of_weight(weight, format_name), format_name, scales.full_scale(format_name)
-        )
+        scale = scales.of_weight(weight, format_name)
+        lowered = quantize(weight, scale, format_name, scales.full_scale(format_name))
     elif format_name in CASTS:
-        low = weight.to(dtype_of(format_name))
+        lowered = weight.to(dtype_of(format_name))
     else:
         message = (
             f"the codes of a weight in {format_name} depend on its step or scale: give scales for FP8, "
             "and for integers the codes themselves (eagl_values)"
         )
         raise InputError(message)
-    codes = low.view(_INTEGER_OF_BITS[get_format(format_name).bits])
-    return codes.masked_fill(low.float() == 0, 0)
+    codes = lowered.view(_INTEGER_OF_BITS[get_format(format_name).bits])
+    return codes.masked_fill(lowered.float() == 0, 0)

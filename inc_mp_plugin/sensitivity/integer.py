@@ -20,21 +20,28 @@ class IntegerNoise:
 
         E[q^2] = D^2 / 12,    D = 2 maxabs / 255
 
-    whatever the value: per tensor for inputs, whose `maxabs` is given by op and index, per output channel
-    for weights. It stands where measured rounding errors of FP8 stand (`Rounding`): what the taps make of
-    it, ||q * dg/dz||^2, is then sum_k D_k^2 / 12 (dg/dz_k)^2.
+    whatever the value. Inputs have one step D per tensor, from the `maxabs` of op and index. Weights have one
+    step per output channel. The taps take this noise in the place of the measured rounding errors of FP8
+    (`Rounding`), and make sum_k D_k^2 / 12 (dg/dz_k)^2 of ||q * dg/dz||^2.
     """
 
     maxabs: Mapping[tuple[str, int], Tensor]
     formats: tuple[str, ...] = (INT8,)
 
     def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
-        """Noise of input `index` of an op, in FP32 and the value's shape."""
+        """Return the noise of an input of an op, in FP32 and the value's shape.
+
+        Args:
+            op: its name.
+            index: of the input, from 0.
+            value: of the input; only its shape counts.
+            format_name: "int8".
+        """
         del format_name
         return torch.full(value.shape, float(_noise(self.maxabs[op, index])), device=value.device)
 
     def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
-        """Noise of a weight, in FP32 and its shape; its first axis counts output channels.
+        """Return the noise of a weight, in FP32 and the weight's shape, whose first axis counts channels.
 
         Example:
             >>> noise = IntegerNoise({}).of_weight(torch.tensor([[3.0, -51.0], [255.0, 0.0]]), "int8")

@@ -1,4 +1,4 @@
-"""Finding the op where a NaN or an infinity appears first."""
+"""The op where a NaN or an infinity appears first."""
 
 from __future__ import annotations
 
@@ -8,35 +8,44 @@ import numpy as np
 import torch
 from torch import nn
 
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.model.finite import watched
 from inc_mp_plugin.model.losses import sample_losses
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
-    from inc_mp_plugin.sensitivity.taylor import Rows
+    from inc_mp_plugin.sensitivity.rows import Rows
 
 
 def where_not_finite(
-    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, rows: Rows
+    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, *, rows: Rows
 ) -> str:
-    """Name the op where the first NaN or infinity appears: run the batch again and look."""
-    seen: list[str] = []
+    """Name the op where the first NaN or infinity appears: run the batch again and look.
+
+    Args:
+        model: as it ran when the rows were measured.
+        graph: from `capture`.
+        batch: whose rows are not finite.
+        loss_fn: as in `measure_sensitivity`.
+        rows: of the batch.
+    """
+    broken: list[str] = []
 
     def look(name: str, inputs: bool, outputs: bool) -> None:
         if not (inputs and outputs):
-            seen.append(f"NaN or infinity in the {'output' if inputs else 'input'} of op {name!r}")
+            broken.append(f"NaN or infinity in the {'output' if inputs else 'input'} of op {name!r}")
 
     with torch.no_grad(), watched(model, graph.by_name, look):
         sample_losses(model, batch, loss_fn)
-    if seen:
-        return seen[0]
-    broken = ~np.isfinite(rows.input + rows.weight).all(axis=0)
-    if broken.any():  # backward runs from the last op to the first
-        return f"NaN or infinity in the gradient of op {graph.ops[int(np.flatnonzero(broken)[-1])].name!r}"
+    if broken:
+        return broken[0]
+    names = np.array([op.name for op in graph.ops])
+    gradients = names[~np.isfinite(rows.input + rows.weight).all(axis=0)].tolist()
+    if gradients:  # backward runs from the last op to the first
+        return f"NaN or infinity in the gradient of op {gradients[-1]!r}"
     for format_name, part in rows.rounding.items():
-        broken = ~np.isfinite(part).all(axis=0)
-        if broken.any():
-            return f"op {graph.ops[int(np.argmax(broken))].name!r} overflows when rounded to {format_name}"
+        overflowing = names[~np.isfinite(part).all(axis=0)].tolist()
+        if overflowing:
+            return f"op {overflowing[0]!r} overflows when rounded to {format_name}"
     return "the loss of a sample is NaN or infinite although every op's output is finite"

@@ -1,21 +1,22 @@
-"""Measuring sensitivities in steps: with a bar, and going on after an interrupt where it stopped."""
+"""Sensitivities measured in steps, with a bar: after an interrupt, the measurement goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial as with_settings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.taylor import Rows, concatenate, join, sensitivity_rows, with_weights
+from inc_mp_plugin.sensitivity.rows import Rows, concatenate, from_arrays, join, to_arrays
+from inc_mp_plugin.sensitivity.taylor import sensitivity_rows, with_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 _passes = with_settings(
     tracked, noun="batch", shorter="fewer samples (calibration.samples) or shorter ones take less"
 )
-_ROUNDING, _SECOND = "rounding ", "second "  # begin the names of these arrays; the key follows
 
 
 def measure_in_steps(
@@ -36,16 +36,25 @@ def measure_in_steps(
     graph: Graph,
     batches: Sequence[Batch],
     loss_fn: LossFunction | None,
-    partial: Partial,
     *,
+    partial: Partial,
     scales: Scales | None = None,
     formats: Sequence[str] = (),
 ) -> Sensitivity:
-    """Do what `measure_sensitivity` does, saving the rows after every batch.
+    """Measure as `measure_sensitivity` does, and save the rows after every batch.
 
-    Of several processes each measures batches of its own; the result holds the samples of all, in the
-    order of their ranks. After an interrupt the passes for the maxabs of the ops' inputs and for the
-    drift, which take no gradients, are made again.
+    Of several processes, each measures batches of its own. The result holds the samples of all processes, in
+    the order of their ranks. After an interrupt, the two passes without gradients are made again: the pass
+    for the maxabs of the ops' inputs, and the pass for the drift.
+
+    Args:
+        model: as in `measure_sensitivity`.
+        graph: from `capture`.
+        batches: calibration batches of this process.
+        loss_fn: as in `measure_sensitivity`.
+        partial: where rows are kept until all are there. Each process needs one of its own.
+        scales: as in `measure_sensitivity`.
+        formats: as in `measure_sensitivity`.
 
     Raises:
         InputError, NonFiniteError: as `measure_sensitivity`.
@@ -58,47 +67,25 @@ def measure_in_steps(
         rows = []
     else:
         say(f"sensitivity: going on after {samples} samples that were measured before")
-    with _passes(batches if scales is not None else (), "Maxabs of inputs") as seen:
-        rounding = observe_rounding(model, graph, seen, loss_fn, scales, formats)
+    with _passes(batches if scales is not None else (), "Maxabs of inputs") as calibration:
+        rounding = observe_rounding(model, graph, calibration, loss_fn, scales=scales, formats=formats)
     with _passes(batches[done:], "Sensitivity", done=done) as remaining:
         first = sizes[done] + 1
-        for measured in sensitivity_rows(model, graph, remaining, loss_fn, rounding, first=first):
-            rows.append(measured)
-            partial.save(_arrays(concatenate(rows)))
-    if ranks.size() > 1:
-        everywhere = ranks.exchange_arrays(_arrays(concatenate(rows)) if rows else {})
-        rows = _restore(everywhere, formats)
+        for measured in sensitivity_rows(model, graph, remaining, loss_fn, rounding=rounding, first=first):
+            rows = [concatenate([*rows, measured])]
+            partial.save(to_arrays(rows[0]))
+    rows = _restore(ranks.exchange_arrays(to_arrays(rows[0]) if rows else {}), formats)
     sensitivity = with_weights(model, join(graph, rows))
     if rounding is not None:
         with _passes(batches, "Everything rounded") as everything:
-            sensitivity = with_drift(model, graph, everything, loss_fn, rounding, sensitivity)
+            sensitivity = with_drift(
+                model, graph, everything, loss_fn, rounding=rounding, sensitivity=sensitivity
+            )
     partial.remove()
     return sensitivity
 
 
-def _arrays(rows: Rows) -> dict[str, object]:
-    return {
-        "loss": rows.loss,
-        "input": rows.input,
-        "weight": rows.weight,
-        "called": np.array(sorted(rows.called)),
-        "largest": rows.largest,
-        **{f"{_ROUNDING}{format_name}": part for format_name, part in rows.rounding.items()},
-        **{f"{_SECOND}{key}": part for key, part in rows.second.items()},
-    }
-
-
-def _restore(parts: Sequence[dict[str, np.ndarray]], formats: Sequence[str]) -> list[Rows]:
-    return [rows for arrays in parts if (rows := _rows(arrays, formats)) is not None]
-
-
-def _rows(arrays: dict[str, np.ndarray], formats: Sequence[str]) -> Rows | None:
-    rounding, second = (
-        {name.removeprefix(start): part for name, part in arrays.items() if name.startswith(start)}
-        for start in (_ROUNDING, _SECOND)
-    )
-    if not arrays or set(rounding) != set(formats) or not second or "largest" not in arrays:
-        return None
-    called = frozenset(str(name) for name in arrays["called"])
-    loss, input, weight, largest = (arrays[key] for key in ("loss", "input", "weight", "largest"))
-    return Rows(loss, input, weight, called, largest, rounding, second)
+def _restore(parts: Sequence[dict[str, Any]], formats: Sequence[str]) -> list[Rows]:
+    """Make rows of their arrays; rows of other formats, and empty parts, do not count."""
+    rows = [from_arrays(arrays) for arrays in parts if arrays]
+    return [part for part in rows if set(part.rounding) == set(formats)]

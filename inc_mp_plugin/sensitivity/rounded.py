@@ -1,4 +1,4 @@
-"""A model some of whose ops round their inputs and weight, as they would in a lower format."""
+"""A model in which some ops round their inputs and weight, as in a lower format."""
 
 from __future__ import annotations
 
@@ -16,32 +16,48 @@ from inc_mp_plugin.model.modules import module_of
 
 
 class Errors(Protocol):
-    """What gives rounding errors, or their root mean square, of a tensor's elements in some formats."""
+    """Rounding errors of a tensor's elements in some formats, or the errors' root mean square."""
 
     @property
     def formats(self) -> tuple[str, ...]:
         """The formats."""
 
     def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
-        """Error of input `index` of an op, in its shape."""
+        """Return the error of an input of an op, in the value's shape.
+
+        Args:
+            op: its name.
+            index: of the input, from 0.
+            value: of the input.
+            format_name: one of `formats`.
+        """
 
     def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
-        """Error of a weight, in its shape."""
+        """Return the error of a weight, in the weight's shape."""
 
 
 class Rounder(Protocol):
-    """What rounds: `Rounding` to FP8, or `Cast`."""
+    """A rounding of tensors: `Rounding` to FP8, or `Cast`."""
 
     def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
-        """Input `index` of an op, rounded to a format."""
+        """Round an input of an op.
+
+        Args:
+            op: its name.
+            index: of the input, from 0.
+            value: of the input.
+            format_name: to round to.
+        """
 
     def weight(self, weight: Tensor, format_name: str) -> Tensor:
-        """A weight, rounded to a format."""
+        """Round a weight to a format."""
 
 
 @contextmanager
 def rounded(model: nn.Module, rounder: Rounder, formats: Mapping[str, str]) -> Iterator[None]:
-    """Round the inputs of these ops by hooks, and their weights in parameters of their own; then undo it.
+    """Round the inputs and weights of some ops inside a `with`; then undo it.
+
+    Hooks round the inputs. A weight is replaced by a parameter that holds the rounded weight.
 
     Args:
         model: leaves as it came.
@@ -49,19 +65,16 @@ def rounded(model: nn.Module, rounder: Rounder, formats: Mapping[str, str]) -> I
         formats: of the ops that are rounded, by their names.
     """
     modules = {op: module_of(model, op) for op in formats}
-    weights = []
+    weights = {op: w for op, m in modules.items() if (w := parameters_of(m).get("weight")) is not None}
     try:
-        for op, module in modules.items():
-            weight = parameters_of(module).get("weight")
-            if weight is not None:
-                weights.append((module, weight))
-                rounded = nn.Parameter(rounder.weight(weight, formats[op]), requires_grad=False)
-                parameters_of(module)["weight"] = rounded
+        for op, weight in weights.items():
+            rounded_weight = nn.Parameter(rounder.weight(weight, formats[op]), requires_grad=False)
+            parameters_of(modules[op])["weight"] = rounded_weight
         with watching(modules, before=partial(_round_inputs, rounder, formats)):
             yield
     finally:
-        for module, weight in weights:
-            parameters_of(module)["weight"] = weight
+        for op, weight in weights.items():
+            parameters_of(modules[op])["weight"] = weight
 
 
 def _round_inputs(rounder: Rounder, formats: Mapping[str, str], op: str, *call: Any) -> Any:

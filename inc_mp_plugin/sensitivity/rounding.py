@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import leaves
 from inc_mp_plugin.model.batches import batch_size, told_nan
 from inc_mp_plugin.model.hooks import watching
@@ -31,24 +31,30 @@ CASTS = frozenset({"bf16", "fp16"})  # formats that need no scale
 
 
 def quantize(value: Tensor, scale: Scale, format_name: str, full_scale: float) -> Tensor:
-    """Divide by the scale, clamp to the full scale and cast to FP8, as `quantize_dequantize` does first."""
+    """Divide by the scale, clamp to the full scale and cast to FP8: the first half of `quantize_dequantize`.
+
+    Args:
+        value: of any shape.
+        scale: broadcasts to the value.
+        format_name: an FP8 format.
+        full_scale: largest value of the format on the device.
+    """
     return (value.float() / scale.divisor).clamp(-full_scale, full_scale).to(dtype_of(format_name))
 
 
 def quantize_dequantize(value: Tensor, scale: Scale, format_name: str, full_scale: float) -> Tensor:
     """Round to FP8 and back, bit for bit as INC does on a CPU.
 
-    In FP32: divide by the scale, clamp to the full scale, cast, multiply by the scale; then return to
-    the dtype of the value.
+    In FP32: divide by the scale, clamp to the full scale, cast, multiply by the scale. Then cast to the dtype
+    of the value.
 
     Args:
         value: of any shape.
-        scale: broadcasts to it.
+        scale: broadcasts to the value.
         format_name: an FP8 format.
-        full_scale: its largest value on the device.
+        full_scale: largest value of the format on the device.
     """
-    low = quantize(value, scale, format_name, full_scale)
-    return (low.float() * scale.factor).to(value.dtype)
+    return (quantize(value, scale, format_name, full_scale).float() * scale.factor).to(value.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +69,28 @@ class Rounding:
     maxabs: Mapping[tuple[str, int], Tensor]
 
     def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
-        """Error q of input `index` of an op (0 and 1 of a bgemm), in FP32 and the value's shape."""
+        """Return the error q of an input of an op, in FP32 and the value's shape.
+
+        Args:
+            op: its name.
+            index: of the input; a bgemm has inputs 0 and 1.
+            value: of the input.
+            format_name: an FP8 format.
+        """
         return self.input(op, index, value, format_name).float() - value.float()
 
     def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
-        """Error q of a weight, in FP32 and its shape."""
+        """Return the error q of a weight, in FP32 and the weight's shape."""
         return self.weight(weight, format_name).float() - weight.float()
 
     def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
-        """Input `index` of an op, rounded.
+        """Round an input of an op.
+
+        Args:
+            op: its name.
+            index: of the input; a bgemm has inputs 0 and 1.
+            value: of the input.
+            format_name: an FP8 format.
 
         Raises:
             PluginError: the calibration batches never gave the op this input.
@@ -86,47 +105,32 @@ class Rounding:
         return quantize_dequantize(value, scale, format_name, self.scales.full_scale(format_name))
 
     def weight(self, weight: Tensor, format_name: str) -> Tensor:
-        """A weight, rounded."""
+        """Round a weight."""
         scale = self.scales.of_weight(weight, format_name)
         return quantize_dequantize(weight, scale, format_name, self.scales.full_scale(format_name))
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Rounds to BF16 or FP16, which need no scale; `maxabs` tells which ops ran, as in `Rounding`."""
+    """A rounding to BF16 or FP16, which need no scale; `maxabs` holds the ops that ran, as in `Rounding`."""
 
     maxabs: Mapping[tuple[str, int], Tensor]
 
     def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
-        """Input of an op, rounded."""
+        """Round an input of an op.
+
+        Args:
+            op: its name, which makes no difference.
+            index: of the input, which makes no difference.
+            value: of the input.
+            format_name: "bf16" or "fp16".
+        """
         del op, index
         return self.weight(value, format_name)
 
     def weight(self, weight: Tensor, format_name: str) -> Tensor:
-        """A weight, rounded."""
+        """Round a weight."""
         return weight.to(dtype_of(format_name)).to(weight.dtype)
-
-
-def rounder_to(
-    model: nn.Module,
-    graph: Graph,
-    batches: Iterable[Batch],
-    loss_fn: LossFunction | None,
-    scales: Scales | None,
-    formats: Sequence[str],
-) -> Rounding | Cast:
-    """What rounds to these formats, all of them FP8 under scales, or BF16 and FP16; see `observe_rounding`.
-
-    Raises:
-        InputError: other formats, or FP8 without scales.
-    """
-    if formats and set(formats) <= CASTS:
-        return Cast(observe_maxabs(model, graph, batches, loss_fn))
-    found = observe_rounding(model, graph, batches, loss_fn, scales, formats)
-    if found is None:
-        message = "no format to round to was given; give FP8 formats with scales, or bf16 or fp16"
-        raise InputError(message)
-    return found
 
 
 def observe_rounding(
@@ -134,21 +138,22 @@ def observe_rounding(
     graph: Graph,
     batches: Iterable[Batch],
     loss_fn: LossFunction | None,
+    *,
     scales: Scales | None,
     formats: Sequence[str],
 ) -> Rounding | None:
     """Run the batches once without gradients for the maxabs of every op's inputs.
 
     Args:
-        model: runs in evaluation mode and in its own precision; it leaves as it came.
+        model: runs in evaluation mode and in its own precision, and leaves as it came.
         graph: from `capture`.
         batches: all calibration batches.
         loss_fn: as in `measure_sensitivity`.
-        scales: None if rounding errors are not wanted.
-        formats: FP8 formats whose rounding errors are wanted.
+        scales: how INC scales to FP8; None if no rounding errors are to be measured.
+        formats: FP8 formats whose rounding errors are to be measured.
 
     Returns:
-        What the taps ask for rounding errors; None without scales.
+        Rounding errors for the taps; None without scales.
 
     Raises:
         InputError: scales without formats or the other way round, or a format that is not FP8.
@@ -156,7 +161,7 @@ def observe_rounding(
     """
     if (scales is None) != (not formats):
         message = (
-            f"scales {scales} with formats {list(formats)}: the rounding error is measured of FP8 formats "
+            f"scales {scales} with formats {list(formats)}: a rounding error is measured in FP8 formats "
             "under scales; give both or neither"
         )
         raise InputError(message)
@@ -168,15 +173,21 @@ def observe_rounding(
 
 
 def floating_inputs(args: Any, kwargs: Any) -> list[Tensor]:
-    """The inputs of a call that are rounded, in the order in which their index counts."""
-    given = leaves((args, kwargs))
-    return [leaf for leaf in given if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    """List the inputs of a call that are rounded, in the order of their indices."""
+    tensors = (leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
 def observe_maxabs(
     model: nn.Module, graph: Graph, batches: Iterable[Batch], loss_fn: LossFunction | None
 ) -> MaxAbs:
-    """Largest magnitude of every op's inputs over all batches, {(op, index of the input): maxabs}.
+    """Measure the maxabs of every op's inputs over all batches: {(op, index of the input): maxabs}.
+
+    Args:
+        model: runs in evaluation mode, and leaves as it came.
+        graph: from `capture`.
+        batches: all calibration batches.
+        loss_fn: as in `measure_sensitivity`.
 
     Raises:
         NonFiniteError: a NaN or an infinity in an input or a weight; the text names the op.
@@ -192,25 +203,21 @@ def observe_maxabs(
 
     with as_measured(model), torch.no_grad():
         modules = {op.name: module_of(model, op.name) for op in graph.ops}
-        first, told = 1, ""
+        first, note = 1, ""
         with watching(modules, before=look):
             for batch in batches:
                 if loss_fn is None:
                     check_labels(batch, first)
                 sample_losses(model, batch, loss_fn)
-                told = told or told_nan(batch, first)
+                note = note or told_nan(batch, first)
                 first += batch_size(batch)
         maxabs = _of_all_ranks(maxabs)
-        try:
-            _check_finite(modules, maxabs)
-        except NonFiniteError as error:
-            message = f"{error}{told}"
-            raise NonFiniteError(message) from error
+        _check_finite(modules, maxabs, note)
     return maxabs
 
 
 def _of_all_ranks(maxabs: MaxAbs) -> MaxAbs:
-    """The largest over the processes, each of which saw batches of its own."""
+    """Find the largest over the processes, each of which ran batches of its own."""
     if ranks.size() == 1:
         return maxabs
     # BF16 has no counterpart in numpy; FP32 holds it exactly.
@@ -225,14 +232,31 @@ def _of_all_ranks(maxabs: MaxAbs) -> MaxAbs:
     return {key: value.to(maxabs.get(key, like)) for key, value in largest.items()}
 
 
-def _check_finite(modules: Mapping[str, nn.Module], maxabs: MaxAbs) -> None:
-    """Name the op where the first NaN or infinity appears: a scale would spread it silently."""
+def finite_weight(module: nn.Module, op: str, note: str = "") -> Tensor | None:
+    """Return the weight of an op's module; None for a bgemm, which has none.
+
+    Args:
+        module: of the op.
+        op: its name.
+        note: ends the text of the error.
+
+    Raises:
+        NonFiniteError: a NaN or an infinity in the weight; the text names the op.
+    """
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        return None
+    if not weight.abs().max().isfinite():
+        message = f"NaN or infinity in the weight of op {op!r}{note}"
+        raise NonFiniteError(message)
+    return weight
+
+
+def _check_finite(modules: Mapping[str, nn.Module], maxabs: MaxAbs, note: str) -> None:
+    """Refuse NaN and infinity, which a scale would spread silently; the error names the first such op."""
     broken = {op for (op, _), largest in maxabs.items() if not largest.isfinite()}
     for op, module in modules.items():
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and not weight.abs().max().isfinite():
-            message = f"NaN or infinity in the weight of op {op!r}"
-            raise NonFiniteError(message)
+        finite_weight(module, op, note)
         if op in broken:
-            message = f"NaN or infinity in the input of op {op!r}"
+            message = f"NaN or infinity in the input of op {op!r}{note}"
             raise NonFiniteError(message)

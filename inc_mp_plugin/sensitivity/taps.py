@@ -1,4 +1,4 @@
-"""Hooks that read each op's own gradients during one backward pass."""
+"""Hooks that read the gradients of each op during one backward pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from inc_mp_plugin.core.errors import InputError, PluginError
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import leaves, map_tensors, padded, version_of
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.modules import module_of
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class MixedSamplesError(Exception):
-    """The rows of a tensor do not belong to one sample each; never reaches the user."""
+    """A tensor has a row that belongs to no single sample; never reaches the user."""
 
 
 @dataclass(slots=True)
 class _Tap:
-    """One op: its module, its column in the results, and calls whose weight gradient is due."""
+    """One op: its module, its column in the results, and its calls whose weight gradient is due."""
 
     name: str
     kind: str
@@ -41,17 +40,18 @@ class _Tap:
 
 
 class Taps:
-    """Reads ||z * dg/dz||^2 of every op and sample while a loss is differentiated.
+    """||z * dg/dz||^2 of every op and sample, read while a loss is differentiated.
 
-    Inside the `with`, every floating-point input of an op passes through a branch of its own, so that
-    its gradient is this op's alone, whoever else reads the same tensor. The gradient of an op's
-    output gives, with its input, the weight gradient of each sample; calls of one op are added before
-    squaring, for one weight has one rounding error.
+    Inside the `with`, every floating-point input of an op passes through a branch of its own. So the gradient
+    of the branch belongs to this op alone, even where another op reads the same tensor. The weight gradient
+    of each sample follows from the op's input and the gradient of the op's output. Calls of one op are added
+    before squaring, for one weight has one rounding error.
 
-    `input` and `weight` have shape (samples, ops), in float64; so has `rounding[format]`, which holds
-    ||q * dg/dz||^2 of inputs and weight together with the true rounding error q. `second` holds what of
-    these the second inputs of bgemms make up, under the keys "input" and the formats. `largest`, of shape
-    (2, ops), is the largest magnitude of the first and the second input, -1 where there is none.
+    `input` and `weight` have shape (samples, ops), in float64. `rounding[format]` has the same shape, and
+    holds ||q * dg/dz||^2 of inputs and weight together, with the true rounding error q. `second` holds the
+    parts that the second inputs of bgemms contribute: to `input` under the key "input", to `rounding` under
+    each format. `largest`, shape (2, ops), is the largest magnitude of the first and the second input, -1
+    where there is none.
     """
 
     def __init__(
@@ -63,7 +63,15 @@ class Taps:
         *,
         inputs_only: bool = False,
     ) -> None:
-        """Prepare for one batch of `size` samples; nothing is hooked yet."""
+        """Prepare for one batch; nothing is hooked yet.
+
+        Args:
+            model: to be hooked.
+            graph: its ops.
+            size: number of samples in the batch.
+            rounding: rounding errors q in some formats; without, only z counts.
+            inputs_only: leave out the gradients of weights.
+        """
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.input = torch.zeros(size, len(graph.ops), dtype=torch.float64, device=device)
         self.weight = torch.zeros_like(self.input)
@@ -86,24 +94,19 @@ class Taps:
         return frozenset(tap.name for tap in self._taps.values() if tap.calls)
 
     def __enter__(self) -> Taps:
-        """Hook every op."""
+        """Put hooks on every op."""
         modules = {name: tap.module for name, tap in self._taps.items()}
         self._hooks.enter_context(watching(modules, self._before, self._after))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove every hook and drop what was kept."""
+    def __exit__(self, *error: object) -> None:
+        """Remove every hook, and drop the tensors that are still held."""
         self._hooks.close()
         for tap in self._taps.values():
             tap.pairs.clear()
 
     def finish(self) -> None:
-        """Add weight gradients still due: those of ops one of whose outputs the loss ignores."""
+        """Add the weight gradients that are still due: of ops with an output that the loss ignores."""
         for tap in self._taps.values():
             self._add_weight(tap)
 
@@ -123,8 +126,8 @@ class Taps:
             largest = self.largest[index, tap.column]
             torch.maximum(largest, largest_magnitude(tensor.detach()).double(), out=largest)
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
-        # The hook keeps a detached twin: a tensor kept by its own hook would never be freed.
-        add_input = partial(self._add_input, tap, index, tensor.detach(), version_of(tensor))
+        # The hook holds a detached twin: a tensor that its own hook holds would never be freed.
+        add_input = partial(self._add_input, tap, index, tensor.detach(), version=version_of(tensor))
         branch.register_hook(add_input)  # type: ignore[no-untyped-call]
         return branch
 
@@ -141,14 +144,14 @@ class Taps:
         self._check_rows(output)
         if tap.kind != "bgemm" and not self._inputs_only:
             value = leaves((args, kwargs))[0].detach()
-            add_output = partial(self._add_output, tap, value, version_of(value))
+            add_output = partial(self._add_output, tap, value, version=version_of(value))
             output.register_hook(add_output)  # type: ignore[no-untyped-call]
 
     def _check_rows(self, tensor: Tensor) -> None:
         if self._size > 1 and (tensor.dim() == 0 or tensor.shape[0] != self._size):
             raise MixedSamplesError
 
-    def _add_input(self, tap: _Tap, index: int, value: Tensor, version: int, gradient: Tensor) -> None:
+    def _add_input(self, tap: _Tap, index: int, value: Tensor, gradient: Tensor, *, version: int) -> None:
         _check_unchanged(tap, value, version)
         parts = {"input": value}
         if self._errors is not None:
@@ -163,7 +166,7 @@ class Taps:
                 if of_second:
                     self.second[key][sample, tap.column] += norm
 
-    def _add_output(self, tap: _Tap, value: Tensor, version: int, gradient: Tensor) -> None:
+    def _add_output(self, tap: _Tap, value: Tensor, gradient: Tensor, *, version: int) -> None:
         _check_unchanged(tap, value, version)
         tap.pairs.append((value, gradient))
         if len(tap.pairs) == tap.calls:
@@ -188,7 +191,7 @@ class Taps:
                 rows[sample, tap.column] += self._squared_norm(buffer, factor)
 
     def _squared_norm(self, a: Tensor, b: Tensor) -> Tensor:
-        """||a * b||^2 in FP32, formed in memory that is used again: fresh memory costs more time."""
+        """Compute ||a * b||^2 in FP32, in memory that is used again: fresh memory costs more time."""
         if self._scratch.numel() < a.numel():
             self._scratch = torch.empty(a.numel(), dtype=torch.float32, device=a.device)
         flat = self._scratch[: a.numel()]
@@ -196,23 +199,23 @@ class Taps:
         return torch.dot(flat, flat)
 
     def _rows(self, tensor: Tensor) -> Tensor:
-        """One row per sample; a single sample is one row, whatever its first axis counts."""
+        """Give one row per sample; a single sample is one row, whatever the first axis counts."""
         return tensor.unsqueeze(0) if self._size == 1 else tensor
 
 
 def largest_magnitude(tensor: Tensor, dim: int | None = None) -> Tensor:
-    """The largest magnitude of a tensor's elements, or along an axis, without a copy of the tensor."""
-    low, high = tensor.aminmax(dim=dim)
-    return torch.maximum(-low, high)
+    """Find the largest magnitude of a tensor's elements, or along an axis, without a copy of the tensor."""
+    least, most = tensor.aminmax(dim=dim)
+    return torch.maximum(-least, most)
 
 
 def _is_empty(args: Any, kwargs: Any) -> bool:
-    """Whether a call is of an expert that no token was sent to."""
+    """Tell whether a call is of an expert that no token was sent to."""
     return any(isinstance(x, Tensor) and not x.numel() for x in leaves((args, kwargs)))
 
 
 def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
-    """dg/dW of one sample and call, into `out`: delta^T x, or its analogue for a convolution."""
+    """Compute dg/dW of one sample and call, into `out`: delta^T x, or its analogue for a convolution."""
     module = tap.module
     if tap.kind == "linear":
         # Into the same memory for every sample: fresh memory costs as much time as the product.

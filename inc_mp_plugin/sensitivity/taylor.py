@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,21 +13,21 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.model.batches import batch_size, samples, told_nan
 from inc_mp_plugin.model.losses import check_labels, sample_losses
-from inc_mp_plugin.model.modes import as_measured, say_unreached
+from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
-from inc_mp_plugin.scales.methods import CHANNEL, INPUT, WEIGHT
+from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
+from inc_mp_plugin.sensitivity.rows import Rows, concatenate, join
 from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, largest_magnitude
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.scales.methods import Scales
@@ -33,19 +35,6 @@ if TYPE_CHECKING:
 
 # Gradients of FP16 models underflow below 6e-8; they are computed scaled up by this power of two.
 _SCALE = {torch.float16: 2.0**12}
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Sensitivities of the samples of one batch: all but `loss` have shape (samples, ops)."""
-
-    loss: FloatArray
-    input: FloatArray
-    weight: FloatArray
-    called: frozenset[str]  # ops that ran in this batch
-    largest: FloatArray  # largest magnitude of both inputs, shape (batches, 2, ops); -1 where there is none
-    rounding: Mapping[str, FloatArray] = field(default_factory=dict)  # by format
-    second: Mapping[str, FloatArray] = field(default_factory=dict)  # as in `Taps`
 
 
 def measure_sensitivity(
@@ -65,97 +54,60 @@ def measure_sensitivity(
         s_i = || z_i * dg_i/dz_i ||^2                               (eq. 21)
         s   = mean_i s_i                                            (eq. 23)
 
-    so that the loss MSE of the op in a format is d = alpha_format s (eq. 22, 24). The gradient is
-    that of this op alone: tensors shared with other ops are told apart, and the weight's part is
-    formed per sample, squared, summed and dropped. The result does not depend on the batch size.
+    so that the loss MSE of the op in a format is d = alpha_format s (eq. 22, 24). The gradient belongs
+    to this op alone, even where another op reads the same tensor. The gradient of a weight is formed for
+    one sample at a time, squared, summed and dropped. The result does not depend on the batch size.
 
-    With scales, beyond the paper: instead of the noise alpha z^2 expected in a format, the error q that
-    INC's rounding of z really makes, under scales from the maxabs over all batches (one more forward
-    pass)::
+    With scales, and beyond the paper, the error q of INC's own rounding of z stands in the place of the
+    noise alpha z^2 that is expected in a format. The scales come from the maxabs over all batches (one
+    more forward pass)::
 
         d_i = || q_i * dg_i/dz_i ||^2,  q = dequantize(quantize(z)) - z
 
-    and how far the mean loss drifts with everything rounded (`sensitivity.drift`, one more forward pass).
+    Then the drift of the mean loss with everything rounded is measured, too (`sensitivity.drift`, one more
+    forward pass).
 
     Args:
-        model: runs in evaluation mode and in its own precision; it leaves as it came.
+        model: runs in evaluation mode and in its own precision, and leaves as it came.
         graph: from `capture`.
         batches: tensors, tuples or dicts whose first axis counts samples.
-        loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
-        scales: how INC scales to FP8; without, no rounding error is measured.
+        loss_fn: `loss_fn(model, batch)` returns one loss per sample; None for the language-model loss, nats.
+        scales: how INC scales to FP8; without them, no rounding error is measured.
         formats: FP8 formats whose rounding error is measured under these scales.
 
     Returns:
-        Loss and sensitivities per sample, and d_i per format; ops that no batch ran are left out.
-        Those, such as experts that no token was sent to, are named in
-        a warning of the logger `inc_mp_plugin`.
+        Loss and sensitivities per sample, and d_i per format. Ops that no batch ran, such as experts that no
+        token was sent to, are left out, and named in a warning of the logger `inc_mp_plugin`.
 
     Raises:
-        InputError: no batch, a loss that is not one number per sample or has no gradient, or formats
-            that are not FP8 or come without scales.
+        InputError: there is no batch; a loss is not one number per sample, or has no gradient; or formats
+            are not FP8, or come without scales.
         NonFiniteError: a NaN or an infinity; the text names the op.
     """
     if scales is not None:
         batches = list(batches)  # run twice
-    rounding = observe_rounding(model, graph, batches, loss_fn, scales, formats)
-    sensitivity = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, rounding)))
-    sensitivity = with_weights(model, sensitivity)
+    rounding = observe_rounding(model, graph, batches, loss_fn, scales=scales, formats=formats)
+    rows = sensitivity_rows(model, graph, batches, loss_fn, rounding=rounding)
+    sensitivity = with_weights(model, join(graph, list(rows)))
     if rounding is None:
         return sensitivity
-    return with_drift(model, graph, batches, loss_fn, rounding, sensitivity)
-
-
-def join(graph: Graph, rows: list[Rows]) -> Sensitivity:
-    """Put the rows of all batches together; ops that never ran are named and left out.
-
-    Raises:
-        InputError: there are no rows.
-    """
-    if not rows:
-        message = "no calibration batch was given; at least one is needed"
-        raise InputError(message)
-    whole = concatenate(rows)
-    say_unreached(graph, whole.called)
-    kept = [index for index, op in enumerate(graph.ops) if op.name in whole.called]
-    names = tuple(graph.ops[index].name for index in kept)
-    rounding = {format_name: part[:, kept] for format_name, part in whole.rounding.items()}
-    second = {key: part[:, kept] for key, part in whole.second.items()}
-    input, weight = whole.input[:, kept], whole.weight[:, kept]
-    largest = whole.largest.max(axis=0)[:, kept]
-    maxabs = {INPUT: np.where(largest < 0, np.inf, largest).min(axis=0)}
-    return Sensitivity(names, whole.loss, input, weight, rounding, second=second, maxabs=maxabs)
+    return with_drift(model, graph, batches, loss_fn, rounding=rounding, sensitivity=sensitivity)
 
 
 def with_weights(model: nn.Module, sensitivity: Sensitivity) -> Sensitivity:
-    """The same sensitivities, with the maxabs of the ops' weights and of their output channels."""
+    """Return the same sensitivities, with the maxabs of the ops' weights and of their output channels."""
     channels = []
     with as_measured(model):
         for name in sensitivity.ops:
             weight = parameters_of(module_of(model, name)).get("weight")
-            one = None if weight is None else largest_magnitude(weight.detach().flatten(1), dim=1).double()
-            channels.append(np.array([np.inf]) if one is None else one.cpu().numpy())
+            rows = torch.full((1, 1), torch.inf) if weight is None else weight.detach().flatten(1)
+            channels.append(largest_magnitude(rows, dim=1).double().cpu().numpy())
     maxabs = {
         **sensitivity.maxabs,
-        WEIGHT: np.array([one.max() for one in channels]),
-        CHANNEL: np.array([one.min() for one in channels]),
+        WEIGHT: np.array([maxima.max() for maxima in channels]),
+        CHANNEL: np.array([maxima.min() for maxima in channels]),
     }
     return replace(sensitivity, maxabs=maxabs)
-
-
-def concatenate(rows: list[Rows]) -> Rows:
-    """Rows of several batches as those of one."""
-    return Rows(
-        np.concatenate([part.loss for part in rows]),
-        np.concatenate([part.input for part in rows]),
-        np.concatenate([part.weight for part in rows]),
-        frozenset().union(*(part.called for part in rows)),
-        np.concatenate([part.largest for part in rows]),
-        {
-            format_name: np.concatenate([part.rounding[format_name] for part in rows])
-            for format_name in rows[0].rounding
-        },
-        {key: np.concatenate([part.second[key] for part in rows]) for key in rows[0].second},
-    )
 
 
 def sensitivity_rows(
@@ -163,17 +115,29 @@ def sensitivity_rows(
     graph: Graph,
     batches: Iterable[Batch],
     loss_fn: LossFunction | None = None,
-    rounding: Errors | None = None,
     *,
+    rounding: Errors | None = None,
     first: int = 1,
 ) -> Iterator[Rows]:
     """Yield the rows of each batch in turn: `measure_sensitivity`, in steps.
 
-    The model is given back as it came between steps, too. Errors tell the number of a sample, counted from
-    `first`.
+    Between two steps the model is as it came.
+
+    Args:
+        model: as in `measure_sensitivity`.
+        graph: from `capture`.
+        batches: as in `measure_sensitivity`.
+        loss_fn: as in `measure_sensitivity`.
+        rounding: rounding errors q in some formats, or their root mean square; without, none is measured.
+        first: number of the first sample, for the texts of errors.
+
+    Raises:
+        InputError: a loss is not one number per sample, or has no gradient.
+        NonFiniteError: a NaN or an infinity; the text names the op.
     """
     # Rows of an expert are tokens: they can be as many as there are samples and yet belong to others.
     separable = False if any(op.share < 1 for op in graph.ops) else None
+    measure = partial(_measure, model, graph, loss_fn=loss_fn, rounding=rounding)
     for batch in batches:
         if loss_fn is None:
             check_labels(batch, first)
@@ -181,7 +145,7 @@ def sensitivity_rows(
             if separable is None and batch_size(batch) > 1:
                 separable = _separable(model, graph, batch, loss_fn)
             try:
-                rows = _rows(model, graph, batch, loss_fn, rounding, together=bool(separable))
+                rows = _rows(measure, batch, together=bool(separable))
             except NonFiniteError as error:
                 message = f"{error}{told_nan(batch, first)}"
                 raise NonFiniteError(message) from error
@@ -189,30 +153,19 @@ def sensitivity_rows(
         first += batch_size(batch)
 
 
-def _rows(
-    model: nn.Module,
-    graph: Graph,
-    batch: Batch,
-    loss_fn: LossFunction | None,
-    rounding: Errors | None,
-    *,
-    together: bool,
-) -> Rows:
-    """Rows of a batch, all samples at once where they can be told apart, else one by one."""
+def _rows(measure: Callable[[Batch], Rows], batch: Batch, *, together: bool) -> Rows:
+    """Measure the rows of a batch: all samples at once where their rows are separate, else one by one."""
     if together:
-        try:
-            return _measure(model, graph, batch, loss_fn, rounding)
-        except MixedSamplesError:
-            # A tensor of this very batch mixes samples: tokens routed to an expert.
-            pass
-    singles = [samples(batch, i, i + 1) for i in range(batch_size(batch))]
-    return concatenate([_measure(model, graph, single, loss_fn, rounding) for single in singles])
+        # A tensor of this very batch may mix samples all the same: tokens routed to an expert.
+        with suppress(MixedSamplesError):
+            return measure(batch)
+    return concatenate([measure(samples(batch, i, i + 1)) for i in range(batch_size(batch))])
 
 
 def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None) -> bool:
-    """Tell whether row i of every tensor belongs to sample i, and to no other.
+    """Tell whether row i of every tensor belongs to sample i alone.
 
-    Tried on two samples: the gradient of the first one's loss must not reach the second one's rows.
+    Tried on two samples: the gradient of the first sample's loss must not reach rows of the second sample.
     """
     pair = samples(batch, 0, 2)
     try:
@@ -225,7 +178,7 @@ def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFuncti
 
 
 def _measure(
-    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, rounding: Errors | None
+    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, *, rounding: Errors | None
 ) -> Rows:
     with Taps(model, graph, batch_size(batch), rounding) as taps:
         losses = _losses(model, batch, loss_fn)
@@ -243,7 +196,7 @@ def _measure(
         )
     parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values())
     if not all(np.isfinite(part).all() for part in parts):
-        raise NonFiniteError(where_not_finite(model, graph, batch, loss_fn, rows))
+        raise NonFiniteError(where_not_finite(model, graph, batch, loss_fn, rows=rows))
     return rows
 
 

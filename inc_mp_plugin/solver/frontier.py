@@ -16,7 +16,7 @@ from inc_mp_plugin.core.results import Curve, Frontier
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_curve
 from inc_mp_plugin.solver.planner import IP_MSE, least_loss
-from inc_mp_plugin.solver.ties import demanded_program
+from inc_mp_plugin.solver.ties import constrained_program
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
 
 
@@ -29,65 +29,64 @@ def frontier(
     level: float = DEFAULT_CONFIDENCE,
     demands: Demands = NO_DEMANDS,
 ) -> Frontier:
-    """The curve of `ip_mse`, exact at each point, and those of `prefix` and of `random` draws.
+    """Draw the curve of `ip_mse`, exact at each point, and those of `prefix` and of `random` draws.
 
-    The points of `ip_mse` want equal steps of gain, from none to the largest there is; each is the
-    least loss MSE that gains as much. Points that come out the same are merged, those that another
-    one beats in gain at no more loss are dropped.
+    The points of `ip_mse` are asked for in equal steps of gain, from none to the largest there is. Each
+    point is the least loss MSE that gains as much. Points that come out the same are merged. A point is
+    dropped if another point has more gain at no more loss.
 
     Args:
         gains: of one objective.
         sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
-        points: at least 2: both ends.
-        draws: of `random`; seeds 0, 1, ...
-        level: of the confidence intervals.
-        demands: what the consumers of the plans can run, as in `solve`.
+        points: number of steps, at least 2: both ends.
+        draws: number of random orders, at least 0; the seeds are 0, 1, ...
+        level: of the confidence intervals, between 0 and 1.
+        demands: of the consumers of the plans, as in `solve`.
 
     Raises:
-        InputError: fewer points or draws than that, or no op can leave the base format.
+        InputError: there are fewer points or draws than that, or no op can leave the base format.
     """
     if points < 2 or draws < 0:
         message = f"points is {points} and draws is {draws}; give at least 2 points and 0 draws"
         raise InputError(message)
-    one = demanded_program(gains, sensitivity, demands)
-    gains, losses = one.gains, one.losses
-    found: dict[tuple[float, float], dict[str, str]] = {}
+    program = constrained_program(gains, sensitivity, demands)
+    gains, losses = program.gains, program.losses
+    formats: dict[tuple[float, float], dict[str, str]] = {}
     for step in range(points):
-        wanted = max(Fraction(step, points - 1) * one.most - gains.tolerance, Fraction(0))
-        picks = least_loss(one, wanted).picks
-        picked = [group[pick] for group, pick in zip(one.groups, picks, strict=True)]
-        loss_mse = losses.with_drift(math.fsum(option.loss_mse for option in picked))
-        found[math.fsum(option.gain for option in picked), loss_mse] = one.formats(picks)
-    kept = _undominated(sorted(found))
-    samples = [sample_losses_mse(losses, found[key], gains.base) for key in kept]
-    low, high = loss_interval(np.stack(samples, axis=1), level, losses.drift)
+        target = max(Fraction(step, points - 1) * program.most - gains.tolerance, Fraction(0))
+        picks = least_loss(program, target).picks
+        gain, loss_mse = program.totals(picks)
+        formats[gain, losses.with_drift(loss_mse)] = program.formats(picks)
+    best = [(g, d) for g, d in sorted(formats) if all(d < other for more, other in formats if more > g)]
+    samples = [sample_losses_mse(losses, formats[point], gains.base) for point in best]
+    interval = loss_interval(np.stack(samples, axis=1), level, losses.drift)
     exact = Curve(
         IP_MSE,
         0,
-        tuple(sum(format_name != gains.base for format_name in found[key].values()) for key in kept),
-        tuple(gain for gain, _ in kept),
-        tuple(loss_mse for _, loss_mse in kept),
-        tuple(np.asarray(low).tolist()),
-        tuple(np.asarray(high).tolist()),
+        tuple(sum(name != gains.base for name in formats[point].values()) for point in best),
+        tuple(gain for gain, _ in best),
+        tuple(loss_mse for _, loss_mse in best),
+        tuple(np.asarray(interval.low).tolist()),
+        tuple(np.asarray(interval.high).tolist()),
     )
-    others = [baseline_curve(one, PREFIX, 0, level)]
-    others += [baseline_curve(one, RANDOM, seed, level) for seed in range(draws)]
+    others = [baseline_curve(program, PREFIX, 0, level)]
+    others += [baseline_curve(program, RANDOM, seed, level) for seed in range(draws)]
     return Frontier(
         gains.objective,
         gains.unit,
         gains.source,
         losses.loss_ms,
-        one.largest,
+        program.largest,
         (exact, *others),
         knee(exact.gain, exact.loss_mse),
     )
 
 
 def knee(gain: Sequence[float], loss_mse: Sequence[float]) -> int:
-    """Where more gain begins to cost more than it did on average.
+    """Find the point from which on more gain costs more than on average; return its index.
 
-    The point farthest above the line between both ends, with the normalized RMSE as the other axis and
-    both axes scaled to 1 (Satopaa et al., Finding a kneedle in a haystack, 2011).
+    This is the point farthest above the line between both ends, with the normalized RMSE as the other axis
+    and both axes scaled to 1 (Satopaa et al., Finding a kneedle in a haystack, 2011).
 
     Example:
         >>> knee([0.0, 8.0, 10.0], [0.0, 0.01, 1.0])
@@ -97,12 +96,3 @@ def knee(gain: Sequence[float], loss_mse: Sequence[float]) -> int:
         return len(gain) - 1
     above = [g / gain[-1] - math.sqrt(d / loss_mse[-1]) for g, d in zip(gain, loss_mse, strict=True)]
     return max(range(len(above)), key=above.__getitem__)
-
-
-def _undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (gain, loss) by rising gain, those that none of more gain matches in loss."""
-    kept: list[tuple[float, float]] = []
-    for gain, loss_mse in reversed(points):
-        if not kept or loss_mse < kept[-1][1]:
-            kept.append((gain, loss_mse))
-    return kept[::-1]

@@ -1,4 +1,4 @@
-"""The knapsack as HiGHS solves it; all that the package uses of highspy is here.
+"""The knapsack as HiGHS solves it: the only file of the package that uses highspy.
 
 Last checked with highspy 1.7.1 and 1.16.0.
 """
@@ -18,14 +18,14 @@ from inc_mp_plugin.solver.search import Floats, Knapsack
 
 
 class Status(enum.Enum):
-    """How a solve ended; the value is what the user reads."""
+    """End of a solve; the value is the text that the user reads."""
 
     OPTIMAL = "proved optimal"
     TIME_LIMIT = "time limit reached: within the constraint, but not proved optimal"
 
 
 class Relaxed(NamedTuple):
-    """Optimum of the relaxed program: the price of the cost, its value, its picks rounded down in cost."""
+    """Optimum of the relaxed program: price of the cost, value, and picks rounded down in cost."""
 
     price: float
     value: float
@@ -33,14 +33,14 @@ class Relaxed(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What HiGHS found: one candidate per group, and the relative optimality gap."""
+    """Answer of HiGHS: one candidate per group, and the relative optimality gap."""
 
     picks: tuple[int, ...]
     status: Status
     gap: float
 
 
-# Absolute tolerances, as small as HiGHS takes them with ease: costs and values are about 1.
+# The tolerances are absolute, and costs and values are about 1. HiGHS has no trouble with these ones.
 _OPTIONS = {
     "mip_rel_gap": 0.0,
     "mip_abs_gap": 0.0,
@@ -51,14 +51,14 @@ _STATUS = {
     highspy.HighsModelStatus.kOptimal: Status.OPTIMAL,
     highspy.HighsModelStatus.kTimeLimit: Status.TIME_LIMIT,
 }
-_TINY = 1e-9  # of a part of a candidate that the relaxed program takes
+_TINY = 1e-9  # a part of a candidate below this is a rounding error of the relaxed program
 
 
 class _QuietHighs(highspy.Highs):  # type: ignore[misc]
     """HiGHS that prints nothing.
 
-    From 1.8 on the constructor of `Highs` registers callbacks, by which HiGHS prints its banner, before
-    any option can be set. No callback is used here, so that constructor is passed over.
+    From 1.8 on the constructor of `Highs` registers callbacks before any option can be set, and HiGHS then
+    prints its banner. No callback is used here, so that constructor is passed over.
     """
 
     def __init__(self) -> None:
@@ -66,34 +66,41 @@ class _QuietHighs(highspy.Highs):  # type: ignore[misc]
         self.setOptionValue("output_flag", False)
 
 
-def relaxed(knapsack: Knapsack, time_limit_s: float) -> Relaxed:
-    """Solve the relaxed program, which takes parts of candidates.
+def solve_relaxed(knapsack: Knapsack, time_limit_s: float) -> Relaxed:
+    """Solve the relaxed program, which may take parts of candidates.
 
     Raises:
         SolverError: HiGHS stopped without an answer.
     """
-    highs = _held(knapsack, time_limit_s)
+    highs = _load(knapsack, time_limit_s)
     highs.run()
     if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         message = f"HiGHS ended with {highs.getModelStatus().name} on the relaxed program: no plan was found"
         raise SolverError(message)
     solution = highs.getSolution()
-    # Candidates stand by rising cost: the first that has a part is the cheapest of them.
+    # Candidates are sorted by rising cost, so the first candidate that has a part is the cheapest one.
     picks = tuple(int((part > _TINY).argmax()) for part in _parts(knapsack, solution.col_value))
     value = float(np.concatenate(knapsack.values) @ np.array(solution.col_value))
     return Relaxed(max(0.0, float(solution.row_dual[-1])), value, picks)
 
 
-def integer(knapsack: Knapsack, forbidden: Sequence[Sequence[int]], time_limit_s: float) -> Answer | None:
+def solve_integer(
+    knapsack: Knapsack, forbidden: Sequence[Sequence[int]], time_limit_s: float
+) -> Answer | None:
     """Solve the integer program, without the forbidden answers.
 
+    Args:
+        knapsack: in pure numbers.
+        forbidden: answers that are ruled out, each with one candidate per group.
+        time_limit_s: of HiGHS, in seconds.
+
     Returns:
-        None if the time was over before there was an answer.
+        The answer; None if the time was over before there was one.
 
     Raises:
         SolverError: HiGHS stopped without an answer for another reason.
     """
-    highs = _held(knapsack, time_limit_s)
+    highs = _load(knapsack, time_limit_s)
     starts = _starts(knapsack)
     for picks in forbidden:
         columns = (starts[:-1] + np.array(picks)).astype(np.int32)
@@ -102,7 +109,7 @@ def integer(knapsack: Knapsack, forbidden: Sequence[Sequence[int]], time_limit_s
     kinds = np.full(count, highspy.HighsVarType.kInteger.value, dtype=np.uint8)
     highs.changeColsIntegrality(count, np.arange(count, dtype=np.int32), kinds)
     highs.run()
-    # Statuses are read first, for without an answer the values are zeros.
+    # Both statuses come first: without an answer the values of the columns are zeros.
     info, status = highs.getInfo(), _STATUS.get(highs.getModelStatus())
     answered = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     if status is Status.TIME_LIMIT and not answered:
@@ -116,7 +123,7 @@ def integer(knapsack: Knapsack, forbidden: Sequence[Sequence[int]], time_limit_s
 
 
 def gap(bound: float, value: float) -> float:
-    """Gap between a value and an upper bound of the optimum, relative to the bound."""
+    """Compute the gap between a value and an upper bound of the optimum, relative to the bound."""
     return max(0.0, bound - value) / abs(bound) if bound else 0.0
 
 
@@ -125,14 +132,14 @@ def _starts(knapsack: Knapsack) -> NDArray[np.int64]:
 
 
 def _parts(knapsack: Knapsack, columns: Sequence[float]) -> list[Floats]:
-    """Values of the columns, by group."""
+    """Split the values of the columns by group."""
     return np.split(np.array(columns), _starts(knapsack)[1:-1])
 
 
-def _held(knapsack: Knapsack, time_limit_s: float) -> _QuietHighs:
-    """The relaxed program: one column per candidate, one row per group, and the slack as the last row.
+def _load(knapsack: Knapsack, time_limit_s: float) -> _QuietHighs:
+    """Load the relaxed program: one column per candidate, one row per group, and the slack as the last row.
 
-    A HiGHS of its own for each solve, because its clock goes on from one solve to the next.
+    Every solve has a new HiGHS, because the clock of a HiGHS goes on from one solve to the next.
     """
     starts, groups = _starts(knapsack), len(knapsack.values)
     columns = int(starts[-1])

@@ -23,7 +23,7 @@ _MOST_FORBIDDEN = 30
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One configuration of a group: what it is worth, and what it uses of the capacity."""
+    """One configuration of a group: its value, and the capacity that it uses."""
 
     value: float
     cost: float
@@ -31,7 +31,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the solver chose: one index per group; `gap` is the relative optimality gap."""
+    """Choice of the solver: one index per group; `gap` is the relative optimality gap."""
 
     picks: tuple[int, ...]
     status: Status
@@ -41,21 +41,21 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Scaled:
-    """A program in pure numbers, the candidates that it kept of each group, and the units of both.
+    """A program in pure numbers, with the indices of its candidates in each group, and the units.
 
-    HiGHS's tolerances are absolute and it drops coefficients below 1e-9: costs above the cheapest are
-    given in units of about the slack, values in units of the largest. The unit of costs is a power of
-    two, so that costs that are whole numbers (bytes) and their sums stay exact.
+    HiGHS's tolerances are absolute, and HiGHS drops coefficients below 1e-9. So costs above the cheapest
+    are in units of about the slack, and values in units of the largest. The unit of costs is a power of
+    two, so costs that are whole numbers (bytes) and their sums stay exact.
     """
 
     knapsack: Knapsack
-    kept: tuple[tuple[int, ...], ...]
+    indices: tuple[tuple[int, ...], ...]
     value_unit: float
     cost_unit: float
 
     def original(self, picks: Sequence[int]) -> tuple[int, ...]:
-        """Indices of a choice in the groups as they were given."""
-        return tuple(indices[p] for indices, p in zip(self.kept, picks, strict=True))
+        """Return the indices of a choice in the original groups."""
+        return tuple(group[p] for group, p in zip(self.indices, picks, strict=True))
 
 
 def choose(groups: Sequence[Sequence[Candidate]], capacity: Number, *, time_limit_s: float = 60.0) -> Choice:
@@ -68,21 +68,21 @@ def choose(groups: Sequence[Sequence[Candidate]], capacity: Number, *, time_limi
               sum_jp cost_jp x_jp <= capacity                       (eq. 6)
               x_jp in {0, 1}
 
-    HiGHS solves the relaxed program, whose price on the capacity starts an exact search (`core`); if
-    that search grows too large, HiGHS solves the integer program itself. The answer is checked
-    outside of both, in exact arithmetic: it never exceeds the capacity. Where all costs are whole
-    multiples of a number (bytes), it is the optimum; elsewhere choices whose costs differ by rounding
-    errors alone count as equal.
+    HiGHS solves the relaxed program, whose price on the capacity starts an exact search (see `search`). If
+    that search grows too large, HiGHS solves the integer program itself. The answer is checked outside of
+    both, in exact arithmetic, so the answer never exceeds the capacity. Where all costs are whole multiples
+    of a number (bytes), the answer is the optimum. Elsewhere choices whose costs differ by rounding errors
+    alone count as equal.
 
     Args:
         groups: candidates of each group, none empty; costs and values in any unit.
-        capacity: in the unit of the costs; a fraction where a float would round it.
+        capacity: in the unit of the costs; a fraction where a float would round the number.
         time_limit_s: wall-clock limit of the whole call, in seconds.
 
     Raises:
         InfeasibleError: even the cheapest candidates exceed the capacity.
-        SolverError: HiGHS stopped without an answer, or only with answers that exceed the capacity by
-            less than its tolerance.
+        SolverError: HiGHS stopped without an answer, or every answer of HiGHS exceeds the capacity by less
+            than HiGHS's tolerance.
 
     Example:
         >>> keep, quantize = Candidate(0.0, 0.0), Candidate(2.0, 0.3)
@@ -91,33 +91,34 @@ def choose(groups: Sequence[Sequence[Candidate]], capacity: Number, *, time_limi
     """
     started = time.perf_counter()
     slack = _slack(groups, capacity)
-    # As a float the slack is rounded: what it leaves out by a hair may fit, and is checked in the end.
+    # As a float the slack is rounded: what seems a hair too much may fit, and is checked in the end.
     widened = float(slack) + _ROUNDING * abs(float(capacity))
-    kept = tuple(_undominated(group, widened) for group in groups)
-    picks, status, gap = tuple(indices[-1] for indices in kept), Status.OPTIMAL, 0.0
+    indices = tuple(_undominated(group, widened) for group in groups)
+    picks, status, gap = tuple(best[-1] for best in indices), Status.OPTIMAL, 0.0
     if not within(_costs(groups, picks), capacity):  # else every group takes its best: nothing to trade off
-        program = _scaled(groups, kept, float(slack))
+        program = _scaled(groups, indices, float(slack))
         picks, status, gap = _solve(program, groups, capacity, started + time_limit_s)
     return Choice(picks, status, gap, time.perf_counter() - started)
 
 
 def price(groups: Sequence[Sequence[Candidate]], capacity: Number) -> float:
-    """Value per unit of capacity at the optimum of the relaxed program; 0 if the capacity does not bind.
+    """Price a unit of capacity, in value, by the relaxed program; 0 if the capacity does not bind.
 
     Raises:
         InfeasibleError: even the cheapest candidates exceed the capacity.
         SolverError: HiGHS stopped without an answer.
     """
     slack = _slack(groups, capacity)
-    kept = tuple(_undominated(group, math.inf) for group in groups)  # relaxed, parts of any may be taken
-    if within(_costs(groups, [indices[-1] for indices in kept]), capacity) or not slack:
+    # The relaxed program may take a part of a candidate that alone exceeds the slack.
+    indices = tuple(_undominated(group, math.inf) for group in groups)
+    if within(_costs(groups, [best[-1] for best in indices]), capacity) or not slack:
         return 0.0
-    program = _scaled(groups, kept, float(slack))
-    return highs.relaxed(program.knapsack, math.inf).price * program.value_unit / program.cost_unit
+    program = _scaled(groups, indices, float(slack))
+    return highs.solve_relaxed(program.knapsack, math.inf).price * program.value_unit / program.cost_unit
 
 
 def total(numbers: Iterable[float]) -> Fraction:
-    """Sum, exactly: every float is a fraction.
+    """Sum numbers exactly: every float is a fraction.
 
     Example:
         >>> total([0.1, 0.2]) == 0.3
@@ -129,7 +130,7 @@ def total(numbers: Iterable[float]) -> Fraction:
 def within(costs: Sequence[float], capacity: Number) -> bool:
     """Tell if costs add up to no more than the capacity, in exact arithmetic."""
     rounded, limit = math.fsum(costs), float(capacity)
-    # Rounding never turns an order around, so only a tie asks for fractions.
+    # Rounding never turns an order around, so fractions are needed for a tie only.
     return rounded < limit or (rounded == limit and total(costs) <= Fraction(capacity))
 
 
@@ -138,7 +139,7 @@ def _costs(groups: Sequence[Sequence[Candidate]], picks: Sequence[int]) -> list[
 
 
 def _slack(groups: Sequence[Sequence[Candidate]], capacity: Number) -> Fraction:
-    """Capacity that the cheapest candidates leave."""
+    """Compute the capacity that the cheapest candidates leave."""
     least = total(min(c.cost for c in group) for group in groups)
     if least > capacity:
         message = f"the least that can be reached is {float(least):.6g}, above {float(capacity):.6g}"
@@ -147,41 +148,44 @@ def _slack(groups: Sequence[Sequence[Candidate]], capacity: Number) -> Fraction:
 
 
 def _undominated(group: Sequence[Candidate], slack: float) -> tuple[int, ...]:
-    """Indices by rising cost and value; without those no optimal answer needs or can afford."""
+    """List the candidates, by rising cost and value, that are affordable and that no cheaper one matches.
+
+    An optimal answer needs no others. For groups of a few candidates plain Python is several times as fast
+    as the arrays of `search`.
+    """
     least = min(c.cost for c in group)
-    order = sorted(range(len(group)), key=lambda i: (group[i].cost, -group[i].value))
-    kept: list[int] = []
-    for i in order:
+    best: list[int] = []
+    for i in sorted(range(len(group)), key=lambda i: (group[i].cost, -group[i].value)):
         affordable = group[i].cost - least <= slack
-        if affordable and (not kept or group[i].value > group[kept[-1]].value):
-            kept.append(i)
-    return tuple(kept)
+        if affordable and (not best or group[i].value > group[best[-1]].value):
+            best.append(i)
+    return tuple(best)
 
 
 def _scaled(
-    groups: Sequence[Sequence[Candidate]], kept: tuple[tuple[int, ...], ...], slack: float
+    groups: Sequence[Sequence[Candidate]], indices: tuple[tuple[int, ...], ...], slack: float
 ) -> _Scaled:
-    chosen = [[group[i] for i in indices] for group, indices in zip(groups, kept, strict=True)]
-    value_unit = max(part[-1].value - part[0].value for part in chosen) or 1.0
+    parts = [[group[i] for i in best] for group, best in zip(groups, indices, strict=True)]
+    value_unit = max(part[-1].value - part[0].value for part in parts) or 1.0
     cost_unit = 2.0 ** math.frexp(slack)[1] if slack else 1.0
-    values = (np.array([(c.value - part[0].value) / value_unit for c in part]) for part in chosen)
-    costs = (np.array([(c.cost - part[0].cost) / cost_unit for c in part]) for part in chosen)
+    values = (np.array([(c.value - part[0].value) / value_unit for c in part]) for part in parts)
+    costs = (np.array([(c.cost - part[0].cost) / cost_unit for c in part]) for part in parts)
     knapsack = Knapsack(tuple(values), tuple(costs), slack / cost_unit)
-    return _Scaled(knapsack, kept, value_unit, cost_unit)
+    return _Scaled(knapsack, indices, value_unit, cost_unit)
 
 
 def _solve(
     program: _Scaled, groups: Sequence[Sequence[Candidate]], capacity: Number, deadline: float
 ) -> tuple[tuple[int, ...], Status, float]:
-    """Picks in the groups, how the solve ended, and the gap."""
+    """Solve a scaled program; return the picks in the original groups, the end of the solve, and the gap."""
 
     def fits(picks: Sequence[int]) -> bool:
         return within(_costs(groups, program.original(picks)), capacity)
 
-    def left() -> float:
+    def seconds_left() -> float:
         return max(0.0, deadline - time.perf_counter())
 
-    relaxed = highs.relaxed(program.knapsack, left())
+    relaxed = highs.solve_relaxed(program.knapsack, seconds_left())
     try:
         picks = search(program.knapsack, relaxed.price, fits, deadline)
         return program.original(picks), Status.OPTIMAL, 0.0
@@ -191,22 +195,22 @@ def _solve(
         pass
     forbidden: list[tuple[int, ...]] = []
     while len(forbidden) < _MOST_FORBIDDEN:
-        answer = highs.integer(program.knapsack, forbidden, left())
+        answer = highs.solve_integer(program.knapsack, forbidden, seconds_left())
         if answer is None:
             return _in_time(program, relaxed, fits(relaxed.picks))
         if fits(answer.picks):
             return program.original(answer.picks), answer.status, answer.gap
-        # Within HiGHS's tolerance of the capacity, but above it: forbid this very answer.
+        # The answer exceeds the capacity by less than HiGHS's tolerance: forbid this very answer.
         forbidden.append(answer.picks)
     message = (
-        f"{_MOST_FORBIDDEN} answers of HiGHS in a row miss the constraint by less than its tolerance, a "
-        "billionth of it; want a little less: a larger tau or budget, or a smaller gain_fraction"
+        f"{_MOST_FORBIDDEN} answers of HiGHS in a row miss the constraint by less than HiGHS's tolerance; "
+        "ask for a little less: a larger tau or budget, or a smaller gain_fraction"
     )
     raise SolverError(message)
 
 
 def _in_time(program: _Scaled, relaxed: Relaxed, fits: bool) -> tuple[tuple[int, ...], Status, float]:
-    """The relaxed answer, rounded down in cost: one group at most loses by it."""
-    picks = relaxed.picks if fits else (0,) * len(program.kept)
+    """Return the relaxed answer, rounded down in cost, by which at most one group loses value."""
+    picks = relaxed.picks if fits else (0,) * len(program.indices)
     gap = highs.gap(relaxed.value, program.knapsack.value(picks))
     return program.original(picks), Status.TIME_LIMIT, gap

@@ -13,38 +13,36 @@ from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.loss_model import LossModel, loss_model
 from inc_mp_plugin.core.plan import Plan, TieCost
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.solver.milp import Candidate, price
-from inc_mp_plugin.solver.program import Program, options, program
+from inc_mp_plugin.solver.milp import price
+from inc_mp_plugin.solver.program import Program, make_program, price_formats, price_options
 from inc_mp_plugin.targets.layout import components
 
 
 def constrained(gains: Gains, demands: Demands) -> Gains:
-    """The same gains, of configurations alone that keep to the demands.
+    """Leave out the configurations that do not keep to the demands.
 
-    Groups that share a tie become one group: its configurations are those of its parts that agree on
-    the formats of every tie, and their gains add up, as the gains of groups do (eq. 7).
+    Groups that share a tie become one group. A configuration of this group joins configurations of the
+    single groups that agree on the format of every tie; the gains of the single groups add up (eq. 7).
 
     Args:
         gains: of one objective.
         demands: from `targets.rules.demands_of`; ops that the gains do not know are ignored.
 
     Raises:
-        InputError: no configuration of a group keeps to them.
+        InputError: no configuration of a group keeps to the demands.
     """
     tie_of = {op: number for number, tie in enumerate(demands.ties) for op in tie.ops}
     sets = [
         {("group", number), *(("tie", tie_of[op]) for op in group.ops if op in tie_of)}
         for number, group in enumerate(gains.groups)
     ]
-    united = (sorted(n for what, n in one if what == "group") for one in components(sets))
-    groups = [
-        _joined([gains.groups[n] for n in numbers], gains.base, tie_of, demands) for numbers in sorted(united)
-    ]
+    joint = sorted(sorted(n for kind, n in members if kind == "group") for members in components(sets))
+    groups = (_join([gains.groups[n] for n in numbers], gains.base, tie_of, demands) for numbers in joint)
     return replace(gains, groups=tuple(groups))
 
 
-def demanded_program(gains: Gains, sensitivity: Sensitivity | LossModel, demands: Demands) -> Program:
-    """The program of what the consumers can run, beside their KV cache.
+def constrained_program(gains: Gains, sensitivity: Sensitivity | LossModel, demands: Demands) -> Program:
+    """Make the program of what the consumers can run, beside their KV cache.
 
     Args:
         gains: of one objective, constrained or not.
@@ -52,70 +50,57 @@ def demanded_program(gains: Gains, sensitivity: Sensitivity | LossModel, demands
         demands: of the plan's consumers.
 
     Raises:
-        InputError: as `constrained` and `program`.
+        InputError: as `constrained` and `make_program`.
     """
     losses = loss_model(sensitivity)
     if demands.cached:
         losses = replace(losses, cached=demands.cached)
-    return program(constrained(gains, demands), losses)
+    return make_program(constrained(gains, demands), losses)
 
 
 _NOTHING = 1e-9  # of the largest gain: differences this small are rounding errors
 
 
-class _Partial(NamedTuple):
-    """A choice for the groups so far."""
+class _Joint(NamedTuple):
+    """Configurations of the groups so far, joined: gain and standard error of each, format of each tie."""
 
-    configuration: tuple[str, ...]
+    formats: tuple[str, ...]
     gain: tuple[float, ...]
     stderr: tuple[float, ...]
     of_tie: dict[int, str]
 
 
-def _joined(
-    groups: Collection[GroupGains], base: str, tie_of: dict[str, int], demands: Demands
-) -> GroupGains:
-    partials = [_Partial((), (), (), {})]
+def _join(groups: Collection[GroupGains], base: str, tie_of: dict[str, int], demands: Demands) -> GroupGains:
+    joints = [_Joint((), (), (), {})]
     for group in groups:
+        priced = zip(group.configurations, group.gain, group.stderr, strict=True)
         allowed = [
-            (configuration, gain, stderr, of_tie)
-            for configuration, gain, stderr in zip(
-                group.configurations, group.gain, group.stderr, strict=True
-            )
-            if _kept_to(group.ops, configuration, base, demands)
-            and (of_tie := _formats_of_ties(group.ops, configuration, tie_of)) is not None
+            _Joint(formats, (gain,), (stderr,), of_tie)
+            for formats, gain, stderr in priced
+            if _keeps_to(demands, group.ops, formats, base)
+            and (of_tie := _formats_of_ties(group.ops, formats, tie_of)) is not None
         ]
         if not allowed:
             raise InputError(_nothing_left(group, demands))
-        partials = [
-            _Partial(
-                partial.configuration + configuration,
-                (*partial.gain, gain),
-                (*partial.stderr, stderr),
-                {**partial.of_tie, **of_tie},
-            )
-            for partial in partials
-            for configuration, gain, stderr, of_tie in allowed
-            if all(partial.of_tie.get(tie, format_name) == format_name for tie, format_name in of_tie.items())
+        joints = [
+            _Joint(a.formats + b.formats, a.gain + b.gain, a.stderr + b.stderr, a.of_tie | b.of_tie)
+            for a in joints
+            for b in allowed
+            if all(a.of_tie.get(tie, format_name) == format_name for tie, format_name in b.of_tie.items())
         ]
     first = next(iter(groups))
-    ops = tuple(op for group in groups for op in group.ops)
-    configurations = tuple(partial.configuration for partial in partials)
+    configurations = tuple(joint.formats for joint in joints)
     if len(groups) == 1:
-        gain = tuple(partial.gain[0] for partial in partials)
-        stderr = tuple(partial.stderr[0] for partial in partials)
+        gain, stderr = tuple(joint.gain[0] for joint in joints), tuple(joint.stderr[0] for joint in joints)
         return replace(first, configurations=configurations, gain=gain, stderr=stderr)
+    gain = tuple(math.fsum(joint.gain) for joint in joints)
+    stderr = tuple(math.hypot(*joint.stderr) for joint in joints)
+    ops = tuple(op for group in groups for op in group.ops)
     notes = "; ".join(dict.fromkeys(group.note for group in groups if group.note))
-    return GroupGains(
-        ops,
-        configurations,
-        tuple(math.fsum(partial.gain) for partial in partials),
-        tuple(math.hypot(*partial.stderr) for partial in partials),
-        note=notes,
-    )
+    return GroupGains(ops, configurations, gain, stderr, note=notes)
 
 
-def _kept_to(ops: Iterable[str], configuration: Iterable[str], base: str, demands: Demands) -> bool:
+def _keeps_to(demands: Demands, ops: Iterable[str], configuration: Iterable[str], base: str) -> bool:
     return not any(
         (format_name != base and op in demands.kept) or (format_name == base and op in demands.lowered)
         for op, format_name in zip(ops, configuration, strict=True)
@@ -125,7 +110,7 @@ def _kept_to(ops: Iterable[str], configuration: Iterable[str], base: str, demand
 def _formats_of_ties(
     ops: Iterable[str], configuration: Iterable[str], tie_of: dict[str, int]
 ) -> dict[int, str] | None:
-    """The format of every tie in a configuration; None if one of them has two."""
+    """Find the format of every tie in a configuration; None if the ops of a tie have two formats."""
     formats: dict[int, str] = {}
     for op, format_name in zip(ops, configuration, strict=True):
         if op in tie_of and formats.setdefault(tie_of[op], format_name) != format_name:
@@ -142,26 +127,22 @@ def _nothing_left(group: GroupGains, demands: Demands) -> str:
     )
 
 
-def held_to(demands: Demands, plan: Plan, gains: Gains, one: Program) -> Plan:
-    """The same plan, which says what it was held to and what each tie cost (see `TieCost`).
+def held_to(demands: Demands, plan: Plan, gains: Gains, program: Program) -> Plan:
+    """Add the demands to a plan that keeps to them, with the cost of each tie (see `TieCost`).
 
     Args:
-        demands: that the plan keeps to.
-        plan: of `one`.
+        demands: of the plan's consumers.
+        plan: of the program.
         gains: not constrained.
-        one: the program of the constrained gains.
+        program: of the constrained gains.
     """
-    candidates = [[Candidate(o.gain, o.loss_mse) for o in group] for group in one.groups]
-    capacity = one.losses.without_drift(plan.loss_budget)
-    gain_per_loss = price(candidates, capacity) if demands.ties else 0.0
-    lower = {format_name for group in gains.groups for c in group.configurations for format_name in c} - {
-        gains.base
-    }
-    loss_mse = {format_name: one.losses.loss_mse(format_name) for format_name in lower}
+    capacity = program.losses.without_drift(plan.loss_budget)
+    gain_per_loss = price(program.candidates, capacity) if demands.ties else 0.0
+    loss_mse = price_formats(gains, program.losses)
 
     def worth(group: GroupGains) -> float:
-        found = options(group, gains.base, loss_mse)
-        return max((o.gain - gain_per_loss * o.loss_mse for o in found), default=0.0)
+        options = price_options(group, gains.base, loss_mse)
+        return max((o.gain - gain_per_loss * o.loss_mse for o in options), default=0.0)
 
     costs = tuple(TieCost(tie.ops, tie.why, cost) for tie, cost in tie_costs(gains, demands, worth))
     return replace(plan, targets=demands.targets, serving=demands.serving, ties=costs)
@@ -170,27 +151,26 @@ def held_to(demands: Demands, plan: Plan, gains: Gains, one: Program) -> Plan:
 def tie_costs(
     gains: Gains, demands: Demands, worth: Callable[[GroupGains], float]
 ) -> list[tuple[Tie, float]]:
-    """What each tie takes away: the worth of its ops if they could choose on their own, less what it is.
+    """Price each tie: the worth of its ops without the tie, less their worth with the tie.
 
     Args:
         gains: not yet constrained.
-        demands: whose ties are asked for.
-        worth: the best that a group's configurations offer, such as gain less its loss at a price.
+        demands: with the ties.
+        worth: gives the best that a group's configurations offer, such as gain less loss at a price.
     """
     group_of = {op: group for group in gains.groups for op in group.ops}
     nothing = _NOTHING * gains.largest
     costs = []
     for tie in demands.ties:
-        known = [op for op in tie.ops if op in group_of]
-        touched = {id(group_of[op]): group_of[op] for op in known}
-        ops = {op for group in touched.values() for op in group.ops}
+        ops = {op for member in tie.ops if member in group_of for op in group_of[member].ops}
         nearby = [t for t in demands.ties if not ops.isdisjoint(t.ops)]
+        # Other ties of these ops may reach further groups.
         touched = {id(group_of[op]): group_of[op] for t in nearby for op in t.ops if op in group_of}
         part = replace(gains, groups=tuple(touched.values()))
-        worths = [
+        with_tie, without = (
             math.fsum(worth(group) for group in constrained(part, replace(demands, ties=tuple(ties))).groups)
             for ties in (nearby, [t for t in nearby if t is not tie])
-        ]
-        cost = worths[1] - worths[0]
+        )
+        cost = without - with_tie
         costs.append((tie, cost if cost > nothing else 0.0))
     return costs

@@ -7,9 +7,7 @@ from dataclasses import replace
 from inc_mp_plugin.core.results import Experiment
 from inc_mp_plugin.runtime.artefact import Artefact, artefact_of
 
-_EXPERIMENT = artefact_of(Experiment, "experiment")
-
 
 def experiment_artefact(name: str) -> Artefact[Experiment]:
-    """Describe the file of an experiment on an objective, <name>-<objective>."""
-    return replace(_EXPERIMENT, stem=f"experiments/{name}")
+    """Describe the file of an experiment; `name` is <name>-<objective>."""
+    return replace(artefact_of(Experiment, "experiment"), stem=f"experiments/{name}")

@@ -1,4 +1,4 @@
-"""Writing the files of a target: for INC, and the commands that use them."""
+"""configs/: the files of a target for INC, and the script that runs with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.report.text import threshold
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.progress import say
@@ -38,16 +39,16 @@ def title_of(plan: Plan) -> str:
 
 
 def write_files(job: Job, plan: Plan, graph: Graph, target: str, *, title: str, out: Path) -> Path:
-    """Write configs/<target>.json anew: refused unless INC would select exactly the planned ops.
+    """Write configs/<target>.json anew; refuse if INC would not select exactly the planned ops.
 
-    For one that runs FP8 also configs/<target>-measure.json, the file that measures first, and for one on
-    Gaudi configs/<target>.sh, the commands to run with both.
+    A target that runs FP8 also gets configs/<target>-measure.json, the file with which INC measures first. A
+    target on Gaudi also gets configs/<target>.sh, the commands that run with both files.
 
     Args:
         job: names the model, the scale method and the request.
-        plan: the formats of all ops, and how the model is served.
-        graph: of the model.
-        target: the consumer.
+        plan: the formats of all ops, and the settings of serving.
+        graph: from `capture`.
+        target: name of the consumer.
         title: one line about the plan, for the script.
         out: folder of the run.
 
@@ -85,7 +86,7 @@ def clear_files(out: Path, rewritten: Collection[str] = ()) -> None:
 
     Args:
         out: folder of the run.
-        rewritten: targets whose files are about to be made again, which need not be spoken of.
+        rewritten: targets whose files are about to be made again, so that no message names them.
     """
     removed = []
     for target in TARGETS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.gains import Gains
@@ -17,38 +16,30 @@ from inc_mp_plugin.runtime.codec import from_json, to_json
 from inc_mp_plugin.stages.gains import GAINS
 from inc_mp_plugin.stages.sensitivity import HASH
 
-Json = dict[str, Any]
+
+def _encode(frontiers: Mapping[str, Frontier]) -> store.Json:
+    return {"objectives": {name: to_json(curves) for name, curves in frontiers.items()}}
 
 
-def _encode(frontiers: Mapping[str, Frontier]) -> Json:
-    return {"objectives": {name: to_json(one) for name, one in frontiers.items()}}
-
-
-def _decode(content: Json) -> dict[str, Frontier]:
-    return {name: from_json(Frontier, one) for name, one in content["objectives"].items()}
+def _decode(content: store.Json) -> dict[str, Frontier]:
+    return {name: from_json(Frontier, curves) for name, curves in content["objectives"].items()}
 
 
 FRONTIER = Artefact("frontier", _decode, _encode)
 
 
 def frontier_stage(
-    folder: Path,
-    losses: LossModel,
-    gains: Mapping[str, Gains],
-    demands: Demands,
-    *,
-    points: int,
-    draws: int,
+    folder: Path, losses: LossModel, gains: Mapping[str, Gains], demands: Demands, *, points: int, draws: int
 ) -> dict[str, Frontier]:
     """Draw the curves of every objective that has gains, or read frontier.json.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         losses: prices of the ops that may leave the base format.
         gains: of the configurations that keep to the demands.
-        demands: of the consumers.
-        points: of the exact curve.
-        draws: of the random baseline.
+        demands: demands of the consumers.
+        points: number of points of the exact curve.
+        draws: number of draws of the random baseline.
 
     Raises:
         InputError: an artefact is missing or damaged, or there are too few points.
@@ -57,9 +48,9 @@ def frontier_stage(
 
     def make() -> dict[str, Frontier]:
         return {
-            name: frontier(one, losses, points=points, draws=draws)
-            for name, one in gains.items()
-            if one.largest > 0
+            name: frontier(priced, losses, points=points, draws=draws)
+            for name, priced in gains.items()
+            if priced.largest > 0
         }
 
     depends_on = {
@@ -73,7 +64,7 @@ def frontier_stage(
     return FRONTIER.make(folder, depends_on, make)
 
 
-def files_read(folder: Path) -> Json:
-    """Identify the files of a folder that the curves follow from."""
+def files_read(folder: Path) -> store.Json:
+    """Identify the files of a folder that the curves follow from, by their hashes."""
     gains = store.read_json(GAINS.path(folder), GAINS.kind)
     return {"sensitivity": HASH.read(folder), "gains": store.fingerprint(gains)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import InputError
@@ -24,28 +24,24 @@ from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import DECODE, PREFILL, Captured
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.plan import Graph
+    from inc_mp_plugin.core.graph import Graph
     from inc_mp_plugin.core.request import Request
     from inc_mp_plugin.core.sensitivity import Sensitivity
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.stages.job import Job
 
-Json = dict[str, Any]
 
-
-def encode(gains: Mapping[str, Gains]) -> Json:
+def encode(gains: Mapping[str, Gains]) -> store.Json:
     """Write gains of several objectives as gains.json has them."""
-    content = {name: to_json(one) for name, one in gains.items()}
-    return {
-        "objectives": {
-            name: {key: value for key, value in one.items() if key != "objective"}
-            for name, one in content.items()
-        }
-    }
+    content = {name: to_json(priced) for name, priced in gains.items()}
+    for priced in content.values():
+        del priced["objective"]  # the key that the gains stand under
+    return {"objectives": content}
 
 
-def _decode(content: Json) -> dict[str, Gains]:
-    return {name: from_json(Gains, {**one, "objective": name}) for name, one in content["objectives"].items()}
+def _decode(content: store.Json) -> dict[str, Gains]:
+    objectives = content["objectives"].items()
+    return {name: from_json(Gains, {**priced, "objective": name}) for name, priced in objectives}
 
 
 GAINS = Artefact("gains", _decode, encode)
@@ -54,21 +50,21 @@ GAINS = Artefact("gains", _decode, encode)
 def gains_stage(
     job: Job, subject: Subject, graph: Graph, sensitivity: Sensitivity, *, demands: Demands, out: Path
 ) -> dict[str, Gains]:
-    """Price memory and MACs always, other objectives as they are asked for, or read gains.json.
+    """Price memory, MACs and the objective of the job, or read gains.json.
 
     Args:
         job: the formats, the objective, the device and the request.
         subject: the model.
         graph: from `capture`.
-        sensitivity: of the ops that may leave the base format.
-        demands: of the consumers.
+        sensitivity: sensitivities of the ops that may leave the base format.
+        demands: demands of the consumers.
         out: folder of the artefacts.
 
     Raises:
-        InputError: a price is asked for that cannot be had.
+        InputError: the objective cannot be priced for this job.
     """
     formats, objective = job.all_formats, job.objective
-    depends_on: Json = {
+    depends_on: store.Json = {
         "graph": store.fingerprint(to_json(graph)),
         "formats": list(formats),
         "device": job.device,
@@ -113,7 +109,7 @@ def _counted(job: Job, graph: Graph) -> dict[str, Gains]:
 
 def _request(job: Job) -> Request:
     if job.request is None:
-        message = "objective roofline needs a request, such as request=Request(prompt_tokens=2048)"
+        message = "objective roofline needs a request; give one, such as request=Request(prompt_tokens=2048)"
         raise InputError(message)
     return job.request
 
@@ -125,7 +121,7 @@ def _consumer(demands: Demands) -> str | None:
 
 
 def _phases(job: Job, subject: Subject, planned: Graph, demands: Demands) -> list[Phase]:
-    """Capture the passes of the request, and collect what of them the consumer runs otherwise."""
+    """Capture the passes of the request, with the ops that the consumer runs differently in each."""
     import torch
 
     from inc_mp_plugin.graph.capture import capture

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.runtime.artefact import Artefact
 from inc_mp_plugin.runtime.codec import from_json
 from inc_mp_plugin.runtime.progress import say
@@ -31,7 +31,7 @@ def graph_stage(subject: Subject, out: Path) -> Graph:
     """Capture a model's graph with its first batch, or read graph.json.
 
     Raises:
-        InputError: there is no batch.
+        InputError: the subject has no batch.
         CaptureError: the model cannot be captured.
     """
 

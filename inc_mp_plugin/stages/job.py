@@ -1,12 +1,13 @@
-"""Everything that a plan follows from beside the model and its samples, resolved once."""
+"""A job: all settings that a plan follows from beside the model and its samples, each with its value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.demands import Demands, Serving
+from inc_mp_plugin.core.literals import Accelerator, NoiseModel, Objective, Strategy
 from inc_mp_plugin.core.results import VERIFY_CONFIDENCE
 from inc_mp_plugin.scales.scaleless import ON_A_CPU
 from inc_mp_plugin.solver.planner import IP_MSE
@@ -15,7 +16,7 @@ from inc_mp_plugin.targets.rules import demands
 from inc_mp_plugin.targets.timed import runnable_kinds
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.plan import Graph
+    from inc_mp_plugin.core.graph import Graph
     from inc_mp_plugin.core.request import Request
     from inc_mp_plugin.gain.bench import TimingSettings
     from inc_mp_plugin.model.heldout import HeldOut
@@ -33,49 +34,49 @@ class Job:
 
     Attributes:
         base: the base format.
-        formats: those below the base format, the preferred one first.
-        objective: the gain that the plan is to have most of.
+        formats: formats below the base format, the preferred one first.
+        objective: kind of gain that the plan maximizes.
         tau: threshold of the normalized RMSE of the loss (eq. 5).
         gain_fraction: instead, the least gain, as a fraction of the largest.
         budget: instead, the most cost, as a fraction of what everything costs in the base format.
         strategy: "ip_mse"; "eagl" or "alps"; or a baseline: "random" (of `seed`), "prefix", "uniform".
-        seed: of the order of "random".
+        seed: seed of the order of "random".
         confidence: level of the interval whose upper end is held to tau; None for the prediction itself.
         noise: "uniform", "log_uniform" (eq. 21) or "measured".
-        noise_scales: of measured noise; None for the others.
-        value_scales: with which EAGL and ALPS round; None without FP8.
-        consumer_scales: of all that will run the plan: an op without a scale stays in the base format.
-        scale_method: how INC chooses its scales; each target's own default if None.
-        device: that time is modelled for.
-        request: that time is priced for; None for the forward pass of the first batch.
-        script_request: that scripts for a Gaudi ask for; None for their default.
-        timing: where and how long time is measured; None for not at all.
+        noise_scales: scales of measured noise; None for the other models of noise.
+        value_scales: scales with which EAGL and ALPS round; None without FP8.
+        consumer_scales: scales of all consumers: an op without a scale there stays in the base format.
+        scale_method: INC's method of choosing scales; each target's own default if None.
+        device: accelerator that time is modelled for.
+        request: request that time is priced for; None for the forward pass of the first batch.
+        script_request: request of the scripts for a Gaudi; None for the default of the scripts.
+        timing: device and length of the measurement of time; None for no measurement.
         targets: names of the consumers.
-        serving: how the consumers serve the model.
+        serving: settings of the consumers that serve the model.
         allowed: names of the ops that may leave the base format; None for all.
-        model_name: as the files of targets say it.
+        model_name: name of the model in the files of targets.
         heldout: samples that plans are measured on; None for no measurement.
         verify: if the plan is measured and corrected until tau holds.
         verify_confidence: level of the intervals of measurements.
         emits: if the files of the targets are written.
-        recipe: the content of recipe.json, the number of samples aside.
+        recipe: content of recipe.json, the number of samples aside.
     """
 
     base: str
     formats: tuple[str, ...] = ("fp8_e4m3",)
-    objective: str = "memory"
+    objective: Objective = "memory"
     tau: float | None = None
     gain_fraction: float | None = None
     budget: float | None = None
-    strategy: str = IP_MSE
+    strategy: Strategy = IP_MSE
     seed: int = 0
     confidence: float | None = None
-    noise: str = "uniform"
+    noise: NoiseModel = "uniform"
     noise_scales: Scales | None = None
     value_scales: Scales | None = None
     consumer_scales: tuple[Scales, ...] = (ON_A_CPU,)
     scale_method: str | None = None
-    device: str = "gaudi2"
+    device: Accelerator = "gaudi2"
     request: Request | None = None
     script_request: Request | None = None
     timing: TimingSettings | None = None
@@ -96,7 +97,7 @@ class Job:
 
     @property
     def goal(self) -> Json:
-        """The values that decide a plan among all that could be made."""
+        """The settings that decide among the plans of the same measurements."""
         return {key: getattr(self, key) for key in _GOAL}
 
     def runnable(self, graph: Graph) -> list[str]:
@@ -104,15 +105,9 @@ class Job:
         kinds = [get_target(target).kinds for target in self.targets]
         if self.timing is not None:
             kinds += [runnable_kinds(self.timing.device, format_name) for format_name in self.formats]
-        return [op.name for op in graph.ops if self._is_allowed(op.name) and _all_hold(kinds, op.kind)]
-
-    def _is_allowed(self, op: str) -> bool:
-        return self.allowed is None or op in self.allowed
+        allowed = graph.by_name if self.allowed is None else self.allowed
+        return [op.name for op in graph.ops if op.name in allowed and all(op.kind in each for each in kinds)]
 
     def demands(self, graph: Graph, held_back: Mapping[str, str] | None = None) -> Demands:
-        """Collect the demands of the targets on a plan; `held_back` holds ops without scales, and why."""
+        """Collect the demands of the targets on a plan; `held_back` is {op without a scale: reason}."""
         return demands(graph, self.targets, self.serving, held_back)
-
-
-def _all_hold(sets: Iterable[Iterable[str]], kind: str) -> bool:
-    return all(kind in kinds for kinds in sets)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
-from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.model.finite import first_guilty
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.runtime.progress import say, tracked
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 
 class LossMeter:
-    """Measures losses, each choice of ops once: what was measured is kept beside the artefacts.
+    """Measures losses, each choice of ops once: measured losses are stored beside the artefacts.
 
-    INC converts the model once, when the first loss is not known yet, and for good; afterwards ops are
+    INC converts the model once and for good, for the first loss that is not stored yet; afterwards ops are
     switched. One lower format is measured: the first of the job.
     """
 
@@ -47,13 +48,13 @@ class LossMeter:
         """Prepare; nothing is loaded or converted yet.
 
         Args:
-            job: the formats, and how INC scales to them.
+            job: the formats, and the scale method of INC.
             heldout: the samples.
-            subject: the model; its batches give INC's scales.
+            subject: the model, with the batches that give INC's scales.
             graph: from `capture`.
-            ops: those that may leave the base format.
+            ops: names of the ops that may leave the base format.
             out: folder of the artefacts.
-            beside: a meter whose converted model is used, and whose samples are skipped.
+            beside: another meter, whose converted model is used, and whose samples are skipped.
         """
         self.format = job.formats[0]
         settings = {
@@ -73,11 +74,11 @@ class LossMeter:
         self.samples = heldout
         self._job, self._graph, self._ops, self._out = job, graph, ops, out
         self._converted: Callable[[], Switch] = cache(self._convert) if beside is None else beside._converted
-        self._kept = Partial(out / name, fingerprint(self.depends_on))
-        self._known = self._kept.load()
+        self._partial = Partial(out / name, fingerprint(self.depends_on))
+        self._measured = self._partial.load()
 
     def on_other_samples(self) -> LossMeter:
-        """Make a meter of the same model on as many other held-out samples, those that come next."""
+        """Make a meter of the same model on the next held-out samples, as many as here."""
         same = (self._job, self.samples, self.subject, self._graph)
         return LossMeter(*same, ops=self._ops, out=self._out, beside=self)
 
@@ -92,16 +93,16 @@ class LossMeter:
         return self._converted()
 
     def _convert(self) -> Switch:
-        from inc_mp_plugin.inc.switching import switch_to_validate
+        from inc_mp_plugin.inc.switching import inc_switch
 
         say("Quantizing with INC, to measure what was predicted ...")
         subject = self.subject
-        return switch_to_validate(
+        return inc_switch(
             subject.model,
             self._graph,
             self._ops,
             base=subject.base,
-            low=self.format,
+            lower=self.format,
             batches=subject.batches,
             scale_method=self._job.scale_method,
         )
@@ -110,29 +111,29 @@ class LossMeter:
         """Measure the loss of each held-out sample with these ops in the lower format, shape (samples,).
 
         Raises:
-            NonFiniteError: one is NaN or infinite; the text names the op.
+            NonFiniteError: a loss is NaN or infinite; the text names the op.
         """
         key = _key(ops)
-        if key not in self._known or not np.isfinite(self._known[key]).all():
+        if key not in self._measured or not np.isfinite(self._measured[key]).all():
             self.switch.select(dict.fromkeys(ops, self.format))
             measured = self._run()
             if not np.isfinite(measured).all():
                 raise NonFiniteError(self._why_not_finite(len(ops)))
-            self._known[key] = measured
-            self._kept.save(self._known)
-        losses: FloatArray = self._known[key]
+            self._measured[key] = measured
+            self._partial.save(self._measured)
+        losses: FloatArray = self._measured[key]
         return losses
 
     def measure(self, choices: Sequence[Collection[str]], description: str, shorter: str) -> None:
-        """Measure the losses of these choices of ops, those that are not known yet, and show how far it is.
+        """Measure the losses of all choices of ops that are not stored yet, and show the progress.
 
         Args:
-            choices: of ops.
-            description: of the work.
-            shorter: how to make it shorter.
+            choices: sets of ops in the lower format.
+            description: name of the work.
+            shorter: advice to the user on making the work shorter.
         """
-        wanted = {_key(ops): ops for ops in choices}
-        missing = [ops for key, ops in wanted.items() if key not in self._known]
+        by_key = {_key(ops): ops for ops in choices}
+        missing = [ops for key, ops in by_key.items() if key not in self._measured]
         if missing:
             self.losses(())  # converts the model, which is no part of a plan's time
         with tracked(missing, description, noun="plan", shorter=shorter) as plans:
@@ -140,16 +141,16 @@ class LossMeter:
                 self.losses(ops)
 
     def check(self, plan: Plan) -> None:
-        """Refuse a plan that lowers ops to another format than the one that is measured.
+        """Refuse a plan that lowers ops to another format than the measured one.
 
         Raises:
-            InputError: it does.
+            InputError: the plan lowers ops to another format.
         """
         others = set(plan.lowered.values()) - {self.format}
         if others:
             message = (
-                f"the plan lowers ops to {', '.join(sorted(others))}, but the first of formats, "
-                f"{self.format}, is what is measured: INC runs one per model; give a single format"
+                f"the plan lowers ops to {', '.join(sorted(others))}, but only the first of formats, "
+                f"{self.format}, is measured, because INC runs one per model; give a single format"
             )
             raise InputError(message)
 
@@ -160,17 +161,17 @@ class LossMeter:
             run = partial(sample_losses, batch=batch, loss_fn=self.subject.loss_fn)
             guilty = first_guilty(self.switch.model, self._graph.by_name, run)
             if guilty is not None:
-                return f"{message}: op {guilty!r} is the first that makes it of finite inputs"
-        return f"{message}, although no op makes it of finite inputs: look at the model itself"
+                return f"{message}: op {guilty!r} is the first to make NaN or infinity of finite inputs"
+        return f"{message}, although no op makes NaN or infinity of finite inputs: check the model itself"
 
     def _run(self) -> FloatArray:
         import torch
 
         with torch.no_grad():
-            parts = [sample_losses(self.switch.model, one, self.subject.loss_fn) for one in self.heldout]
+            parts = [sample_losses(self.switch.model, batch, self.subject.loss_fn) for batch in self.heldout]
         return np.asarray(torch.cat(parts).double().cpu().numpy())
 
 
 def _key(ops: Collection[str]) -> str:
-    """Name of the losses of a choice of ops."""
+    """Name the losses of a choice of ops."""
     return fingerprint({"ops": sorted(ops)})

@@ -1,40 +1,41 @@
-"""eagl.json and alps.json: what ops are priced by instead of their loss MSE, made or reused."""
+"""eagl.json and alps.json: the values that price ops instead of their loss MSE."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.core.op_values import ALPS, EAGL, METHODS, OpValues
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.literals import Strategy
+from inc_mp_plugin.core.plan import ALPS, EAGL, METHODS, OpValues
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.artefact import Artefact, artefact_of
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.rank_plan import ask
 from inc_mp_plugin.runtime.reuse import changes, lasting, numbered, partial
+from inc_mp_plugin.runtime.store import Json
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.stages.job import Job
 
-Json = dict[str, Any]
-_OWN = "values."  # begins the names of what values depend on beside the model and the data
+_OWN = "values."  # begins the names of dependencies that sensitivities have not
 
 
 def values_stage(
-    job: Job, subject: Subject, graph: Graph, out: Path, *, method: str | None = None
+    job: Job, subject: Subject, graph: Graph, out: Path, *, method: Strategy | None = None
 ) -> OpValues | None:
-    """Measure the values of a strategy, or read its artefact; None for a strategy that has none.
+    """Measure the values of a strategy, or read their artefact; return None for a strategy without values.
 
     Args:
         job: formats, scales and strategy.
         subject: the model.
         graph: from `capture`.
         out: folder of the artefacts.
-        method: another strategy than the job's.
+        method: strategy; that of the job if None.
 
     Raises:
         InputError, NonFiniteError: as `measure_eagl` and `measure_alps_without_training`.
@@ -45,36 +46,38 @@ def values_stage(
     depends_on = numbered(name, _depends_on(job, subject))
 
     def make() -> OpValues:
+        from inc_mp_plugin.sensitivity.eagl import measure_eagl
+
         ask(name, graph)
-        return _MEASURE[name](job, subject, graph, out)
+        if name == ALPS:
+            return _measure_alps(job, subject, graph, out)
+        say("EAGL: entropy of every weight ...")
+        return measure_eagl(subject.model, graph, job.all_formats, job.value_scales)
 
     return _artefact(name).make(out, depends_on, make)
 
 
 def tasks(job: Job, subject: Subject, out: Path) -> dict[str, Callable[[Graph], object]]:
-    """Name what other processes do when they are asked to measure values; see `plan_together`.
+    """List the tasks of other processes that are asked to measure values, by method; see `plan_together`.
 
     Args:
         job: formats and scales.
         subject: the model.
         out: folder of the artefacts.
     """
-    return {
-        EAGL: lambda graph: None,
-        ALPS: lambda graph: _measure_alps(job, subject, graph, out),
-    }
+    return {EAGL: lambda graph: None, ALPS: lambda graph: _measure_alps(job, subject, graph, out)}
 
 
-def stored_values(method: str, folder: Path, measured: Json) -> OpValues | None:
-    """Read the values of a method from a folder; return None for a strategy that has none.
+def stored_values(method: Strategy, folder: Path, measured: Json) -> OpValues | None:
+    """Read the values of a strategy from a folder; return None for a strategy without values.
 
     Args:
         method: the strategy.
-        folder: of the artefacts.
-        measured: what the sensitivities in the folder follow from.
+        folder: folder of the artefacts.
+        measured: dependencies of the sensitivities in the folder.
 
     Raises:
-        InputError: they are missing, damaged, or of another model or other data.
+        InputError: the values are missing, damaged, or of another model or other data.
     """
     if method not in METHODS:
         return None
@@ -82,13 +85,15 @@ def stored_values(method: str, folder: Path, measured: Json) -> OpValues | None:
     path = artefact.path(folder)
     command = f"run `inc-mp tune RECIPE.yaml strategy={method} --out {folder}`, which measures them"
     if not path.exists():
-        message = f"strategy {method} needs values of its own, which {path} would hold; {command}"
+        message = f"strategy {method} needs values of its own, but there is no {path}; {command}"
         raise InputError(message)
-    stored = lasting(artefact.made_from(folder))
-    made = {key: value for key, value in stored.items() if key != "made_by" and not key.startswith(_OWN)}
-    difference = changes(measured, made)
+    depends_on = lasting(artefact.made_from(folder))
+    shared = {
+        key: value for key, value in depends_on.items() if key != "made_by" and not key.startswith(_OWN)
+    }
+    difference = changes(measured, shared)
     if difference:
-        message = f"{path} is of another state of things ({difference}); {command}"
+        message = f"{path} is out of date ({difference}); {command}"
         raise InputError(message)
     return artefact.read(folder)
 
@@ -102,14 +107,6 @@ def _depends_on(job: Job, subject: Subject) -> Json:
     return {**subject.depends_on, f"{_OWN}formats": list(job.all_formats), f"{_OWN}scales": scales}
 
 
-def _measure_eagl(job: Job, subject: Subject, graph: Graph, out: Path) -> OpValues:
-    from inc_mp_plugin.sensitivity.eagl import measure_eagl
-
-    del out
-    say("EAGL: entropy of every weight ...")
-    return measure_eagl(subject.model, graph, job.all_formats, job.value_scales)
-
-
 def _measure_alps(job: Job, subject: Subject, graph: Graph, out: Path) -> OpValues:
     from inc_mp_plugin.sensitivity.alps import measure_alps_without_training
 
@@ -119,13 +116,7 @@ def _measure_alps(job: Job, subject: Subject, graph: Graph, out: Path) -> OpValu
         graph,
         subject.batches if subject.own_share else ranks.share(subject.batches),
         subject.loss_fn,
-        job.formats,
-        partial(out / f"alps.partial{own}.npz", ALPS, _depends_on(job, subject)),
-        job.value_scales,
+        formats=job.formats,
+        partial=partial(out / f"alps.partial{own}.npz", ALPS, _depends_on(job, subject)),
+        scales=job.value_scales,
     )
-
-
-_MEASURE = {
-    EAGL: _measure_eagl,
-    ALPS: _measure_alps,
-}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.op_values import OpValues
-from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.plan import OpValues, Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import Artefact
@@ -24,15 +23,11 @@ from inc_mp_plugin.stages.gains import encode as encode_gains
 if TYPE_CHECKING:
     from inc_mp_plugin.stages.job import Job
 
-Json = dict[str, Any]
-# The values of a plan that plan.json has in sections.
-_SECTIONS = {
-    "predicted": ("loss_mse", "interval", "nrmse", "gain"),
-    "solver": ("status", "gap", "seconds"),
-}
+# Fields of a plan that stand in sections of plan.json.
+_SECTIONS = {"predicted": ("loss_mse", "interval", "nrmse", "gain"), "solver": ("status", "gap", "seconds")}
 
 
-def _encode(plan: Plan) -> Json:
+def _encode(plan: Plan) -> store.Json:
     content = to_json(plan)
     content["budget"] = content.pop("loss_budget")
     for section, keys in _SECTIONS.items():
@@ -40,7 +35,7 @@ def _encode(plan: Plan) -> Json:
     return content
 
 
-def _decode(content: Json) -> Plan:
+def _decode(content: store.Json) -> Plan:
     flat = {**content, **content["predicted"], **content["solver"], "loss_budget": content["budget"]}
     return from_json(Plan, flat)
 
@@ -61,16 +56,16 @@ def plan_stage(
     """Make the plan of a job, or read plan.json.
 
     Args:
-        job: what the plan is wanted for.
+        job: the aim of the plan.
         losses: prices of the ops that may leave the base format.
-        gains: of every objective, of every configuration.
+        gains: gains of every configuration, by objective.
         out: folder of the artefacts.
         correction: factor on the loss budget.
-        demands: of the consumers.
-        values: of the strategy, if it has any.
+        demands: demands of the consumers.
+        values: values of the ops, if the strategy has any.
 
     Raises:
-        InputError: the objective has no gains here.
+        InputError: there are no gains of the objective.
         InfeasibleError: no plan is within the thresholds.
     """
     check_objective(gains, job.objective)
@@ -97,20 +92,22 @@ def make_plan(
     """Make the plan of a job by its strategy.
 
     Args:
-        job: what the plan is wanted for.
-        gains: of the job's objective, of every configuration.
+        job: the aim of the plan.
+        gains: gains of every configuration, of the job's objective.
         losses: prices of the ops that may leave the base format.
         correction: factor on the loss budget.
-        demands: of the consumers.
-        values: of the strategy, if it has any.
+        demands: demands of the consumers.
+        values: values of the ops, if the strategy has any.
 
     Raises:
         InputError, InfeasibleError: as `plan_stage`.
     """
-    gain_is_asked = job.gain_fraction is not None or job.budget is not None
-    if job.strategy != IP_MSE and not (gain_is_asked and values is not None):
+    has_least_gain = job.gain_fraction is not None or job.budget is not None
+    if job.strategy != IP_MSE and not (has_least_gain and values is not None):
         if job.tau is None:
-            message = f"strategy {job.strategy} is held to a threshold: give tau, neither gain nor budget"
+            message = (
+                f"strategy {job.strategy} is held to a threshold: give tau, neither gain_fraction nor budget"
+            )
             raise InputError(message)
         from inc_mp_plugin.solver.baselines import baseline
 
@@ -135,15 +132,15 @@ def plan_depends_on(
     *,
     demands: Demands = NO_DEMANDS,
     values: OpValues | None = None,
-) -> Json:
+) -> store.Json:
     """Collect what a plan follows from.
 
     Args:
-        job: what the plan is wanted for.
+        job: the aim of the plan.
         losses: prices of the ops that may leave the base format.
-        gains: of every objective.
-        demands: of the consumers.
-        values: of the strategy, if it has any.
+        gains: gains of every configuration, by objective.
+        demands: demands of the consumers.
+        values: values of the ops, if the strategy has any.
     """
     rows = store.fingerprint({"loss": losses.loss.tolist(), "rows": _rows(losses.sensitivity)})
     follows = {
@@ -158,16 +155,16 @@ def plan_depends_on(
     return numbered("plan", follows)
 
 
-def _rows(sensitivity: Sensitivity) -> Json:
-    rows = {"input": sensitivity.input, "weight": sensitivity.weight, **sensitivity.rounding}
-    return {name: one.sum(axis=0).tolist() for name, one in rows.items()}
+def _rows(sensitivity: Sensitivity) -> store.Json:
+    arrays = {"input": sensitivity.input, "weight": sensitivity.weight, **sensitivity.rounding}
+    return {name: array.sum(axis=0).tolist() for name, array in arrays.items()}
 
 
 def check_objective(gains: Mapping[str, Gains], objective: str) -> None:
-    """Refuse an objective that has no gains.
+    """Refuse an objective without gains.
 
     Raises:
-        InputError: it has none.
+        InputError: the objective has no gains.
     """
     if objective not in gains:
         message = (

@@ -1,4 +1,4 @@
-"""sensitivity.json and sensitivity.npz: what rounding each op does to the loss of each sample."""
+"""sensitivity.json and sensitivity.npz: the effect of rounding each op on the loss of each sample."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from inc_mp_plugin.runtime.reuse import changes, lasting, numbered, partial, run
 from inc_mp_plugin.stages.sensitivity_arrays import from_arrays, to_arrays, to_content
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.plan import Graph
+    from inc_mp_plugin.core.graph import Graph
     from inc_mp_plugin.core.sensitivity import Sensitivity
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.stages.job import Job
 
-Json = dict[str, Any]
 KIND = "sensitivity"
 HASH = Artefact(KIND, lambda content: str(content["arrays_sha256"]))  # of the arrays beside it
 
@@ -27,10 +26,10 @@ HASH = Artefact(KIND, lambda content: str(content["arrays_sha256"]))  # of the a
 def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
     """Measure sensitivities, or read them; an interrupted run goes on where it stopped.
 
-    What was measured with rounding errors serves models of the noise without them, too.
+    Sensitivities that hold measured rounding errors serve the other models of the noise, too.
 
     Args:
-        job: how rounding is priced.
+        job: the model of the noise, with its formats and scales.
         subject: the model and its calibration batches.
         graph: from `capture`.
         out: folder of the artefacts.
@@ -41,10 +40,10 @@ def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Se
     path, arrays = out / "sensitivity.json", out / "sensitivity.npz"
     depends_on = {**subject.depends_on, **_noise_settings(job, subject.depends_on, path)}
 
-    def decode(content: Json) -> Sensitivity:
+    def decode(content: store.Json) -> Sensitivity:
         return from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
 
-    def make() -> tuple[Sensitivity, Json]:
+    def make() -> tuple[Sensitivity, store.Json]:
         ask(KIND, graph)
         sensitivity = measure(job, subject, graph, out)
         sha256 = store.write_arrays(arrays, to_arrays(sensitivity))
@@ -60,10 +59,10 @@ def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
     """Measure sensitivities, with the other processes if there are any; see `measure_in_steps`.
 
     Args:
-        job: how rounding is priced.
+        job: the model of the noise, with its formats and scales.
         subject: the model and its calibration batches.
         graph: from `capture`.
-        out: folder for what is done after each batch.
+        out: folder of the file that holds the finished batches.
     """
     from inc_mp_plugin.sensitivity.resume import measure_in_steps
 
@@ -75,14 +74,14 @@ def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
         graph,
         subject.batches if subject.own_share else ranks.share(subject.batches),
         subject.loss_fn,
-        partial(out / f"sensitivity.partial{own}.npz", KIND, settings),
+        partial=partial(out / f"sensitivity.partial{own}.npz", KIND, settings),
         scales=job.noise_scales,
         formats=formats,
     )
 
 
 def no_losses(ops: Sequence[str]) -> Sensitivity:
-    """Make sensitivities of 0: nothing is lost, whatever these ops run in."""
+    """Make sensitivities of 0: no format of these ops loses anything."""
     import numpy as np
 
     from inc_mp_plugin.core.sensitivity import Sensitivity
@@ -92,16 +91,16 @@ def no_losses(ops: Sequence[str]) -> Sensitivity:
 
 
 def read_sensitivity(folder: Path) -> Sensitivity:
-    """Read sensitivity.npz, if it is what sensitivity.json was written with.
+    """Read sensitivity.npz, if its hash is the one in sensitivity.json.
 
     Raises:
-        InputError: one is missing or damaged.
+        InputError: a file is missing or damaged.
     """
     return from_arrays(store.read_arrays(folder / "sensitivity.npz", HASH.read(folder)))
 
 
-def measured_from(folder: Path) -> Json:
-    """Read what the sensitivities in a folder follow from, settings of the noise aside.
+def measured_from(folder: Path) -> store.Json:
+    """Read the dependencies of the sensitivities in a folder, without the settings of the noise.
 
     Raises:
         InputError: sensitivity.json is missing or damaged.
@@ -110,7 +109,7 @@ def measured_from(folder: Path) -> Json:
     return {key: value for key, value in lasting(stored).items() if not key.startswith("noise.")}
 
 
-def _noise_settings(job: Job, measured: Mapping[str, Any], path: Path) -> Json:
+def _noise_settings(job: Job, measured: Mapping[str, Any], path: Path) -> store.Json:
     if job.noise_scales is not None:
         return {
             "noise.method": job.noise_scales.method,

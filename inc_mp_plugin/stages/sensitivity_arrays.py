@@ -1,4 +1,4 @@
-"""Sensitivities as arrays with names, and back."""
+"""Sensitivities as named arrays and back, for sensitivity.npz."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from inc_mp_plugin.core.sensitivity import NO_DRIFT, Drift, Sensitivity
+from inc_mp_plugin.runtime.store import Json
 
-Json = dict[str, Any]
-# before the format, key or part, in the names of arrays
+# Names of arrays begin with these; the format, the key or the part follows.
 _ROUNDING, _SECOND, _MAXABS = "rounding_", "second_", "maxabs_"
 
 
 def to_content(sensitivity: Sensitivity, arrays_sha256: str) -> Json:
-    """Write what sensitivity.json says for people, beside its arrays."""
+    """Write the content of sensitivity.json: a summary for people, and the hash of the arrays."""
     means = (sensitivity.input.mean(axis=0), sensitivity.weight.mean(axis=0))
     return {
         "samples": sensitivity.samples,
@@ -30,7 +30,7 @@ def to_content(sensitivity: Sensitivity, arrays_sha256: str) -> Json:
 
 
 def to_arrays(sensitivity: Sensitivity) -> dict[str, Any]:
-    """Name the arrays of sensitivity.npz; what was measured of the rounding only where it was."""
+    """Name the arrays of sensitivity.npz; those of the rounding error only where it was measured."""
     rounding = {f"{_ROUNDING}{format_name}": rows for format_name, rows in sensitivity.rounding.items()}
     drift = {"drift": np.array(sensitivity.measured_drift)} if rounding else {}
     second = {f"{_SECOND}{key}": rows for key, rows in sensitivity.second.items()}
@@ -42,7 +42,7 @@ def to_arrays(sensitivity: Sensitivity) -> dict[str, Any]:
         **rounding,
         **drift,
         **second,
-        **{f"{_MAXABS}{part}": one for part, one in sensitivity.maxabs.items()},
+        **{f"{_MAXABS}{part}": array for part, array in sensitivity.maxabs.items()},
     }
 
 
@@ -68,8 +68,8 @@ def from_arrays(arrays: Mapping[str, Any]) -> Sensitivity:
     )
     shape = (len(sensitivity.loss), len(sensitivity.ops))
     rows = (sensitivity.input, sensitivity.weight, *rounding.values(), *second.values())
-    fit = all(one.shape == shape for one in rows)
-    if not fit or any(one.shape != shape[1:] for one in maxabs.values()):
+    fit = all(array.shape == shape for array in rows)
+    if not fit or any(array.shape != shape[1:] for array in maxabs.values()):
         message = "the arrays do not fit together"
         raise ValueError(message)
     return sensitivity

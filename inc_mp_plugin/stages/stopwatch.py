@@ -1,11 +1,11 @@
-"""Measuring a model's time on a device: the model, the request, both formats and the clock together."""
+"""A stopwatch: one model on one device, with the request and the two formats that are timed there."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,15 @@ import torch
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.literals import TimedDevice
 from inc_mp_plugin.core.request import Request
 from inc_mp_plugin.gain.bench import FAILURES, TimingSettings, one_line
 from inc_mp_plugin.gain.configurations import free_formats
 from inc_mp_plugin.gain.devices import get_device
-from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
+from inc_mp_plugin.gain.empirical import candidates, empirical_gains, measured_groups
+from inc_mp_plugin.gain.paired_timing import Candidate, measure
 from inc_mp_plugin.gain.passes import batch_passes, request_passes
-from inc_mp_plugin.gain.timing import Candidate, measure
 from inc_mp_plugin.inc.switching import switch_to_time
 from inc_mp_plugin.libraries.torch import evaluating
 from inc_mp_plugin.model.batches import map_tensors
@@ -37,33 +38,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """A model on a device, and what is timed there.
+    """A model, its work, and the device that both are timed on.
 
-    `work` is a request, or a batch whose forward pass is timed; `formats` are the base format and one
-    lower one; `batches` give scales where a format needs them.
+    Attributes:
+        model: in its base format.
+        graph: from `capture`.
+        work: a request, or a batch whose forward pass is timed.
+        formats: the base format and a lower one.
+        batches: calibration batches, for scales where the lower format needs them.
+        settings: where and how long to measure.
+
+    Raises:
+        InputError: the formats are not one base and one lower format, or the device is missing or does not
+            run the lower format.
     """
 
     model: nn.Module
     graph: Graph
     work: Request | Batch
-    formats: tuple[str, str]
+    formats: Sequence[str]
     batches: Sequence[Batch]
-    settings: TimingSettings = field(default_factory=TimingSettings)
+    settings: TimingSettings
 
-    def measure(self, wanted: Sequence[Candidate], partial: Partial) -> Timing:
+    def __post_init__(self) -> None:
+        """Refuse formats and devices that cannot be timed, before anything is."""
+        timed_formats(self.formats, self.settings.device)
+        get_device(self.settings.device)
+
+    def measure(self, configurations: Sequence[Candidate], partial: Partial) -> Timing:
         """Time configurations; the model leaves as it came (on a Gaudi, INC changes it for good)."""
         name = self.settings.device
         device = get_device(name)
-        base, low = self.formats
-        ops = {op for candidate in wanted for op in candidate.formats}
+        base, lower = self.formats
+        ops = {op for configuration in configurations for op in configuration.formats}
         with _moved(self.model, name), torch.inference_mode():
             moved = [map_tensors(batch, lambda t: t.to(name)) for batch in self.batches]
             try:
                 switch = switch_to_time(
-                    self.model, self.graph, ops, base=base, low=low, device=name, batches=moved
+                    self.model, self.graph, ops, base=base, lower=lower, device=name, batches=moved
                 )
             except FAILURES as error:
-                message = f"the model cannot be converted to {low} on {name!r}: {one_line(error)}"
+                message = f"the model cannot be converted to {lower} on {name!r}: {one_line(error)}"
                 raise InputError(message) from error
             if isinstance(self.work, Request):
                 static = device.static_shapes
@@ -71,38 +86,13 @@ class Stopwatch:
             else:
                 work = map_tensors(self.work, lambda t: t.to(name))
                 passes = batch_passes(self.model, work)
-            say(f"Measuring {len(wanted)} configurations on {device.description} ...")
+            say(f"Measuring {len(configurations)} configurations on {device.description} ...")
             try:
-                return measure(device, switch.select, passes, wanted, settings=self.settings, partial=partial)
+                return measure(
+                    device, switch.select, passes, configurations, settings=self.settings, partial=partial
+                )
             finally:
                 switch.select({})
-
-
-def stopwatch(
-    model: nn.Module,
-    graph: Graph,
-    work: Request | Batch,
-    *,
-    formats: Sequence[str],
-    batches: Sequence[Batch],
-    settings: TimingSettings,
-) -> Stopwatch:
-    """Check what is to be timed before anything is.
-
-    Args:
-        model: in its base format.
-        graph: from `capture`.
-        work: a request, or a batch whose forward pass is timed.
-        formats: the base format and a lower one.
-        batches: calibration batches, for scales.
-        settings: where and how long to measure.
-
-    Raises:
-        InputError: formats that are not one base and one lower format, or that the device has not.
-    """
-    pair = timed_formats(formats, settings.device)
-    get_device(settings.device)
-    return Stopwatch(model, graph, work, pair, batches, settings)
 
 
 def time_gains(
@@ -111,7 +101,7 @@ def time_gains(
     work: Request | Batch,
     *,
     formats: Sequence[str] = ("bf16", "fp8_e4m3"),
-    device: str | None = None,
+    device: TimedDevice | None = None,
     batches: Sequence[Batch] = (),
     ops: Collection[str] | None = None,
     sensitivity: Mapping[str, float] | None = None,
@@ -131,8 +121,8 @@ def time_gains(
         formats: the base format and one lower format that the device really runs.
         device: "cpu", "cuda" or "hpu"; that of `settings` if None.
         batches: calibration batches, from which FP8 scales are taken; BF16 needs none.
-        ops: those that may leave the base format; all if None.
-        sensitivity: of each op; it decides which configurations of large groups are measured.
+        ops: names of the ops that may leave the base format; all if None.
+        sensitivity: value of each op; decides which configurations of large groups are measured.
         every_group: measure groups of the same structure one by one.
         settings: where and how long to measure.
 
@@ -140,24 +130,25 @@ def time_gains(
         Gains in seconds, measured, with standard errors.
 
     Raises:
-        InputError: the device is missing or only emulates the format, or the model does not fit.
+        InputError: the device is missing or only emulates the lower format, or the model does not fit on it.
         NonFiniteError: the device reports a time that is not a number.
     """
     settings = settings or TimingSettings()
     if device is not None:
         settings = replace(settings, device=device)
-    watch = stopwatch(model, graph, work, formats=formats, batches=batches, settings=settings)
-    kinds = runnable_kinds(settings.device, watch.formats[1])
-    choices = free_formats(graph, graph.by_name if ops is None else ops, watch.formats, kinds)
-    listed = courses(graph, choices, sensitivity or {}, every_group=every_group or settings.every_group)
+    watch = Stopwatch(model, graph, work, formats, batches, settings)
+    base, lower = formats
+    kinds = runnable_kinds(settings.device, lower)
+    choices = free_formats(graph, graph.by_name if ops is None else ops, formats, kinds)
+    every_group = every_group or settings.every_group
+    groups = measured_groups(graph, choices, sensitivity or {}, every_group=every_group)
     with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
-        partial = Partial(Path(folder, "timing.npz"), "")
-        timing = watch.measure(candidates(listed, watch.formats[0]), partial)
-    return empirical_gains(listed, timing, graph, watch.formats[0])
+        timing = watch.measure(candidates(groups, base), Partial(Path(folder, "timing.npz"), ""))
+    return empirical_gains(groups, timing, graph, base)
 
 
 @contextmanager
-def _moved(model: nn.Module, device: str) -> Iterator[None]:
+def _moved(model: nn.Module, device: TimedDevice) -> Iterator[None]:
     """Hold a model on a device, in evaluation mode."""
     home = next(model.parameters()).device
     with evaluating(model):

@@ -1,4 +1,4 @@
-"""Measuring whole plans: does the sum of the gains of their groups hold?"""
+"""time_validation.json: whole plans, timed and compared with the sum of the gains of their groups."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.plan import Graph, Plan
-from inc_mp_plugin.core.timings import TimedConfiguration, TimedPlan, TimeValidation, Timing
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.timings import TimedConfiguration, TimedPlan, TimeValidation
 from inc_mp_plugin.evaluate.additivity import timed_groups
-from inc_mp_plugin.gain.timing import Candidate
+from inc_mp_plugin.gain.paired_timing import Candidate
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import artefact_of
 from inc_mp_plugin.runtime.progress import say
@@ -42,11 +43,11 @@ def time_validation_stage(
     """Time the plans of every objective at every threshold end to end, or read time_validation.json.
 
     Args:
-        job: says how time was measured.
+        job: device, formats and request of the measurement.
         subject: the model.
         graph: from `capture`.
         losses: prices of the ops that may leave the base format.
-        gains: of every objective; those of "empirical_time" predict the times.
+        gains: gains of every objective; those of "empirical_time" predict the times.
         taus: thresholds.
         out: folder of the artefacts.
 
@@ -59,52 +60,43 @@ def time_validation_stage(
             "timing section"
         )
         raise InputError(message)
-    plans = [solve(one, losses, tau) for tau in taus for one in gains.values()]
-    wanted = {plan.quantized: Candidate(plan.lowered, 0, total=index) for index, plan in enumerate(plans)}
-    wanted.pop((), None)  # nothing to measure: it is the base itself
+    plans = [solve(priced, losses, tau) for tau in taus for priced in gains.values()]
+    candidates = {plan.quantized: Candidate(plan.lowered, 0, total=i) for i, plan in enumerate(plans)}
+    candidates.pop((), None)  # the base itself, which needs no measurement
     depends_on = {
         **timing_depends_on(job, subject),
         "gains": store.fingerprint(encode_gains(gains)),
         "taus": list(taus),
-        "plans": store.fingerprint({"all": [list(ops) for ops in wanted]}),
+        "plans": store.fingerprint({"all": [list(ops) for ops in candidates]}),
     }
 
     def make() -> TimeValidation:
-        kept = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
-        watch = stopwatch_of(job, subject, graph)
-        timing = watch.measure(list(wanted.values()), kept)
-        timed = dict(zip(wanted, timing.configurations, strict=True))
-        validation = _compare_all(plans, gains["empirical_time"], timing, timed, graph)
-        kept.remove()
+        samples = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
+        timing = stopwatch_of(job, subject, graph).measure(list(candidates.values()), samples)
+        timed = dict(zip(candidates, timing.configurations, strict=True))
+        measured = gains["empirical_time"]
+        compared = [_compare(plan, measured, timed) for plan in plans]
+        validation = TimeValidation(
+            timing.device,
+            timing.description,
+            timing.price_s,
+            tuple(filter(None, compared)),
+            timed_groups(measured, graph),
+        )
+        samples.remove()
         return validation
 
     return TIME_VALIDATION.make(out, depends_on, make)
-
-
-def _compare_all(
-    plans: Sequence[Plan],
-    measured: Gains,
-    timing: Timing,
-    timed: Mapping[tuple[str, ...], TimedConfiguration],
-    graph: Graph,
-) -> TimeValidation:
-    compared = [_compare(plan, measured, timed) for plan in plans]
-    return TimeValidation(
-        timing.device,
-        timing.description,
-        timing.price_s,
-        tuple(one for one in compared if one is not None),
-        timed_groups(measured, graph),
-    )
 
 
 def _compare(
     plan: Plan, measured: Gains, timed: Mapping[tuple[str, ...], TimedConfiguration]
 ) -> TimedPlan | None:
     predicted = measured.total(plan.formats)
-    one = timed.get(plan.quantized, TimedConfiguration({}))
-    if predicted is None or one.failure:
-        why = one.failure or "a configuration of it was not measured on its own"
+    configuration = timed.get(plan.quantized, TimedConfiguration({}))
+    if predicted is None or configuration.failure:
+        why = configuration.failure or "the configuration of one of its groups was not measured"
         say(f"timing: the {plan.objective} plan at tau {plan.tau:.6g} is left out: {why}")
         return None
-    return TimedPlan(plan.objective, plan.tau, plan.quantized, *predicted, one.gain_s, one.stderr_s)
+    measured_s = (configuration.gain_s, configuration.stderr_s)
+    return TimedPlan(plan.objective, plan.tau, plan.quantized, *predicted, *measured_s)

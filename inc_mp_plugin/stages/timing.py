@@ -1,10 +1,10 @@
-"""timing.json: what configurations save in time, measured on a device."""
+"""timing.json: the time that configurations save, measured on a device."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.gains import Gains
@@ -12,7 +12,7 @@ from inc_mp_plugin.core.timings import Timing
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.gain.configurations import free_formats, in_large_groups
 from inc_mp_plugin.gain.devices import get_device
-from inc_mp_plugin.gain.empirical import candidates, courses, empirical_gains
+from inc_mp_plugin.gain.empirical import candidates, empirical_gains, measured_groups
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import artefact_of
 from inc_mp_plugin.runtime.progress import say
@@ -20,15 +20,15 @@ from inc_mp_plugin.runtime.reuse import partial
 from inc_mp_plugin.targets.timed import runnable_kinds, timed_formats
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.plan import Graph
+    from inc_mp_plugin.core.graph import Graph
     from inc_mp_plugin.core.sensitivity import Sensitivity
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.stages.job import Job
     from inc_mp_plugin.stages.stopwatch import Stopwatch
 
-Json = dict[str, Any]
-_NOT_OF_THE_RESULT = ("device", "every_group")  # the one is described, the other decides what is measured
-
+# Settings that times do not follow from: the device is named by its description, and `every_group` decides
+# on the configurations, which are named themselves.
+_NOT_OF_THE_RESULT = ("device", "every_group")
 
 TIMING = artefact_of(Timing, "timing")
 
@@ -36,38 +36,40 @@ TIMING = artefact_of(Timing, "timing")
 def timing_stage(
     job: Job, subject: Subject, graph: Graph, sensitivity: Sensitivity, *, demands: Demands, out: Path
 ) -> tuple[Gains, Timing]:
-    """Measure the time of every configuration that is worth it, or read timing.json.
+    """Measure the time of the configurations of every group, or read timing.json.
 
     Args:
-        job: the formats, the request, and where and how time is measured.
+        job: the formats, the request, and where and how long time is measured.
         subject: the model.
         graph: from `capture`.
-        sensitivity: of the ops that may leave the base format.
-        demands: of the consumers.
+        sensitivity: sensitivities of the ops that may leave the base format.
+        demands: demands of the consumers.
         out: folder of the artefacts.
 
     Returns:
-        Gains in seconds, and the measurements that they come from.
+        Gains in seconds, and the measurements behind them.
     """
-    settings = timing_settings(job)
-    base, low = timed_formats(job.all_formats, settings.device)
+    settings = job.timing or TimingSettings()
+    base, lower = timed_formats(job.all_formats, settings.device)
     ties, kept = in_large_groups(graph, demands)
-    kinds = runnable_kinds(settings.device, low)
-    choices = free_formats(graph, set(sensitivity.ops) - kept, (base, low), kinds)
-    listed = courses(graph, choices, sensitivity.total, ties, every_group=settings.every_group)
-    configurations = candidates(listed, base)
+    kinds = runnable_kinds(settings.device, lower)
+    choices = free_formats(graph, set(sensitivity.ops) - kept, (base, lower), kinds)
+    groups = measured_groups(graph, choices, sensitivity.total, ties, every_group=settings.every_group)
+    configurations = candidates(groups, base)
     depends_on = {
         **timing_depends_on(job, subject),
-        "configurations": store.fingerprint({"all": [dict(one.formats) for one in configurations]}),
+        "configurations": store.fingerprint(
+            {"all": [dict(candidate.formats) for candidate in configurations]}
+        ),
     }
 
     def make() -> Timing:
-        kept = partial(out / "timing.partial.npz", "timing", depends_on)
-        return stopwatch_of(job, subject, graph).measure(configurations, kept)
+        samples = partial(out / "timing.partial.npz", "timing", depends_on)
+        return stopwatch_of(job, subject, graph).measure(configurations, samples)
 
     timing = TIMING.make(out, depends_on, make)
     (out / "timing.partial.npz").unlink(missing_ok=True)
-    gains = empirical_gains(listed, timing, graph, base)
+    gains = empirical_gains(groups, timing, graph, base)
     for note in dict.fromkeys(group.note for group in gains.groups if group.note):
         say(f"timing: {note}")
     return gains, timing
@@ -82,23 +84,21 @@ def stopwatch_of(job: Job, subject: Subject, graph: Graph) -> Stopwatch:
         graph: from `capture`.
 
     Raises:
-        InputError: the device is missing, or does not run the format.
+        InputError: the device is missing, or does not run the lower format.
     """
-    from inc_mp_plugin.stages.stopwatch import stopwatch
+    from inc_mp_plugin.stages.stopwatch import Stopwatch
 
-    work, settings = job.request or subject.batches[0], timing_settings(job)
-    return stopwatch(
-        subject.model, graph, work, formats=job.all_formats, batches=subject.batches, settings=settings
-    )
+    work, settings = job.request or subject.batches[0], job.timing or TimingSettings()
+    return Stopwatch(subject.model, graph, work, job.all_formats, subject.batches, settings)
 
 
-def timing_depends_on(job: Job, subject: Subject) -> Json:
+def timing_depends_on(job: Job, subject: Subject) -> store.Json:
     """Collect what measured times follow from, the machine included.
 
     Raises:
         InputError: the device is missing.
     """
-    settings = timing_settings(job)
+    settings = job.timing or TimingSettings()
     own = {key: value for key, value in asdict(settings).items() if key not in _NOT_OF_THE_RESULT}
     return {
         **subject.depends_on,
@@ -107,8 +107,3 @@ def timing_depends_on(job: Job, subject: Subject) -> Json:
         "timing.device": get_device(settings.device).description,
         **{f"timing.{key}": value for key, value in own.items()},
     }
-
-
-def timing_settings(job: Job) -> TimingSettings:
-    """Return how a job measures time: by default where it does not say."""
-    return job.timing or TimingSettings()

@@ -1,11 +1,11 @@
-"""validation.json: predicted against measured loss, in the model that INC converted."""
+"""validation.json: predicted and measured loss of plans, in the model that INC converted."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Interval, Plan
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.stages.loss_meter import LossMeter
 
-Json = dict[str, Any]
 _SHORTER = "fewer of them (validation.random_plans) or fewer samples (validation.samples) take less"
 
 
@@ -32,14 +31,14 @@ def validation_stage(meter: LossMeter, losses: LossModel, plan: Plan, out: Path)
     """Measure the loss MSE of a plan and of random plans in the model that INC converted: validation.json.
 
     Args:
-        meter: measures losses; its samples say how many random plans are drawn, and their seed.
-        losses: its ops are those that random plans draw from.
-        plan: to be measured.
+        meter: measures losses; its samples give the number of random plans, and their seed.
+        losses: prices of the ops that random plans draw from.
+        plan: the plan to be measured.
         out: folder of the artefacts.
     """
     meter.check(plan)
     heldout = meter.samples
-    # INC quantizes no KV cache on a CPU: what is measured, and so compared with, is without it.
+    # INC quantizes no KV cache on a CPU, so losses are measured without one, and predicted without one here.
     losses = replace(losses, cached=frozenset())
     depends_on = {
         **meter.depends_on,
@@ -69,6 +68,6 @@ def validation_stage(meter: LossMeter, losses: LossModel, plan: Plan, out: Path)
                 return measured
 
             level = meter.verify_confidence
-            return validate(measure, predict, plan.quantized, plan.tau, others, level=level)
+            return validate(measure, predict, plan.quantized, plan.tau, others=others, level=level)
 
     return VALIDATION.make(out, depends_on, make)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.results import Measured, Verification, verdict
@@ -14,12 +14,10 @@ from inc_mp_plugin.evaluate.interval import measured_nrmse
 from inc_mp_plugin.report.measured import with_interval
 from inc_mp_plugin.runtime.artefact import artefact_of
 from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.runtime.store import Json
 
 if TYPE_CHECKING:
     from inc_mp_plugin.stages.loss_meter import LossMeter
-
-Json = dict[str, Any]
-
 
 VERIFICATION = artefact_of(Verification, "verification")
 
@@ -30,9 +28,9 @@ def verification_stage(
     """Close the loop over plans for corrected loss budgets, or read verification.json.
 
     Args:
-        meter: measures losses, on samples that nothing is reported on.
-        plan_at: solves with this correction of the loss budget.
-        depends_on: what the plans follow from.
+        meter: measures losses, on samples that serve nothing else.
+        plan_at: makes the plan for a correction of the loss budget.
+        depends_on: everything that the plans follow from.
         out: folder of the artefacts.
     """
     level = meter.verify_confidence
@@ -43,13 +41,14 @@ def verification_stage(
         def measure(plan: Plan) -> Measured:
             say(f"verify: plan {next(numbers)} of at most {MOST_PLANS}, {len(plan.quantized)} ops")
             meter.check(plan)
-            seen = measured_nrmse(meter.losses(plan.quantized), meter.losses(()), level)
+            measured = measured_nrmse(meter.losses(plan.quantized), meter.losses(()), level)
             say(
-                f"verify: NRMSE {plan.nrmse:.4g} predicted, {with_interval(seen.nrmse, seen.interval)} "
-                f"measured (tau {plan.tau:.6g}: {verdict(seen.interval, plan.tau)})"
+                f"verify: NRMSE {plan.nrmse:.4g} predicted, "
+                f"{with_interval(measured.nrmse, measured.interval)} measured "
+                f"(tau {plan.tau:.6g}: {verdict(measured.interval, plan.tau)})"
             )
-            return seen
+            return measured
 
-        return close_loop(plan_at, measure, plan_at(1.0).tau, meter.samples.samples, level)
+        return close_loop(plan_at, measure, plan_at(1.0).tau, samples=meter.samples.samples, level=level)
 
     return VERIFICATION.make(out, {**meter.depends_on, **depends_on, "verify_confidence": level}, make)

@@ -1,4 +1,4 @@
-"""The meaning of a user's settings: whether they can be met, and how rounding is priced."""
+"""Checks of a user's settings, and the format and scales that follow from them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import FORMATS, NOISES
 from inc_mp_plugin.core.knobs import check_knobs
 from inc_mp_plugin.core.numbers import is_number
-from inc_mp_plugin.core.op_values import METHODS
+from inc_mp_plugin.core.plan import METHODS
 from inc_mp_plugin.gain.accelerators import ACCELERATORS, peak
 from inc_mp_plugin.inc.backend import is_cpu
+from inc_mp_plugin.inc.keys import NAME
 from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.solver.uncertainty import check_confidence
 from inc_mp_plugin.strategy.settings import Settings
 from inc_mp_plugin.targets import OPTIMUM_HABANA
 
 _OBJECTIVES = ("memory", "theoretical_time")
-_FP8 = {known.inc_name: known.name for known in FORMATS.values() if known.inc_name}
+_FP8 = {fp8.inc_name: fp8.name for fp8 in FORMATS.values() if fp8.inc_name}
 
 
 def check_settings(settings: Settings) -> None:
@@ -35,8 +36,8 @@ def check_settings(settings: Settings) -> None:
     if settings.loss_fn is not None and not callable(settings.loss_fn):
         message = f"loss_fn is {settings.loss_fn!r}; it must be a function of model and batch"
         raise InputError(message)
-    if settings.values not in (None, *METHODS):
-        raise InputError(unknown("values", str(settings.values), METHODS))
+    if settings.strategy not in (NAME, *METHODS):
+        raise InputError(unknown("strategy", str(settings.strategy), (NAME, *METHODS)))
     if settings.objective not in _OBJECTIVES:
         raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
     if settings.device not in ACCELERATORS:
@@ -51,29 +52,27 @@ def check_settings(settings: Settings) -> None:
     Serving(attention=settings.attention, reuse_cache=settings.reuse_cache)
 
 
-def check_base(settings: Settings, base: str) -> None:
-    """Refuse an objective that counts nothing for a model's own format.
+def check_prices(settings: Settings, base: str, inc: Mapping[str, Any]) -> None:
+    """Refuse an objective or a noise that has no price for a model.
+
+    Args:
+        settings: keys of ours.
+        base: format of the model.
+        inc: keys of INC's.
 
     Raises:
-        InputError: modelled time, on a device without a peak for the format.
+        InputError: modelled time on a device without a peak for the format, or measured noise of scales
+            whose arithmetic is not known here.
     """
     if settings.objective == "theoretical_time":
         peak(settings.device, base)
+    if settings.noise == "measured":
+        scales_of(settings, inc)
 
 
 def format_of(inc: Mapping[str, Any]) -> str:
     """Return the FP8 format that INC's keys ask for."""
     return _FP8[inc.get("fp8_config", "E4M3")]
-
-
-def check_noise(settings: Settings, inc: Mapping[str, Any]) -> None:
-    """Refuse measured noise of scales whose arithmetic is not known here.
-
-    Raises:
-        InputError: such noise is asked for.
-    """
-    if settings.noise == "measured":
-        scales_of(settings, inc)
 
 
 def scales_of(settings: Settings, inc: Mapping[str, Any]) -> Scales:

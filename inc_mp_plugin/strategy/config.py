@@ -40,24 +40,24 @@ class IPMSEConfig(FP8Config):  # type: ignore[misc]
 
         register()
         ours, theirs = split(kwargs)
-        for one in grid(ours):
-            check_settings(Settings.of(one))
-        known = inc_keys()
+        for values in grid(ours):
+            check_settings(Settings.of(values))
+        allowed = inc_keys()
         for key in theirs:
-            if key not in known:
-                # INC ignores what it does not know: a misspelt tau would go unnoticed.
-                raise InputError(unknown("IPMSEConfig key", key, known | set(Settings.__slots__)))
+            if key not in allowed:
+                # INC ignores unknown keys: a misspelt tau would go unnoticed.
+                raise InputError(unknown("IPMSEConfig key", key, allowed | set(Settings.__slots__)))
         super().__init__(**theirs)
         self.ours = ours
         self.theirs = theirs
 
     def expand(self) -> list[IPMSEConfig]:
         """List one configuration for each combination of values, the fastest model first."""
-        expanded = [type(self)(**self.theirs, ip_mse=one) for one in grid(self.ours)]
+        expanded = [type(self)(**self.theirs, ip_mse=values) for values in grid(self.ours)]
         if autotune_forgets_the_best():
             warn(
-                "This version of INC returns None if none is good enough, unless TuningConfig is given "
-                f"max_trials={len(expanded)}, the number of configurations."
+                "If no configuration is good enough, this version of INC returns None; it returns the best "
+                f"if TuningConfig is given max_trials={len(expanded)}, the number of configurations."
             )
         return expanded
 

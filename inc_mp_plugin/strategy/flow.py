@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neural_compressor.common.utils import Mode
-from neural_compressor.torch.quantization.config import FP8Config
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.inc.attributes import Attributes, attributes_of, set_aside, take_attributes_back
+from inc_mp_plugin.core.plan import METHODS, Plan
+from inc_mp_plugin.inc.attributes import set_aside, take_attributes_back
 from inc_mp_plugin.inc.backend import (
     enabled_on_cpu,
     forget_models,
@@ -25,6 +22,7 @@ from inc_mp_plugin.inc.backend import (
     put_modules_back,
     restore_modules,
 )
+from inc_mp_plugin.inc.convert import fp8_config
 from inc_mp_plugin.inc.keys import NAME
 from inc_mp_plugin.libraries.torch import ORIGINAL, is_compiled
 from inc_mp_plugin.libraries.transformers import save_under_own_names
@@ -35,17 +33,16 @@ from inc_mp_plugin.pipeline.in_memory import tune
 from inc_mp_plugin.report.text import summary
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.strategy.batch_recorder import BatchRecorder
 from inc_mp_plugin.strategy.choices import (
-    check_base,
-    check_noise,
+    check_prices,
     check_settings,
     format_of,
     known_scales,
     scales_of,
 )
-from inc_mp_plugin.strategy.exposed import Exposed
+from inc_mp_plugin.strategy.exposure import Exposure
 from inc_mp_plugin.strategy.lists import LiveModel
-from inc_mp_plugin.strategy.observed import Observed
 from inc_mp_plugin.strategy.settings import Settings, read, remove_temporary_file
 
 Entry = Callable[..., nn.Module]
@@ -53,15 +50,13 @@ Entry = Callable[..., nn.Module]
 _PREPARED = "_ip_mse_prepared"
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """The state that a prepared model carries until it is converted."""
 
     settings: Settings
     inc: dict[str, Any]
-    observed: Observed
-    attributes: Attributes  # that the model's modules had before
-    exposed: Exposed
+    recorder: BatchRecorder
+    exposure: Exposure
 
 
 def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
@@ -76,14 +71,13 @@ def prepare(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
     settings, inc = _read(model, config)
     _forget_preparation(model)
     forget_models()
-    exposed = _expose(model, settings)
-    attributes = attributes_of(model)
-    with _undone(model, attributes, exposed), enabled_on_cpu():
-        prepared = _run(entry, model, {**inc, "mode": "MEASURE"}, mapping, Mode.PREPARE)
+    exposure = _expose(model, settings)
+    with _undone(model, exposure), enabled_on_cpu():
+        prepared = _run(entry, model, inc, mapping, Mode.PREPARE)
     ranks.wait()  # to measure, INC moves older files away, and with them those of a faster process
-    observed = Observed(settings.samples)
-    observed.watch(prepared)
-    vars(prepared)[_PREPARED] = Prepared(settings, inc, observed, attributes, exposed)
+    recorder = BatchRecorder(settings.samples)
+    recorder.watch(prepared)
+    vars(prepared)[_PREPARED] = Prepared(settings, inc, recorder, exposure)
     return prepared
 
 
@@ -91,36 +85,36 @@ def _forget_preparation(model: nn.Module) -> None:
     """Undo an earlier prepare that was not followed by a convert."""
     before: Prepared | None = vars(model).pop(_PREPARED, None)
     if before is not None:
-        before.observed.forget(model)
-        _restore(model, before.attributes, before.exposed)
+        before.recorder.forget(model)
+        _restore(model, before.exposure)
 
 
 @contextmanager
 def calibrated(model: nn.Module) -> Iterator[None]:
     """Watch the calibration of a prepared model: if it fails, the model leaves as it came to `prepare`."""
     prepared: Prepared = vars(model)[_PREPARED]
-    with _undone(model, prepared.attributes, prepared.exposed):
+    with _undone(model, prepared.exposure):
         try:
             yield
         except BaseException:
-            prepared.observed.forget(model)
+            prepared.recorder.forget(model)
             raise
 
 
 @contextmanager
-def _undone(model: nn.Module, attributes: Attributes, exposed: Exposed) -> Iterator[None]:
+def _undone(model: nn.Module, exposure: Exposure) -> Iterator[None]:
     """Restore a model's own modules and attributes on an error."""
     try:
         yield
     except BaseException:
-        _restore(model, attributes, exposed)
+        _restore(model, exposure)
         raise
 
 
-def _restore(model: nn.Module, attributes: Attributes, exposed: Exposed) -> None:
+def _restore(model: nn.Module, exposure: Exposure) -> None:
     put_modules_back(model)
-    take_attributes_back(model, attributes)
-    exposed.hide(model)
+    take_attributes_back(model, exposure.attributes)
+    exposure.hide(model)
     forget_models()
 
 
@@ -133,13 +127,13 @@ def finalize(model: nn.Module) -> None:
     prepared: Prepared | None = vars(model).pop(_PREPARED, None)
     if prepared is None:
         return
-    with _undone(model, prepared.attributes, prepared.exposed):
-        prepared.observed.stop(model)
+    with _undone(model, prepared.exposure):
+        prepared.recorder.stop(model)
         put_modules_back(model)
-        with set_aside(model, prepared.attributes):
+        with set_aside(model, prepared.exposure.attributes):
             live = LiveModel.of(model, prepared.inc, prepared.settings)
-            _plan(live, prepared.settings, prepared.inc, prepared.observed)
-    prepared.exposed.hide(model)
+            _plan(live, prepared.settings, prepared.inc, prepared.recorder)
+    prepared.exposure.hide(model)
 
 
 def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, Any]) -> nn.Module:
@@ -157,33 +151,31 @@ def convert(entry: Entry, model: nn.Module, config: Any, mapping: Mapping[Any, A
     prepared: Prepared | None = vars(model).pop(_PREPARED, None)
     if prepared is None:
         settings, inc = _read(model, config)
-        exposed = _expose(model, settings)
-        attributes = attributes_of(model)
+        recorder, exposure = None, _expose(model, settings)
     else:
-        settings, inc = prepared.settings, prepared.inc
-        exposed, attributes = prepared.exposed, prepared.attributes
+        settings, inc, recorder, exposure = prepared
     with enabled_on_cpu():
-        with _undone(model, attributes, exposed):
-            if prepared is not None:
-                prepared.observed.stop(model)
+        with _undone(model, exposure):
+            if recorder is not None:
+                recorder.stop(model)
                 restore_modules(model)
-            with set_aside(model, attributes):
+            with set_aside(model, exposure.attributes):
                 live = LiveModel.of(model, inc, settings)
-                plan = _plan(live, settings, inc, None if prepared is None else prepared.observed)
+                plan = _plan(live, settings, inc, recorder)
             inc["blocklist"]["names"] += live.blocked(plan)
         if not live.candidates:  # the lists keep everything out, and INC has measured nothing
-            _restore(model, attributes, exposed)
+            _restore(model, exposure)
             return model
-        exposed.keep(model)
+        exposure.keep(model)
         forget_quantizer(model)
         forget_models()
         try:
-            converted = _run(entry, model, {**inc, "mode": "QUANTIZE"}, mapping, Mode.CONVERT)
+            converted = _run(entry, model, inc, mapping, Mode.CONVERT)
         finally:
             forget_models()
     save_under_own_names(converted)
-    if prepared is not None:
-        check_outputs(converted, plan.quantized, partial(prepared.observed.replay, loss_fn=settings.loss_fn))
+    if recorder is not None:
+        check_outputs(converted, plan.quantized, partial(recorder.replay, loss_fn=settings.loss_fn))
     return converted
 
 
@@ -212,20 +204,21 @@ def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
             )
             raise InputError(message)
     check_settings(settings)  # before calibration, which may take long
-    check_base(settings, base)
-    check_noise(settings, inc)
+    check_prices(settings, base, inc)
     remove_temporary_file(config)
     return settings, inc
 
 
-def _expose(model: nn.Module, settings: Settings) -> Exposed:
+def _expose(model: nn.Module, settings: Settings) -> Exposure:
     # No bgemm gains memory, so attention may stay as it is.
-    return Exposed.in_model(model, products=settings.objective != "memory")
+    return Exposure.in_model(model, products=settings.objective != "memory")
 
 
-def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed: Observed | None) -> Plan:
+def _plan(
+    live: LiveModel, settings: Settings, inc: Mapping[str, Any], recorder: BatchRecorder | None
+) -> Plan:
     model, folder = live.model, folder_of(inc)
-    if observed is None and not (folder / "sensitivity.json").exists():
+    if recorder is None and not (folder / "sensitivity.json").exists():
         message = (
             f"there are no sensitivities in {folder}: convert the model that prepare returned and "
             f"calibration ran, or measure with {NAME} first and end with finalize_calibration"
@@ -234,12 +227,12 @@ def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed:
     device = next(model.parameters()).device
     plan = tune(
         model,
-        None if observed is None else OnDevice(observed.batches, device),
+        None if recorder is None else OnDevice(recorder.batches, device),
         tau=settings.tau,
         gain_fraction=settings.gain_fraction,
         budget=settings.budget,
-        strategy=settings.values or NAME,
-        scales=scales_of(settings, inc) if settings.values else known_scales(settings, inc),
+        strategy=settings.strategy,
+        scales=scales_of(settings, inc) if settings.strategy in METHODS else known_scales(settings, inc),
         objective=settings.objective,
         confidence=settings.confidence,
         noise=settings.noise,
@@ -257,11 +250,9 @@ def _plan(live: LiveModel, settings: Settings, inc: Mapping[str, Any], observed:
 
 
 def _run(
-    entry: Entry, model: nn.Module, content: dict[str, Any], mapping: Mapping[Any, Any], mode: Mode
+    entry: Entry, model: nn.Module, inc: Mapping[str, Any], mapping: Mapping[Any, Any], mode: Mode
 ) -> nn.Module:
     """Run INC's own algorithm with a JSON file of INC's keys only."""
     with tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
-        path = Path(folder, "config.json")
-        path.write_text(json.dumps(content))
-        config = FP8Config.from_json_file(str(path))
+        config = fp8_config(inc, "MEASURE" if mode == Mode.PREPARE else "QUANTIZE", folder)
         return entry(model, dict.fromkeys(mapping, config), mode=mode)

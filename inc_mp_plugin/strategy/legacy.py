@@ -17,9 +17,9 @@ from torch import nn
 
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.knobs import check_knobs
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.plan import Graph
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.backend import set_strategy
 from inc_mp_plugin.inc.keys import NAME
@@ -27,7 +27,8 @@ from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.sensitivity.integer import INT8, IntegerNoise
 from inc_mp_plugin.sensitivity.rounding import observe_maxabs
-from inc_mp_plugin.sensitivity.taylor import join, sensitivity_rows
+from inc_mp_plugin.sensitivity.rows import join
+from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
 from inc_mp_plugin.solver.planner import solve
 
 _KEYS = ("tau", "samples", "loss_fn")
@@ -50,21 +51,21 @@ class IP_MSETuneStrategy(TuneStrategy):  # type: ignore[misc]  # INC makes "ip_m
         Raises:
             InputError: a key that is not ours, or no calibration data.
         """
-        given = dict(self.config.tuning_criterion.strategy_kwargs or {})
-        for key in given:
+        options = dict(self.config.tuning_criterion.strategy_kwargs or {})
+        for key in options:
             if key not in _KEYS:
                 raise InputError(unknown("ip_mse key", key, _KEYS))
-        tau, loss_fn = given.get("tau", 0.01), given.get("loss_fn")
+        tau, loss_fn = options.get("tau", 0.01), options.get("loss_fn")
         check_knobs(tau, None)
         _, _, initial = self.initial_tuning_cfg()
         model: nn.Module = self.model.model
-        batches = _first(self.calib_dataloader, given.get("samples", 64))
+        batches = _first(self.calib_dataloader, options.get("samples", 64))
         graph = capture(model, batches[0][0] if isinstance(batches[0], (tuple, list)) else batches[0])
         names = {_op(name) for name, _ in initial} & graph.by_name.keys()
-        seen = measure_int8(model, graph, batches, loss_fn).of(names)
+        losses = measure_int8(model, graph, batches, loss_fn).of(names)
         before: Collection[str] | None = None
         while before is None or before:
-            plan = solve(memory_gains_int8(graph, names), seen, tau)
+            plan = solve(memory_gains_int8(graph, names), losses, tau)
             if plan.quantized != before:
                 say(f"tau {tau:.4g}: {len(plan.quantized)} of {len(names)} ops in INT8")
                 yield self._configuration(initial, set(plan.quantized), names)
@@ -72,13 +73,13 @@ class IP_MSETuneStrategy(TuneStrategy):  # type: ignore[misc]  # INC makes "ip_m
 
     def _configuration(self, initial: dict[Any, Any], quantized: set[str], names: set[str]) -> dict[Any, Any]:
         """Return INC's configuration of a plan; what is not an op of ours stays as INC has it."""
-        chosen: dict[Any, Any] = copy.deepcopy(initial)
+        configuration: dict[Any, Any] = copy.deepcopy(initial)
         for name, kind in initial:
             if _op(name) in names - quantized:
-                chosen[name, kind] = OpTuningConfig(name, kind, "fp32", self.tuning_space)
+                configuration[name, kind] = OpTuningConfig(name, kind, "fp32", self.tuning_space)
         size = self.tuning_space.root_item.get_option_by_name("calib_sampling_size")
-        chosen["calib_sampling_size"] = size.options[0]
-        return chosen
+        configuration["calib_sampling_size"] = size.options[0]
+        return configuration
 
 
 def _op(name: str) -> str:
@@ -96,7 +97,7 @@ def measure_int8(model: nn.Module, graph: Graph, batches: Sequence[Any], loss_fn
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
     """
     noise = IntegerNoise(observe_maxabs(model, graph, batches, loss_fn))
-    sensitivity = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, noise)))
+    sensitivity = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, rounding=noise)))
     return LossModel(sensitivity, "measured")
 
 
@@ -113,16 +114,16 @@ def memory_gains_int8(graph: Graph, names: Collection[str]) -> Gains:
 
 
 def _first(batches: Any, samples: int) -> list[Any]:
-    kept: list[Any] = []
+    first: list[Any] = []
     for batch in batches if batches is not None else ():
-        kept.append(batch)
+        first.append(batch)
         samples -= batch_size(batch)
         if samples <= 0:
             break
-    if not kept:
+    if not first:
         message = "strategy ip_mse needs calibration data: give calib_dataloader to quantization.fit"
         raise InputError(message)
-    return kept
+    return first
 
 
 def register_legacy() -> None:

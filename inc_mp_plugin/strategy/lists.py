@@ -62,7 +62,7 @@ class LiveModel:
         return LiveModel(model, modules, candidates, target, serving)
 
     def blocked(self, plan: Plan) -> list[str]:
-        """List patterns of the modules that the lists let in and a plan does not want in FP8.
+        """List patterns of the modules that the lists let in and a plan leaves out of FP8.
 
         Modules of which plans say nothing (softmax) stay as the user's lists have them. A module that INC
         could swap but calibration never ran is blocked, for it would raise at its first call.
@@ -72,8 +72,8 @@ class LiveModel:
         """
         ops = tuple(plan.formats)
         layout = self.target.lay_out(Captured(ops, self.modules), self.serving)
-        wanted = modules_of(layout, plan.quantized, ops, serving=self.serving, target=self.target.name)
-        missing = sorted(wanted.difference(self.candidates))
+        planned = modules_of(layout, plan.quantized, ops, serving=self.serving, target=self.target.name)
+        missing = sorted(planned.difference(self.candidates))
         if missing:
             message = (
                 f"the plan needs {missing[0]} in FP8, which your lists keep out; allow or block it whole"
@@ -83,7 +83,7 @@ class LiveModel:
         return compress(
             name
             for name in self.candidates
-            if name not in wanted and (name in decided or self.modules[name] in QUANTIZABLE)
+            if name not in planned and (name in decided or self.modules[name] in QUANTIZABLE)
         )
 
 

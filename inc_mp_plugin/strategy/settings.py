@@ -1,4 +1,4 @@
-"""Keys of ours and keys of INC's, told apart."""
+"""Settings of `ip_mse`, and their separation from the keys of INC."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from typing import Any
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import converted_format
 from inc_mp_plugin.core.knobs import KNOBS
+from inc_mp_plugin.core.literals import Accelerator, Attention, NoiseModel, Objective, Strategy
 from inc_mp_plugin.inc.backend import completed_on_cpu, is_cpu, keys_of
 from inc_mp_plugin.inc.keys import NAME, inc_keys
 from inc_mp_plugin.inc.selection import pattern_lists
+from inc_mp_plugin.runtime.progress import warn
 from inc_mp_plugin.targets.cpu import CPU_QDQ
 
-_OF_OURS = {"ours", "theirs"}  # what our subclass carries beside INC's keys
+_OLD = "values"  # the name of `strategy` in 0.1.0
+_OF_OURS = {"ours", "theirs"}  # attributes of our subclass beside INC's keys
 
 # Keys of ours that nothing of INC's looks like: INC takes any misspelling of them without a word.
 _UNLIKE_INC = (*KNOBS, "objective", "confidence", "loss_fn")
@@ -31,7 +34,7 @@ _UNLIKE_INC = (*KNOBS, "objective", "confidence", "loss_fn")
 class Settings:
     """The keys of ours: a threshold `tau`, a `gain_fraction` or a `budget`, and what the plan is made for.
 
-    `values` may be "eagl" or "alps", to price ops in these ways. `samples` bounds how many calibration
+    `strategy` may be "eagl" or "alps", to price ops in these ways. `samples` bounds how many calibration
     samples are kept for the gradients; `device` is where `theoretical_time` counts; `loss_fn(model, batch)`
     returns one loss per sample. `noise` says how rounding is priced ("measured" under the configuration's
     own scale method), `confidence` that the loss budget is to hold at the upper end of that interval.
@@ -41,28 +44,28 @@ class Settings:
     tau: float | None = None
     gain_fraction: float | None = None
     budget: float | None = None
-    values: str | None = None
-    objective: str = "memory"
-    device: str = "gaudi2"
+    strategy: Strategy = NAME
+    objective: Objective = "memory"
+    device: Accelerator = "gaudi2"
     samples: int = 64
     loss_fn: Callable[..., Any] | None = None
-    noise: str = "uniform"
+    noise: NoiseModel = "uniform"
     confidence: float | None = None
-    attention: str = "eager"
+    attention: Attention = "eager"
     reuse_cache: bool = False
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Settings:
+    def of(cls, ours: Mapping[str, Any]) -> Settings:
         """Make settings of the keys of ours; tau is 0.01 if no knob is given.
 
         Raises:
             InputError: a key that is not ours.
         """
-        for key in given:
+        for key in ours:
             if key not in cls.__slots__:
                 raise InputError(unknown("ip_mse key", key, cls.__slots__))
-        knobs = {} if set(KNOBS) & given.keys() else {"tau": 0.01}
-        return cls(**{**knobs, **given})
+        knobs = {} if set(KNOBS) & ours.keys() else {"tau": 0.01}
+        return cls(**{**knobs, **ours})
 
 
 def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -72,7 +75,7 @@ def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
     order.
 
     Example:
-        >>> [one["tau"] for one in grid({"tau": [0.003, 0.03, 0.01], "objective": "memory"})]
+        >>> [values["tau"] for values in grid({"tau": [0.003, 0.03, 0.01], "objective": "memory"})]
         [0.03, 0.01, 0.003]
     """
     choices = []
@@ -80,11 +83,11 @@ def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
         values = list(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else [value]
         if key in KNOBS:
             values.sort(reverse=key != "budget")
-        choices.append([(key, one) for one in values])
-    return [dict(one) for one in itertools.product(*choices)]
+        choices.append(values)
+    return [dict(zip(ours, combination, strict=True)) for combination in itertools.product(*choices)]
 
 
-def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tell keys of ours (flat, or nested under "ip_mse") from INC's.
 
     Raises:
@@ -92,19 +95,23 @@ def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Example:
         >>> split({"strategy": "ip_mse", "ip_mse": {"tau": 0.1}, "use_qdq": True})
-        ({'tau': 0.1}, {'use_qdq': True})
+        ({'strategy': 'ip_mse', 'tau': 0.1}, {'use_qdq': True})
     """
-    nested = given.get(NAME, {})
+    nested = keys.get(NAME, {})
     if not isinstance(nested, Mapping):
         message = f'"{NAME}" is {nested!r}; it must hold keys such as {{"tau": 0.01}}'
         raise InputError(message)
-    for key in given:
+    for key in keys:
         near = difflib.get_close_matches(str(key), _UNLIKE_INC, n=1, cutoff=0.75)
         if near and key not in Settings.__slots__ and key not in inc_keys():
             raise InputError(unknown("key", str(key), near))
-    ours = {key: given[key] for key in Settings.__slots__ if key in given}
-    theirs = {key: value for key, value in given.items() if key not in {*ours, NAME, "strategy"}}
-    return {**ours, **nested}, theirs
+    names = {*Settings.__slots__, _OLD}
+    theirs = {key: value for key, value in keys.items() if key not in {*names, NAME}}
+    ours = {**{key: keys[key] for key in keys if key in names}, **nested}
+    if _OLD in ours:
+        warn(f'the key "{_OLD}" of ip_mse is now called "strategy"; the old name goes with the next version')
+        ours["strategy"] = ours.pop(_OLD) or NAME
+    return ours, theirs
 
 
 def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
@@ -118,10 +125,10 @@ def read(config: Any, base: str) -> tuple[Settings, dict[str, Any]]:
         InputError: a key of ours that does not exist, or malformed lists.
     """
     if config.json_file is not None:
-        given = json.loads(Path(config.json_file).read_text(encoding="utf-8"))
+        keys = json.loads(Path(config.json_file).read_text(encoding="utf-8"))
     else:
-        given = {key: value for key, value in keys_of(config).items() if key not in _OF_OURS}
-    ours, theirs = split(given)
+        keys = {key: value for key, value in keys_of(config).items() if key not in _OF_OURS}
+    ours, theirs = split(keys)
     ours = {**getattr(config, "ours", {}), **ours}
     inc = {key: copy.deepcopy(value) for key, value in theirs.items()}
     inc.update(pattern_lists(inc))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 
 Member = TypeVar("Member", bound=Hashable)
 
@@ -90,8 +90,8 @@ def split(name: str) -> tuple[str, str]:
 
 def attention_layers(modules: Iterable[str]) -> list[str]:
     """List the names of the modules that hold the products of attention, or a consumer's KV cache."""
-    found = [parent for parent, child in map(split, modules) if child in ("matmul_qk", "k_cache")]
-    return list(dict.fromkeys(found))
+    parents = [parent for parent, child in map(split, modules) if child in ("matmul_qk", "k_cache")]
+    return list(dict.fromkeys(parents))
 
 
 def expert_role(op: str) -> tuple[str, int, str] | None:
@@ -111,9 +111,9 @@ def expert_blocks(ops: Iterable[str]) -> dict[str, dict[str, tuple[int, str]]]:
     """Group the ops of experts by their block: {block: {op: (number, role)}}."""
     blocks: dict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
     for op in ops:
-        found = expert_role(op)
-        if found is not None:
-            blocks[found[0]][op] = found[1:]
+        role = expert_role(op)
+        if role is not None:
+            blocks[role[0]][op] = role[1:]
     return dict(blocks)
 
 
@@ -130,15 +130,15 @@ def components(sets: Iterable[Collection[Member]]) -> list[frozenset[Member]]:
     """Unite sets that share a member.
 
     Example:
-        >>> [sorted(one) for one in components([["q", "k"], ["o"], ["k", "v"]])]
+        >>> [sorted(union) for union in components([["q", "k"], ["o"], ["k", "v"]])]
         [['k', 'q', 'v'], ['o']]
     """
     united: dict[Member, set[Member]] = {}
-    for one in sets:
-        new = set(one)
-        parts = list({id(united[name]): united[name] for name in one if name in united}.values())
-        whole = max(parts, key=len, default=new)  # the smaller ones are told of the largest, not it of them
+    for members in sets:
+        new = set(members)
+        parts = list({id(united[name]): united[name] for name in members if name in united}.values())
+        whole = max(parts, key=len, default=new)  # the members of the smaller parts move into it
         for part in (new, *(part for part in parts if part is not whole)):
             whole |= part
             united.update(dict.fromkeys(part, whole))
-    return [frozenset(one) for one in {id(one): one for one in united.values()}.values()]
+    return [frozenset(union) for union in {id(union): union for union in united.values()}.values()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.targets.layout import (
     Captured,
@@ -47,53 +45,32 @@ def lay_out(captured: Captured, serving: Serving) -> Layout:
         Rule((new[block], *(names[op] for op in blocks[block])), "one kernel runs all experts of a block")
         for block in new
     ]
-    places = {op: (names.get(op, op),) for op in captured.ops}
-    layers = [_attention(name, captured, serving) for name in attention_layers(captured.modules)]
-    for layer in layers:
-        tree |= layer.added
-        places |= {op: (layer.fused,) for op in layer.products if layer.flash and op in places}
-        for name in layer.absent:
-            tree.pop(name, None)
+    places: dict[str, tuple[str, ...]] = {op: (names.get(op, op),) for op in captured.ops}
+    layers = {name: _attention(name, captured, serving) for name in attention_layers(captured.modules)}
+    for name, layer in layers.items():
+        tree |= layer.trees[0]
+        places |= {op: modules for op, modules in layer.places.items() if op in places}
+        for product in layer.cached if captured.modules.get(name) in _ALWAYS_FLASH else ():
+            tree.pop(product, None)
     return Layout(
         (tree,),
         places,
-        (*moe, *(rule for layer in layers for rule in layer.rules)),
-        tuple(need for layer in layers for need in layer.needs),
+        (*moe, *(rule for layer in layers.values() for rule in layer.rules)),
+        tuple(need for layer in layers.values() for need in layer.needs),
         kept,
-        caches=tuple(cache for layer in layers for cache in layer.caches),
-        cached=frozenset(product for layer in layers for product in layer.products if product in places),
-        resting={module: instead for layer in layers for module, instead in layer.resting.items()},
+        caches=tuple(cache for layer in layers.values() for cache in layer.caches),
+        cached=frozenset(op for layer in layers.values() for op in layer.cached if op in places),
+        resting={module: instead for layer in layers.values() for module, instead in layer.resting.items()},
         routers=tuple(routers),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Attention:
-    """An attention layer of optimum-habana: what it adds to the captured one, and what goes together."""
-
-    products: tuple[str, str]
-    fused: str
-    caches: tuple[str, str]
-    flash: bool
-    absent: tuple[str, ...]
-    rules: tuple[Rule, ...]
-    needs: tuple[Need, ...]
-
-    @property
-    def added(self) -> dict[str, str]:
-        return {self.fused: "ModuleFusedSDPA", **dict.fromkeys(self.caches, "KVCache")}
-
-    @property
-    def resting(self) -> dict[str, str]:
-        if self.flash:
-            return dict.fromkeys(self.products, self.fused)
-        return {self.fused: self.products[0]}
-
-
-def _attention(name: str, captured: Captured, serving: Serving) -> _Attention:
+def _attention(name: str, captured: Captured, serving: Serving) -> Layout:
+    """Lay one attention layer out: its products, and the modules that optimum-habana adds to them."""
     kind = captured.modules.get(name, "")
     products = (f"{name}.matmul_qk", f"{name}.matmul_av")
     caches = (f"{name}.k_cache", f"{name}.v_cache")
+    fused = f"{name}.fused_scaled_dot_product_attention"
     key = next((f"{name}.{child}" for child in _KEYS if f"{name}.{child}" in captured.modules), None)
     rules, needs = list[Rule](), list[Need]()
     if key is not None and not serving.reuse_cache and kind in _CASTS_KEYS:
@@ -102,15 +79,15 @@ def _attention(name: str, captured: Captured, serving: Serving) -> _Attention:
     elif key is not None and not serving.reuse_cache:
         why = "without --reuse_cache this model allocates its cache in the format of the key projection"
         rules.append(Rule((key, *caches), why))
-    always = kind in _ALWAYS_FLASH
-    return _Attention(
-        products,
-        f"{name}.fused_scaled_dot_product_attention",
-        caches,
-        always or serving.attention == "flash",
-        products if always else (),
+    flash = serving.attention == "flash" or kind in _ALWAYS_FLASH
+    return Layout(
+        ({fused: "ModuleFusedSDPA", **dict.fromkeys(caches, "KVCache")},),
+        {op: (fused if flash else op,) for op in products},
         tuple(rules),
         tuple(needs),
+        caches=caches,
+        cached=frozenset(products),
+        resting=dict.fromkeys(products, fused) if flash else {fused: products[0]},
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from inc_mp_plugin.core.demands import Demands, Serving, Tie
 from inc_mp_plugin.core.errors import InputError, SelectionError
-from inc_mp_plugin.core.plan import Graph
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured, Layout, components, split
 
@@ -38,33 +38,35 @@ def demands_of(
     whys: dict[tuple[str, str], str] = {}
     kept = {("", op): why for op, why in (held_back or {}).items()}
     lowered: dict[tuple[str, str], str] = {}
+    fp8_cache = serving.kv_cache == FP8
     for target, layout in layouts.items():
         sets += [[("", op), *((target, m) for m in modules)] for op, modules in layout.places.items()]
         sets += [[(target, module) for module in rule.modules] for rule in layout.rules]
         whys.update({(target, m): f"{target}: {why}" for m, why in _reasons(layout)})
         kept.update({(target, m): f"{target}: {why}" for m, why in layout.kept.items()})
         kept.update({("", op): f"{target}: {why}" for op, why in layout.unplaced.items()})
-        fixed = lowered if serving.kv_cache == FP8 else kept
+        fixed = lowered if fp8_cache else kept
         fixed.update({(target, m): f"{target}: kv_cache is {serving.kv_cache}" for m in layout.caches})
-        if serving.kv_cache == FP8:
+        if fp8_cache:
             lowered.update({(target, n.needed): f"{target}: {n.why}" for n in layout.needs})
-    sets += [[one] for one in kept]
+    sets += [[member] for member in kept]
     order = {op: index for index, op in enumerate(captured.ops)}
     ties, stay, leave = [], dict[str, str](), dict[str, str]()
     for members in components(sets):
         ops = sorted((name for target, name in members if not target), key=order.__getitem__)
-        down, up = _reason(members, kept), _reason(members, lowered)
+        down, up, tied = (_reasons_of(members, reasons) for reasons in (kept, lowered, whys))
         if ops and down and up:
-            message = f"{ops[0]!r} must run in FP8 ({up}) and must not ({down}); change kv_cache or targets"
+            message = (
+                f"{ops[0]!r} must run in FP8 ({up[0]}) and must not ({down[0]}); change kv_cache or targets"
+            )
             raise InputError(message)
-        stay.update(dict.fromkeys(ops, down) if down else {})
-        leave.update(dict.fromkeys(ops, up) if up else {})
+        stay.update((op, down[0]) for op in ops if down)
+        leave.update((op, up[0]) for op in ops if up)
         if len(ops) > 1 and not down and not up:
-            ties.append(Tie(tuple(ops), _all_reasons(members, whys)))
+            ties.append(Tie(tuple(ops), "; ".join(tied)))
     ties.sort(key=lambda tie: order[tie.ops[0]])
-    cached = frozenset[str]().union(*(one.cached for one in layouts.values() if one.caches))
-    cached = cached if serving.kv_cache == FP8 else frozenset()
-    return Demands(tuple(layouts), serving, tuple(ties), stay, leave, cached)
+    readers = (layout.cached for layout in layouts.values() if fp8_cache and layout.caches)
+    return Demands(tuple(layouts), serving, tuple(ties), stay, leave, frozenset[str]().union(*readers))
 
 
 def demands(
@@ -84,9 +86,9 @@ def demands(
     Raises:
         InputError: an unknown target, or an op would have to be in two formats at once.
     """
-    captured, served = Captured.of(graph), serving or Serving()
-    layouts = {name: get_target(name).lay_out(captured, served) for name in targets}
-    return demands_of(layouts, captured, served, held_back)
+    captured, serving = Captured.of(graph), serving or Serving()
+    layouts = {name: get_target(name).lay_out(captured, serving) for name in targets}
+    return demands_of(layouts, captured, serving, held_back)
 
 
 def modules_of(
@@ -108,54 +110,54 @@ def modules_of(
         SelectionError: the consumer cannot run this plan; the text says what it ties or keeps.
     """
     faults = [f"{op!r}: {why}" for op, why in layout.unplaced.items() if op in lowered]
-    wanted = {module for op in lowered for module in layout.places.get(op, ())}
+    modules = {module for op in lowered for module in layout.places.get(op, ())}
     if serving.kv_cache == FP8:
-        wanted.update(layout.caches)
+        modules.update(layout.caches)
     for rule in layout.rules:
-        if not wanted.isdisjoint(rule.modules):
-            wanted.update(rule.modules)
+        if not modules.isdisjoint(rule.modules):
+            modules.update(rule.modules)
     holders: dict[str, list[str]] = defaultdict(list)
     for op in ops:
         for module in layout.places.get(op, ()):
             holders[module].append(op)
-    left = sorted(m for m in wanted if m in holders and any(op not in lowered for op in holders[m]))
     reasons = dict(_reasons(layout))
-    for module in left:
-        base = [op for op in holders[module] if op not in lowered]
-        why = reasons.get(module, f"kv_cache is {serving.kv_cache}")
-        faults.append(f"{base[0]!r} stays in the base format, but {module} would run in FP8: {why}")
-    faults += legality(layout, wanted, serving.kv_cache)
+    for module in sorted(modules):
+        base = [op for op in holders.get(module, ()) if op not in lowered]
+        if base:
+            why = reasons.get(module, f"kv_cache is {serving.kv_cache}")
+            faults.append(f"{base[0]!r} stays in the base format, but {module} would run in FP8: {why}")
+    faults += legality(layout, modules, serving.kv_cache)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         message = f"no {target} file was made: {faults[0]}{more}"
         raise SelectionError(message)
-    return wanted
+    return modules
 
 
-def legality(layout: Layout, chosen: Collection[str], kv_cache: str | None = None) -> list[str]:
+def legality(layout: Layout, lowered: Collection[str], kv_cache: str | None = None) -> list[str]:
     """List the rules of a consumer that a choice of modules breaks, one line each.
 
     Args:
         layout: of the consumer.
-        chosen: modules in FP8.
+        lowered: modules in FP8.
         kv_cache: format of the KV cache that the model is served with; not compared if None.
     """
-    faults = [f"{module} is in FP8, but {why}" for module, why in layout.kept.items() if module in chosen]
+    faults = [f"{module} is in FP8, but {why}" for module, why in layout.kept.items() if module in lowered]
     for rule in layout.rules:
-        inside = [module for module in rule.modules if module in chosen]
-        known = [m for m in rule.modules if any(m in tree for tree in layout.trees)]
-        if inside and len(inside) < len(known):
-            outside = next(module for module in known if module not in chosen)
+        inside = [module for module in rule.modules if module in lowered]
+        present = [m for m in rule.modules if any(m in tree for tree in layout.trees)]
+        if inside and len(inside) < len(present):
+            outside = next(module for module in present if module not in lowered)
             faults.append(f"{inside[0]} is in FP8 and {outside} is not, but {rule.why}")
     faults += [
         f"{need.module} is in FP8 and {need.needed} is not, but {need.why}"
         for need in layout.needs
-        if need.module in chosen and need.needed not in chosen
+        if need.module in lowered and need.needed not in lowered
     ]
     reasons = dict(_reasons(layout))
     for cache in layout.caches if kv_cache is not None else ():
-        if (cache in chosen) != (kv_cache == FP8):
-            will, why = "would" if cache in chosen else "would not", reasons.get(cache, "")
+        if (cache in lowered) != (kv_cache == FP8):
+            will, why = "would" if cache in lowered else "would not", reasons.get(cache, "")
             faults.append(f"{cache} {will} run in FP8, but kv_cache is {kv_cache}{why and f' ({why})'}")
     return faults
 
@@ -171,9 +173,5 @@ def _reasons(layout: Layout) -> Iterator[tuple[str, str]]:
         yield from ((module, rule.why) for module in rule.modules)
 
 
-def _reason(members: Collection[tuple[str, str]], reasons: Mapping[tuple[str, str], str]) -> str:
-    return min((reasons[one] for one in members if one in reasons), default="")
-
-
-def _all_reasons(members: Collection[tuple[str, str]], reasons: Mapping[tuple[str, str], str]) -> str:
-    return "; ".join(sorted({reasons[one] for one in members if one in reasons}))
+def _reasons_of(members: Collection[tuple[str, str]], reasons: Mapping[tuple[str, str], str]) -> list[str]:
+    return sorted({reasons[member] for member in members if member in reasons})

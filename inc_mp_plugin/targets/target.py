@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from inc_mp_plugin.core.demands import Serving
+from inc_mp_plugin.core.literals import IncDevice, OpKind
 from inc_mp_plugin.targets.layout import Captured, Layout
 
 
@@ -20,10 +21,10 @@ class Target:
     """
 
     name: str
-    device: str
+    device: IncDevice
     lay_out: Callable[[Captured, Serving], Layout]
     settings: Mapping[str, str] = field(default_factory=dict)
     formats: tuple[str, ...] = ("fp8_e4m3", "fp8_e5m2")
-    kinds: tuple[str, ...] = ("linear", "conv2d", "bgemm")
+    kinds: tuple[OpKind, ...] = ("linear", "conv2d", "bgemm")
     base: str | None = None
     scale_methods: tuple[str, ...] = ()

@@ -122,7 +122,7 @@ def _place(
         for op, (number, role) in ops.items():
             part = "w2_list" if role == "down" else "w13_list"
             places[op] = (*places.get(op, ()), f"{owner}.{path}.moe_op.{part}.{number}")
-        members = tuple(name for name, one in modules.items() if one != "RoutedExperts")
+        members = tuple(name for name, class_name in modules.items() if class_name != "RoutedExperts")
         yield Rule(members, "one kernel runs all experts of a block")
 
 

@@ -21,7 +21,7 @@ from tabulated import (
     sums_table,
 )
 
-from inc_mp_plugin.core.op_values import ALPS, EAGL
+from inc_mp_plugin.core.plan import ALPS, EAGL
 from inc_mp_plugin.report.blocks import Chart, ReportInfo, Section, Series, Strips, Table, Tile, Tiles
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM
 from inc_mp_plugin.solver.planner import IP_MSE

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from training import BASE, KEPT, LOWER, Mixes, calibration
 
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.op_values import ALPS, EAGL, OpValues
-from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.plan import ALPS, EAGL, OpValues, Plan
 from inc_mp_plugin.gain.per_op import bit_operation_gains
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.qat.layers import as_plain, in_formats, rounded_ops, weight_codes
@@ -24,7 +24,8 @@ from inc_mp_plugin.qat.lsq import code_range, initial_step
 from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.alps import measure_alps
 from inc_mp_plugin.sensitivity.eagl import eagl_values
-from inc_mp_plugin.sensitivity.taylor import join, sensitivity_rows
+from inc_mp_plugin.sensitivity.rows import join
+from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_gaining
 from inc_mp_plugin.solver.planner import IP_MSE, solve
 
@@ -141,5 +142,5 @@ def losses_of(base: nn.Module, graph: Graph) -> LossModel:
     noise = StepNoise({name: lowered[name].input_quantizer.step.detach() for name in names})
     training = load()[0]
     shown = batches(training.images[:_IMAGES], training.labels[:_IMAGES], _BATCH)
-    rows = sensitivity_rows(as_plain(base), graph, shown, loss_fn, noise)
+    rows = sensitivity_rows(as_plain(base), graph, shown, loss_fn, rounding=noise)
     return LossModel(join(graph, list(rows)), "measured")

@@ -9,7 +9,7 @@ from outcome import Outcome, SeedOutcome, spread
 from pricing import EQUAL, METHODS
 from training import Trial
 
-from inc_mp_plugin.core.op_values import ALPS, EAGL
+from inc_mp_plugin.core.plan import ALPS, EAGL
 from inc_mp_plugin.qat.layers import SCALED, STATISTICS
 from inc_mp_plugin.report.blocks import Table
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM

@@ -66,8 +66,8 @@ class Pool:
             lambda correction: self.at(tau * correction**0.5),
             lambda plan: measured_nrmse(self.losses[plan.quantized][rows], self.base[rows], level),
             tau,
-            len(rows),
-            level,
+            samples=len(rows),
+            level=level,
         )
         return self.at(tau * found.correction**0.5), sum(one.ops > 0 for one in found.rounds)
 

@@ -98,7 +98,7 @@ def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
         (["tune", "{recipe}", "objective=theoretical_time"], 2, "not among the gains"),
         (["tune", "{recipe}", "gain_fraction=0.9", "tau=1e-6"], 3, "least tau that allows it"),
         (["solve", "nowhere"], 2, "is missing; run `inc-mp tune"),
-        (["solve", "{finished}", "samples=3"], 2, "for keys of other stages run `inc-mp tune`"),
+        (["solve", "{finished}", "samples=3"], 2, "to change other keys, run `inc-mp tune`"),
         (["solve", "{finished}", "gain_fraction=0.9", "tau=1e-6"], 3, "least tau"),
         (["emit", "{finished}", "--target", "vllm"], 2, "unknown target 'vllm'"),
         (["validate", "nowhere"], 2, "is missing"),

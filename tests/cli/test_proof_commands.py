@@ -46,15 +46,15 @@ def folder(proved, tmp_path):
 
 
 def test_the_closed_loop_holds_what_it_says(proved):
-    found, plan = read(proved, "verification.json"), read(proved, "plan.json")
-    chosen = found["rounds"][found["chosen"]]
-    assert chosen["measured_nrmse"] <= chosen["interval"][1] <= found["tau"] == plan["tau"] == 0.00006
-    assert chosen["gain"] == plan["predicted"]["gain"]
-    assert plan["correction"] == chosen["correction"]
-    larger = [one for one in found["rounds"] if one["gain"] > chosen["gain"]]
-    assert all(one["interval"][1] > found["tau"] for one in larger)
-    low, high = chosen["interval"]
-    assert low < chosen["measured_nrmse"] < high
+    loop, plan = read(proved, "verification.json"), read(proved, "plan.json")
+    choice = loop["rounds"][loop["chosen"]]
+    assert choice["measured_nrmse"] <= choice["interval"][1] <= loop["tau"] == plan["tau"] == 0.00006
+    assert choice["gain"] == plan["predicted"]["gain"]
+    assert plan["correction"] == choice["correction"]
+    larger = [tested for tested in loop["rounds"] if tested["gain"] > choice["gain"]]
+    assert all(tested["interval"][1] > loop["tau"] for tested in larger)
+    lower, upper = choice["interval"]
+    assert lower < choice["measured_nrmse"] < upper
 
 
 def test_the_report_is_on_samples_that_the_loop_never_read(project, proved):
@@ -161,7 +161,7 @@ def test_frontier(folder):
     assert "knee" in result.output
     memory = read(folder, "frontier.json")["objectives"]["memory"]
     exact, prefix, *draws = memory["curves"]
-    assert [one["strategy"] for one in (prefix, *draws)] == ["prefix", "random", "random"]
+    assert [curve["strategy"] for curve in (prefix, *draws)] == ["prefix", "random", "random"]
     assert exact["gain"][0] == 0
     assert exact["gain"][-1] == memory["largest_gain"]
     # The plan of a point can be had by its tau.
@@ -183,16 +183,16 @@ def test_choices_need_no_model(folder):
 def test_the_curve_measures_every_strategy_at_equal_gain(folder):
     result = call("experiment", folder, "curve", "--draws", 2)
     assert result.exit_code == 0, result.output
-    found = read(folder, "experiments/curve-memory.json")
+    experiment = read(folder, "experiments/curve-memory.json")
     losses = dict(np.load(folder / "measured_losses.npz"))
     del losses["key"]
-    assert len({len(one) for one in losses.values()}) == 1
-    for trial in found["trials"]:
-        assert trial["gain"] >= trial["level"] * found["largest_gain"] * (1 - 1e-12)
+    assert len({len(sample_losses) for sample_losses in losses.values()}) == 1
+    for trial in experiment["trials"]:
+        assert trial["gain"] >= trial["level"] * experiment["largest_gain"] * (1 - 1e-12)
         assert trial["measured"] is not None
-    uniform = found["trials"][-1]
+    uniform = experiment["trials"][-1]
     assert uniform["strategy"] == "uniform"
-    linear = [op for op in found["ops"] if "matmul" not in op]  # attention products save no memory
+    linear = [op for op in experiment["ops"] if "matmul" not in op]  # attention products save no memory
     assert sorted(uniform["quantized"]) == sorted(linear)
 
 
@@ -203,18 +203,18 @@ def test_fewer_points_and_samples_are_less_work(folder):
     full = read(folder, "experiments/curve-memory.json")
     result = call("experiment", folder, "curve", "--draws", 2, "--points", 2)
     assert result.exit_code == 0, result.output
-    found = read(folder, "experiments/curve-memory.json")
-    assert {trial["level"] for trial in found["trials"]} == {0.35, 0.8, 1.0}
-    assert found["trials"] == [t for t in full["trials"] if t["level"] in (0.35, 0.8, 1.0)]
+    experiment = read(folder, "experiments/curve-memory.json")
+    assert {trial["level"] for trial in experiment["trials"]} == {0.35, 0.8, 1.0}
+    assert experiment["trials"] == [t for t in full["trials"] if t["level"] in (0.35, 0.8, 1.0)]
     assert "Quantizing with INC" not in result.output  # all of it is known
     result = call("experiment", folder, "curve", "--draws", 1, "--points", 1, "--samples", 2)
     assert result.exit_code == 0, result.output
-    found = read(folder, "experiments/curve-memory.json")
-    assert (found["samples"], {trial["level"] for trial in found["trials"]}) == (2, {0.65, 1.0})
+    experiment = read(folder, "experiments/curve-memory.json")
+    assert (experiment["samples"], {trial["level"] for trial in experiment["trials"]}) == (2, {0.65, 1.0})
     losses = dict(np.load(folder / "experiments" / "on-2-samples" / "measured_losses.npz"))
     del losses["key"]
-    distinct = {tuple(trial["quantized"]) for trial in found["trials"]}
-    assert {len(one) for one in losses.values()} == {2}
+    distinct = {tuple(trial["quantized"]) for trial in experiment["trials"]}
+    assert {len(sample_losses) for sample_losses in losses.values()} == {2}
     assert len(losses) == len(distinct) + 1
     assert f"Measured plans: {len(distinct)} plans in" in result.output
     assert (folder / "measured_losses.npz").read_bytes() == kept
@@ -250,7 +250,7 @@ def test_baselines_without_a_gain_are_left_out_and_said_so(folder, monkeypatch):
         (["experiment", "curves"], "unknown experiment 'curves'; did you mean 'curve'"),
         (["experiment", "curve", "--objective", "speed"], "objective 'speed' is not among the gains"),
         (["experiment", "curve", "--draws", "0"], "draws is 0; give at least 1"),
-        (["experiment", "curve", "--points", "7"], "points is 7; curve compares at 6 at the most"),
+        (["experiment", "curve", "--points", "7"], "points is 7; give at most 6 for curve"),
         (["experiment", "prediction", "--samples", "0"], "samples is 0; give at least 1"),
         (["experiment", "curve", "--samples", "100"], "holds 16 samples, 100 are asked for"),
         (["solve", "strategy=prefxi"], "strategy is 'prefxi'"),

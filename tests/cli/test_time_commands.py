@@ -78,8 +78,8 @@ def test_every_group_is_measured_on_its_own(project, tmp_path):
 def test_plans_are_timed_at_several_thresholds(finished):
     result = call("validate", finished, "--time", "--tau", "0.0002", "--tau", "0.01")
     assert result.exit_code == 0, result.output
-    found = read(finished, "time_validation.json")
-    assert {(plan["objective"], plan["tau"]) for plan in found["plans"]} == {
+    validation = read(finished, "time_validation.json")
+    assert {(plan["objective"], plan["tau"]) for plan in validation["plans"]} == {
         (objective, tau)
         for objective in ("empirical_time", "memory", "theoretical_time")
         for tau in (0.0002, 0.01)
@@ -133,7 +133,7 @@ def test_a_killed_run_goes_on_where_it_stopped(project, tmp_path):
     assert result.exit_code == 0, result.output
     assert "going on after" in result.output
     assert not (tmp_path / "timing.partial.npz").exists()
-    pairs = [one["pairs"] for one in read(tmp_path, "timing.json")["configurations"]]
+    pairs = [timed["pairs"] for timed in read(tmp_path, "timing.json")["configurations"]]
     assert pairs == [[200, 200]] * len(pairs)
 
 

@@ -36,14 +36,14 @@ def folder(valued, tmp_path):
 
 def test_both_have_an_artefact_of_their_own(valued):
     for method, unit in zip(METHODS, ["bit", "loss"], strict=True):
-        found = read(valued, f"{method}.json")
-        assert (found["method"], found["unit"], found["schema"]) == (
+        stored = read(valued, f"{method}.json")
+        assert (stored["method"], stored["unit"], stored["schema"]) == (
             method,
             unit,
             "inc_mp_plugin/op_values/1",
         )
         ops = {op["name"] for op in read(valued, "graph.json")["ops"] if op["kind"] != "bgemm"}
-        assert ops <= set(found["values"]["fp8_e4m3"])
+        assert ops <= set(stored["values"]["fp8_e4m3"])
     assert not list(valued.glob("*partial*"))
 
 
@@ -59,10 +59,10 @@ def test_a_plan_within_a_budget_of_cost(folder, method):
     lowered = {op for op, format_name in plan["formats"].items() if format_name != "fp32"}
     free = {op for op in values if gain[op] > 0}
     # No single exchange of a lowered op for a kept one is better: a necessary condition of the optimum.
-    for low in lowered:
+    for op in lowered:
         for kept in free - lowered:
-            if plan["predicted"]["gain"] - gain[low] + gain[kept] >= 0.15 * gains["cost"]:
-                assert values[kept] >= values[low] - 1e-12
+            if plan["predicted"]["gain"] - gain[op] + gain[kept] >= 0.15 * gains["cost"]:
+                assert values[kept] >= values[op] - 1e-12
 
 
 def test_equal_gain_by_three_prices(folder):
@@ -70,8 +70,8 @@ def test_equal_gain_by_three_prices(folder):
     for method in ("ip_mse", *METHODS):
         assert call("solve", folder, f"strategy={method}", "gain_fraction=0.5").exit_code == 0
         plans[method] = read(folder, "plan.json")["predicted"]
-    assert all(one["gain"] >= plans["ip_mse"]["gain"] * 0.99 for one in plans.values())
-    assert plans["ip_mse"]["loss_mse"] <= min(one["loss_mse"] for one in plans.values())
+    assert all(plan["gain"] >= plans["ip_mse"]["gain"] * 0.99 for plan in plans.values())
+    assert plans["ip_mse"]["loss_mse"] <= min(plan["loss_mse"] for plan in plans.values())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -103,10 +103,10 @@ def test_files_and_validation_are_those_of_any_plan(folder):
 def test_methods_are_measured_at_equal_gain(folder):
     result = call("experiment", folder, "methods")
     assert result.exit_code == 0, result.output
-    found = read(folder, "experiments/methods-memory.json")
-    assert {trial["strategy"] for trial in found["trials"]} == {"ip_mse", *METHODS}
-    for trial in found["trials"]:
-        assert trial["gain"] >= trial["level"] * found["largest_gain"] * (1 - 1e-12)
+    experiment = read(folder, "experiments/methods-memory.json")
+    assert {trial["strategy"] for trial in experiment["trials"]} == {"ip_mse", *METHODS}
+    for trial in experiment["trials"]:
+        assert trial["gain"] >= trial["level"] * experiment["largest_gain"] * (1 - 1e-12)
         assert trial["measured"] is not None
     assert call("report", folder).exit_code == 0
     assert (folder / "figures" / "methods-memory.svg").exists()
@@ -137,7 +137,7 @@ def test_values_of_other_data_do_not_count(project, folder):
     result = call("solve", folder, "strategy=alps", "budget=0.9")
     assert result.exit_code == 2
     told = " ".join(result.output.split())
-    assert "alps.json is of another state of things (calibration.samples was 4, is 6)" in told
+    assert "alps.json is out of date (calibration.samples was 4, is 6)" in told
     assert "strategy=alps --out" in told
 
 

@@ -5,11 +5,11 @@ from inc_mp_plugin.core.formats import FORMATS, alpha, check_formats, get_format
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected"),
     [("fp8_e4m3", 1 / 768), ("fp8_e5m2", 1 / 192), ("bf16", 2.0**-14 / 12), ("fp32", 2.0**-46 / 12)],
 )
-def test_alpha_by_hand(name, wanted):
-    assert alpha(name) == pytest.approx(wanted, rel=1e-12)
+def test_alpha_by_hand(name, expected):
+    assert alpha(name) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2"])

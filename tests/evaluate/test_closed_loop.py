@@ -38,17 +38,17 @@ def wavy(factor, wave, margin=0.1):
 @pytest.mark.parametrize("factor", [0.3, 0.7, 1.0, 1.4, 1.8])
 def test_holds_and_is_close_to_the_best_of_all(factor, wave):
     measure = wavy(factor, wave)
-    found = close_loop(plan_at, measure, TAU, 64, 0.95)
-    chosen = found.rounds[found.chosen]
+    verification = close_loop(plan_at, measure, TAU, samples=64, level=0.95)
+    chosen = verification.rounds[verification.chosen]
     assert chosen.interval.high <= TAU
-    plan = plan_at(found.correction)
+    plan = plan_at(verification.correction)
     assert plan.gain == chosen.gain
     assert measure(plan) == Measured(chosen.measured_nrmse, chosen.interval)
     plans = [plan_at(correction) for correction in np.geomspace(1e-4, 100, 4000)]
     best = max(plan.gain for plan in plans if not plan.quantized or measure(plan).interval.high <= TAU)
     assert chosen.gain >= 0.85 * best
-    assert len(found.rounds) <= 1 + MOST_PLANS == 16
-    assert len({(one.gain, one.predicted_nrmse) for one in found.rounds}) == len(found.rounds)
+    assert len(verification.rounds) <= 1 + MOST_PLANS == 16
+    assert len({(a.gain, a.predicted_nrmse) for a in verification.rounds}) == len(verification.rounds)
 
 
 def test_nothing_behind_the_first_that_does_not_hold_counts():
@@ -59,28 +59,28 @@ def test_nothing_behind_the_first_that_does_not_hold_counts():
         nrmse = 2 * TAU if plan.gain == failing else 0.1 * TAU
         return Measured(nrmse, Interval(nrmse, nrmse))
 
-    found = close_loop(plan_at, measure, TAU, 64, 0.95)
-    assert found.rounds[found.chosen].gain < failing
-    assert max(one.gain for one in found.rounds) == failing
+    verification = close_loop(plan_at, measure, TAU, samples=64, level=0.95)
+    assert verification.rounds[verification.chosen].gain < failing
+    assert max(attempt.gain for attempt in verification.rounds) == failing
 
 
 def test_everything_fits():
-    found = close_loop(plan_at, wavy(0.01, 0.0), TAU, 64, 0.95)
-    assert found.rounds[found.chosen].gain == 60.0
+    verification = close_loop(plan_at, wavy(0.01, 0.0), TAU, samples=64, level=0.95)
+    assert verification.rounds[verification.chosen].gain == 60.0
 
 
 def test_tightens_below_the_first_step():
     """Predicted eight times too low: still a plan that surely holds, and not nothing."""
-    found = close_loop(plan_at, wavy(8.0, 0.0), TAU, 64, 0.95)
-    chosen = found.rounds[found.chosen]
+    verification = close_loop(plan_at, wavy(8.0, 0.0), TAU, samples=64, level=0.95)
+    chosen = verification.rounds[verification.chosen]
     assert chosen.ops > 0
     assert chosen.interval.high <= TAU
 
 
-@pytest.mark.parametrize("seen", [Measured(5.0, Interval(4.0, 6.0)), Measured(0.01, None)])
-def test_nothing_fits_or_nothing_can_be_said(seen):
-    found = close_loop(plan_at, lambda plan: seen, TAU, 64, 0.95)
-    chosen = found.rounds[found.chosen]
+@pytest.mark.parametrize("measured", [Measured(5.0, Interval(4.0, 6.0)), Measured(0.01, None)])
+def test_nothing_fits_or_nothing_can_be_said(measured):
+    verification = close_loop(plan_at, lambda plan: measured, TAU, samples=64, level=0.95)
+    chosen = verification.rounds[verification.chosen]
     assert (chosen.ops, chosen.measured_nrmse, chosen.correction) == (0, 0.0, 0.0)
 
 
@@ -115,10 +115,10 @@ def test_chosen_plans_rarely_exceed_tau(samples):
         def measure(plan, sums=sums, base=base):
             return measured_nrmse(base + sums[:, len(plan.quantized) - 1], base, 0.95)
 
-        found = close_loop(at, measure, TAU, samples, 0.95)
-        assert verdict(found.rounds[found.chosen].interval, TAU) == HELD
+        verification = close_loop(at, measure, TAU, samples=samples, level=0.95)
+        assert verdict(verification.rounds[verification.chosen].interval, TAU) == HELD
         true = (COSTS.cumsum() / BUDGET) ** 0.5
-        ops = found.rounds[found.chosen].ops
+        ops = verification.rounds[verification.chosen].ops
         ratios.append(true[ops - 1] if ops else 0.0)
         seeming = [k for k in range(60) if (sums[:, k] ** 2).mean() <= TAU**2]
         largest.append(true[max(seeming)])

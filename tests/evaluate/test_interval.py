@@ -22,16 +22,16 @@ def plain(parts, wholes, level, draws=2000):
         rows = generator.integers(0, len(parts), len(parts))
         value, own_error = log_ratio(parts[rows], wholes[rows])
         t.append((value - middle) / own_error)
-    low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-    return np.exp(middle - high * error), np.exp(middle - low * error)
+    lower, upper = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
+    return np.exp(middle - upper * error), np.exp(middle - lower * error)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9])
 def test_against_one_draw_after_the_other(level):
     draw = np.random.default_rng(1)
     parts, wholes = draw.lognormal(0.0, 1.0, 40), draw.uniform(1.0, 3.0, 40)
-    found = mean_ratio_interval(parts, wholes, level)
-    assert found == pytest.approx(plain(parts, wholes, level), rel=0.04)
+    interval = mean_ratio_interval(parts, wholes, level)
+    assert interval == pytest.approx(plain(parts, wholes, level), rel=0.04)
 
 
 @pytest.mark.parametrize(("samples", "spread"), [(32, 0.0), (32, 0.5), (128, 0.5)])
@@ -44,8 +44,8 @@ def test_it_holds_the_truth_as_often_as_it_says(samples, spread):
     for _ in range(500):
         variances = draw.lognormal(-(spread**2) / 2, spread, samples)
         changes = variances * draw.standard_normal(samples) ** 2
-        low, high = mean_ratio_interval(changes, draw.uniform(0.5, 1.5, samples), 0.95)
-        above, below = above + (high < 1.0), below + (low > 1.0)
+        lower, upper = mean_ratio_interval(changes, draw.uniform(0.5, 1.5, samples), 0.95)
+        above, below = above + (upper < 1.0), below + (lower > 1.0)
     assert above <= 0.06 * 500
     assert below <= 0.05 * 500
 
@@ -53,11 +53,11 @@ def test_it_holds_the_truth_as_often_as_it_says(samples, spread):
 def test_scale_and_order_do_not_matter():
     draw = np.random.default_rng(3)
     parts, wholes = draw.exponential(1.0, 30), np.full(30, 2.0)
-    low, high = mean_ratio_interval(parts, wholes, 0.9)
-    assert mean_ratio_interval(1e-9 * parts, wholes, 0.9) == pytest.approx((1e-9 * low, 1e-9 * high))
-    assert low < parts.mean() / 2.0 < high
+    lower, upper = mean_ratio_interval(parts, wholes, 0.9)
+    assert mean_ratio_interval(1e-9 * parts, wholes, 0.9) == pytest.approx((1e-9 * lower, 1e-9 * upper))
+    assert lower < parts.mean() / 2.0 < upper
     narrow = mean_ratio_interval(parts, wholes, 0.5)
-    assert low < narrow.low < narrow.high < high
+    assert lower < narrow.low < narrow.high < upper
 
 
 def test_what_says_nothing():
@@ -71,15 +71,17 @@ def test_what_says_nothing():
 
 def test_nrmse_by_hand():
     base, changes = np.full(16, 2.0), np.tile([0.1, -0.3], 8)
-    seen = measured_nrmse(base + changes, base, 0.95)
-    assert seen.nrmse == pytest.approx((0.05 / 4.0) ** 0.5)
-    assert seen.interval.low < seen.nrmse < seen.interval.high
-    assert seen.interval == pytest.approx(
+    measured = measured_nrmse(base + changes, base, 0.95)
+    assert measured.nrmse == pytest.approx((0.05 / 4.0) ** 0.5)
+    assert measured.interval.low < measured.nrmse < measured.interval.high
+    assert measured.interval == pytest.approx(
         [end**0.5 for end in mean_ratio_interval(changes**2, base**2, 0.95)]
     )
 
 
-@pytest.mark.parametrize(("tau", "said"), [(0.5, EXCEEDED), (1.0, UNDECIDED), (1.5, UNDECIDED), (2.0, HELD)])
-def test_verdicts(tau, said):
-    assert verdict(Interval(1.0, 2.0), tau) == said
+@pytest.mark.parametrize(
+    ("tau", "expected"), [(0.5, EXCEEDED), (1.0, UNDECIDED), (1.5, UNDECIDED), (2.0, HELD)]
+)
+def test_verdicts(tau, expected):
+    assert verdict(Interval(1.0, 2.0), tau) == expected
     assert verdict(None, tau) == UNDECIDED

@@ -11,6 +11,7 @@ from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_nrmse
 from inc_mp_plugin.evaluate.validate import random_plans, validate
 
 SHIFTS = {"a": np.array([0.1, -0.1]), "b": np.array([0.0, 0.2]), "c": np.array([0.3, 0.3])}
+OTHERS = [("a",), ("b",), ("c",)]
 
 
 def measure(ops):
@@ -27,17 +28,17 @@ def predict(of_op):
 
 def test_by_hand():
     predicted = predict({"a": 0.02, "b": 0.02, "c": 0.18})
-    found = validate(measure, predicted, ["a", "b"], 0.1, [("a",), ("b",), ("c",)])
-    assert found.loss_ms == 10.0
-    assert found.plan.predicted == pytest.approx(0.04)
-    assert found.plan.measured == pytest.approx((0.1**2 + 0.1**2) / 2)
-    assert found.nrmse == pytest.approx(math.sqrt(0.01 / 10))
-    assert [p.measured for p in found.points] == pytest.approx([0.01, 0.02, 0.09])
-    assert found.ratio == pytest.approx(0.22 / 0.12)
-    assert [p.covered for p in found.points] == [False, True, False]
-    assert found.covered == 1
+    validation = validate(measure, predicted, ["a", "b"], 0.1, others=OTHERS)
+    assert validation.loss_ms == 10.0
+    assert validation.plan.predicted == pytest.approx(0.04)
+    assert validation.plan.measured == pytest.approx((0.1**2 + 0.1**2) / 2)
+    assert validation.nrmse == pytest.approx(math.sqrt(0.01 / 10))
+    assert [p.measured for p in validation.points] == pytest.approx([0.01, 0.02, 0.09])
+    assert validation.ratio == pytest.approx(0.22 / 0.12)
+    assert [p.covered for p in validation.points] == [False, True, False]
+    assert validation.covered == 1
     logs = np.log([[0.02, 0.02, 0.18], [0.01, 0.02, 0.09]])
-    assert found.log_correlation == pytest.approx(np.corrcoef(logs)[0, 1])
+    assert validation.log_correlation == pytest.approx(np.corrcoef(logs)[0, 1])
 
 
 def test_intervals_of_what_was_measured():
@@ -49,11 +50,11 @@ def test_intervals_of_what_was_measured():
         return base + sum((shifts[op] for op in ops), np.zeros(32))
 
     predicted = predict({"a": 0.01, "b": 0.02, "c": 0.03})
-    found = validate(losses, predicted, ["a", "b"], 0.1, [("a",), ("b",), ("c",)], level=0.8)
-    seen = measured_nrmse(losses("ab"), base, 0.8)
-    assert (found.nrmse, found.nrmse_interval) == (seen.nrmse, seen.interval)
-    assert (found.verdict, found.verify_confidence) == ("held", 0.8)
-    for point in found.points:
+    validation = validate(losses, predicted, ["a", "b"], 0.1, others=OTHERS, level=0.8)
+    measured = measured_nrmse(losses("ab"), base, 0.8)
+    assert (validation.nrmse, validation.nrmse_interval) == (measured.nrmse, measured.interval)
+    assert (validation.verdict, validation.verify_confidence) == ("held", 0.8)
+    for point in validation.points:
         changes = sum(shifts[op] for op in point.quantized) ** 2
         assert point.measured_interval == pytest.approx(mean_ratio_interval(changes, np.ones(32), 0.8))
         assert point.measured_interval.low < point.measured < point.measured_interval.high
@@ -62,9 +63,9 @@ def test_intervals_of_what_was_measured():
 def test_errors():
     predicted = predict(dict.fromkeys(SHIFTS, 1.0))
     with pytest.raises(InputError, match="no held-out sample"):
-        validate(lambda _: np.array([]), predicted, [], 0.1, [])
+        validate(lambda _: np.array([]), predicted, [], 0.1, others=[])
     with pytest.raises(NonFiniteError, match="NaN or infinite with 1 ops quantized"):
-        validate(lambda ops: measure(ops) * (np.nan if "b" in ops else 1.0), predicted, ["b"], 0.1, [])
+        validate(lambda ops: measure(ops) * (np.nan if "b" in ops else 1.0), predicted, ["b"], 0.1, others=[])
 
 
 def test_random_plans_are_repeatable_and_of_all_sizes():

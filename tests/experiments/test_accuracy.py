@@ -19,21 +19,21 @@ def test_scores_of_every_strategy(folder, monkeypatch):
     result = call("experiment", folder, "accuracy", "--draws", 2, *TASKS)
     assert result.exit_code == 0, result.output
     assert "stdlib_cloze" in result.output
-    found = read(folder, "experiments/accuracy-memory.json")
+    experiment = read(folder, "experiments/accuracy-memory.json")
     names = {"stdlib_cloze/acc", "stdlib_cloze/perplexity"}
-    assert found["base_scores"].keys() == names
-    assert all(trial["scores"].keys() == names for trial in found["trials"])
-    kinds = {(t["strategy"], t["level"], t["seed"]) for t in found["trials"]}
+    assert experiment["base_scores"].keys() == names
+    assert all(trial["scores"].keys() == names for trial in experiment["trials"])
+    kinds = {(t["strategy"], t["level"], t["seed"]) for t in experiment["trials"]}
     levels = itertools.product(("ip_mse", "prefix", "random"), (0.3, 0.6, 0.9), (0, 1))
     assert kinds == {*levels, ("uniform", 1.0, 0), ("uniform", 1.0, 1)}
     # The same plan under other scales scores otherwise.
-    everything = [t["scores"] for t in found["trials"] if t["strategy"] == "uniform"]
+    everything = [t["scores"] for t in experiment["trials"] if t["strategy"] == "uniform"]
     assert len({scores["stdlib_cloze/perplexity"] for scores in everything}) == 2
     # What was scored is not scored again.
     (folder / "experiments" / "accuracy-memory.json").unlink()
     monkeypatch.setattr("inc_mp_plugin.experiments.accuracy.evaluate_tasks", None)
     assert call("experiment", folder, "accuracy", "--draws", 2, *TASKS).exit_code == 0
-    assert read(folder, "experiments/accuracy-memory.json") == found
+    assert read(folder, "experiments/accuracy-memory.json") == experiment
 
 
 @pytest.mark.parametrize(

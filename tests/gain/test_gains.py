@@ -4,7 +4,7 @@ import pytest
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import FORMATS
-from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.graph import Graph, Op
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.per_op import mac_gains, memory_gains, seconds_per_mac
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.core.plan import Gemm, Graph, Op
+from inc_mp_plugin.core.graph import Gemm, Graph, Op
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.gain.roofline import Phase, cast_s, gemm_s, roofline_gains
 from inc_mp_plugin.gain.schedule import Task, makespan
@@ -22,8 +22,8 @@ LLAMA_LAYER = [(4096, 6144), (4096, 4096), (4096, 28672), (14336, 4096)]  # qkv,
 )
 def test_a_llama_layer_by_hand(tokens, gaudi2_us, gaudi3_us):
     """Microseconds worked out apart: max(2 M K N / P, (K N b + M K b + 2 M N) / B), added up."""
-    for device, wanted in ((G2, gaudi2_us), (G3, gaudi3_us)):
-        for format_name, microseconds in zip(("bf16", "fp8_e4m3"), wanted, strict=True):
+    for device, expected_us in ((G2, gaudi2_us), (G3, gaudi3_us)):
+        for format_name, microseconds in zip(("bf16", "fp8_e4m3"), expected_us, strict=True):
             total = sum(gemm_s(Gemm(1, tokens, k, n), format_name, "bf16", device) for k, n in LLAMA_LAYER)
             assert total * 1e6 == pytest.approx(microseconds, rel=0.012)
 
@@ -49,23 +49,23 @@ def graph(rows):
 def test_a_group_by_hand():
     """Base: three products one after the other. All low: b's cast hides behind a's product."""
     shape = Gemm(1, 512, 4096, 4096)
-    base, low = (gemm_s(shape, f, "bf16", G2) for f in ("bf16", "fp8_e4m3"))
+    base, lowered = (gemm_s(shape, f, "bf16", G2) for f in ("bf16", "fp8_e4m3"))
     cast = cast_s(graph(512).ops[0], "fp8_e4m3", "bf16", G2)
-    assert cast < low
+    assert cast < lowered
     gains = roofline_gains(graph(512))
-    found = dict(zip(gains.groups[0].configurations, gains.groups[0].gain, strict=True))
+    gain = dict(zip(gains.groups[0].configurations, gains.groups[0].gain, strict=True))
     f = "fp8_e4m3"
     assert (gains.objective, gains.source, gains.unit) == ("roofline", "modelled", "s")
-    assert found[(f, "bf16", "bf16")] == pytest.approx(base - low)  # cast while b runs
-    assert found[("bf16", "bf16", f)] == pytest.approx(base - low - cast)  # c waits for both, then casts
-    assert found[(f, f, f)] == pytest.approx(3 * (base - low) - 2 * cast)
+    assert gain[(f, "bf16", "bf16")] == pytest.approx(base - lowered)  # cast while b runs
+    assert gain[("bf16", "bf16", f)] == pytest.approx(base - lowered - cast)  # c waits for both, then casts
+    assert gain[(f, f, f)] == pytest.approx(3 * (base - lowered) - 2 * cast)
 
 
 def test_a_request_counts_its_passes():
     prompt, step = graph(512), graph(1)
-    one, more = roofline_gains(step), roofline_gains([Phase(prompt), Phase(step, 64)])
-    alone = roofline_gains(prompt)
-    for total, first, then in zip(more.groups[0].gain, alone.groups[0].gain, one.groups[0].gain, strict=True):
+    whole = roofline_gains([Phase(prompt), Phase(step, 64)])
+    gains = [made.groups[0].gain for made in (whole, roofline_gains(prompt), roofline_gains(step))]
+    for total, first, then in zip(*gains, strict=True):
         assert total == pytest.approx(first + 64 * then)
 
 
@@ -89,13 +89,13 @@ def test_errors():
 @st.composite
 def tasks(draw):
     count = draw(st.integers(1, 9))
-    found = {}
+    tasks = {}
     for index in range(count):
         after = draw(st.sets(st.integers(0, index - 1))) if index else set()
         engine = draw(st.sampled_from(["matrix", "vector"]))
         seconds = draw(st.floats(0.0, 10.0))
-        found[str(index)] = Task(engine, seconds, tuple(str(i) for i in sorted(after)))
-    return found
+        tasks[str(index)] = Task(engine, seconds, tuple(str(i) for i in sorted(after)))
+    return tasks
 
 
 @given(tasks())
@@ -108,9 +108,9 @@ def test_schedules_keep_within_their_bounds(work):
         chains.add_edges_from((other, name, {"weight": task.seconds}) for other in task.after)
     longest = networkx.dag_longest_path_length(chains)
     loads = [sum(t.seconds for t in work.values() if t.engine == e) for e in ("matrix", "vector")]
-    found = makespan(work)
-    assert max(longest, *loads) <= found + 1e-9
-    assert found <= sum(loads) + 1e-9
+    seconds = makespan(work)
+    assert max(longest, *loads) <= seconds + 1e-9
+    assert seconds <= sum(loads) + 1e-9
     one_engine = {name: Task("matrix", task.seconds, task.after) for name, task in work.items()}
     assert makespan(one_engine) == pytest.approx(sum(loads))
     own_engines = {name: Task(name, task.seconds, task.after) for name, task in work.items()}

@@ -71,8 +71,8 @@ def test_groups_of_a_layer(name):
     graph = capture(model, {"input_ids": helpers.tokens(2)})
     head = next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
     prefix, layer = LAYERS[name]
-    wanted = [{f"{prefix}.{i}.{op}" for op in group} for i in range(2) for group in layer]
-    assert [set(group) for group in graph.groups] == [*wanted, {head}]
+    expected = [{f"{prefix}.{i}.{op}" for op in group} for i in range(2) for group in layer]
+    assert [set(group) for group in graph.groups] == [*expected, {head}]
     assert [op.name for op in graph.ops if op.name not in sum(graph.groups, ())] == []
 
 
@@ -105,8 +105,8 @@ def test_deepseek_v3_has_dense_and_shared_expert_groups():
 )
 def test_what_cannot_be_quantized_is_listed_with_its_reason(name, module, reason):
     graph = capture(helpers.language_model(name), {"input_ids": helpers.tokens(2)})
-    found = {one.name: one.reason for one in graph.unsupported}
-    assert reason in found[module]
+    reasons = {product.name: product.reason for product in graph.unsupported}
+    assert reason in reasons[module]
     assert module not in graph.by_name
 
 
@@ -146,7 +146,7 @@ def test_hand_written_module_and_calls():
     again = graph.by_name["again"]
     assert (again.calls, again.macs, again.weight_elements) == (2, 2 * 4 * 6 * 6, 36)
     assert graph.by_name["product"].macs == 4 * 4 * 6
-    assert [one.kind for one in graph.unsupported] == ["matmul"]  # the functional one
+    assert [product.kind for product in graph.unsupported] == ["matmul"]  # the functional one
 
 
 def test_llama_numbers_by_hand():
@@ -176,7 +176,7 @@ def test_one_module_under_two_names_is_refused_by_name():
 
     graph = capture(Twice(), torch.randn(2, 4))
     assert [op.name for op in graph.ops] == ["other"]
-    assert all("several names" in one.reason for one in graph.unsupported)
+    assert all("several names" in product.reason for product in graph.unsupported)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])

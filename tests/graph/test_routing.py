@@ -10,7 +10,7 @@ from torch import nn
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import CaptureError
-from inc_mp_plugin.core.plan import Gemm, Graph, Op
+from inc_mp_plugin.core.graph import Gemm, Graph, Op
 from inc_mp_plugin.model.experts import expose_experts, exposed_experts
 from inc_mp_plugin.runtime.codec import from_json, to_json
 
@@ -34,20 +34,20 @@ def text(samples=3, length=12):
 def test_three_ops_per_expert_under_the_names_they_have_when_exposed(name):
     model = helpers.language_model(name)
     graph = mp.capture(model, text())
-    found = experts(graph, LAYER)
-    assert [op.name for op in found] == [f"{LAYER}.experts.{e}.{p}" for e in range(4) for p in PROJECTIONS]
+    ops = experts(graph, LAYER)
+    assert [op.name for op in ops] == [f"{LAYER}.experts.{e}.{p}" for e in range(4) for p in PROJECTIONS]
     with exposed_experts(model):
         modules = {key: type(m).__name__ for key, m in model.named_modules() if ".experts." in key}
-        weights = {op.name: model.get_submodule(op.name).weight.numel() for op in found}
+        weights = {op.name: model.get_submodule(op.name).weight.numel() for op in ops}
     assert {key: kind for key, kind in graph.modules.items() if ".experts." in key} == modules
-    assert {op.name: op.weight_elements for op in found} == weights
+    assert {op.name: op.weight_elements for op in ops} == weights
     assert from_json(Graph, to_json(graph)) == graph
 
 
 def test_shapes_and_shares_by_hand():
     """Mixtral with 2 of 4 experts: 36 tokens send 72 rows, 18 to each; no pass leaves one out."""
-    found = experts(mp.capture(helpers.language_model("mixtral"), text(3, 12)), LAYER)
-    for op in found:
+    ops = experts(mp.capture(helpers.language_model("mixtral"), text(3, 12)), LAYER)
+    for op in ops:
         inner, columns = (96, 64) if op.name.endswith("down_proj") else (64, 96)
         assert op.kind == "linear"
         assert op.gemms == (Gemm(1, 18, inner, columns),)
@@ -65,8 +65,8 @@ def test_a_decode_step_of_an_fp32_model_reaches_few_experts(samples):
     for op in experts(graph, LAYER):
         (gemm,) = op.gemms
         assert op.share == pytest.approx(1 - (1 - 2 / 16) ** samples)
-        wanted = samples * 2 / 16  # rows that an expert gets on average
-        assert abs(gemm.rows * op.share - wanted) <= 0.5 * op.share
+        expected = samples * 2 / 16  # rows that an expert gets on average
+        assert abs(gemm.rows * op.share - expected) <= 0.5 * op.share
         assert op.macs == 2 * 64 * 32 // 16
     assert len(experts(graph, LAYER)) == 48
 
@@ -94,8 +94,8 @@ def test_down_waits_for_its_own_gate_and_up(name):
     graph = mp.capture(helpers.language_model(name), text())
     for op in experts(graph, LAYER):
         expert, _, projection = op.name.rpartition(".")
-        wanted = (f"{expert}.gate_proj", f"{expert}.up_proj") if projection == "down_proj" else ()
-        assert op.after == wanted
+        expected = (f"{expert}.gate_proj", f"{expert}.up_proj") if projection == "down_proj" else ()
+        assert op.after == expected
 
 
 def test_what_reads_a_layer_waits_for_every_expert():
@@ -151,11 +151,11 @@ def test_a_layer_that_runs_twice():
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
 def test_experts_that_are_exposed_already(name):
     model = helpers.language_model(name)
-    wanted = mp.capture(model, text())
+    expected = mp.capture(model, text())
     with exposed_experts(model):
-        assert mp.capture(model, text()) == wanted
+        assert mp.capture(model, text()) == expected
     expose_experts(model)
-    assert mp.capture(model, text()) == wanted
+    assert mp.capture(model, text()) == expected
 
 
 BLOCKS = ["Kernel", "Loop", "LoopOverAll", "LoopInMethod", "LoopBesideShared"]
@@ -201,7 +201,7 @@ def test_the_router_is_no_op(build, name):
     with mixtures.gaudi_kernel():
         graph = mp.capture(model, batch)
     assert name not in graph.by_name
-    reasons = {one.name: one.reason for one in graph.unsupported}
+    reasons = {product.name: product.reason for product in graph.unsupported}
     assert reasons[name].startswith("router: ")
 
 
@@ -251,7 +251,7 @@ def test_fused_experts_that_cannot_be_exposed_are_listed_with_the_reason():
     )
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     graph = mp.capture(model, text())
-    reasons = {one.name: one.reason for one in graph.unsupported}
+    reasons = {product.name: product.reason for product in graph.unsupported}
     assert "gate_up_proj_bias" in reasons["model.layers.0.mlp.experts"]
     assert reasons["model.layers.0.mlp.router"].startswith("router: ")
     assert not [op for op in graph.ops if ".experts" in op.name]
@@ -276,7 +276,7 @@ def test_a_router_beside_experts_that_are_no_ops():
 
     graph = mp.capture(nn.Sequential(Block()), torch.randn(3, 8))
     assert [op.name for op in graph.ops] == ["0.last"]
-    reasons = {one.name: one.reason for one in graph.unsupported}
+    reasons = {product.name: product.reason for product in graph.unsupported}
     assert reasons["0.router"].startswith("router: ")
     assert "transposed" in reasons["0.experts"]
 
@@ -290,7 +290,7 @@ def test_a_kernel_whose_experts_differ():
     with mixtures.gaudi_kernel():
         graph = mp.capture(mixtures.Model(Unlike), mixtures.inputs(2)[0])
     assert [op.name for op in graph.ops] == ["first", "last"]
-    reasons = {one.name: one.reason for one in graph.unsupported}
+    reasons = {product.name: product.reason for product in graph.unsupported}
     assert "in no list" in reasons["block"]
     assert reasons["block.gate"].startswith("router: ")
 
@@ -307,7 +307,7 @@ def test_what_experts_consist_of_need_not_be_linear():
 
     graph = mp.capture(mixtures.Model(Odd), mixtures.inputs(2)[0])
     assert len(experts(graph, "block")) == 12
-    assert [one.name for one in graph.unsupported if "experts" in one.name] == ["block.experts.0"]
+    assert [product.name for product in graph.unsupported if "experts" in product.name] == ["block.experts.0"]
 
 
 def test_autocast_is_left_alone():

@@ -7,7 +7,7 @@ import torch
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import CaptureError, InputError
-from inc_mp_plugin.core.plan import Gemm
+from inc_mp_plugin.core.graph import Gemm
 from inc_mp_plugin.model.attention import exposed_bgemms
 
 MIXTURES = {"mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3"}
@@ -142,15 +142,15 @@ def test_what_runs_between_ops_tells_groups_apart():
             return self.d(self.b(self.between(self.a(x))) * self.c(x))
 
     x = torch.zeros(2, 8)
-    (one, _) = mp.capture(Gated(torch.relu), x).structures
+    (structure, _) = mp.capture(Gated(torch.relu), x).structures
     (same, _) = mp.capture(Gated(torch.relu), x).structures
     (other, _) = mp.capture(Gated(torch.tanh), x).structures
-    assert one == same != other
+    assert structure == same != other
 
 
 def test_a_decode_step_needs_a_cache():
     ids = helpers.tokens(2)[:, :1]
     with pytest.raises(CaptureError, match="cannot be captured: it makes no key-value cache"):
         mp.capture(helpers.encoder(), {"input_ids": ids}, cached_tokens=4)
-    with pytest.raises(InputError, match="a decode step takes"):
+    with pytest.raises(InputError, match="example_inputs must be"):
         mp.capture(helpers.language_model("llama"), {"input_ids": ids, "x": 1}, cached_tokens=4)

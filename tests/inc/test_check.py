@@ -10,7 +10,7 @@ import transformers
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.inc.check.file import Served, check_file
+from inc_mp_plugin.inc.check.file import KnownServing, check_file
 from inc_mp_plugin.inc.check.measurements import load_captured
 from inc_mp_plugin.targets.layout import Captured
 
@@ -24,9 +24,9 @@ def captured(name, layers=2):
 
 
 def check(path, name, target, layers=2, **options):
-    served = Served(**options.pop("served", {}))
+    serving = KnownServing(**options.pop("served", {}))
     given = {"measurements": None, "device": None, **options}
-    return check_file(path, captured(name, layers), target, served, **given)
+    return check_file(path, captured(name, layers), target, serving, **given)
 
 
 def written(tmp_path, **content):
@@ -71,7 +71,7 @@ def test_lists_that_people_write(file, name, layers, fault):
     if fault is None:
         assert faults == ()
     else:
-        assert any(fault in one for one in faults), faults
+        assert any(fault in line for line in faults), faults
 
 
 def test_what_is_left_in_the_base_format_by_hand():
@@ -118,7 +118,7 @@ FAULTS = {
 @pytest.mark.parametrize(("content", "fault"), FAULTS.values(), ids=FAULTS.keys())
 def test_faults(tmp_path, content, fault):
     faults = check(written(tmp_path, **content), "llama", "optimum-habana").faults
-    assert any(fault in one for one in faults), faults
+    assert any(fault in line for line in faults), faults
 
 
 def test_a_file_that_measures_is_not_held_to_rules(tmp_path):
@@ -276,8 +276,8 @@ def test_classes_of_another_consumer(tmp_path, target, kind, other, own, part):
     """Every class is in INC's table, so the table alone does not show that the entry does nothing."""
     path = written(tmp_path, **{part: names(types=(kind,))})
     fault = f"{part}.types: '{kind}' is a class of {other}'s and names nothing of {target}, which has {own} "
-    assert any(fault in one for one in check(path, "llama", target).faults)
+    assert any(fault in line for line in check(path, "llama", target).faults)
     without = check(path, "llama", None).faults
-    assert any(f"{kind!r} is a class of {other}'s: check with --target {other}" in one for one in without)
+    assert any(f"{kind!r} is a class of {other}'s: check with --target {other}" in line for line in without)
     mine = check(written(tmp_path, **{part: names(types=(own,))}), "llama", target).faults
-    assert not any("is a class of" in one for one in mine)
+    assert not any("is a class of" in line for line in mine)

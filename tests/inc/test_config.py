@@ -28,8 +28,8 @@ OPS = {
 MODULES = {**OPS, "model": "LlamaModel", "model.norm": "LlamaRMSNorm", "never_run": "Linear"}
 
 
-def plan_of(quantized, low="fp8_e4m3", base="bf16"):
-    formats = {name: low if name in quantized else base for name in OPS}
+def plan_of(quantized, lower="fp8_e4m3", base="bf16"):
+    formats = {name: lower if name in quantized else base for name in OPS}
     names = {field.name for field in fields(Plan) if field.default is MISSING}
     return Plan(**{**dict.fromkeys(names, 0.0), "base": base, "formats": formats})
 
@@ -93,7 +93,7 @@ def test_without_modules_the_ops_of_the_plan_are_known():
 
 
 def test_the_format_is_written():
-    config = to_inc_config(plan_of({"lm_head"}, low="fp8_e5m2", base="fp32"), "cpu-qdq")
+    config = to_inc_config(plan_of({"lm_head"}, lower="fp8_e5m2", base="fp32"), "cpu-qdq")
     assert (config["fp8_config"], config["hp_dtype"]) == ("E5M2", "fp32")
 
 
@@ -103,7 +103,7 @@ def test_mixed_fp8_formats_are_refused():
     with pytest.raises(InputError, match="one FP8 format per model"):
         config_for(replace(plan, formats=formats), "cpu-qdq")
     with pytest.raises(InputError, match="mixes fp32, bf16"):
-        to_inc_config(plan_of({"lm_head"}, low="bf16", base="fp32"), "cpu-qdq")
+        to_inc_config(plan_of({"lm_head"}, lower="bf16", base="fp32"), "cpu-qdq")
 
 
 def test_what_inc_cannot_swap_is_refused_by_name():
@@ -118,7 +118,7 @@ def test_unknown_target():
 
 
 @pytest.mark.parametrize(
-    ("lists", "wanted"),
+    ("lists", "expected"),
     [
         ({}, set(OPS) | {"never_run"}),
         ({"allowlist": {"names": ["lm_head"], "types": []}}, {"lm_head"}),
@@ -131,8 +131,8 @@ def test_unknown_target():
     ],
     ids=["empty", "allow", "old key", "unanchored", "no match"],
 )
-def test_selection_is_what_inc_does(lists, wanted):
-    assert set(selected(MODULES, lists, "hpu")) == wanted
+def test_selection_is_what_inc_does(lists, expected):
+    assert set(selected(MODULES, lists, "hpu")) == expected
 
 
 @pytest.mark.parametrize(

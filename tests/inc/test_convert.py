@@ -96,10 +96,10 @@ def test_switch_is_bit_equal_to_incs_own_convert():
         fresh = copy.deepcopy(original)
         config = to_inc_config(with_ops(plan, chosen), "cpu-qdq", graph)
         expose_bgemms(fresh)
-        wanted = quantize(fresh, config, batches())(**batches()[1]).logits
+        expected = quantize(fresh, config, batches())(**batches()[1]).logits
         switch.select(dict.fromkeys(chosen, "fp8_e4m3"))
         assert patched(switch.model) == chosen
-        assert torch.equal(switch.model(**batches()[1]).logits, wanted)
+        assert torch.equal(switch.model(**batches()[1]).logits, expected)
     switch.select({})
     with exposed_bgemms(original):
         assert torch.equal(switch.model(**batches()[1]).logits, original(**batches()[1]).logits)
@@ -122,9 +122,9 @@ def test_products_are_quantized_as_by_hand():
         return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
 
     scales = [1 / float(q.scale_inv) for q in (product.quant_input_0, product.quant_input_1)]
-    found = product(a, b)
-    wanted = rounded(a, scales[0]) @ rounded(b, scales[1])
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    output = product(a, b)
+    expected = rounded(a, scales[0]) @ rounded(b, scales[1])
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):

@@ -57,12 +57,12 @@ def test_inc_wraps_exactly_the_plan(chosen):
 @torch.no_grad()
 def test_casting_weights_once_changes_no_value():
     model, graph, plan = planned()
-    wanted = by_inc(model, plan, graph)(**BATCH).logits
+    expected = by_inc(model, plan, graph)(**BATCH).logits
     ours = lower_precision(copy.deepcopy(model), to_inc_config(plan, "cpu-bf16", graph))
-    assert torch.equal(ours(**BATCH).logits, wanted)
+    assert torch.equal(ours(**BATCH).logits, expected)
     layer = ours.get_submodule(plan.quantized[0])
     assert {p.dtype for p in layer.parameters()} == {torch.bfloat16}
-    assert not torch.equal(wanted, model(**BATCH).logits)
+    assert not torch.equal(expected, model(**BATCH).logits)
 
 
 @torch.no_grad()
@@ -73,8 +73,8 @@ def test_the_switch_gives_incs_values_and_leaves_the_model_as_it_came():
     helpers.assert_same_state(before, helpers.state(model))
     for chosen in (plan.quantized[:3], plan.quantized[5:6], plan.quantized):
         switch.select(dict.fromkeys(chosen, "bf16"))
-        wanted = by_inc(original, with_ops(plan, chosen), graph)(**BATCH).logits
-        assert torch.equal(model(**BATCH).logits, wanted)
+        expected = by_inc(original, with_ops(plan, chosen), graph)(**BATCH).logits
+        assert torch.equal(model(**BATCH).logits, expected)
     switch.select({})
     helpers.assert_same_state(before, helpers.state(model))
 

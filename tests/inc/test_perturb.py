@@ -33,29 +33,29 @@ def switch():
 
 
 def modules(switch):
-    return {op: (base, low) for op, base, low in switch.pairs()}
+    return {op: (base, patched) for op, base, patched in switch.pairs()}
 
 
 def scales(switch):
     """All scales of all ops, {op: [scale of every input, scale of the weight]}."""
-    found = {}
-    for op, (_, low) in modules(switch).items():
-        extra = low._mod_extra_config
+    scales = {}
+    for op, (_, patched) in modules(switch).items():
+        extra = patched._mod_extra_config
         quantizers = [*extra.inputs, *(q for pair in extra.params.values() for q in pair)]
-        found[op] = [float(q.scale) for q in quantizers]
-    return found
+        scales[op] = [float(q.scale) for q in quantizers]
+    return scales
 
 
 def contents(switch):
     """Every scale and weight, with its identity."""
-    found = []
-    for _, (_, low) in modules(switch).items():
-        for part in low.modules():
-            found += [(name, getattr(part, name, None)) for name in ("scale", "scale_inv", "weight")]
-        extra = low._mod_extra_config
+    parts = []
+    for _, (_, patched) in modules(switch).items():
+        for part in patched.modules():
+            parts += [(name, getattr(part, name, None)) for name in ("scale", "scale_inv", "weight")]
+        extra = patched._mod_extra_config
         for q in (q for pair in extra.params.values() for q in pair):
-            found += [(name, getattr(q, name, None)) for name in ("scale", "scale_inv")]
-    return found
+            parts += [(name, getattr(q, name, None)) for name in ("scale", "scale_inv")]
+    return parts
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def rounded(x, scale):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_a_linear_op_is_quantized_as_by_hand(dtype):
     switch = whole_switch(dtype)
-    base, low = modules(switch)[LINEAR]
+    base, patched = modules(switch)[LINEAR]
     x = torch.randn(5, base.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
     given = scales(switch)[LINEAR]
     with perturbed(switch, seed=1, spread=0.3):
@@ -84,24 +84,24 @@ def test_a_linear_op_is_quantized_as_by_hand(dtype):
         # INC inverts a scale in the base format, and so uses two that differ by its rounding.
         assert of_weight == pytest.approx(back, rel=torch.finfo(dtype).eps)
         weight = (base.weight.float() / torch.tensor(of_weight)).to(torch.float8_e4m3fn)
-        assert torch.equal(low.weight.float(), weight.t().float())  # of the base weight
-        found = low(x)
-        wanted = rounded(x, of_input) @ (weight.float() * torch.tensor(back)).to(dtype).t()
-    assert found.dtype == dtype
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+        assert torch.equal(patched.weight.float(), weight.t().float())  # of the base weight
+        output = patched(x)
+        expected = rounded(x, of_input) @ (weight.float() * torch.tensor(back)).to(dtype).t()
+    assert output.dtype == dtype
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
 def test_a_product_is_quantized_as_by_hand(switch):
-    _, low = modules(switch)[PRODUCT]
+    _, patched = modules(switch)[PRODUCT]
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1, 2, 4, 4, generator=generator) for _ in range(2))
     given = scales(switch)[PRODUCT]
     with perturbed(switch, seed=1):
         left, right = scales(switch)[PRODUCT]
         assert left / given[0] != pytest.approx(right / given[1], rel=1e-3)  # a factor for each input
-        found = low(a, b)
-        torch.testing.assert_close(found, rounded(a, left) @ rounded(b, right), rtol=1e-5, atol=1e-6)
+        output = patched(a, b)
+        torch.testing.assert_close(output, rounded(a, left) @ rounded(b, right), rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
@@ -111,11 +111,11 @@ def test_convolutions_are_not_transposed():
     images = torch.randn(2, 4, 6, 6)
     config = config_of("fp32", {"0": "fp8_e4m3"}, CPU_QDQ)
     switch = switchable(model, config, "fp8_e4m3", [images])
-    base, low = modules(switch)["0"]
+    base, patched = modules(switch)["0"]
     with perturbed(switch, seed=0):
         of_input, _, back = scales(switch)["0"]
-        wanted = torch.nn.functional.conv2d(rounded(images, of_input), rounded(base.weight, back))
-        torch.testing.assert_close(low(images), wanted, rtol=1e-5, atol=1e-6)
+        expected = torch.nn.functional.conv2d(rounded(images, of_input), rounded(base.weight, back))
+        torch.testing.assert_close(patched(images), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_everything_is_put_back_bit_by_bit(switch):

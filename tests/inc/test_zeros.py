@@ -17,8 +17,8 @@ from inc_mp_plugin.inc.check.measurements import unmeasured
 from inc_mp_plugin.inc.config import config_of, measure_config
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.model.subject import Subject
-from inc_mp_plugin.pipeline.job import job_of
 from inc_mp_plugin.pipeline.recipe import Recipe
+from inc_mp_plugin.pipeline.resolve import job_of
 from inc_mp_plugin.stages.loss_meter import LossMeter
 from inc_mp_plugin.targets import CPU_QDQ
 from inc_mp_plugin.targets.layout import Captured
@@ -87,10 +87,10 @@ def test_from_plan_to_finite_logits(case, tmp_path, caplog):
     assert not set(held) & set(selected(graph.modules, config, "cpu"))
     text = json.dumps(mp.to_inc_config(plan, "vllm-gaudi", graph))
     assert "layers" in text
-    wanted = model(**batches()[0]).logits
+    expected = model(**batches()[0]).logits
     logits = mp.apply(model, plan, batches())(**batches()[0]).logits
     assert logits.isfinite().all()
-    assert torch.nn.functional.cosine_similarity(logits.flatten(), wanted.flatten(), dim=0) > 0.98
+    assert torch.nn.functional.cosine_similarity(logits.flatten(), expected.flatten(), dim=0) > 0.98
 
 
 @pytest.mark.parametrize("processes", [1, 2])

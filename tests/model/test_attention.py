@@ -29,11 +29,11 @@ def test_logits_are_bit_identical_to_eager(name, dtype):
     model = helpers.language_model(name).to(dtype)
     model.set_attn_implementation("eager")
     batch = masked()
-    wanted = model(**batch).logits
+    expected = model(**batch).logits
     with exposed_bgemms(model) as exposed:
-        found = model(**batch).logits
+        logits = model(**batch).logits
     assert len(exposed) == 2
-    assert torch.equal(found, wanted)
+    assert torch.equal(logits, expected)
 
 
 @torch.no_grad()
@@ -41,9 +41,9 @@ def test_logits_are_bit_identical_to_eager(name, dtype):
 def test_encoder_is_bit_identical_to_eager(dtype):
     model = helpers.encoder().to(dtype)
     model.set_attn_implementation("eager")
-    wanted = model(**masked()).logits
+    expected = model(**masked()).logits
     with exposed_bgemms(model):
-        assert torch.equal(model(**masked()).logits, wanted)
+        assert torch.equal(model(**masked()).logits, expected)
 
 
 @torch.no_grad()
@@ -51,9 +51,9 @@ def test_generation_with_a_cache_is_the_same():
     model = helpers.language_model("llama")
     model.set_attn_implementation("eager")
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    wanted = model.generate(helpers.tokens(2), **options)
+    expected = model.generate(helpers.tokens(2), **options)
     with exposed_bgemms(model):
-        assert torch.equal(model.generate(helpers.tokens(2), **options), wanted)
+        assert torch.equal(model.generate(helpers.tokens(2), **options), expected)
 
 
 @pytest.mark.parametrize("name", ["llama", "falcon"])

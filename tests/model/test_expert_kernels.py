@@ -31,9 +31,9 @@ def rows_of(block):
 @torch.no_grad()
 def test_modules_run_on_their_own_tokens(block):
     (hidden,) = mixtures.inputs(3)
-    wanted, rows = block(hidden), rows_of(block)
+    expected, rows = block(hidden), rows_of(block)
     with kernels_through_modules(block):
-        torch.testing.assert_close(block(hidden), wanted)
+        torch.testing.assert_close(block(hidden), expected)
     _, _, chosen = block.route(hidden.flatten(0, 1))
     assert rows == dict.fromkeys(("w1", "w2", "w3"), int((chosen == 0).sum()))
     rows.clear()
@@ -44,23 +44,23 @@ def test_modules_run_on_their_own_tokens(block):
 @torch.no_grad()
 def test_weights_that_are_replaced_on_the_way_are_used(block):
     (hidden,) = mixtures.inputs(3)
-    wanted = block(hidden)
+    expected = block(hidden)
     with kernels_through_modules(block):
         block(hidden)
         for expert in block.experts:
             expert.w2._parameters["weight"] = nn.Parameter(2 * expert.w2.weight, requires_grad=False)
         rows = rows_of(block)
-        torch.testing.assert_close(block(hidden), 2 * wanted)
+        torch.testing.assert_close(block(hidden), 2 * expected)
     assert rows
 
 
 def test_gradients_are_those_of_the_kernel(block):
     (hidden,) = mixtures.inputs(3)
-    wanted = torch.autograd.grad(block(hidden).square().sum(), list(block.parameters()))
+    expected = torch.autograd.grad(block(hidden).square().sum(), list(block.parameters()))
     with kernels_through_modules(block):
-        found = torch.autograd.grad(block(hidden).square().sum(), list(block.parameters()))
-    for one, other in zip(found, wanted, strict=True):
-        torch.testing.assert_close(one, other)
+        gradients = torch.autograd.grad(block(hidden).square().sum(), list(block.parameters()))
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other)
 
 
 @torch.no_grad()
@@ -69,10 +69,10 @@ def test_where_no_module_fits_the_kernel_runs(what):
     torch.manual_seed(0)
     block = mixtures.Kernel(bias=what == "biases")
     (hidden,) = mixtures.inputs(2)
-    wanted, rows = block(hidden), rows_of(block)
+    expected, rows = block(hidden), rows_of(block)
     other = nn.Linear(2, 2) if what == "a copy of a weight" else block  # another model's modules
     with kernels_through_modules(other):
-        torch.testing.assert_close(block(hidden), wanted)
+        torch.testing.assert_close(block(hidden), expected)
     assert rows == {}
 
 

@@ -32,26 +32,26 @@ def batch():
 @pytest.mark.parametrize("name", MIXTURES)
 def test_logits_are_those_of_every_kernel(name, kernel, dtype):
     model = helpers.mixture(name, _experts_implementation=kernel).to(dtype)
-    wanted = model(**batch()).logits
+    expected = model(**batch()).logits
     with exposed_experts(model) as exposed:
-        found = model(**batch()).logits
+        logits = model(**batch()).logits
     assert LAYER in exposed
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
-    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+    torch.testing.assert_close(logits, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
     for key, parameter in model.named_parameters():
         if key.endswith("experts.down_proj"):
             parameter.zero_()
     # Without experts the logits are others: the comparison means something.
-    assert (model(**batch()).logits - wanted).abs().max() > 0.2 * wanted.abs().max()
+    assert (model(**batch()).logits - expected).abs().max() > 0.2 * expected.abs().max()
 
 
 @torch.no_grad()
 def test_generation_with_a_cache_is_the_same():
     model = helpers.mixture("qwen3_moe")
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    wanted = model.generate(helpers.tokens(2), **options)
+    expected = model.generate(helpers.tokens(2), **options)
     with exposed_experts(model):
-        assert torch.equal(model.generate(helpers.tokens(2), **options), wanted)
+        assert torch.equal(model.generate(helpers.tokens(2), **options), expected)
 
 
 def test_names_and_weights_are_views():
@@ -86,12 +86,12 @@ def test_the_model_leaves_as_it_came(name):
 @torch.no_grad()
 def test_exposed_for_good_without_a_second_copy():
     model = helpers.mixture("deepseek_v3")
-    wanted, elements = model(**batch()).logits, sum(p.numel() for p in model.parameters())
+    expected, elements = model(**batch()).logits, sum(p.numel() for p in model.parameters())
     assert expose_experts(model) == (LAYER,)
     assert expose_experts(model) == ()
     with exposed_experts(model) as exposed:
         assert exposed == ()
-    torch.testing.assert_close(model(**batch()).logits, wanted)
+    torch.testing.assert_close(model(**batch()).logits, expected)
     assert sum(p.numel() for p in model.parameters()) == elements
     assert f"{LAYER}.3.up_proj.weight" in model.state_dict()
     assert f"{LAYER}.gate_up_proj" not in model.state_dict()
@@ -166,11 +166,11 @@ def config():
 def test_only_what_computes_the_same_is_exposed(build, reason):
     torch.manual_seed(0)
     model = nn.Sequential(build())
-    ((name, found),) = fused_experts(model).items()
+    ((name, why),) = fused_experts(model).items()
     assert name == "0"
-    assert re.search(reason, found)
+    assert re.search(reason, why)
     with exposed_experts(model) as exposed:
-        assert exposed == (("0",) if not found else ())
+        assert exposed == (("0",) if not why else ())
 
 
 @torch.no_grad()
@@ -178,9 +178,9 @@ def test_a_gate_of_its_own_is_kept():
     torch.manual_seed(0)
     model = nn.Sequential(Fused(config(), limit=0.5))
     arguments = (torch.randn(5, 8), torch.tensor([[0, 1]] * 5), torch.rand(5, 2))
-    wanted = model[0](*arguments)
+    expected = model[0](*arguments)
     with exposed_experts(model):
-        torch.testing.assert_close(model[0](*arguments), wanted)
+        torch.testing.assert_close(model[0](*arguments), expected)
 
 
 def test_routed_by_hand():

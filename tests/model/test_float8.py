@@ -26,25 +26,25 @@ def test_values_are_those_of_rounding_both_by_hand(bias):
     # Rounding happens on x times the inverse scale in BF16, so that is what is done by hand too.
     inverse = torch.tensor(1 / x_scale).bfloat16()
     lowered = (x * inverse).clamp(-448, 448).to(torch.float8_e4m3fn).float() * x_scale
-    wanted = lowered @ rounded(weight, w_scale).t() + (linear.bias.float() if bias else 0.0)
-    found = Float8Linear(linear, float(x.abs().max()))(x)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)
+    expected = lowered @ rounded(weight, w_scale).t() + (linear.bias.float() if bias else 0.0)
+    output = Float8Linear(linear, float(x.abs().max()))(x)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), expected, rtol=1e-2, atol=1e-2)
 
 
 @torch.no_grad()
 def test_the_switch_leaves_the_model_as_it_came():
     model = helpers.language_model("llama").bfloat16()
     before = helpers.state(model)
-    wanted = model(**BATCH).logits
+    expected = model(**BATCH).logits
     ops = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     switch = float8_switch(model, ops, [BATCH])
     helpers.assert_same_state(before, helpers.state(model))
     switch.select(dict.fromkeys(ops, "fp8_e4m3"))
     lowered = model(**BATCH).logits
-    assert 0 < float((lowered - wanted).norm() / wanted.norm()) < 0.2
+    assert 0 < float((lowered - expected).norm() / expected.norm()) < 0.2
     switch.select({})
-    assert torch.equal(model(**BATCH).logits, wanted)
+    assert torch.equal(model(**BATCH).logits, expected)
 
 
 def test_only_linear_layers_that_calibration_ran():
@@ -56,7 +56,7 @@ def test_only_linear_layers_that_calibration_ran():
 
 
 @pytest.mark.parametrize(
-    ("device", "low", "kinds"),
+    ("device", "format_name", "kinds"),
     [
         ("cpu", "bf16", ("linear", "conv2d")),
         ("cuda", "bf16", ("linear", "conv2d")),
@@ -64,14 +64,14 @@ def test_only_linear_layers_that_calibration_ran():
         ("hpu", "fp8_e4m3", ("linear", "conv2d", "bgemm")),
     ],
 )
-def test_what_each_device_really_runs(device, low, kinds):
-    assert runnable_kinds(device, low) == kinds
+def test_what_each_device_really_runs(device, format_name, kinds):
+    assert runnable_kinds(device, format_name) == kinds
 
 
-@pytest.mark.parametrize("low", ["fp8_e4m3", "fp8_e5m2"])
-def test_emulation_is_never_timed(low):
-    with pytest.raises(InputError, match=f"a CPU only emulates {low}"):
-        runnable_kinds("cpu", low)
+@pytest.mark.parametrize("format_name", ["fp8_e4m3", "fp8_e5m2"])
+def test_emulation_is_never_timed(format_name):
+    with pytest.raises(InputError, match=f"a CPU only emulates {format_name}"):
+        runnable_kinds("cpu", format_name)
 
 
 def test_what_no_device_runs():

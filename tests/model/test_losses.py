@@ -23,12 +23,12 @@ def test_padding_changes_no_loss(side):
     for row, length in enumerate(lengths):
         mask[row, slice(10 - length, None) if side == "left" else slice(length)] = 1
     padded = {"input_ids": ids, "attention_mask": mask}
-    wanted = []
+    expected = []
     for row in range(3):
         sample = ids[row][mask[row].bool()][None]
         log = model(sample).logits[0, :-1].log_softmax(dim=-1)
-        wanted.append(-log.gather(1, sample[0, 1:, None]).mean())
-    torch.testing.assert_close(language_model_loss(model, padded), torch.stack(wanted))
+        expected.append(-log.gather(1, sample[0, 1:, None]).mean())
+    torch.testing.assert_close(language_model_loss(model, padded), torch.stack(expected))
 
 
 LABELS_OF_NOTHING = [(0, 3), (1, 0), (1, 7)]
@@ -37,8 +37,8 @@ LABELS_OF_NOTHING = [(0, 3), (1, 0), (1, 7)]
 def by_pytorch(logits, labels):
     """PyTorch's own, in float64."""
     flat = logits.double().flatten(0, 1)
-    found = torch.nn.functional.cross_entropy(flat, labels.flatten(), reduction="none")
-    return found.view(labels.shape)
+    losses = torch.nn.functional.cross_entropy(flat, labels.flatten(), reduction="none")
+    return losses.view(labels.shape)
 
 
 def logits_and_labels(vocabulary, tokens, spread, dtype=torch.float32):
@@ -53,8 +53,8 @@ def logits_and_labels(vocabulary, tokens, spread, dtype=torch.float32):
 @pytest.mark.parametrize(("vocabulary", "tokens"), [(49_152, 24), (262_144, 6)])
 def test_losses_of_large_vocabularies_are_right(vocabulary, tokens, spread):
     logits, labels = logits_and_labels(vocabulary, tokens, spread)
-    found = token_losses(logits, labels, IGNORED_LABEL).double().mean(dim=1)
-    torch.testing.assert_close(found, by_pytorch(logits, labels).mean(dim=1), rtol=1e-6, atol=0.0)
+    losses = token_losses(logits, labels, IGNORED_LABEL).double().mean(dim=1)
+    torch.testing.assert_close(losses, by_pytorch(logits, labels).mean(dim=1), rtol=1e-6, atol=0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -65,15 +65,15 @@ def test_gradients_are_those_of_float64(vocabulary, tokens, dtype):
         labels[place] = IGNORED_LABEL
     weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1))
     weights[LABELS_OF_NOTHING[0]] = torch.inf  # what is ignored stays out, whatever comes back
-    found, wanted = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    losses = token_losses(found, labels, IGNORED_LABEL)
+    ours, theirs = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    losses = token_losses(ours, labels, IGNORED_LABEL)
     assert losses.dtype == torch.float32
     assert all(losses[place] == 0 for place in LABELS_OF_NOTHING)
     losses.backward(weights)
-    by_pytorch(wanted, labels).backward(weights.masked_fill(labels == IGNORED_LABEL, 0.0).double())
+    by_pytorch(theirs, labels).backward(weights.masked_fill(labels == IGNORED_LABEL, 0.0).double())
     rounding = torch.finfo(dtype).eps
-    torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=4 * rounding, atol=1e-9 + rounding**2)
-    assert found.grad.dtype == dtype
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=4 * rounding, atol=1e-9 + rounding**2)
+    assert ours.grad.dtype == dtype
 
 
 def test_logits_are_not_copied():
@@ -85,7 +85,7 @@ def test_logits_are_not_copied():
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
             storages = [t.untyped_storage() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
-            made.update({one.data_ptr(): one.nbytes() for one in storages})
+            made.update({storage.data_ptr(): storage.nbytes() for storage in storages})
             return result
 
     logits.requires_grad_()

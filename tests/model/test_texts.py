@@ -4,12 +4,10 @@ import json
 
 import helpers
 import pytest
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.loading import tokenize
 from inc_mp_plugin.model.texts import count_texts, read_texts
 
 SEPARATORS = "\u2028\u2029\u0085\v\f\x1c\x1d\x1e"
@@ -33,7 +31,7 @@ def test_any_text_is_read_back(tmp_path_factory, texts, ascii_only, windows):
 
 def test_separators_of_unicode_do_not_end_a_line(tmp_path):
     # Those of ASCII must be escaped in JSON; between the tokens of a line they are no JSON.
-    text = "".join(f"a{one}b" for one in SEPARATORS)
+    text = "".join(f"a{separator}b" for separator in SEPARATORS)
     path = written(tmp_path, json.dumps({"text": text}, ensure_ascii=False) + "\n")
     assert read_texts(path, 1) == {1: text}
 
@@ -117,24 +115,3 @@ def test_the_command_ends_with_one_line(project, tmp_path, line):
     assert result.exit_code == 2
     assert helpers.told(result).count("Error: ") == 1
     assert "line 4: " in helpers.told(result)
-
-
-def tokenizer(begins):
-    """The shipped tokenizer, with a token that begins texts; it is put before each, or not."""
-    from tokenizers.processors import TemplateProcessing
-
-    made = transformers.AutoTokenizer.from_pretrained(helpers.SHIPPED, bos_token="<s>")
-    if begins:
-        special = [("<s>", made.bos_token_id)]
-        made.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=special)
-    return made
-
-
-@pytest.mark.parametrize("begins", [True, False])
-@pytest.mark.parametrize("length", [3, 50])
-def test_a_rendered_text_begins_once(begins, length):
-    made, text = tokenizer(begins), "def read(path): return path"
-    plain = made(text, add_special_tokens=False)["input_ids"]
-    rendered = tokenize(made, f"<s>{text}", length)
-    assert rendered == [made.bos_token_id, *plain][:length]
-    assert tokenize(made, text, length) == ([made.bos_token_id] * begins + plain)[:length]

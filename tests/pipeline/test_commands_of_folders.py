@@ -12,8 +12,8 @@ import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import SelectionError
 from inc_mp_plugin.pipeline.emit import emit_files, runs_alike
 from inc_mp_plugin.pipeline.folder import Run
-from inc_mp_plugin.pipeline.job import job_of
 from inc_mp_plugin.pipeline.recipe import parse_recipe
+from inc_mp_plugin.pipeline.resolve import job_of
 from inc_mp_plugin.stages.sensitivity_arrays import from_arrays, to_arrays
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
@@ -36,7 +36,7 @@ def configs(folder):
 
 
 @pytest.mark.parametrize(
-    ("solved", "target", "served", "kept"),
+    ("solved", "target", "serving", "kept"),
     [
         (["tau=0.00007"], "vllm-gaudi", [], {"tau": 0.00007}),
         (["tau=0.00005", "noise=log_uniform"], "vllm-gaudi", [], {"tau": 0.00005, "noise": "log_uniform"}),
@@ -46,17 +46,17 @@ def configs(folder):
     ],
     ids=["another tau", "another noise, too", "another attention", "another target and cache", "a baseline"],
 )
-def test_what_a_refused_emit_advises_makes_it_work(folder, solved, target, served, kept):
+def test_what_a_refused_emit_advises_makes_it_work(folder, solved, target, serving, kept):
     assert call("solve", folder, *solved).exit_code == 0
     before = read(folder, "plan.json")
-    result = call("emit", folder, "--target", target, *served)
+    result = call("emit", folder, "--target", target, *serving)
     assert result.exit_code == 2, result.output
     assert f"no {target} file was made" in told(result)
     assert advised(result).exit_code == 0
     after = read(folder, "plan.json")
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept} == kept
     assert set(after["targets"]) == {*before["targets"], target}
-    result = call("emit", folder, "--target", target, *served)
+    result = call("emit", folder, "--target", target, *serving)
     assert result.exit_code == 0, result.output
     assert (folder / "configs" / f"{target}.sh").exists()
 
@@ -76,13 +76,13 @@ def test_a_target_of_the_plan_is_not_advised_again(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("target", ["vllm-gaudi", "cpu-qdq"])
-@pytest.mark.parametrize("served", ["attention=flash", "reuse_cache=true"])
-def test_keys_of_another_consumer_change_nothing(folder, target, served):
+@pytest.mark.parametrize("serving", ["attention=flash", "reuse_cache=true"])
+def test_keys_of_another_consumer_change_nothing(folder, target, serving):
     call("solve", folder, "targets=[cpu-qdq,vllm-gaudi]")
     path = folder / "configs" / f"{target}.json"
     assert call("emit", folder, "--target", target).exit_code == 0
     plain = path.read_bytes()
-    assert call("emit", folder, "--target", target, served).exit_code == 0
+    assert call("emit", folder, "--target", target, serving).exit_code == 0
     assert path.read_bytes() == plain
 
 
@@ -201,7 +201,7 @@ def test_what_inc_has_no_scale_for_is_named(tmp_path):
         ["targets=[vllm-gaudi]"],
         "here",
     )
-    old = {name: one for name, one in arrays.items() if not name.startswith("maxabs_")}
+    old = {name: array for name, array in arrays.items() if not name.startswith("maxabs_")}
     for stored, held in ((arrays, 3), (old, 0)):
         run = Run(tmp_path)
         seen = from_arrays(stored)

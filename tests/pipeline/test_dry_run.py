@@ -34,7 +34,7 @@ def rehearsed(project, tmp_path_factory):
 )
 def test_a_dry_run_has_nothing_to_plan_from(rehearsed, arguments):
     before = {path: path.read_bytes() for path in rehearsed.rglob("*") if path.is_file()}
-    result = call(*(rehearsed if one == "{folder}" else one for one in arguments))
+    result = call(*(rehearsed if argument == "{folder}" else argument for argument in arguments))
     assert result.exit_code == 2
     assert f"{rehearsed.name} is of a dry run, without sensitivities" in told(result).replace("- ", "-")
     assert "run `inc-mp tune RECIPE.yaml` without --dry-run" in told(result)

@@ -40,12 +40,12 @@ def test_solve_finds_the_plan_that_python_finds(model, folder):
     assert call("solve", folder, "tau=0.0002").exit_code == 0
     graph = mp.capture(model, BATCHES[0])
     seen = mp.measure_sensitivity(model, graph, BATCHES, scales=SCALES, formats=("fp8_e4m3",))
-    able = mp.LossModel(seen.of([op for op in seen.ops if "lm_head" not in op]), "measured")
-    plan = mp.solve(mp.memory_gains(graph, ("fp32", "fp8_e4m3")), able, tau=0.0002)
+    losses = mp.LossModel(seen.of([op for op in seen.ops if "lm_head" not in op]), "measured")
+    plan = mp.solve(mp.memory_gains(graph, ("fp32", "fp8_e4m3")), losses, tau=0.0002)
     stored = read(folder, "plan.json")
     assert stored["formats"] == dict(plan.formats)
     assert stored["predicted"]["loss_mse"] == plan.loss_mse
-    assert 0 < len(plan.quantized) < len(able.ops)
+    assert 0 < len(plan.quantized) < len(losses.ops)
     assert stored["noise"] == "measured"
 
 
@@ -159,6 +159,7 @@ def test_the_folder_of_an_inc_script(model, tmp_path):
         ({"tau": -1.0}, "tau is -1.0; it must be a number above 0"),
         ({"tau": 0.1, "strategy": "fastest"}, "unknown strategy 'fastest'.*ip_mse"),
         ({"tau": 0.1, "objective": "speed"}, "unknown objective 'speed'.*memory"),
+        ({"tau": 0.1, "device": "tpu"}, "unknown device 'tpu'.*gaudi2"),
         ({"budget": 2}, "budget is 2; it must be a number above 0 and at most 1"),
         ({"gain_fraction": 0.5, "budget": 0.5}, "say the same thing twice"),
         ({"tau": 0.1, "formats": ("fp7",)}, "unknown format 'fp7'"),

@@ -9,7 +9,7 @@ import yaml
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import FORMATS
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
-from inc_mp_plugin.model.loading import load_batches, load_config, read_texts
+from inc_mp_plugin.model.texts import read_texts
 from inc_mp_plugin.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from inc_mp_plugin.pipeline.sections import Dtype
 
@@ -156,16 +156,16 @@ def test_overrides():
         (
             {},
             ["model.config={a: 1}", "model.dtype=bf16"],
-            ["file with model.config={a: 1}: model: config changes a model's shape"],
+            ["file with model.config={a: 1}: model: config changes the model's shape"],
         ),
     ],
 )
 def test_a_fault_names_the_override_that_made_it(changes, overrides, lines):
     with pytest.raises(InputError) as error:
         parse_recipe(content(**changes), overrides, "file")
-    found = str(error.value).splitlines()
-    assert len(found) == len(lines)
-    assert all(any(line.startswith(start) for line in found) for start in lines), found
+    faults = str(error.value).splitlines()
+    assert len(faults) == len(lines)
+    assert all(any(line.startswith(start) for line in faults) for start in lines), faults
 
 
 @pytest.mark.parametrize("override", ["tau", "=1", "tau.x=1", "tau=[", "calibration.sampels=3"])
@@ -207,41 +207,3 @@ def test_unreadable_data(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_texts(path, 2)
-
-
-SHIPPED = Path(__file__).parents[2] / "recipes" / "tiny-llama"
-
-
-def shipped_batches(**changes):
-    options = {"samples": 3, "sequence_length": 16, "batch_size": 2, "trust_remote_code": False}
-    data = changes.pop("data", SHIPPED / "calibration.jsonl")
-    config = load_config(str(SHIPPED), changes.pop("config", {}), trust_remote_code=False)
-    return load_batches(config, str(SHIPPED), data, **{**options, **changes})
-
-
-def test_tokens_that_the_model_does_not_know():
-    with pytest.raises(InputError, match="gives token .*, but the model knows 20 tokens; give its own"):
-        shipped_batches(config={"vocab_size": 20})
-
-
-def test_batches_are_cut_and_sized():
-    shapes = [tuple(batch["input_ids"].shape) for batch in shipped_batches()]
-    assert shapes == [(2, 16), (1, 16)]
-
-
-def test_short_samples_are_padded_and_marked(tmp_path):
-    path = tmp_path / "data.jsonl"
-    path.write_text('{"text": "def f(x):"}\n{"text": "import os, sys, json, pathlib"}\n')
-    (batch,) = shipped_batches(data=path, samples=2)
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    assert lengths[0] < lengths[1] == batch["input_ids"].shape[1]
-    assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist())[::-1]
-
-
-def test_sequences_longer_than_the_context(tmp_path):
-    with pytest.raises(InputError, match="sequence_length is 4096, but the model's context is 256"):
-        shipped_batches(sequence_length=4096)
-    path = tmp_path / "data.jsonl"
-    path.write_text('{"text": ""}\n')
-    with pytest.raises(InputError, match="line 1: its text has fewer than two tokens"):
-        shipped_batches(data=path, samples=1)

@@ -12,15 +12,15 @@ from inc_mp_plugin.qat.layers import quantized, rounded_ops
 
 
 def squared_error(model, batch):
-    inputs, wanted = batch
-    return (model(inputs) - wanted).square().mean(dim=1)
+    inputs, expected = batch
+    return (model(inputs) - expected).square().mean(dim=1)
 
 
 def batches(number, seed=0):
     generator = torch.Generator().manual_seed(seed)
     truth = torch.randn(6, 3, generator=torch.Generator().manual_seed(9))
     inputs = [torch.randn(16, 6, generator=generator) for _ in range(number)]
-    return [(one, one @ truth) for one in inputs]
+    return [(x, x @ truth) for x in inputs]
 
 
 def model():
@@ -54,8 +54,8 @@ def test_the_same_call_gives_the_same_model():
     first, second = (finetune(start, batches(5), squared_error, FineTuning(0.05, seed=3)) for _ in range(2))
     other = finetune(start, batches(5), squared_error, FineTuning(0.05, seed=4))
     assert first.losses == second.losses != other.losses
-    for one, two in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True):
-        assert torch.equal(one, two)
+    states = (first.model.state_dict().values(), second.model.state_dict().values())
+    assert all(torch.equal(*pair) for pair in zip(*states, strict=True))
 
 
 def test_random_numbers_of_the_caller_go_on():
@@ -71,15 +71,15 @@ def test_a_rounded_model_recovers():
     """Two-bit weights and inputs lose much at first; training, steps included, gets most of it back."""
     full = finetune(model(), batches(300), squared_error, FineTuning(0.05)).model
     formats = {"0": "int8", "3": "int4"}
-    start = quantized(full, formats, [one for one, _ in batches(3, 1)])
+    start = quantized(full, formats, [x for x, _ in batches(3, 1)])
     before = {name: value.clone() for name, value in start.state_dict().items()}
     result = finetune(start, batches(200), squared_error, FineTuning(0.02))
     assert all(torch.equal(before[name], value) for name, value in start.state_dict().items())
     heldout = batches(20, 2)
     with torch.no_grad():
         lost, kept = (
-            sum(float(squared_error(one, batch).mean()) for batch in heldout)
-            for one in (start.eval(), result.model)
+            sum(float(squared_error(model, batch).mean()) for batch in heldout)
+            for model in (start.eval(), result.model)
         )
     assert kept < 0.7 * lost
     old, new = rounded_ops(start)["3"], rounded_ops(result.model)["3"]
@@ -132,9 +132,9 @@ def test_an_update_halves_or_doubles_a_step_at_the_most():
     made = finetune(start, batches(1), squared_error, FineTuning(50.0)).model
     old, new = rounded_ops(start), rounded_ops(made)
     factors = [
-        float(getattr(new[name], one).step / getattr(old[name], one).step)
+        float(getattr(new[name], part).step / getattr(old[name], part).step)
         for name in old
-        for one in ("input_quantizer", "weight_quantizer")
+        for part in ("input_quantizer", "weight_quantizer")
     ]
     assert all(factor == pytest.approx(0.5) or factor == pytest.approx(2.0) for factor in factors)
 

@@ -80,15 +80,15 @@ def test_gradients_against_autograd(format_name, signed, shape, step_shape):
     codes = code_range(format_name, signed=signed)
     value = torch.randn(shape, generator=generator, dtype=torch.float64)
     # So small that some values lie outside of the range on either side.
-    step = (0.5 + torch.rand(step_shape, generator=generator, dtype=torch.float64)) / codes.high
+    step = (0.5 + torch.rand(step_shape, generator=generator, dtype=torch.float64)) / codes.largest
     weights = torch.randn(shape, generator=generator, dtype=torch.float64)
-    found = []
+    results = []
     for function in (quantize, straight_through):
         leaves = [value.clone().requires_grad_(), step.clone().requires_grad_()]
         result = function(*leaves, codes, 0.3)
         (result * weights).sum().backward()
-        found.append((result.detach(), *(leaf.grad for leaf in leaves)))
-    for ours, theirs in zip(*found, strict=True):
+        results.append((result.detach(), *(leaf.grad for leaf in leaves)))
+    for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -101,11 +101,11 @@ def test_gradients_against_autograd(format_name, signed, shape, step_shape):
 def test_codes_errors_and_repetition(values, step, format_name, signed):
     quantizer = Quantizer(format_name, torch.tensor(step), signed=signed)
     value = torch.tensor(values)
-    low, high = code_range(format_name, signed=signed)
+    least, largest = code_range(format_name, signed=signed)
     rounded, codes = quantizer(value).detach(), quantizer.codes(value)
-    assert low <= int(codes.min()) and int(codes.max()) <= high
+    assert least <= int(codes.min()) and int(codes.max()) <= largest
     torch.testing.assert_close(rounded, codes * quantizer.step.detach())
-    inside = (value / step >= low) & (value / step <= high)
+    inside = (value / step >= least) & (value / step <= largest)
     assert bool(((rounded - value).abs()[inside] <= step / 2 * (1 + 1e-5)).all())
     torch.testing.assert_close(quantizer(rounded).detach(), rounded)
 
@@ -123,7 +123,7 @@ def test_a_channel_of_zeros_gets_the_mean_of_the_other_steps():
 
 @pytest.mark.parametrize("mean", [0.0, math.nan, math.inf])
 def test_values_without_a_step_are_refused(mean):
-    with pytest.raises(InputError, match="say nothing of a step"):
+    with pytest.raises(InputError, match="no step can be found"):
         initial_step(torch.tensor(mean), CodeRange(-2, 1))
 
 

@@ -42,12 +42,12 @@ def state(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def by_hand(value, step, low, high):
-    return torch.clamp(value / step, low, high).round() * step
+def by_hand(value, step, least, largest):
+    return torch.clamp(value / step, least, largest).round() * step
 
 
 def test_ops_are_rounded_under_their_names():
@@ -78,9 +78,9 @@ def test_a_rounded_model_computes_what_rounding_by_hand_does():
         for name, op in rounded_ops(made).items()
     }
     expected = copy.deepcopy(model)
-    for name, high in (("0", 7), ("3", 7), ("6", 127)):
+    for name, largest in (("0", 7), ("3", 7), ("6", 127)):
         weight = expected.get_submodule(name).weight
-        weight.data = by_hand(weight.data, steps[name][1], -high - 1, high)
+        weight.data = by_hand(weight.data, steps[name][1], -largest - 1, largest)
     value = expected[:3](by_hand(batch, steps["0"][0], -8, 7))
     value = expected[3:6](by_hand(value, steps["3"][0], 0, 15))
     value = expected[6](by_hand(value, steps["6"][0], 0, 255))

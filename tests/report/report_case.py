@@ -3,8 +3,9 @@
 import numpy as np
 
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.graph import Graph, Op, Unsupported
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.plan import Graph, Interval, Op, Plan, Unsupported
+from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.results import (
     Curve,
     Experiment,
@@ -18,7 +19,7 @@ from inc_mp_plugin.core.results import (
 )
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.core.timings import TimedGroup, TimedPlan, TimeValidation
-from inc_mp_plugin.report.found import Found
+from inc_mp_plugin.report.artefacts import RunArtefacts
 
 OPS = ("m.layers.0.up", "m.layers.0.down", "m.layers.1.up", "head<&>")
 FORMATS = dict(zip(OPS, ("fp8_e4m3", "fp8_e4m3", "bf16", "fp8_e4m3"), strict=True))
@@ -71,18 +72,18 @@ def graph(*unsupported):
     return Graph(ops, tuple((name,) for name in OPS), unsupported, {})
 
 
-def found(**changes):
+def artefacts(**changes):
     values = {
         "folder": "runs/x",
         "recipe": {"model": {"name_or_path": "org/Tiny<&>"}, "objective": "memory", "tau": 0.1},
         "graph": graph(),
         "losses": losses(),
-        "able": OPS,
+        "runnable": OPS,
         "gains": {"memory": gains()},
         "plan": plan(),
         "stability": Stability(20, {}, 9e6, 9e6, 9e6),
     }
-    return Found(**{**values, **changes})
+    return RunArtefacts(**{**values, **changes})
 
 
 FRONTIER = Frontier(

@@ -16,7 +16,7 @@ from report_case import (
     OPS,
     PREDICTION,
     UP,
-    found,
+    artefacts,
     losses,
     plan,
 )
@@ -38,8 +38,8 @@ from inc_mp_plugin.report.document import report_info
 
 
 def section(key, **changes):
-    info = report_info(found(**changes))
-    return next(one for one in info.sections if one.key == key)
+    info = report_info(artefacts(**changes))
+    return next(part for part in info.sections if part.key == key)
 
 
 def near(*values):
@@ -47,10 +47,10 @@ def near(*values):
 
 
 def test_order_and_titles():
-    info = report_info(found(**EVERYTHING))
+    info = report_info(artefacts(**EVERYTHING))
     assert info.title == "Mixed-precision plan of Tiny<&>"
     assert info.subtitle == "objective memory · strategy ip_mse · tau 0.1"
-    assert [one.key for one in info.sections] == [
+    assert [part.key for part in info.sections] == [
         *("plan", "map", "budget", "frontier", "validation", "time", "loop"),
         *("choices", "prediction", "curve", "methods", "accuracy", "uncertainty", "left-out", "reproduce"),
     ]
@@ -118,7 +118,7 @@ def test_budget():
 
 def test_a_plan_that_lowers_nothing():
     info = report_info(
-        found(plan=plan(formats=dict.fromkeys(OPS, "bf16"), loss_mse=0.0, nrmse=0.0, gain=0.0))
+        artefacts(plan=plan(formats=dict.fromkeys(OPS, "bf16"), loss_mse=0.0, nrmse=0.0, gain=0.0))
     )
     assert info.sections[2].blocks == ("No op is lowered, so none is spent.",)
 
@@ -243,7 +243,7 @@ def test_curve():
 
 def test_methods():
     chart, table = section("methods", experiments=(METHODS,)).blocks
-    assert [(one.label, one.style) for one in chart.series] == [(m, m) for m in ("ip_mse", "eagl", "alps")]
+    assert [(line.label, line.style) for line in chart.series] == [(m, m) for m in ("ip_mse", "eagl", "alps")]
     assert table.columns == ("gain, %", "ip_mse", "eagl", "alps")
     assert table.rows == (("50", "1.00e-06", "3.00e-06", "1.00e-06"),)
 
@@ -287,9 +287,9 @@ def test_left_out():
         "left-out",
         graph=EVERYTHING["graph"],
         losses=losses().of((UP, DOWN, HEAD)),
-        able=(UP, DOWN),
+        runnable=(UP, DOWN),
     ).blocks
-    assert [one.rows for one in blocks] == [
+    assert [table.rows for table in blocks] == [
         (("m.<experts>", "_grouped_mm", "one fused parameter"),),
         ((LATER,),),
         ((HEAD,),),
@@ -333,8 +333,8 @@ def test_what_is_missing_is_said_once_with_its_command():
         "validation": "validation.json is of another plan",
         "experiments/curve-memory": "curve-memory.json is old",
     }
-    info = report_info(found(outdated=outdated))
-    assert [one.key for one in info.sections] == [
+    info = report_info(artefacts(outdated=outdated))
+    assert [part.key for part in info.sections] == [
         *("plan", "map", "budget", "uncertainty", "left-out", "absent", "reproduce")
     ]
     assert info.sections[-2].blocks == (
@@ -364,6 +364,6 @@ def _with_fp16():
 
     from report_case import gains
 
-    one = gains()
-    head = replace(one.groups[-1], configurations=(("bf16",), ("fp16",)))
-    return {"memory": replace(one, groups=(*one.groups[:-1], head))}
+    values = gains()
+    head = replace(values.groups[-1], configurations=(("bf16",), ("fp16",)))
+    return {"memory": replace(values, groups=(*values.groups[:-1], head))}

@@ -5,7 +5,7 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from report_case import EVERYTHING, found
+from report_case import EVERYTHING, artefacts
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.report.blocks import Chart, PlanMap, Series
@@ -19,12 +19,15 @@ VOID = {"meta", "br", "hr", "link", "img", "input"}
 
 @pytest.fixture(scope="module")
 def info():
-    return report_info(found(**EVERYTHING))
+    return report_info(artefacts(**EVERYTHING))
 
 
 @pytest.fixture(scope="module")
 def pictures(info):
-    return {one.name: inline(render(one)[1].decode(), one.name, one.caption) for one in info.figures}
+    return {
+        figure.name: inline(render(figure)[1].decode(), figure.name, figure.caption)
+        for figure in info.figures
+    }
 
 
 class Reader(HTMLParser):
@@ -75,9 +78,9 @@ def test_everything_is_escaped(info, pictures):
 
 
 def test_pictures_take_the_ink_of_the_page(info, pictures):
-    for one in info.figures:
-        picture = pictures[one.name]
-        if not isinstance(one, PlanMap):
+    for figure in info.figures:
+        picture = pictures[figure.name]
+        if not isinstance(figure, PlanMap):
             assert "currentColor" in picture
             assert PAPER not in picture
         assert INK not in picture
@@ -85,7 +88,7 @@ def test_pictures_take_the_ink_of_the_page(info, pictures):
 
 
 def test_the_same_twice(info, pictures):
-    chart = next(one for one in info.figures if one.name == "curve-memory")
+    chart = next(figure for figure in info.figures if figure.name == "curve-memory")
     assert render(chart) == render(chart)
     assert page(info, pictures) == page(info, pictures)
 

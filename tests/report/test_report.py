@@ -6,11 +6,13 @@ import pytest
 from report_case import FRONTIER, OPS, TIMES, VALIDATION, gains, losses, plan
 from rich.console import Console
 
+from inc_mp_plugin.report.loss_sections import frontier_table, validation_table
+from inc_mp_plugin.report.measured import measured_text
 from inc_mp_plugin.report.plan_table import print_plan
 from inc_mp_plugin.report.plots import charts_figure, plan_figure
-from inc_mp_plugin.report.terminal import print_frontier, print_time_validation, print_validation
-from inc_mp_plugin.report.text import Cell, amount, frontier_rows, places, plan_table, split_name
-from inc_mp_plugin.report.time_section import time_charts
+from inc_mp_plugin.report.terminal import print_blocks
+from inc_mp_plugin.report.text import Cell, amount, places, plan_table, split_name
+from inc_mp_plugin.report.time_section import time_charts, time_tables, time_text
 
 
 def table(**changes):
@@ -18,20 +20,20 @@ def table(**changes):
 
 
 def test_arrangement():
-    found = table()
-    assert found.lower == ("fp8_e4m3",)
-    assert found.columns == ("up", "down", "head<&>")
-    assert found.rows == {
-        "0": {
-            "up": Cell("fp8_e4m3", pytest.approx(10.0), pytest.approx(25.0)),
-            "down": Cell("fp8_e4m3", pytest.approx(20.0), pytest.approx(25.0)),
-        },
-        "1": {"up": Cell("bf16", 0.0, 0.0)},
-        "": {"head<&>": Cell("fp8_e4m3", pytest.approx(40.0), pytest.approx(25.0))},
-    }
-    assert found.summary[0] == "3 of 4 ops run in fp8_e4m3, the others in bf16."
-    assert "9 MB, 75.0 % of the largest" in found.summary[1]
-    assert len(found.summary) == 3
+    plan_map = table()
+    up = Cell("0", "up", "fp8_e4m3", True, pytest.approx(10.0), pytest.approx(25.0))
+    down = Cell("0", "down", "fp8_e4m3", True, pytest.approx(20.0), pytest.approx(25.0))
+    later = Cell("1", "up", "bf16", False, 0.0, 0.0)
+    head = Cell("", "head<&>", "fp8_e4m3", True, pytest.approx(40.0), pytest.approx(25.0))
+    assert plan_map.lower == ("fp8_e4m3",)
+    assert plan_map.columns == ("up", "down")
+    assert plan_map.layers == {"0": (up, down), "1": (later, None)}
+    assert plan_map.outside == (head,)
+    assert plan_map.cells == (up, down, later, head)
+    assert [cell.label for cell in (up, head)] == ["layer 0 up", "head<&>"]
+    assert plan_map.summary[0] == "3 of 4 ops run in fp8_e4m3, the others in bf16."
+    assert "9 MB, 75.0 % of the largest" in plan_map.summary[1]
+    assert len(plan_map.summary) == 3
 
 
 def test_a_threshold_that_does_not_bind_is_said():
@@ -46,17 +48,17 @@ def test_names():
 
 def test_ops_of_the_same_short_name_have_places_of_their_own():
     ops = ["encoder.layers.0.fc", "decoder.layers.0.fc", "decoder.layers.1.fc", "decoder.layers.1.out"]
-    found = places(ops)
-    assert len(set(found.values())) == 4
-    assert found["decoder.layers.1.out"] == ("1", "out")
+    place_of = places(ops)
+    assert len(set(place_of.values())) == 4
+    assert place_of["decoder.layers.1.out"] == ("1", "out")
 
 
 @pytest.mark.parametrize(
-    ("value", "unit", "wanted"),
+    ("value", "unit", "text"),
     [(0.0, "byte", "0 byte"), (-2e3, "byte", "-2 kB"), (1.5, "s", "1.5 s"), (0.0, "s", "0 ns")],
 )
-def test_amounts(value, unit, wanted):
-    assert amount(value, unit) == wanted
+def test_amounts(value, unit, text):
+    assert amount(value, unit) == text
 
 
 def printed(draw, *arguments, width=40):
@@ -75,7 +77,9 @@ def test_tables_line_up_and_nothing_is_cut_in_a_narrow_window():
 
 
 def test_validation_is_shown():
-    text = printed(lambda value, console: print_validation(value, 0.9, console), VALIDATION, width=100)
+    text = printed(
+        print_blocks, [validation_table(VALIDATION, 0.9), measured_text(VALIDATION, plan())], width=100
+    )
     assert "90 % interval" in text
     assert "0.83, and 2 of them lie in their interval" in text
     assert "4.00e-06 (2.00e-06 to 9.00e-06) !" in text
@@ -86,7 +90,7 @@ def test_validation_is_shown():
 
 
 def test_a_frontier_is_shown():
-    text = printed(lambda one, console: print_frontier(one, frontier_rows(one), console), FRONTIER, width=99)
+    text = printed(print_blocks, [frontier_table(FRONTIER)], width=99)
     assert "50.0 knee" in text
     assert "0.05 to 0.2" in text
 
@@ -99,9 +103,8 @@ def test_figure_shows_every_op():
 
 
 def test_time_is_printed_with_errors_and_a_verdict():
-    out = io.StringIO()
-    print_time_validation(TIMES, Console(file=out, width=200))
-    lines = [" ".join(line.replace("│", " ").split()) for line in out.getvalue().splitlines()]
+    text = printed(print_blocks, [*time_tables(TIMES), time_text(TIMES)], width=200)
+    lines = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
     assert "Time saved by whole plans, of 250.0 ms on a CPU" in lines
     assert "memory 0.1 2 100.0 ± 2.000 104.0 ± 1.000 +4.0 % yes" in lines
     assert "memory 0.2 3 100.0 ± 2.000 120.0 ± 1.000 +20.0 % no" in lines

@@ -1,4 +1,4 @@
-"""A folder becomes a report: what is there is shown, what is of another state of things is not."""
+"""A folder becomes a report: artefacts are shown where they are there and up to date."""
 
 import subprocess
 import sys
@@ -20,8 +20,8 @@ from report_case import (
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.results import Point
-from inc_mp_plugin.pipeline.collect import find, write_report
 from inc_mp_plugin.pipeline.recipe import parse_recipe
+from inc_mp_plugin.pipeline.report import read_artefacts, write_report
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.codec import to_json
 from inc_mp_plugin.stages.frontier import FRONTIER as FRONTIERS
@@ -64,7 +64,7 @@ def add_everything(folder):
         "noise": "uniform",
     }
     write(folder, "frontier", "frontier", FRONTIERS.encode({"memory": FRONTIER}), files)
-    lowered = find(folder).plan.quantized
+    lowered = read_artefacts(folder).plan.quantized
     validation = replace(VALIDATION, plan=Point(lowered, 3e-6, VALIDATION.plan.interval, 1.5e-6))
     write(folder, "validation", "validation", asdict(validation), {})
     write(folder, "verification", "verification", asdict(VERIFICATION), made)
@@ -73,35 +73,35 @@ def add_everything(folder):
 
 
 def test_what_is_not_there_is_none(folder):
-    found = find(folder)
-    assert (found.frontiers, found.validation, found.time, found.verification) == (None,) * 4
-    assert (found.experiments, found.outdated) == ((), {})
-    assert (found.able, found.model) == (OPS, "tiny")
-    assert found.stability.draws == 20
-    assert found.depends_on["sensitivity"] == {"versions": {"torch": "2.13"}, "made_by": None}
+    artefacts = read_artefacts(folder)
+    assert (artefacts.frontiers, artefacts.validation, artefacts.time, artefacts.verification) == (None,) * 4
+    assert (artefacts.experiments, artefacts.outdated) == ((), {})
+    assert (artefacts.runnable, artefacts.model) == (OPS, "tiny")
+    assert artefacts.stability.draws == 20
+    assert artefacts.depends_on["sensitivity"] == {"versions": {"torch": "2.13"}, "made_by": None}
 
 
 def test_everything_is_found(folder):
     add_everything(folder)
-    found = find(folder)
-    assert found.frontiers == {"memory": FRONTIER}
-    assert found.time == TIMES
-    assert found.verification == VERIFICATION
-    assert found.experiments == (CURVE,)
-    assert found.validation is not None
-    assert found.outdated == {}
+    artefacts = read_artefacts(folder)
+    assert artefacts.frontiers == {"memory": FRONTIER}
+    assert artefacts.time == TIMES
+    assert artefacts.verification == VERIFICATION
+    assert artefacts.experiments == (CURVE,)
+    assert artefacts.validation is not None
+    assert artefacts.outdated == {}
 
 
 def test_what_is_of_another_plan_or_state_is_not_shown(folder):
     add_everything(folder)
     plan_stage(replace(JOB, tau=0.05), losses(), {"memory": gains()}, folder)
-    found = find(folder)
-    assert found.validation is None
-    assert found.verification is None
-    assert found.experiments == (CURVE,)  # of the same gains and sensitivities
-    assert found.outdated == {
+    artefacts = read_artefacts(folder)
+    assert artefacts.validation is None
+    assert artefacts.verification is None
+    assert artefacts.experiments == (CURVE,)  # of the same gains and sensitivities
+    assert artefacts.outdated == {
         "validation": "validation.json is of another plan",
-        "verification": "verification.json is of another state of things (tau)",
+        "verification": "verification.json is out of date (tau changed since)",
     }
 
 
@@ -111,18 +111,19 @@ def test_everything_else_is_of_the_same_gains_as_the_plan(folder):
     other = {"memory": replace(gains(), groups=(*gains().groups[:-1], cheaper))}
     write(folder, "gains", "gains", encode(other), {})
     with pytest.raises(
-        InputError, match=r"plan.json is of another state of things \(gains\); run `inc-mp sol"
+        InputError, match=r"plan.json is out of date \(gains changed since\); run `inc-mp sol"
     ):
-        find(folder)
+        read_artefacts(folder)
     plan_stage(JOB, losses(), other, folder)
-    wanted = {"frontier", "time_validation", "verification", "experiments/curve-memory"}
-    assert find(folder).outdated.keys() == wanted
+    dependent = {"frontier", "time_validation", "verification", "experiments/curve-memory"}
+    assert read_artefacts(folder).outdated.keys() == dependent
 
 
 def test_a_plan_for_a_gain_is_planned_again_for_that_gain(folder):
     job = replace(JOB, tau=0.9, gain_fraction=0.5)
     plan = plan_stage(job, losses(), {"memory": gains()}, folder)
-    assert find(folder).stability.gain == plan.gain == find(folder).stability.gain_low
+    stability = read_artefacts(folder).stability
+    assert stability.gain == plan.gain == stability.gain_low
 
 
 @pytest.mark.slow
@@ -130,18 +131,18 @@ def test_the_report_is_written_and_the_same_twice_without_torch(folder):
     add_everything(folder)
     path = write_report(folder)
     assert path == folder / "report.html"
-    first = {one: one.read_bytes() for one in [path, *sorted((folder / "figures").iterdir())]}
-    names = {one.name for one in first}
+    first = {file: file.read_bytes() for file in [path, *sorted((folder / "figures").iterdir())]}
+    names = {file.name for file in first}
     figures = ("plan", "budget-kinds", "budget-ops", "frontier-memory", "validation", "closed-loop")
     figures += ("time-plans", "time-groups", "time-macs", "curve-memory")
     assert names == {"report.html", *(f"{name}.{end}" for name in figures for end in ("png", "svg"))}
     code = (
-        "import sys; from pathlib import Path; from inc_mp_plugin.pipeline.collect import write_report; "
+        "import sys; from pathlib import Path; from inc_mp_plugin.pipeline.report import write_report; "
         "write_report(Path(sys.argv[1])); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {one: one.read_bytes() for one in first} == first
+    assert {file: file.read_bytes() for file in first} == first
 
 
 def test_a_folder_without_a_plan(tmp_path):

@@ -154,8 +154,8 @@ def test_the_command_line_shows_and_leaves_as_it_came(capsys):
         logging.getLogger("inc_mp_plugin").info("of a %s", "script")
     tell("of the command itself")
     say("of a library again")
-    wanted = "a line [with brackets]\nof a script\nof the command itself\n"
-    assert capsys.readouterr().err == wanted
+    expected = "a line [with brackets]\nof a script\nof the command itself\n"
+    assert capsys.readouterr().err == expected
     assert (progress.LOGGER.level, progress.LOGGER.propagate, list(progress.LOGGER.handlers)) == before
 
 

@@ -52,12 +52,12 @@ def test_two_processes_make_the_plan_of_one(tmp_path, mode):
     said, done = in_ranks(mode, together)
     assert said[0] == said[1] == {"quantized": sorted(alone.quantized), "loss_mse": alone.loss_mse}
     assert done.stderr.count("Capturing the graph") == 1
-    one, two = (
+    single, shared = (
         mp.Sensitivity(*(arrays[key] for key in ("ops", "loss", "input", "weight")))
         for arrays in map(_arrays, (tmp_path / "alone", together))
     )
     for key in ("loss", "input", "weight"):
-        assert (getattr(one, key) == getattr(two, key)).all()
+        assert (getattr(single, key) == getattr(shared, key)).all()
     assert not list(together.glob("*partial*"))
 
 
@@ -71,11 +71,11 @@ def test_two_processes_value_ops_as_one_does(tmp_path):
     (first, second), done = in_ranks("alps", together)
     assert first == second == {"quantized": sorted(alone.quantized)}
     assert done.stderr.count("ALPS, each op alone: 20 steps\n") == 1
-    one, two = (
+    single, shared = (
         json.loads((folder / "alps.json").read_text())["values"]["fp8_e4m3"]
         for folder in (tmp_path / "alone", together)
     )
-    assert two == pytest.approx(one, abs=1e-7)
+    assert shared == pytest.approx(single, abs=1e-7)
     assert not list(together.glob("*partial*"))
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.plan import Graph, Interval, Op, Plan, Unsupported
+from inc_mp_plugin.core.graph import Graph, Op, Unsupported
+from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.results import Curve, Frontier, Point, Round, Validation, Verification
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.core.timings import (
@@ -205,8 +206,8 @@ def test_files_without_measured_intervals_are_read():
     assert (read.nrmse, read.nrmse_interval, read.verdict) == (0.05, None, "not decided")
     verification = asdict(VERIFICATION)
     del verification["verify_confidence"]
-    for one in verification["rounds"]:
-        del one["interval"]
+    for closed_loop_round in verification["rounds"]:
+        del closed_loop_round["interval"]
     read = from_json(Verification, verification)
-    assert [one.interval for one in read.rounds] == [None, None]
+    assert [closed_loop_round.interval for closed_loop_round in read.rounds] == [None, None]
     assert read.correction == VERIFICATION.correction

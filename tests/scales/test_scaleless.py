@@ -18,7 +18,7 @@ from torch import nn
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.graph import Graph, Op
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import quantize
@@ -71,8 +71,8 @@ def maxima(model):
 
 
 def of_maxabs(maxabs):
-    one = np.ones((1, 1))
-    return Sensitivity(("op",), np.ones(1), one, one, maxabs=maxabs)
+    ones = np.ones((1, 1))
+    return Sensitivity(("op",), np.ones(1), ones, ones, maxabs=maxabs)
 
 
 def relative_error(model, scales, base, format_name):
@@ -98,21 +98,21 @@ SIZES = {
 
 @pytest.mark.parametrize("base", DTYPES)
 @pytest.mark.parametrize("place", ["weight", "channel", "input", "second"])
-@pytest.mark.parametrize("scales", ON_CPU[:3], ids=lambda one: one.method[:16])
+@pytest.mark.parametrize("scales", ON_CPU[:3], ids=lambda scales: scales.method[:16])
 def test_held_back_is_what_inc_breaks(scales, place, base):
     """Where INC has a scale, an op's error is that of FP8; else NaN or many times that."""
     for size in SIZES[base]:
         model = Small(place, size, DTYPES[base])
-        held = without_scale(of_maxabs(maxima(model)), base, ["fp8_e4m3"], [scales])
+        held_back = without_scale(of_maxabs(maxima(model)), base, ["fp8_e4m3"], [scales])
         if place == "channel" and not SCALE_METHODS[scales.method].per_channel_weight:
-            assert not held  # hidden by the other channels
+            assert not held_back  # hidden by the other channels
             continue
         error = relative_error(model, scales, base, "fp8_e4m3")
         floored = scales.method == PCS and place in ("weight", "channel") and FLOOR and base != "fp16"
         if floored:
-            assert not held and (error < 1.1 or not size)
+            assert not held_back and (error < 1.1 or not size)
         else:
-            assert bool(held) == (error > 0.2), (size, error, held)
+            assert bool(held_back) == (error > 0.2), (size, error, held_back)
 
 
 def test_a_unit_scale_is_never_missing():
@@ -144,15 +144,15 @@ def test_the_inverse_of_incs_own_scale_is_finite_or_the_op_is_held_back(
     if not value.isfinite():
         return
     method = SCALE_METHODS[scales.method]
-    held = without_scale(of_maxabs({part: np.array([float(value)])}), base, [format_name], [scales])
+    held_back = without_scale(of_maxabs({part: np.array([float(value)])}), base, [format_name], [scales])
     if part == "weight" and method.per_channel_weight:
-        assert not held  # its channels decide
+        assert not held_back  # its channels decide
         return
     rounding, backoff = (getattr(method, name) for name in (NAMES[part], f"{NAMES[part]}_backoff"))
     scale = torch.as_tensor(
         ROUNDING[rounding]().calc(calc_scale_from_maxabs(value, FULL[format_name], backoff))
     )
-    assert bool(held) == (not bool(invert_scale(scale).isfinite()))
+    assert bool(held_back) == (not bool(invert_scale(scale).isfinite()))
 
 
 def test_nothing_is_said_without_maxima_or_of_other_formats():
@@ -165,9 +165,9 @@ def test_the_decision_loads_no_torch_where_there_is_no_doubt():
         "import sys, numpy as np\n"
         "from inc_mp_plugin.core.sensitivity import Sensitivity\n"
         "from inc_mp_plugin.scales.scaleless import without_scale\n"
-        "one = np.ones((1, 1))\n"
-        "seen = Sensitivity(('op',), one[0], one, one, maxabs={'input': np.array([1e-3])})\n"
-        "assert not without_scale(seen, 'bf16', ['fp8_e4m3'])\n"
+        "ones = np.ones((1, 1))\n"
+        "losses = Sensitivity(('op',), ones[0], ones, ones, maxabs={'input': np.array([1e-3])})\n"
+        "assert not without_scale(losses, 'bf16', ['fp8_e4m3'])\n"
         "assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -193,12 +193,14 @@ class Twice(nn.Module):
 def test_maxima_are_those_of_all_batches():
     kinds = {"Linear": "linear", "Matmul": "bgemm"}
     model = Twice().eval()
-    found = {n: kinds[type(m).__name__] for n, m in model.named_modules() if type(m).__name__ in kinds}
-    ops = tuple(Op(name, kind, 1, 1, 1) for name, kind in found.items())
+    kind_of = {n: kinds[type(m).__name__] for n, m in model.named_modules() if type(m).__name__ in kinds}
+    ops = tuple(Op(name, kind, 1, 1, 1) for name, kind in kind_of.items())
     graph = Graph(ops, tuple((op.name,) for op in ops), (), {})
     batches = [torch.randn(2, 4, 6), 3 * torch.randn(3, 4, 6), torch.randn(1, 4, 6)]
-    seen = measure_sensitivity(model, graph, batches, lambda m, x: m(x).square().mean(dim=(1, 2)))
-    maxabs = {part: dict(zip(seen.ops, values, strict=True)) for part, values in seen.maxabs.items()}
+    sensitivity = measure_sensitivity(model, graph, batches, lambda m, x: m(x).square().mean(dim=(1, 2)))
+    maxabs = {
+        part: dict(zip(sensitivity.ops, values, strict=True)) for part, values in sensitivity.maxabs.items()
+    }
     assert maxabs["input"]["twice"] == max(float((100.0 * x).abs().max()) for x in batches)
     assert maxabs["input"]["reads"] == maxabs["input"]["product"] == 0.0
     assert maxabs["weight"]["twice"] == float(model.twice.weight.abs().max())
@@ -208,13 +210,13 @@ def test_maxima_are_those_of_all_batches():
         "zeros": 0.0,
         "product": np.inf,
     }
-    held = without_scale(seen, "fp32", ["fp8_e4m3"])
-    assert held == {
+    held_back = without_scale(sensitivity, "fp32", ["fp8_e4m3"])
+    assert held_back == {
         "reads": "INC has no scale for an input of zeros that calibration gave it",
         "zeros": "INC has no scale for a weight of zeros",
         "product": "INC has no scale for an input of zeros that calibration gave it",
     }
-    assert seen.of(["zeros", "twice"]).maxabs["weight"].tolist() == [maxabs["weight"]["twice"], 0.0]
+    assert sensitivity.of(["zeros", "twice"]).maxabs["weight"].tolist() == [maxabs["weight"]["twice"], 0.0]
 
 
 def two_ops(formats, maxabs):
@@ -224,9 +226,9 @@ def two_ops(formats, maxabs):
         for op in "ab"
     )
     groups = tuple(GroupGains(g.ops, g.configurations, g.gain, (0.0,) * len(formats)) for g in groups)
-    one = np.ones((1, 2))
+    ones = np.ones((1, 2))
     return Gains("memory", "byte", "exact", formats[0], groups), Sensitivity(
-        ("a", "b"), np.ones(1), one, one, maxabs=maxabs
+        ("a", "b"), np.ones(1), ones, ones, maxabs=maxabs
     )
 
 
@@ -235,7 +237,7 @@ def test_a_plain_program_keeps_zeros_in_the_base_format():
     assert solve(*two_ops(["fp32", "fp8_e4m3"], zeros), tau=10.0).quantized == ("a",)
     assert solve(*two_ops(["fp32", "fp8_e4m3"], {}), tau=10.0).quantized == ("a", "b")
     assert solve(*two_ops(["fp32", "bf16"], zeros), tau=10.0).quantized == ("a", "b")
-    gains, seen = two_ops(["fp32", "fp8_e4m3"], zeros)
+    gains, sensitivity = two_ops(["fp32", "fp8_e4m3"], zeros)
     must = GroupGains(("b",), (("fp8_e4m3",),), (1.0,), (0.0,))
     with pytest.raises(InputError, match="'b' must leave the base format, but INC has no scale for a weight"):
-        solve(Gains("memory", "byte", "exact", "fp32", (gains.groups[0], must)), seen, tau=10.0)
+        solve(Gains("memory", "byte", "exact", "fp32", (gains.groups[0], must)), sensitivity, tau=10.0)

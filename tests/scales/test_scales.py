@@ -96,8 +96,8 @@ def test_the_table_is_that_of_inc(name):
 @pytest.mark.parametrize("format_name", INC_DTYPE)
 @pytest.mark.parametrize("device", DEVICES)
 def test_full_scales(device, format_name):
-    wanted = get_fullscale(INC_DTYPE[format_name], INC_DEVICE[device])
-    assert Scales("maxabs_pow2", device).full_scale(format_name) == wanted
+    expected = get_fullscale(INC_DTYPE[format_name], INC_DEVICE[device])
+    assert Scales("maxabs_pow2", device).full_scale(format_name) == expected
 
 
 @pytest.mark.parametrize("dtype", helpers.mostly_slow(DTYPES, torch.bfloat16), ids=str)
@@ -109,11 +109,11 @@ def test_input_scales(name, device, format_name, dtype):
     limit = get_fullscale(INC_DTYPE[format_name], INC_DEVICE[device])
     for maxabs in magnitudes(dtype):
         unrounded = calc_scale_from_maxabs(maxabs, limit, method.activation_backoff)
-        wanted = torch.as_tensor(rounding.calc(unrounded), dtype=dtype)
-        found = scales.of_input(maxabs, format_name)
+        expected = torch.as_tensor(rounding.calc(unrounded), dtype=dtype)
+        scale = scales.of_input(maxabs, format_name)
         # as QuantDequant keeps it: a tensor, inverted twice
-        assert found.divisor == torch.reciprocal(torch.reciprocal(wanted)).float()
-        assert found.factor == found.divisor
+        assert scale.divisor == torch.reciprocal(torch.reciprocal(expected)).float()
+        assert scale.factor == scale.divisor
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -125,30 +125,30 @@ def test_weight_scales(name, device, format_name, dtype):
     spread = 2.0 ** torch.linspace(-40, 10, 64)[:, None]
     weight = (torch.randn(64, 16, generator=generator) * spread).to(dtype)
     weight[3] = 0.0
-    found = Scales(name, device).of_weight(weight, format_name)
+    scale = Scales(name, device).of_weight(weight, format_name)
     kind = MaxAbsPcs if method.per_channel_weight else MaxAbsPts
     rounding = inc_rounding(method.weight, device)
     if method.weight in {"unit", "hw_single"}:
-        wanted = torch.tensor(rounding.calc(None), dtype=dtype)
+        expected = torch.tensor(rounding.calc(None), dtype=dtype)
     else:
         inc = kind(rounding, inc_params(format_name, dtype), INC_DEVICE[device], method.weight_backoff)
-        wanted = inc.calc_scales(weight, QuantTensorType.CONST)
-    assert torch.equal(found.factor.flatten(), wanted.float().flatten())
-    assert torch.isfinite(found.divisor).all() and (found.divisor > 0).all()
+        expected = inc.calc_scales(weight, QuantTensorType.CONST)
+    assert torch.equal(scale.factor.flatten(), expected.float().flatten())
+    assert torch.isfinite(scale.divisor).all() and (scale.divisor > 0).all()
     # as QuantInput keeps it: inverted as a tensor, then as a number
-    inverse = torch.reciprocal(wanted).double().flatten()
-    assert torch.equal(found.divisor.flatten(), (1.0 / inverse).float())
+    inverse = torch.reciprocal(expected).double().flatten()
+    assert torch.equal(scale.divisor.flatten(), (1.0 / inverse).float())
     if method.per_channel_weight:
-        assert found.factor.shape == (64, 1)
+        assert scale.factor.shape == (64, 1)
 
 
 @pytest.mark.parametrize("device", ["gaudi2", "gaudi3"])
 def test_hardware_scales_are_those_of_the_device(device):
     scales = Scales("maxabs_hw", device)
-    found = {float(scales.of_input(m, "fp8_e4m3").factor) for m in magnitudes(torch.float32)}
-    assert found <= set(FP8_143_SCALES[INC_DEVICE[device]])
+    factors = {float(scales.of_input(m, "fp8_e4m3").factor) for m in magnitudes(torch.float32)}
+    assert factors <= set(FP8_143_SCALES[INC_DEVICE[device]])
     if device == "gaudi2":
-        assert found == {2.0**-8, 2.0**-4, 1.0, 2.0**4}
+        assert factors == {2.0**-8, 2.0**-4, 1.0, 2.0**4}
 
 
 def test_channels_of_a_convolution():
@@ -157,8 +157,8 @@ def test_channels_of_a_convolution():
     scale = Scales("act_maxabs_pow2_weights_pcs_maxabs_pow2", "cpu").of_weight(weight, "fp8_e4m3")
     assert scale.factor.shape == (4, 1, 1, 1)
     limit = 448 * 0.5
-    wanted = [2.0 ** math.ceil(math.log2(m / limit)) for m in (16, 2, 4)]
-    assert scale.factor.flatten().tolist() == [*wanted, 2.0**-126]
+    expected = [2.0 ** math.ceil(math.log2(m / limit)) for m in (16, 2, 4)]
+    assert scale.factor.flatten().tolist() == [*expected, 2.0**-126]
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
@@ -177,18 +177,18 @@ def test_no_scale_is_zero_or_infinite(maxabs, name, dtype):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         (("maxabs_pow", "cpu"), "unknown scale method 'maxabs_pow'; did you mean 'maxabs_pow2'"),
         (("maxabs_pow2", "gaudi1"), "unknown device for scales 'gaudi1'; did you mean 'gaudi"),
-        (("maxabs_hw", "cpu"), "'cpu' has not; give device gaudi2 or gaudi3, or one of .* maxabs_pow2"),
+        (("maxabs_hw", "cpu"), "'cpu' does not have; give device gaudi2 or gaudi3, or one of .* maxabs_pow2"),
         (("hw_aligned_single_scale", "cpu"), "takes the scales of Gaudi hardware"),
         (("act_maxabs_hw_weights_pcs_maxabs_pow2", "cpu"), "takes the scales of Gaudi hardware"),
     ],
 )
-def test_wrong_scales(given, message):
+def test_wrong_scales(arguments, message):
     with pytest.raises(InputError, match=message):
-        Scales(*given)
+        Scales(*arguments)
 
 
 def test_wrong_formats():

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.core.errors import NonFiniteError
+from inc_mp_plugin.core.graph import Graph, Op
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.plan import Graph, Op
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import switchable
@@ -32,6 +32,10 @@ def text():
     return [{"input_ids": ids[:4]}, {"input_ids": ids[4:]}]
 
 
+def losses_of(model, graph, rounding):
+    return rounded_losses(model, graph, text(), None, rounding=rounding, format_name=E4M3)
+
+
 @pytest.mark.parametrize(
     "name", helpers.mostly_slow(["llama", "phi3", "opt", "mixtral", "qwen2_moe"], "llama", "mixtral")
 )
@@ -40,8 +44,8 @@ def test_everything_rounded_is_what_inc_converts(name):
     model = helpers.mixture(name)
     graph = capture(model, text()[0])
     before = helpers.state(model)
-    rounding = observe_rounding(model, graph, text(), None, SCALES, (E4M3,))
-    ours = rounded_losses(model, graph, text(), None, rounding, E4M3)
+    rounding = observe_rounding(model, graph, text(), None, scales=SCALES, formats=(E4M3,))
+    ours = losses_of(model, graph, rounding)
     helpers.assert_same_state(before, helpers.state(model))
     formats = {op.name: E4M3 for op in graph.ops}
     switch = switchable(model, config_of("fp32", formats, CPU_QDQ, Captured.of(graph)), E4M3, text())
@@ -55,23 +59,24 @@ def test_what_no_sample_reached_is_not_rounded():
     """As an expert that gets its first token when everything else is rounded: no scale is known for it."""
     model = helpers.language_model("llama")
     graph = capture(model, text()[0])
-    rounding = observe_rounding(model, graph, text(), None, SCALES, (E4M3,))
-    seen = {key: value for key, value in rounding.maxabs.items() if key[0] != "lm_head"}
-    found = rounded_losses(model, graph, text(), None, replace(rounding, maxabs=seen), E4M3)
+    rounding = observe_rounding(model, graph, text(), None, scales=SCALES, formats=(E4M3,))
+    reached = {key: value for key, value in rounding.maxabs.items() if key[0] != "lm_head"}
+    losses = losses_of(model, graph, replace(rounding, maxabs=reached)).tolist()
     others = replace(graph, ops=tuple(op for op in graph.ops if op.name != "lm_head"))
-    assert found.tolist() == rounded_losses(model, others, text(), None, rounding, E4M3).tolist()
-    assert found.tolist() != rounded_losses(model, graph, text(), None, rounding, E4M3).tolist()
+    assert losses == losses_of(model, others, rounding).tolist()
+    assert losses != losses_of(model, graph, rounding).tolist()
 
 
 def test_drift_by_hand():
     model = helpers.language_model("llama")
     graph = capture(model, text()[0])
-    found = measure_sensitivity(model, graph, text(), scales=SCALES, formats=(E4M3,))
-    rounding = observe_rounding(model, graph, text(), None, SCALES, (E4M3,))
-    change = rounded_losses(model, graph, text(), None, rounding, E4M3) - found.loss
-    first_order = found.rounding[E4M3].mean(axis=0).sum()
-    assert found.measured_drift.value == pytest.approx(change.mean() / first_order)
-    assert found.measured_drift.stderr == pytest.approx(np.std(change, ddof=1) / math.sqrt(6) / first_order)
+    sensitivity = measure_sensitivity(model, graph, text(), scales=SCALES, formats=(E4M3,))
+    rounding = observe_rounding(model, graph, text(), None, scales=SCALES, formats=(E4M3,))
+    change = losses_of(model, graph, rounding) - sensitivity.loss
+    first_order = sensitivity.rounding[E4M3].mean(axis=0).sum()
+    drift = sensitivity.measured_drift
+    assert drift.value == pytest.approx(change.mean() / first_order)
+    assert drift.stderr == pytest.approx(np.std(change, ddof=1) / math.sqrt(6) / first_order)
 
 
 def test_a_quadratic_loss_drifts_as_its_hessian_says():
@@ -87,16 +92,17 @@ def test_a_quadratic_loss_drifts_as_its_hessian_says():
 
     start = model[0].weight.detach().clone()
     graph = Graph((Op("0", "linear", 1, 4096, 1),), (("0",),), (), {})
-    found = measure_sensitivity(model, graph, [target], loss, scales=SCALES, formats=(E4M3,))
-    rounding = observe_rounding(model, graph, [target], loss, SCALES, (E4M3,))
+    sensitivity = measure_sensitivity(model, graph, [target], loss, scales=SCALES, formats=(E4M3,))
+    rounding = observe_rounding(model, graph, [target], loss, scales=SCALES, formats=(E4M3,))
     weight_error = rounding.of_weight(start, E4M3)
     input_error = rounding.of_input("0", 0, target, E4M3)
     moved = (target + input_error) @ (start + weight_error).T - target @ start.T
     second_order = 50.0 * moved.square().sum(dim=1).mean().item()
-    losses = LossModel(found, "measured")
+    losses = LossModel(sensitivity, "measured")
     first_order = sum(losses.loss_mse(E4M3).values())
     assert losses.drift.value * first_order == pytest.approx(second_order + moved.mean().item(), rel=1e-4)
-    measured = (rounded_losses(model, graph, [target], loss, rounding, E4M3) - found.loss) ** 2
+    moved = rounded_losses(model, graph, [target], loss, rounding=rounding, format_name=E4M3)
+    measured = (moved - sensitivity.loss) ** 2
     assert losses.with_drift(first_order) == pytest.approx(measured.mean(), rel=0.2)
     assert first_order < 0.01 * measured.mean()  # the first order alone would miss nearly all of it
 

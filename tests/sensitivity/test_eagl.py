@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
-from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.graph import Graph, Op
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.sensitivity.eagl import code_entropy, eagl_values, measure_eagl, weight_codes
@@ -17,7 +17,7 @@ UNIT = Scales("unit_scale", "cpu")
 
 
 @pytest.mark.parametrize(
-    ("codes", "wanted"),
+    ("codes", "expected"),
     [
         ([5] * 7, 0.0),
         ([0, 0, 1, 1], 1.0),
@@ -28,8 +28,8 @@ UNIT = Scales("unit_scale", "cpu")
     ],
     ids=["one bin", "two bins", "uniform", "uniform thrice", "three to one", "most in one bin"],
 )
-def test_entropy_by_hand(codes, wanted):
-    assert code_entropy(torch.tensor(codes)) == pytest.approx(wanted, abs=1e-12)
+def test_entropy_by_hand(codes, expected):
+    assert code_entropy(torch.tensor(codes)) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -73,31 +73,31 @@ def test_values_of_a_model():
     model = helpers.language_model("llama")
     graph = capture(model, {"input_ids": helpers.tokens(1)})
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = measure_eagl(model, graph, ("fp32", "fp8_e4m3", "bf16"), SCALES)
-    assert (found.method, found.unit) == ("eagl", "bit")
-    assert set(found.values) == {"fp8_e4m3", "bf16"}
-    assert set(found.values["bf16"]) == {op.name for op in graph.ops if op.kind != "bgemm"}
+    eagl = measure_eagl(model, graph, ("fp32", "fp8_e4m3", "bf16"), SCALES)
+    assert (eagl.method, eagl.unit) == ("eagl", "bit")
+    assert set(eagl.values) == {"fp8_e4m3", "bf16"}
+    assert set(eagl.values["bf16"]) == {op.name for op in graph.ops if op.kind != "bgemm"}
     weight = model.lm_head.weight
     scale = SCALES.of_weight(weight, "fp8_e4m3").divisor
     rounded = (weight / scale).to(torch.float8_e4m3fn).float()
     counts = np.unique(rounded.detach().numpy(), return_counts=True)[1] / weight.numel()
-    assert found.values["fp8_e4m3"]["lm_head"] == pytest.approx(-(counts * np.log2(counts)).sum())
+    assert eagl.values["fp8_e4m3"]["lm_head"] == pytest.approx(-(counts * np.log2(counts)).sum())
     # A wider format has more bins, so no less entropy.
-    assert all(found.values["bf16"][op] >= bits for op, bits in found.values["fp8_e4m3"].items())
+    assert all(eagl.values["bf16"][op] >= bits for op, bits in eagl.values["fp8_e4m3"].items())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_experts_have_values_of_their_own():
     model = helpers.mixture("mixtral")
     graph = capture(model, {"input_ids": helpers.tokens(1)})
-    found = measure_eagl(model, graph, ("fp32", "fp8_e4m3"), SCALES)
-    experts = [op for op in found.values["fp8_e4m3"] if ".experts." in op]
+    eagl = measure_eagl(model, graph, ("fp32", "fp8_e4m3"), SCALES)
+    experts = [op for op in eagl.values["fp8_e4m3"] if ".experts." in op]
     assert len(experts) == 2 * 4 * 3
 
 
 def test_values_of_given_codes():
-    found = eagl_values({"a": torch.tensor([0, 1]), "b": torch.zeros(4, dtype=torch.long)}, ("int2",))
-    assert found.values == {"int2": {"a": 1.0, "b": 0.0}}
+    eagl = eagl_values({"a": torch.tensor([0, 1]), "b": torch.zeros(4, dtype=torch.long)}, ("int2",))
+    assert eagl.values == {"int2": {"a": 1.0, "b": 0.0}}
 
 
 def test_a_weight_that_is_not_finite():

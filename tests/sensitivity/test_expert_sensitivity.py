@@ -25,12 +25,12 @@ def squared(model, batch):
     return model(batch).square().flatten(1).mean(dim=1)
 
 
-def assert_same(found, wanted, rtol=1e-4):
-    assert found.ops == wanted.ops
+def assert_same(ours, expected, rtol=1e-4):
+    assert ours.ops == expected.ops
     for part in ("loss", "input", "weight"):
-        np.testing.assert_allclose(getattr(found, part), getattr(wanted, part), rtol=rtol)
-    for format_name in wanted.rounding:
-        np.testing.assert_allclose(found.rounding[format_name], wanted.rounding[format_name], rtol=rtol)
+        np.testing.assert_allclose(getattr(ours, part), getattr(expected, part), rtol=rtol)
+    for format_name in expected.rounding:
+        np.testing.assert_allclose(ours.rounding[format_name], expected.rounding[format_name], rtol=rtol)
 
 
 @capabilities.fused_experts
@@ -40,31 +40,33 @@ def test_weights_as_stock_code_has_them(name):
     model = helpers.mixture(name, _experts_implementation="eager")
     ids = helpers.tokens(3, 8)
     graph = mp.capture(model, {"input_ids": ids})
-    found = mp.measure_sensitivity(model, graph, [{"input_ids": ids}])
+    sensitivity = mp.measure_sensitivity(model, graph, [{"input_ids": ids}])
     layer = model.get_submodule("model.layers.1.mlp.experts")
     inner = layer.down_proj.shape[2]
-    wanted = []
+    expected = []
     for row in ids:
         loss = language_model_loss(model, {"input_ids": row[None]}).sum()
         stacks = (layer.gate_up_proj, layer.down_proj)
         gate_up, down = ((w * g) ** 2 for w, g in zip(stacks, torch.autograd.grad(loss, stacks), strict=True))
         parts = (gate_up[:, :inner], gate_up[:, inner:], down)
-        wanted.append(torch.stack([part.sum(dim=(1, 2)) for part in parts], dim=1).flatten())
+        expected.append(torch.stack([part.sum(dim=(1, 2)) for part in parts], dim=1).flatten())
     names = [f"model.layers.1.mlp.experts.{e}.{p}_proj" for e in range(4) for p in ("gate", "up", "down")]
-    columns = [found.ops.index(one) for one in names]
-    np.testing.assert_allclose(found.weight[:, columns], torch.stack(wanted).detach(), rtol=1e-3, atol=1e-12)
+    columns = [sensitivity.ops.index(name) for name in names]
+    np.testing.assert_allclose(
+        sensitivity.weight[:, columns], torch.stack(expected).detach(), rtol=1e-3, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("block", ["Loop", "LoopOverAll", "LoopBesideShared", "LoopInMethod"])
 def test_lists_of_experts_equal_the_naive_computation(block):
     model, batches = mixtures.Model(getattr(mixtures, block)), mixtures.inputs(3, 2)
     graph = mp.capture(model, batches[0])
-    found = mp.measure_sensitivity(model, graph, batches, squared)
-    wanted, losses = naive_sensitivity(model, found.ops, batches, squared)
-    np.testing.assert_allclose(found.loss, losses, rtol=1e-5)
-    for column, name in enumerate(found.ops):
-        per_sample = found.input[:, column] + found.weight[:, column]
-        np.testing.assert_allclose(per_sample, wanted[name], rtol=1e-4, atol=1e-15, err_msg=name)
+    sensitivity = mp.measure_sensitivity(model, graph, batches, squared)
+    expected, losses = naive_sensitivity(model, sensitivity.ops, batches, squared)
+    np.testing.assert_allclose(sensitivity.loss, losses, rtol=1e-5)
+    for column, name in enumerate(sensitivity.ops):
+        per_sample = sensitivity.input[:, column] + sensitivity.weight[:, column]
+        np.testing.assert_allclose(per_sample, expected[name], rtol=1e-4, atol=1e-15, err_msg=name)
 
 
 def test_behind_the_kernel_as_in_a_loop():
@@ -89,34 +91,35 @@ def test_experts_that_no_token_reached_are_named_and_left_out(rounding, stage, c
     model = helpers.mixture("qwen3_moe", num_experts=16)
     batches = [{"input_ids": helpers.tokens(1, 3)}]
     graph = mp.capture(model, batches[0])
-    chosen = set()
+    routed = set()
     for index, layer in enumerate(model.model.layers):
         layer.mlp.experts.register_forward_hook(
-            lambda m, args, out, index=index: chosen.update((index, e) for e in args[1].flatten().tolist())
+            lambda m, args, out, index=index: routed.update((index, e) for e in args[1].flatten().tolist())
         )
     if stage:
         saved = Partial(tmp_path / "partial.npz", "key")
-        found = measure_in_steps(model, graph, batches, None, saved, **rounding)
+        sensitivity = measure_in_steps(model, graph, batches, None, partial=saved, **rounding)
     else:
-        found = mp.measure_sensitivity(model, graph, batches, **rounding)
+        sensitivity = mp.measure_sensitivity(model, graph, batches, **rounding)
     reached = {
         f"model.layers.{layer}.mlp.experts.{e}.{p}_proj"
-        for layer, e in chosen
+        for layer, e in routed
         for p in ("gate", "up", "down")
     }
-    assert {op for op in found.ops if ".experts." in op} == reached
-    missed = [op.name for op in graph.ops if op.name not in found.ops]
-    assert len(missed) == 3 * (32 - len(chosen)) > 3
+    assert {op for op in sensitivity.ops if ".experts." in op} == reached
+    missed = [op.name for op in graph.ops if op.name not in sensitivity.ops]
+    assert len(missed) == 3 * (32 - len(routed)) > 3
     text = caplog.text
-    wanted = f"no sample reached {len(missed)} of {len(graph.ops)} ops ({', '.join(missed[:3])}, …)"
-    assert wanted in text
+    names = f"{', '.join(missed[:3])} and {len(missed) - 3} more"
+    expected = f"no sample reached {len(missed)} of {len(graph.ops)} ops ({names})"
+    assert expected in text
     assert "they stay in the base format; more samples may reach them" in text
 
 
 def test_nothing_is_said_where_everything_was_reached(caplog):
     model, batches = mixtures.Model(mixtures.Loop), mixtures.inputs(20)
-    found = mp.measure_sensitivity(model, mp.capture(model, batches[0]), batches, squared)
-    assert len(found.ops) == 14
+    sensitivity = mp.measure_sensitivity(model, mp.capture(model, batches[0]), batches, squared)
+    assert len(sensitivity.ops) == 14
     assert "reached" not in caplog.text
 
 
@@ -128,8 +131,8 @@ def test_an_expert_that_is_called_without_tokens_was_not_reached(rounding):
     with torch.no_grad():
         model.block.gate.weight[1] = -model.block.gate.weight[0]
         model.block.gate.weight[2:] = 0.0
-    found = mp.measure_sensitivity(model, graph, batches, squared, **rounding)
-    reached = {op.split(".")[2] for op in found.ops if op.startswith("block.experts.")}
+    sensitivity = mp.measure_sensitivity(model, graph, batches, squared, **rounding)
+    reached = {op.split(".")[2] for op in sensitivity.ops if op.startswith("block.experts.")}
     assert reached
     assert reached <= {"0", "1"}
 
@@ -235,11 +238,11 @@ class Tiny(nn.Module):
 def test_code_of_optimum_habana_runs_in_training_mode_without_dropout(training):
     model, batch = Tiny(Layer).train(training), torch.randn(3, 6)
     graph, before = mp.capture(model, batch), helpers.state(model)
-    found = mp.measure_sensitivity(model, graph, [batch], helpers.squared_loss, **ROUNDING)
+    sensitivity = mp.measure_sensitivity(model, graph, [batch], helpers.squared_loss, **ROUNDING)
     helpers.assert_same_state(before, helpers.state(model))
-    wanted = mp.measure_sensitivity(Tiny(Plain), graph, [batch], helpers.squared_loss, **ROUNDING)
-    assert found.ops == ("layer.up", "layer.down", "head")
-    assert_same(found, wanted)
+    expected = mp.measure_sensitivity(Tiny(Plain), graph, [batch], helpers.squared_loss, **ROUNDING)
+    assert sensitivity.ops == ("layer.up", "layer.down", "head")
+    assert_same(sensitivity, expected)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         model.eval()(batch).sum().backward()
 

@@ -12,7 +12,7 @@ from naive import one_sample
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
-from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.graph import Graph, Op
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import quantize
@@ -50,8 +50,8 @@ class EveryKind(nn.Module):
 
 def ops_of(model):
     kinds = {"Linear": "linear", "Conv2d": "conv2d", "Matmul": "bgemm"}
-    found = [(n, kinds.get(type(m).__name__)) for n, m in model.named_modules()]
-    ops = tuple(Op(name, kind, 1, 1, 1) for name, kind in found if kind)
+    modules = [(n, kinds.get(type(m).__name__)) for n, m in model.named_modules()]
+    ops = tuple(Op(name, kind, 1, 1, 1) for name, kind in modules if kind)
     return Graph(ops, tuple((op.name,) for op in ops), (), {})
 
 
@@ -82,7 +82,7 @@ def test_bit_for_bit_as_inc(method, format_name, dtype):
     model = EveryKind(convolution=method != PCS).eval().to(dtype)
     batches, graph = images(2, 3, dtype=dtype), ops_of(model)
     rounding = observe_rounding(
-        model, graph, batches, helpers.squared_loss, Scales(method, "cpu"), [format_name]
+        model, graph, batches, helpers.squared_loss, scales=Scales(method, "cpu"), formats=[format_name]
     )
     weights = {op.name: model.get_submodule(op.name).weight.clone() for op in graph.ops if op.kind != "bgemm"}
     base = "fp32" if dtype == torch.float32 else "bf16"
@@ -97,33 +97,33 @@ def test_bit_for_bit_as_inc(method, format_name, dtype):
         for index, quantizer in enumerate(getattr(module, name) for name in inputs):
             scale = rounding.scales.of_input(rounding.maxabs[op.name, index], format_name)
             assert scale.divisor == torch.tensor(float(quantizer.scale))
-            wanted = quantizer(values).float() - values.float()
-            assert torch.equal(rounding.of_input(op.name, index, values, format_name), wanted)
+            expected = quantizer(values).float() - values.float()
+            assert torch.equal(rounding.of_input(op.name, index, values, format_name), expected)
         if op.kind != "bgemm":
             dequantized = module.dequant_weights(module.weight)
             dequantized = dequantized.t() if op.kind == "linear" else dequantized
             assert dequantized.dtype == dtype
-            wanted = dequantized.float() - weights[op.name].float()
-            assert torch.equal(rounding.of_weight(weights[op.name], format_name), wanted)
+            expected = dequantized.float() - weights[op.name].float()
+            assert torch.equal(rounding.of_weight(weights[op.name], format_name), expected)
 
 
 def test_gaudi2_clamps_at_its_own_full_scale():
     model = EveryKind().eval()
-    rounding = observe_rounding(
-        model, ops_of(model), images(2), helpers.squared_loss, Scales("unit_scale", "gaudi2"), E4M3
-    )
+    scales = Scales("unit_scale", "gaudi2")
+    graph, batches = ops_of(model), images(2)
+    rounding = observe_rounding(model, graph, batches, helpers.squared_loss, scales=scales, formats=E4M3)
     values = torch.tensor([1.0, 239.0, 241.0, 500.0, -500.0])
-    wanted = [0.0, 1.0, -1.0, -260.0, 260.0]
-    assert rounding.of_input("linear", 0, values, "fp8_e4m3").tolist() == wanted
+    expected = [0.0, 1.0, -1.0, -260.0, 260.0]
+    assert rounding.of_input("linear", 0, values, "fp8_e4m3").tolist() == expected
 
 
-def naive_rounding(model, names, batches, loss_fn, format_name, per_channel=False):
+def naive_rounding(model, names, batches, loss_fn, *, format_name, per_channel=False):
     """{op name: [||q * dg/dz||^2 of each sample]}: powers of two as scales, one sample and op at a time."""
     model = copy.deepcopy(model).double().eval()
     expose_bgemms(model)
     expose_experts(model)
     singles = [one_sample(batch, i) for batch in batches for i in range(batch_size(batch))]
-    found = {}
+    squares = {}
     for name in names:
         maxabs = {}
         with torch.no_grad():
@@ -132,8 +132,9 @@ def naive_rounding(model, names, batches, loss_fn, format_name, per_channel=Fals
                 handle = model.get_submodule(name).register_forward_pre_hook(watch)
                 loss_fn(model, sample)
                 handle.remove()
-        found[name] = [_one_op(model, name, s, loss_fn, format_name, maxabs, per_channel) for s in singles]
-    return found
+        options = {"format_name": format_name, "maxabs": maxabs, "per_channel": per_channel}
+        squares[name] = [_one_op(model, name, sample, loss_fn, **options) for sample in singles]
+    return squares
 
 
 def _note(maxabs, _, args):
@@ -146,7 +147,7 @@ def _q(z, maxabs, format_name, backoff):
     return (z / scale).float().to(FP8[format_name]).double() * scale - z
 
 
-def _one_op(model, name, sample, loss_fn, format_name, maxabs, per_channel):
+def _one_op(model, name, sample, loss_fn, *, format_name, maxabs, per_channel):
     """Add a zero to every input of the op's calls and to its weight; differentiate by the zeros."""
     module = model.get_submodule(name)
     errors, zeros = [], []
@@ -196,18 +197,20 @@ def test_equals_the_naive_computation(case, method):
     model, batches = build(), make_batches()
     graph = capture(model, batches[0])
     # an iterator will do, although the batches are run twice
-    found = measure_sensitivity(
+    sensitivity = measure_sensitivity(
         model, graph, iter(batches), loss_fn, scales=Scales(method, "cpu"), formats=tuple(FP8)
     )
-    assert list(found.rounding) == list(FP8)
+    assert list(sensitivity.rounding) == list(FP8)
     for format_name in FP8:
-        wanted = naive_rounding(model, found.ops, batches, loss_fn, format_name, method == PCS)
-        for column, name in enumerate(found.ops):
-            np.testing.assert_allclose(found.rounding[format_name][:, column], wanted[name], rtol=2e-3)
+        options = {"format_name": format_name, "per_channel": method == PCS}
+        expected = naive_rounding(model, sensitivity.ops, batches, loss_fn, **options)
+        rows = sensitivity.rounding[format_name]
+        for column, name in enumerate(sensitivity.ops):
+            np.testing.assert_allclose(rows[:, column], expected[name], rtol=2e-3)
     plain = measure_sensitivity(model, graph, batches, loss_fn)
     assert plain.rounding == {}
-    np.testing.assert_array_equal(plain.input, found.input)
-    np.testing.assert_array_equal(plain.weight, found.weight)
+    np.testing.assert_array_equal(plain.input, sensitivity.input)
+    np.testing.assert_array_equal(plain.weight, sensitivity.weight)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -227,10 +230,10 @@ def test_tokens_routed_to_experts_are_told_apart():
     model, batches = helpers.RoutedExperts(), [torch.randn(2, 3, 6), torch.randn(3, 4, 6)]
     names = ["experts.0", "experts.1"]
     graph = Graph(tuple(Op(n, "linear", 1, 36, 1) for n in names), tuple((n,) for n in names), (), {})
-    found = measure_sensitivity(model, graph, batches, helpers.squared_loss, scales=POW2, formats=E4M3)
-    wanted = naive_rounding(model, names, batches, helpers.squared_loss, "fp8_e4m3")
+    sensitivity = measure_sensitivity(model, graph, batches, helpers.squared_loss, scales=POW2, formats=E4M3)
+    expected = naive_rounding(model, names, batches, helpers.squared_loss, format_name="fp8_e4m3")
     for column, name in enumerate(names):
-        np.testing.assert_allclose(found.rounding["fp8_e4m3"][:, column], wanted[name], rtol=2e-3)
+        np.testing.assert_allclose(sensitivity.rounding["fp8_e4m3"][:, column], expected[name], rtol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -248,10 +251,10 @@ def test_zeros_have_no_rounding_error():
     nn.init.zeros_(model.linear.weight)
     nn.init.zeros_(model.linear.bias)
     for scales in (POW2, Scales("maxabs_arbitrary", "cpu"), Scales("maxabs_hw", "gaudi2")):
-        found = measure_sensitivity(
+        sensitivity = measure_sensitivity(
             model, ops_of(model), images(2), helpers.squared_loss, scales=scales, formats=E4M3
         )
-        assert found.rounding["fp8_e4m3"].tolist() == [[0.0] * 3] * 2
+        assert sensitivity.rounding["fp8_e4m3"].tolist() == [[0.0] * 3] * 2
 
 
 def test_resume(tmp_path):
@@ -271,7 +274,7 @@ def test_resume(tmp_path):
 
     before = helpers.state(model)
     with pytest.raises(KeyboardInterrupt):
-        measure_in_steps(model, graph, batches, interrupted, saved, **keywords)
+        measure_in_steps(model, graph, batches, interrupted, partial=saved, **keywords)
     helpers.assert_same_state(before, helpers.state(model))
     assert run.count(False) == len(batches)
     assert len(saved.load()["loss"]) == 3
@@ -281,7 +284,7 @@ def test_resume(tmp_path):
         return helpers.squared_loss(model, batch)
 
     run.clear()
-    resumed = measure_in_steps(model, graph, batches, counted, saved, **keywords)
+    resumed = measure_in_steps(model, graph, batches, counted, partial=saved, **keywords)
     assert run.count(False) == 2 * len(batches)  # the maxabs and everything rounded, of all batches
     assert run.count(True) == 2  # the last batch, and the trial whether its samples mix
     assert not saved.path.exists()
@@ -301,10 +304,12 @@ def test_resume_with_other_formats_starts_over(tmp_path):
         return helpers.squared_loss(model, batch)
 
     with pytest.raises(KeyboardInterrupt):
-        measure_in_steps(model, graph, batches, interrupted, saved)
+        measure_in_steps(model, graph, batches, interrupted, partial=saved)
     assert len(saved.load()["loss"]) == 2
-    found = measure_in_steps(model, graph, batches, helpers.squared_loss, saved, scales=POW2, formats=E4M3)
-    assert found.rounding["fp8_e4m3"].shape == (3, 4)
+    sensitivity = measure_in_steps(
+        model, graph, batches, helpers.squared_loss, partial=saved, scales=POW2, formats=E4M3
+    )
+    assert sensitivity.rounding["fp8_e4m3"].shape == (3, 4)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

@@ -8,7 +8,7 @@ from naive import naive_sensitivity
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
-from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.graph import Graph, Op
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.model.losses import language_model_loss
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
@@ -89,15 +89,15 @@ def test_equals_the_naive_computation(case):
     torch.manual_seed(0)
     model, batches = build(), make_batches()
     graph = capture(model, batches[0])
-    found = measure_sensitivity(model, graph, batches, loss_fn)
+    sensitivity = measure_sensitivity(model, graph, batches, loss_fn)
     names = [op.name for op in graph.ops]
-    wanted, losses = naive_sensitivity(model, names, batches, loss_fn)
-    np.testing.assert_allclose(found.loss, losses, rtol=1e-5)
-    assert found.ops == tuple(names)
+    expected, losses = naive_sensitivity(model, names, batches, loss_fn)
+    np.testing.assert_allclose(sensitivity.loss, losses, rtol=1e-5)
+    assert sensitivity.ops == tuple(names)
     for column, name in enumerate(names):
-        per_sample = found.input[:, column] + found.weight[:, column]
-        np.testing.assert_allclose(per_sample, wanted[name], rtol=1e-4, err_msg=name)
-        assert found.total[name] == pytest.approx(np.mean(wanted[name]), rel=1e-4)
+        per_sample = sensitivity.input[:, column] + sensitivity.weight[:, column]
+        np.testing.assert_allclose(per_sample, expected[name], rtol=1e-4, err_msg=name)
+        assert sensitivity.total[name] == pytest.approx(np.mean(expected[name]), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_tokens_routed_to_experts_are_told_apart():
         (),
         {},
     )
-    found = measure_sensitivity(model, graph, batches, helpers.squared_loss)
-    wanted, _ = naive_sensitivity(model, names, batches, helpers.squared_loss)
+    sensitivity = measure_sensitivity(model, graph, batches, helpers.squared_loss)
+    expected, _ = naive_sensitivity(model, names, batches, helpers.squared_loss)
     for column, name in enumerate(names):
-        per_sample = found.input[:, column] + found.weight[:, column]
-        np.testing.assert_allclose(per_sample, wanted[name], rtol=1e-4)
+        per_sample = sensitivity.input[:, column] + sensitivity.weight[:, column]
+        np.testing.assert_allclose(per_sample, expected[name], rtol=1e-4)
 
 
 def test_by_hand_on_one_weight():
@@ -144,11 +144,11 @@ def test_by_hand_on_one_weight():
     nn.init.constant_(model[0].weight, 3.0)
     batch = torch.tensor([[2.0], [0.5]])
     graph = capture(model, batch)
-    found = measure_sensitivity(model, graph, [batch], lambda m, b: m(b).square().sum(dim=1))
-    np.testing.assert_allclose(found.loss, [36.0, 2.25])
-    np.testing.assert_allclose(found.input[:, 0], [72.0**2, 4.5**2], rtol=1e-6)
-    np.testing.assert_allclose(found.weight[:, 0], [72.0**2, 4.5**2], rtol=1e-6)
-    assert found.total["0"] == pytest.approx(72.0**2 + 4.5**2)
+    sensitivity = measure_sensitivity(model, graph, [batch], lambda m, b: m(b).square().sum(dim=1))
+    np.testing.assert_allclose(sensitivity.loss, [36.0, 2.25])
+    np.testing.assert_allclose(sensitivity.input[:, 0], [72.0**2, 4.5**2], rtol=1e-6)
+    np.testing.assert_allclose(sensitivity.weight[:, 0], [72.0**2, 4.5**2], rtol=1e-6)
+    assert sensitivity.total["0"] == pytest.approx(72.0**2 + 4.5**2)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

@@ -12,7 +12,7 @@ from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline, baseline_curve, baseline_gaining
 from inc_mp_plugin.solver.planner import solve
-from inc_mp_plugin.solver.program import program
+from inc_mp_plugin.solver.program import make_program
 
 OPS = tuple("abcdefgh")
 PRICES = np.array([4.0, 1.0, 3.0, 2.0, 5.0, 1.0, 2.0, 6.0])
@@ -20,10 +20,10 @@ SEEN = Sensitivity(OPS, np.full(2, 10.0), np.stack([PRICES, PRICES]), np.zeros((
 LOW = "fp8_e4m3"
 
 
-def pair(one, other, gain):
+def pair(first, second, gain):
     """A group of two ops, in which both together gain more than each alone."""
     configurations = (("bf16", "bf16"), (LOW, "bf16"), ("bf16", LOW), (LOW, LOW))
-    return GroupGains((one, other), configurations, (0.0, gain, gain, 3 * gain), (0.0,) * 4)
+    return GroupGains((first, second), configurations, (0.0, gain, gain, 3 * gain), (0.0,) * 4)
 
 
 GAINS = Gains(
@@ -72,9 +72,9 @@ def test_draws_differ():
 
 
 def test_a_curve_passes_through_its_plans():
-    one = program(GAINS, LossModel(SEEN))
+    program = make_program(GAINS, LossModel(SEEN))
     for strategy, seed in (("prefix", 0), ("random", 3)):
-        curve = baseline_curve(one, strategy, seed)
+        curve = baseline_curve(program, strategy, seed)
         assert curve.ops == tuple(range(9))
         for k, loss_mse in enumerate(curve.loss_mse):
             if k:
@@ -92,18 +92,18 @@ def test_a_wanted_gain_by_hand():
     plan = baseline_gaining(GAINS, SEEN, "random", 20.0, seed=2)
     assert plan.gain >= 20.0
     assert plan.loss_budget == plan.loss_mse
-    with pytest.raises(InputError, match="the prefix baseline never gains 1000; its most is 48"):
+    with pytest.raises(InputError, match="the prefix baseline never gains 1000; its largest gain is 48"):
         baseline_gaining(GAINS, SEEN, "prefix", 1000.0)
 
 
 def test_combinations_nobody_measured():
-    known = pair("a", "b", 1.0)
-    partly = GroupGains(known.ops, known.configurations[:3], known.gain[:3], known.stderr[:3])
+    whole = pair("a", "b", 1.0)
+    partly = GroupGains(whole.ops, whole.configurations[:3], whole.gain[:3], whole.stderr[:3])
     gains = Gains("empirical_time", "s", "measured", "bf16", (partly,))
-    seen = SEEN.of({"a", "b"})
-    with pytest.raises(InputError, match="the prefix plan lowers ops together whose gain was not measured"):
-        baseline(gains, seen, "prefix", tau_for(10.0))
-    assert baseline_curve(program(gains, LossModel(seen)), "prefix", 0).ops == (0, 1)
+    sensitivity = SEEN.of({"a", "b"})
+    with pytest.raises(InputError, match="a combination of ops whose gain was not measured"):
+        baseline(gains, sensitivity, "prefix", tau_for(10.0))
+    assert baseline_curve(make_program(gains, LossModel(sensitivity)), "prefix", 0).ops == (0, 1)
 
 
 @pytest.mark.parametrize(

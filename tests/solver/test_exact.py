@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from inc_mp_plugin.core.errors import InfeasibleError, SolverError
 from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.op_values import OpValues
+from inc_mp_plugin.core.plan import OpValues
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver import milp
 from inc_mp_plugin.solver.milp import Candidate, Status, choose
@@ -50,18 +50,18 @@ def spent(plan, prices):
     return math.fsum(prices[int(op[2:])] for op in plan.quantized)
 
 
-def fewest(wanted, step):
+def fewest(gain, step):
     """How many equal gains add up to this much."""
-    return math.ceil(Fraction(wanted) / Fraction(step))
+    return math.ceil(Fraction(gain) / Fraction(step))
 
 
-def tabulated(units, prices, wanted):
+def tabulated(units, prices, most):
     """Least sum of prices of ops whose whole units add up to at least this many: a table over the units."""
-    least = [0.0] + [math.inf] * wanted
+    least = [0.0] + [math.inf] * most
     for unit, value in zip(units, prices, strict=True):
-        for reached in range(wanted, 0, -1):
+        for reached in range(most, 0, -1):
             least[reached] = min(least[reached], least[max(0, reached - unit)] + value)
-    return least[wanted]
+    return least[most]
 
 
 hundredths = st.integers(1, 99).map(lambda n: n / 100)
@@ -76,14 +76,14 @@ steps = st.one_of(st.sampled_from([3 * 331_776, 1_327_104, 7, 1]), st.integers(1
 def test_a_budget_of_cost_with_layers_of_equal_shape(count, budget, seed, step, priced_by):
     """In FP8 an FP32 weight saves three of four bytes: the cheapest that save enough, by sorting."""
     prices = np.random.default_rng(seed).lognormal(size=count).tolist()
-    gains, wanted = gains_of([3 * step] * count, 4.0 * step * count), (1 - Fraction(str(budget))) * 4
+    gains, saved = gains_of([3 * step] * count, 4.0 * step * count), (1 - Fraction(str(budget))) * 4
     values = values_of(prices) if priced_by == "eagl" else None
-    if wanted > 3:
+    if saved > 3:
         with pytest.raises(InfeasibleError, match="least budget that can be met is 0.25"):
             solve(gains, sensitivity_of(prices), budget=budget, values=values)
         return
     plan = solve(gains, sensitivity_of(prices), budget=budget, values=values)
-    lowered = fewest(wanted * count, 3)
+    lowered = fewest(saved * count, 3)
     assert len(plan.quantized) == lowered
     assert spent(plan, prices) == pytest.approx(math.fsum(sorted(prices)[:lowered]))
     assert plan.status == Status.OPTIMAL.value
@@ -109,13 +109,13 @@ def test_a_threshold_with_layers_of_equal_shape(count, share, seed, equal_losses
     """The most gain is the most ops: as many of the cheapest as the loss budget holds, exactly."""
     draw = np.random.default_rng(seed)
     totals = [draw.lognormal()] * count if equal_losses else draw.lognormal(size=count).tolist()
-    gains, seen = gains_of([1_327_104] * count), sensitivity_of(totals)
-    cheapest = sorted(Fraction(loss) for loss in LossModel(seen).loss_mse(LOW).values())
+    gains, losses = gains_of([1_327_104] * count), sensitivity_of(totals)
+    cheapest = sorted(Fraction(loss) for loss in LossModel(losses).loss_mse(LOW).values())
     tau = math.sqrt(share * float(sum(cheapest)))
-    plan = solve(gains, seen, tau)
-    held = sum(total <= Fraction(plan.loss_budget) for total in itertools.accumulate(cheapest))
-    assert len(plan.quantized) == held
-    assert sum(Fraction(LossModel(seen).loss_mse(LOW)[op]) for op in plan.quantized) <= Fraction(
+    plan = solve(gains, losses, tau)
+    most = sum(total <= Fraction(plan.loss_budget) for total in itertools.accumulate(cheapest))
+    assert len(plan.quantized) == most
+    assert sum(Fraction(LossModel(losses).loss_mse(LOW)[op]) for op in plan.quantized) <= Fraction(
         plan.loss_budget
     )
     assert plan.loss_mse <= plan.loss_budget
@@ -129,8 +129,8 @@ def test_a_budget_of_cost_with_layers_of_a_language_model(budget):
     cost = 4.0 * UNIT * sum(units)
     gains = gains_of([3 * UNIT * unit for unit in units], cost)
     plan = solve(gains, sensitivity_of(values), budget=budget, values=values_of(values))
-    wanted = fewest((1 - Fraction(str(budget))) * Fraction(cost), 3 * UNIT)
-    assert spent(plan, values) == pytest.approx(tabulated(units, values, wanted))
+    needed = fewest((1 - Fraction(str(budget))) * Fraction(cost), 3 * UNIT)
+    assert spent(plan, values) == pytest.approx(tabulated(units, values, needed))
     assert plan.gain >= (1 - Fraction(str(budget))) * Fraction(cost)
     if budget == 0.7:
         assert (cost, plan.gain) == (424_673_280.0, 127_401_984.0)
@@ -185,7 +185,7 @@ def test_costs_that_floats_round_against_all_choices(groups, capacity):
 
 
 def test_more_than_floats_count_exactly():
-    """Bit operations above 2^53: one of 2 (2^53 + 1) is missing where both ops are wanted."""
+    """Bit operations above 2^53: one of 2 (2^53 + 1) is missing where both ops are needed."""
     big = float(2**53)
     groups = [[Candidate(0.0, 0.0), Candidate(-1.0, -big)], [Candidate(0.0, 0.0), Candidate(-1.0, -big)]]
     assert choose(groups, Fraction(-(2**53))).picks.count(1) == 1
@@ -206,10 +206,10 @@ def test_a_drift_and_a_cache_leave_no_plan_above_its_loss_budget(seed):
         {LOW: rows},
         Drift(float(draw.uniform(0, 3)), 0.0),
     )
-    seen = LossModel(arrays, "measured")
+    losses = LossModel(arrays, "measured")
     for tau in draw.uniform(0.1, 8.0, 20).tolist():
-        plan = solve(gains_of(draw.integers(1, 50, 12)), seen, tau)
-        assert plan.loss_mse <= plan.loss_budget == tau**2 * seen.loss_ms
+        plan = solve(gains_of(draw.integers(1, 50, 12)), losses, tau)
+        assert plan.loss_mse <= plan.loss_budget == tau**2 * losses.loss_ms
 
 
 def nearly_too_much():
@@ -252,7 +252,7 @@ def test_when_the_time_is_over_there_is_a_plan_and_how_far_it_may_be_off(seed, e
 
     monkeypatch.setattr(milp, "search", stop)
     if error is GaveUpError:  # then HiGHS has no time left, either
-        monkeypatch.setattr(milp.highs, "integer", lambda *_: None)
+        monkeypatch.setattr(milp.highs, "solve_integer", lambda *_: None)
     choice = choose(groups, 1.0)
     chosen = [group[p] for group, p in zip(groups, choice.picks, strict=True)]
     value, best = math.fsum(c.value for c in chosen), float(best_within(groups, Fraction(1)))
@@ -268,13 +268,13 @@ from inc_mp_plugin.solver.search import GaveUpError
 from inc_mp_plugin.solver.milp import Candidate, choose
 
 groups = [[Candidate(0.0, 0.0), Candidate(2.0 + i**1.5, 0.3 + i / 7)] for i in range(9)]
-found = choose(groups, 4.0).picks, milp.price(groups, 4.0)
+picks, _ = choose(groups, 4.0).picks, milp.price(groups, 4.0)
 
 def refuse(*_):
     raise GaveUpError
 
 milp.search = refuse
-assert choose(groups, 4.0).picks == found[0]
+assert choose(groups, 4.0).picks == picks
 """
 
 

@@ -25,7 +25,7 @@ def instance(seed, drift=0.0):
         gain = (0.0, *draw.integers(-2, 9, 3).astype(float).tolist())
         groups.append(GroupGains((f"{j}a", f"{j}b"), configurations, gain, (0.0,) * 4))
     rows = draw.lognormal(0.0, 1.0, (5, 6))
-    seen = Sensitivity(
+    losses = Sensitivity(
         tuple(op for group in groups for op in group.ops),
         np.full(5, 3.0),
         rows,
@@ -33,12 +33,12 @@ def instance(seed, drift=0.0):
         {LOW: alpha(LOW) * rows},
         Drift(drift, 0.0),
     )
-    return Gains("roofline", "s", "modelled", "bf16", tuple(groups)), LossModel(seen, "measured")
+    return Gains("roofline", "s", "modelled", "bf16", tuple(groups)), LossModel(losses, "measured")
 
 
-def everything(gains, seen):
+def everything(gains, losses):
     """Gain and loss MSE of every choice."""
-    cost = seen.loss_mse(LOW)
+    cost = losses.loss_mse(LOW)
     for picks in itertools.product(*(range(len(g.configurations)) for g in gains.groups)):
         gain = sum(g.gain[p] for g, p in zip(gains.groups, picks, strict=True))
         lowered = [
@@ -48,29 +48,29 @@ def everything(gains, seen):
             if f == LOW
         ]
         first_order = sum(cost[op] for op in lowered)
-        yield gain, first_order + (seen.drift.value * first_order) ** 2
+        yield gain, first_order + (losses.drift.value * first_order) ** 2
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("drift", [0.0, 40.0])
 def test_every_point_is_the_least_loss_for_its_gain(seed, drift):
-    gains, seen = instance(seed, drift)
-    found = frontier(gains, seen, points=12, draws=3)
-    exact, choices = found.curves[0], list(everything(gains, seen))
+    gains, losses = instance(seed, drift)
+    result = frontier(gains, losses, points=12, draws=3)
+    exact, choices = result.curves[0], list(everything(gains, losses))
     for gain, loss_mse in zip(exact.gain, exact.loss_mse, strict=True):
         assert loss_mse == pytest.approx(min(d for g, d in choices if g >= gain - 1e-9))
     assert exact.gain[0] == exact.loss_mse[0] == exact.ops[0] == 0
-    assert exact.gain[-1] == pytest.approx(max(g for g, _ in choices)) == pytest.approx(found.largest_gain)
+    assert exact.gain[-1] == pytest.approx(max(g for g, _ in choices)) == pytest.approx(result.largest_gain)
     assert list(exact.gain) == sorted(set(exact.gain))
     assert list(exact.loss_mse) == sorted(set(exact.loss_mse))
-    assert all(low <= high for low, high in zip(exact.low, exact.high, strict=True))
+    assert all(lower <= upper for lower, upper in zip(exact.low, exact.high, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_no_baseline_is_below_it(seed):
-    gains, seen = instance(seed)
-    found = frontier(gains, seen, points=200, draws=5)
-    exact, *others = found.curves
+    gains, losses = instance(seed)
+    result = frontier(gains, losses, points=200, draws=5)
+    exact, *others = result.curves
     assert [curve.strategy for curve in others] == ["prefix"] + ["random"] * 5
     for gain in exact.gain:
         for other in others:
@@ -79,10 +79,10 @@ def test_no_baseline_is_below_it(seed):
 
 def test_points_that_come_out_the_same_are_merged():
     only = GroupGains(("a",), (("bf16",), (LOW,)), (0.0, 4.0), (0.0, 0.0))
-    seen = Sensitivity(("a",), np.ones(2), np.ones((2, 1)), np.zeros((2, 1)))
-    found = frontier(Gains("memory", "byte", "exact", "bf16", (only,)), seen, points=50, draws=0)
-    assert found.curves[0].gain == (0.0, 4.0)
-    assert found.curves[0].ops == (0, 1)
+    losses = Sensitivity(("a",), np.ones(2), np.ones((2, 1)), np.zeros((2, 1)))
+    result = frontier(Gains("memory", "byte", "exact", "bf16", (only,)), losses, points=50, draws=0)
+    assert result.curves[0].gain == (0.0, 4.0)
+    assert result.curves[0].ops == (0, 1)
 
 
 def test_knee_by_hand():
@@ -93,6 +93,6 @@ def test_knee_by_hand():
 
 @pytest.mark.parametrize(("points", "draws"), [(1, 1), (0, 1), (5, -1)])
 def test_too_few_points(points, draws):
-    gains, seen = instance(0)
+    gains, losses = instance(0)
     with pytest.raises(InputError, match="give at least 2 points and 0 draws"):
-        frontier(gains, seen, points=points, draws=draws)
+        frontier(gains, losses, points=points, draws=draws)

@@ -15,8 +15,8 @@ from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import solve
-from inc_mp_plugin.solver.stability import stability
 from inc_mp_plugin.solver.ties import tie_costs
+from inc_mp_plugin.solver.uncertainty import stability
 
 BASE, LOW = "bf16", "fp8_e4m3"
 OPS = ("k", "qk", "o")
@@ -105,10 +105,10 @@ def test_draws_that_allow_no_plan_are_left_out():
     cache = replace(priced, cached=demands.cached).cache_loss_mse
     tau = math.sqrt(1.01 * float(cache.mean()))
     plan = solve(gains(), priced, tau, demands=demands)
-    found = stability(plan, priced, lambda other: solve(gains(), other, tau, demands=demands), 40)
+    result = stability(plan, priced, lambda other: solve(gains(), other, tau, demands=demands), 40)
     drawn = [np.random.default_rng(seed).integers(0, 30, 30) for seed in range(40)]
     possible = sum(float(cache[rows].mean()) <= tau**2 for rows in drawn)
-    assert 0 < found.draws == possible < 40
+    assert 0 < result.draws == possible < 40
 
 
 def test_rounding_errors_are_no_cost_of_a_tie():

@@ -43,8 +43,8 @@ def check(groups, capacity):
     choice = choose(groups, capacity)
     chosen = [group[p] for group, p in zip(groups, choice.picks, strict=True)]
     assert math.fsum(c.cost for c in chosen) <= capacity
-    wanted = best_value(groups, capacity)
-    assert math.fsum(c.value for c in chosen) == pytest.approx(wanted, rel=1e-9)
+    best = best_value(groups, capacity)
+    assert math.fsum(c.value for c in chosen) == pytest.approx(best, rel=1e-9)
     assert choice.status is Status.OPTIMAL
     assert choice.gap == pytest.approx(0.0, abs=1e-12)
 

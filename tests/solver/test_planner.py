@@ -62,9 +62,9 @@ def test_largest_gain_within_tau(tau):
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.8, 0.97, 1.0])
 def test_least_loss_for_a_wanted_gain(fraction):
     plan = solve(GAINS, SEEN, gain_fraction=fraction)
-    wanted = min(loss for gain, loss in every_plan() if gain >= fraction * 62.0)
+    least = min(loss for gain, loss in every_plan() if gain >= fraction * 62.0)
     assert plan.gain >= fraction * 62.0
-    assert plan.loss_mse == pytest.approx(wanted, rel=1e-12)
+    assert plan.loss_mse == pytest.approx(least, rel=1e-12)
     assert plan.tau == plan.nrmse
 
 
@@ -121,8 +121,8 @@ def test_no_knob_and_no_loss():
 )
 def test_gain_never_falls_with_tau_and_the_budget_always_holds(numbers, taus):
     gains = gains_of([(gain, gain) for gain, _ in numbers])
-    seen = sensitivity_of([s for _, s in numbers])
-    plans = [solve(gains, seen, tau) for tau in sorted(taus)]
+    sensitivity = sensitivity_of([s for _, s in numbers])
+    plans = [solve(gains, sensitivity, tau) for tau in sorted(taus)]
     assert all(plan.loss_mse <= plan.loss_budget for plan in plans)
     assert all(a.gain <= b.gain * (1 + 1e-9) + 1e-9 for a, b in itertools.pairwise(plans))
 
@@ -133,8 +133,8 @@ def test_drift_tightens_the_program_and_keeps_it_exact(tau):
     rows = np.array([[1.0, 5.0, 2.0]])
     rounding = {f: alpha(f) * rows for f in LOW}
     arrays = Sensitivity(("op0", "op1", "op2"), np.array([2.0]), rows, 0 * rows, rounding, Drift(30.0, 0.0))
-    seen = LossModel(arrays, "measured")
-    plan = solve(GAINS, seen, tau)
+    sensitivity = LossModel(arrays, "measured")
+    plan = solve(GAINS, sensitivity, tau)
     drifting = [(gain, loss + (30.0 * loss) ** 2) for gain, loss in every_plan()]
     assert plan.gain == max(gain for gain, loss in drifting if loss <= tau**2 * 4.0)
     assert plan.loss_mse in [pytest.approx(loss) for _, loss in drifting]
@@ -148,15 +148,15 @@ def test_confidence_keeps_the_upper_end_within_the_budget(tau):
     count = 40
     gains = gains_of([(g, g) for g in draw.integers(1, 30, count).astype(float).tolist()])
     rows = draw.lognormal(0.0, 1.0, (16, count)) / 4
-    seen = Sensitivity(tuple(f"op{i}" for i in range(count)), np.full(16, 2.0), rows, 0 * rows)
-    sure, plain = solve(gains, seen, tau, confidence=0.9), solve(gains, seen, tau)
+    sensitivity = Sensitivity(tuple(f"op{i}" for i in range(count)), np.full(16, 2.0), rows, 0 * rows)
+    sure, plain = solve(gains, sensitivity, tau, confidence=0.9), solve(gains, sensitivity, tau)
     assert sure.interval.high <= tau**2 * 4.0 < plain.interval.high
     assert sure.loss_mse <= sure.loss_budget < plain.loss_budget == tau**2 * 4.0
     assert sure.confidence == 0.9
     # No other correction of the loss budget does better.
     for correction in np.linspace(0.01, 1.0, 60):
-        other = solve(gains, seen, tau, correction=correction, confidence=None)
-        high = loss_interval(sample_losses_mse(LossModel(seen), other.formats, "bf16"), 0.9).high
+        other = solve(gains, sensitivity, tau, correction=correction, confidence=None)
+        high = loss_interval(sample_losses_mse(LossModel(sensitivity), other.formats, "bf16"), 0.9).high
         assert high > tau**2 * 4.0 or other.gain <= sure.gain + 1.0
 
 
@@ -165,15 +165,15 @@ def test_a_correction_beside_a_confidence_only_tightens(correction):
     draw = np.random.default_rng(0)
     gains = gains_of([(g, g) for g in draw.integers(1, 30, 40).astype(float).tolist()])
     rows = draw.lognormal(0.0, 1.0, (16, 40)) / 4
-    seen = Sensitivity(tuple(f"op{i}" for i in range(40)), np.full(16, 2.0), rows, 0 * rows)
-    sure = solve(gains, seen, 0.05, confidence=0.9)
-    both = solve(gains, seen, 0.05, confidence=0.9, correction=correction)
+    sensitivity = Sensitivity(tuple(f"op{i}" for i in range(40)), np.full(16, 2.0), rows, 0 * rows)
+    sure = solve(gains, sensitivity, 0.05, confidence=0.9)
+    both = solve(gains, sensitivity, 0.05, confidence=0.9, correction=correction)
     assert both.interval.high <= 0.05**2 * 4.0
     assert both.gain <= sure.gain
     if correction > 1.0:
         assert both.formats == sure.formats
     if correction <= 0.1:
-        assert both.formats == solve(gains, seen, 0.05, correction=correction).formats
+        assert both.formats == solve(gains, sensitivity, 0.05, correction=correction).formats
 
 
 def test_confidence_that_nothing_strains_changes_nothing():

@@ -16,7 +16,7 @@ from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline, baseline_curve
 from inc_mp_plugin.solver.frontier import frontier
 from inc_mp_plugin.solver.planner import solve
-from inc_mp_plugin.solver.program import program
+from inc_mp_plugin.solver.program import make_program
 from inc_mp_plugin.solver.ties import constrained, tie_costs
 
 OPS = ("q", "k", "v", "o", "up")
@@ -40,8 +40,9 @@ def grouped(gain):
     """{q, k, v} measured together, with an interaction; {o} and {up} alone."""
     together = tuple(itertools.product((BASE, LOW), repeat=3))
     shared = tuple(
-        sum(c for c, f in zip(gain, one, strict=False) if f == LOW) * (1.1 if one.count(LOW) == 3 else 1.0)
-        for one in together
+        sum(c for c, f in zip(gain, formats, strict=False) if f == LOW)
+        * (1.1 if formats.count(LOW) == 3 else 1.0)
+        for formats in together
     )
     rest = tuple(
         GroupGains((op,), ((BASE,), (LOW,)), (0.0, c), (0.0, 0.0))
@@ -78,13 +79,13 @@ def legal(formats, demands):
 def best(gains, sensitivity, demands, capacity):
     """Largest gain by trying every choice of formats."""
     loss = LossModel(sensitivity).loss_mse(LOW)
-    found = [-math.inf]
-    for one in itertools.product((BASE, LOW), repeat=len(OPS)):
-        formats = dict(zip(OPS, one, strict=True))
+    gain = [-math.inf]
+    for choice in itertools.product((BASE, LOW), repeat=len(OPS)):
+        formats = dict(zip(OPS, choice, strict=True))
         spent = math.fsum(loss[op] for op in OPS if formats[op] == LOW)
         if legal(formats, demands) and spent <= capacity:
-            found.append(total(gains, formats))
-    return max(found)
+            gain.append(total(gains, formats))
+    return max(gain)
 
 
 QKV = Tie(("q", "k", "v"), "one qkv_proj")
@@ -104,14 +105,14 @@ numbers = st.lists(st.floats(0.01, 10.0), min_size=5, max_size=5)
 @given(gain=numbers, costs=numbers, tau=st.floats(0.01, 2.0))
 def test_the_plan_is_the_best_of_the_legal_ones(build, demands, gain, costs, tau):
     gains, sensitivity = build(gain), seen(costs)
-    wanted = best(gains, sensitivity, demands, tau**2 * sensitivity.loss_ms)
-    if wanted == -math.inf:
+    largest = best(gains, sensitivity, demands, tau**2 * sensitivity.loss_ms)
+    if largest == -math.inf:
         with pytest.raises(InfeasibleError, match="the least tau that can be met is"):
             solve(gains, sensitivity, tau, demands=demands)
         return
     plan = solve(gains, sensitivity, tau, demands=demands)
     assert legal(plan.formats, demands)
-    assert plan.gain == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+    assert plan.gain == pytest.approx(largest, rel=1e-9, abs=1e-12)
     assert plan.targets == demands.targets
 
 
@@ -167,10 +168,10 @@ def test_many_small_groups_become_one_with_two_configurations():
     tied = constrained(
         Gains("memory", "byte", "exact", BASE, groups), Demands(ties=(Tie(tuple(ops), "experts"),))
     )
-    (one,) = tied.groups
-    assert [set(c) for c in one.configurations] == [{BASE}, {LOW}]
-    assert one.gain == (0.0, 400.0)
-    assert one.stderr == (0.0, pytest.approx(10.0))
+    (group,) = tied.groups
+    assert [set(c) for c in group.configurations] == [{BASE}, {LOW}]
+    assert group.gain == (0.0, 400.0)
+    assert group.stderr == (0.0, pytest.approx(10.0))
 
 
 def test_a_tied_op_without_a_sensitivity_keeps_its_tie_in_the_base_format():
@@ -205,7 +206,7 @@ def test_baselines_lower_ties_whole(strategy):
 
 def test_a_baseline_starts_with_what_must_be_lowered():
     gains, sensitivity = constrained(single([1.0] * 5), DEMANDS["lowered"]), seen([1.0] * 5)
-    curve = baseline_curve(program(gains, LossModel(sensitivity)), "prefix", 0)
+    curve = baseline_curve(make_program(gains, LossModel(sensitivity)), "prefix", 0)
     assert curve.ops == (1, 2, 3, 4, 5)
     assert curve.gain == (1.0, 2.0, 3.0, 4.0, 5.0)
     least = math.sqrt(LossModel(sensitivity).loss_mse(LOW)["k"])
@@ -244,13 +245,13 @@ def test_the_frontier_is_that_of_the_legal_plans(build, demands, gain, costs):
     loss = LossModel(sensitivity).loss_mse(LOW)
     everything = [
         (total(gains, formats), math.fsum(loss[op] for op in OPS if formats[op] == LOW))
-        for one in itertools.product((BASE, LOW), repeat=len(OPS))
-        if legal(formats := dict(zip(OPS, one, strict=True)), demands)
+        for choice in itertools.product((BASE, LOW), repeat=len(OPS))
+        if legal(formats := dict(zip(OPS, choice, strict=True)), demands)
     ]
-    found = frontier(gains, sensitivity, points=8, draws=2, demands=demands)
-    for curve in found.curves:
+    result = frontier(gains, sensitivity, points=8, draws=2, demands=demands)
+    for curve in result.curves:
         for point in zip(curve.gain, curve.loss_mse, strict=True):
             assert any(point == pytest.approx(plan) for plan in everything)
-    for reached, spent in zip(found.curves[0].gain, found.curves[0].loss_mse, strict=True):
+    for reached, spent in zip(result.curves[0].gain, result.curves[0].loss_mse, strict=True):
         assert spent == pytest.approx(min(d for g, d in everything if g >= reached * (1 - 1e-8)))
-    assert found.largest_gain == pytest.approx(max(g for g, _ in everything))
+    assert result.largest_gain == pytest.approx(max(g for g, _ in everything))

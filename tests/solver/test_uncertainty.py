@@ -1,13 +1,17 @@
-"""Intervals of predicted loss MSE, against chi-square tables and simulated measurements."""
+"""Intervals of predicted loss MSE, against chi-square tables and simulations; stability of known plans."""
 
 import numpy as np
 import pytest
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import alpha
+from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
-from inc_mp_plugin.solver.uncertainty import loss_interval, resampled, sample_losses_mse
+from inc_mp_plugin.solver.planner import solve
+from inc_mp_plugin.solver.uncertainty import loss_interval, resampled, sample_losses_mse, stability
 
+LOW = "fp8_e4m3"
 ROWS = np.arange(12.0).reshape(3, 4)
 SEEN = LossModel(
     Sensitivity(
@@ -29,12 +33,12 @@ def test_losses_of_samples_by_hand():
 
 def test_equal_samples_give_the_chi_square_table():
     """The mean of 64 squared normals: quantiles of chi-square with 64 degrees of freedom, over 64."""
-    low, high = loss_interval(np.full(64, 5.0))
-    assert low == pytest.approx(5 * 43.776 / 64, rel=0.05)
-    assert high == pytest.approx(5 * 88.004 / 64, rel=0.05)
-    low, high = loss_interval(np.full(64, 5.0), 0.9)
-    assert low == pytest.approx(5 * 46.595 / 64, rel=0.05)
-    assert high == pytest.approx(5 * 83.675 / 64, rel=0.05)
+    lower, upper = loss_interval(np.full(64, 5.0))
+    assert lower == pytest.approx(5 * 43.776 / 64, rel=0.05)
+    assert upper == pytest.approx(5 * 88.004 / 64, rel=0.05)
+    lower, upper = loss_interval(np.full(64, 5.0), 0.9)
+    assert lower == pytest.approx(5 * 46.595 / 64, rel=0.05)
+    assert upper == pytest.approx(5 * 83.675 / 64, rel=0.05)
 
 
 @pytest.mark.parametrize("stderr", [0.0, 0.1], ids=["drift known", "drift uncertain"])
@@ -44,27 +48,27 @@ def test_drift_against_a_plain_simulation(stderr):
     draw = np.random.default_rng(7)
     drifts = draw.normal(k, stderr, (20_000, 1))
     simulated = ((np.sqrt(d) * draw.standard_normal((20_000, n)) + d * drifts) ** 2).mean(axis=1)
-    found = loss_interval(np.full(n, d), 0.95, Drift(k, stderr))
-    assert found == pytest.approx(np.quantile(simulated, [0.025, 0.975]), rel=0.05)
+    interval = loss_interval(np.full(n, d), 0.95, Drift(k, stderr))
+    assert interval == pytest.approx(np.quantile(simulated, [0.025, 0.975]), rel=0.05)
 
 
 def test_intervals_cover_fresh_samples():
     """Calibration and measurement on samples of one distribution: 95 % intervals hold it 95 times."""
     draw = np.random.default_rng(1)
-    held = 0
+    covered = 0
     for _ in range(200):
         predicted, fresh = draw.lognormal(0.0, 0.5, (2, 64))
-        low, high = loss_interval(predicted)
-        held += low <= (fresh * draw.standard_normal(64) ** 2).mean() <= high
-    assert 180 <= held <= 198
+        lower, upper = loss_interval(predicted)
+        covered += lower <= (fresh * draw.standard_normal(64) ** 2).mean() <= upper
+    assert 180 <= covered <= 198
 
 
 @pytest.mark.parametrize(("predicted", "measured"), [(256, 32), (32, 256), (64, 64)])
 def test_the_interval_is_that_of_the_samples_that_are_measured(predicted, measured):
     """Equal samples: chi-square with as many degrees of freedom as are measured, however many predicted."""
-    low, high = loss_interval(np.full(predicted, 5.0), measured=measured)
+    lower, upper = loss_interval(np.full(predicted, 5.0), measured=measured)
     drawn = np.random.default_rng(3).chisquare(measured, 100_000) / measured
-    assert (low, high) == pytest.approx(5.0 * np.quantile(drawn, [0.025, 0.975]), rel=0.05)
+    assert (lower, upper) == pytest.approx(5.0 * np.quantile(drawn, [0.025, 0.975]), rel=0.05)
 
 
 def test_several_plans_at_once_are_each_alone():
@@ -86,12 +90,12 @@ def test_levels_that_are_no_probability(level):
 
 
 def test_resampling_takes_whole_samples():
-    again = resampled(SEEN, seed=3).sensitivity
+    redrawn = resampled(SEEN, seed=3).sensitivity
     rows = {tuple(row) for row in ROWS}
-    assert again.samples == 3
-    assert {tuple(row) for row in again.input} <= rows
-    assert (again.rounding["fp8_e5m2"] == 200 + again.input).all()
-    assert (resampled(SEEN, seed=3).sensitivity.input == again.input).all()
+    assert redrawn.samples == 3
+    assert {tuple(row) for row in redrawn.input} <= rows
+    assert (redrawn.rounding["fp8_e5m2"] == 200 + redrawn.input).all()
+    assert (resampled(SEEN, seed=3).sensitivity.input == redrawn.input).all()
 
 
 def test_drift_there_and_back():
@@ -120,8 +124,49 @@ def test_what_a_cache_and_a_drift_leave_is_within_and_close(loss_mse, drift):
         Drift(drift, 0.0),
         {"input": rows, "fp8_e4m3": rows},
     )
-    seen = LossModel(arrays, "measured", frozenset({"a"}))
-    assert seen.cache_loss_mse.mean() == 0.3
-    spent = seen.without_drift(loss_mse)
-    assert seen.with_drift(spent) <= loss_mse
-    assert seen.with_drift(spent + 1e-12 * max(1.0, loss_mse)) >= loss_mse
+    losses = LossModel(arrays, "measured", frozenset({"a"}))
+    assert losses.cache_loss_mse.mean() == 0.3
+    spent = losses.without_drift(loss_mse)
+    assert losses.with_drift(spent) <= loss_mse
+    assert losses.with_drift(spent + 1e-12 * max(1.0, loss_mse)) >= loss_mse
+
+
+def instance(rows):
+    ops = tuple(f"op{i}" for i in range(rows.shape[1]))
+    groups = tuple(GroupGains((op,), (("bf16",), (LOW,)), (0.0, 1.0), (0.0, 0.0)) for op in ops)
+    sensitivity = Sensitivity(ops, np.ones(len(rows)), rows, np.zeros_like(rows))
+    return Gains("memory", "byte", "exact", "bf16", groups), sensitivity
+
+
+def stability_of(rows, tau):
+    gains, sensitivity = instance(rows)
+    plan = solve(gains, sensitivity, tau)
+    return stability(plan, LossModel(sensitivity), lambda other: solve(gains, other, tau), 50)
+
+
+def test_equal_samples_never_change_the_plan():
+    rows = np.tile([1.0, 2.0, 4.0], (10, 1))
+    result = stability_of(rows, (3.5 * alpha(LOW)) ** 0.5)
+    assert (result.changed, result.gain_low, result.gain_high) == ({}, result.gain, result.gain)
+    assert result.doubtful == ()
+
+
+def test_a_choice_between_equals_is_doubtful():
+    """Two ops of the same mean, of which the loss budget allows one; a third that is always cheap."""
+    losses = np.random.default_rng(0).lognormal(0.0, 1.0, 20)
+    rows = np.stack([losses, losses[::-1], np.full(20, 1e-3)], axis=1)
+    result = stability_of(rows, (1.3 * losses.mean() * alpha(LOW)) ** 0.5)
+    assert set(result.doubtful) == {"op0", "op1"}
+    assert "op2" not in result.changed
+    assert result.gain == 2.0
+    assert result.gain_low >= 1.0
+
+
+def test_more_samples_make_it_surer():
+    draw = np.random.default_rng(1)
+    prices = np.arange(1.0, 13.0)
+    few, many = (
+        stability_of(prices * draw.lognormal(0.0, 1.0, (n, 12)), (40 * alpha(LOW)) ** 0.5) for n in (8, 2000)
+    )
+    assert sum(many.changed.values()) < sum(few.changed.values())
+    assert many.gain_high - many.gain_low <= few.gain_high - few.gain_low

@@ -8,8 +8,8 @@ import pytest
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import SelectionError
-from inc_mp_plugin.pipeline.job import job_of
 from inc_mp_plugin.pipeline.recipe import parse_recipe
+from inc_mp_plugin.pipeline.resolve import job_of
 from inc_mp_plugin.stages.files import clear_files, title_of, write_files
 
 

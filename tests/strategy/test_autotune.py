@@ -57,9 +57,9 @@ def sizes_of_plans():
     graph = mp.capture(model, batches[0])
     seen = mp.measure_sensitivity(model, graph, batches)
     gains = mp.memory_gains(graph, ("fp32", "fp8_e4m3"))
-    found = [len(mp.solve(gains, seen, tau).quantized) for tau in sorted(TAUS, reverse=True)]
-    assert found[0] > found[1] > found[2] > 0
-    return found
+    counts = [len(mp.solve(gains, seen, tau).quantized) for tau in sorted(TAUS, reverse=True)]
+    assert counts[0] > counts[1] > counts[2] > 0
+    return counts
 
 
 CONFIGS = {
@@ -97,10 +97,10 @@ def test_trials_do_not_stay_alive():
 
 
 def test_configurations_are_compared_by_their_content():
-    one, same, other = (mp.IPMSEConfig(tau=tau, use_qdq=True) for tau in (0.1, 0.1, 0.2))
-    assert one == same
-    assert one != other
-    assert one != FP8Config()
+    config, same, other = (mp.IPMSEConfig(tau=tau, use_qdq=True) for tau in (0.1, 0.1, 0.2))
+    assert config == same
+    assert config != other
+    assert config != FP8Config()
     assert [each.ours["tau"] for each in mp.IPMSEConfig(tau=TAUS).expand()] == sorted(TAUS, reverse=True)
     expanded = mp.IPMSEConfig(tau=TAUS, dump_stats_path="./here/measure", use_qdq=True).expand()
     assert {(each.dump_stats_path, each.use_qdq) for each in expanded} == {("./here/measure", "True")}

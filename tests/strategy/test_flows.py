@@ -140,23 +140,24 @@ def saved_and_loaded(name, dtype, config):
 def test_a_saved_model_loads_as_it_was(objective, dtype):
     pytest.importorskip("accelerate")
     config = mp.IPMSEConfig(tau=1.0, objective=objective, device="h100")
-    wanted, found = saved_and_loaded("llama", dtype, config)
-    assert found == wanted
-    assert any("matmul" in name for name in wanted) == (objective != "memory")
+    saved, loaded = saved_and_loaded("llama", dtype, config)
+    assert loaded == saved
+    assert any("matmul" in name for name in saved) == (objective != "memory")
 
 
 @pytest.mark.parametrize("dtype", helpers.mostly_slow(DTYPES, torch.float16), ids=str)
 def test_a_saved_mixture_of_experts_loads_as_it_was(dtype):
     pytest.importorskip("accelerate")
-    wanted, found = saved_and_loaded("mixtral", dtype, mp.IPMSEConfig(tau=1.0))
-    assert found == wanted
-    assert any(".experts." in name for name in wanted)
+    saved, loaded = saved_and_loaded("mixtral", dtype, mp.IPMSEConfig(tau=1.0))
+    assert loaded == saved
+    assert any(".experts." in name for name in saved)
 
 
 def tensor_bytes():
     gc.collect()
-    alive = [one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]
-    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in alive}.values())
+    alive = [entry for entry in gc.get_objects() if type(entry) in (torch.Tensor, torch.nn.Parameter)]
+    storages = [tensor.untyped_storage() for tensor in alive]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def globals_of_inc():
@@ -231,14 +232,14 @@ def test_after_an_error_the_model_is_as_it_came(config, run, error):
 @pytest.mark.slow
 def test_several_models_at_a_time():
     """Calibrated in turns; each is planned from what it was called with itself."""
-    one, other = helpers.language_model("llama"), helpers.language_model("qwen3")
+    first, other = helpers.language_model("llama"), helpers.language_model("qwen3")
     alone = [
         patched(quantize(copy.deepcopy(model), mp.IPMSEConfig(tau=TAU), run_fn=calibrate))
-        for model in (one, other)
+        for model in (first, other)
     ]
     prepared = [
         prepare(model, mp.IPMSEConfig(tau=TAU, dump_stats_path=f"./{name}/measure"))
-        for model, name in ((one, "one"), (other, "other"))
+        for model, name in ((first, "one"), (other, "other"))
     ]
     for ids in INPUTS:
         for model in prepared:

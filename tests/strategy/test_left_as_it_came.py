@@ -70,7 +70,7 @@ def test_a_model_after_an_error(kind, calibrate, error):
 def test_a_model_that_another_process_converts(kind):
     build, ours = EXPOSED[kind]
     model = build()
-    wanted, before = model(input_ids=IDS).logits, helpers.state(model)
+    expected, before = model(input_ids=IDS).logits, helpers.state(model)
     prepared = prepare(model, mp.IPMSEConfig(**ours, mode="MEASURE"))
     call(prepared)
     finalize_calibration(prepared)
@@ -78,7 +78,7 @@ def test_a_model_that_another_process_converts(kind):
     assert before["weights"].keys() == after["weights"].keys()
     assert before["classes"] == after["classes"]
     assert before["attention"] == after["attention"]
-    assert torch.equal(model(input_ids=IDS).logits, wanted)
+    assert torch.equal(model(input_ids=IDS).logits, expected)
     assert patched(convert(build(), mp.IPMSEConfig(**ours, mode="QUANTIZE")))
 
 
@@ -92,13 +92,13 @@ def test_experts_own_their_weights_once_converted():
 def test_tables_of_inc_and_its_default_list():
     allowed = inspect.signature(FP8Config.__init__).parameters["allowlist"].default["types"]
     table, types = set(PATCHED_MODULE_TABLE["cpu"]), list(allowed)
-    found = []
+    lowered = []
     for config in (FP8Config(ip_mse=TIMED), mp.IPMSEConfig(**TIMED), FP8Config(ip_mse=TIMED)):
         model = helpers.language_model("llama").bfloat16()
-        found.append(patched(quantize(model, config, run_fn=call)))
+        lowered.append(patched(quantize(model, config, run_fn=call)))
         assert (set(PATCHED_MODULE_TABLE["cpu"]), list(allowed)) == (table, types)
-    assert found[0] == found[1] == found[2]
-    assert any("matmul_av" in name for name in found[0])
+    assert lowered[0] == lowered[1] == lowered[2]
+    assert any("matmul_av" in name for name in lowered[0])
 
 
 def test_an_earlier_prepare_is_forgotten():
@@ -116,10 +116,10 @@ def test_an_earlier_prepare_is_forgotten():
 )
 def test_lists_that_leave_nothing(lists):
     model = helpers.language_model("llama")
-    wanted = model(input_ids=IDS).logits
+    expected = model(input_ids=IDS).logits
     result = quantize(model, mp.IPMSEConfig(tau=1.0, **lists), run_fn=call)
     assert not patched(result)
-    assert torch.equal(result(input_ids=IDS).logits, wanted)
+    assert torch.equal(result(input_ids=IDS).logits, expected)
 
 
 class Listed(nn.Module):
@@ -246,7 +246,7 @@ def test_a_module_in_two_places_reached_through_a_slice():
 
     graph = mp.capture(Twice(), X)
     assert list(graph.by_name) == ["head"]
-    assert {one.reason for one in graph.unsupported} == {"no module has this name"}
+    assert {product.reason for product in graph.unsupported} == {"no module has this name"}
 
 
 def test_a_script_that_is_interrupted(tmp_path):

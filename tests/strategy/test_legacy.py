@@ -50,43 +50,44 @@ def data():
 def by_hand(net, data):
     """Loss MSE of each op in INT8, from autograd, sample by sample."""
     x, label = data
-    inputs, found = {}, dict.fromkeys(("fc1", "fc2", "out"), 0.0)
+    inputs, losses = {}, dict.fromkeys(("fc1", "fc2", "out"), 0.0)
     hooks = [
         net.get_submodule(name).register_forward_pre_hook(
             lambda module, args, name=name: inputs.setdefault(name, []).append(args[0])
         )
-        for name in found
+        for name in losses
     ]
     largest = {}
     net(x)
-    for name in found:
+    for name in losses:
         largest[name] = inputs[name][0].abs().max()
     inputs.clear()
     for i in range(len(x)):
         loss = loss_fn(net, (x[i : i + 1].requires_grad_(), label[i : i + 1])).sum()
-        for name in found:
+        for name in losses:
             weight, value = net.get_submodule(name).weight, inputs[name][-1]
             of_input, of_weight = torch.autograd.grad(loss, (value, weight), retain_graph=True)
             step = 2 * largest[name] / 255
             steps = 2 * weight.abs().amax(dim=1, keepdim=True) / 255
             squares = (step**2 / 12 * of_input**2).sum() + (steps**2 / 12 * of_weight**2).sum()
-            found[name] += float(squares) / len(x)
+            losses[name] += float(squares) / len(x)
     for hook in hooks:
         hook.remove()
-    return found
+    return losses
 
 
 def test_the_noise_of_int8_against_autograd(net, data):
     from inc_mp_plugin.sensitivity.rounding import observe_maxabs
-    from inc_mp_plugin.sensitivity.taylor import join, sensitivity_rows
+    from inc_mp_plugin.sensitivity.rows import join
+    from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
 
-    batches = [tuple(part) for part in zip(*(one.split(16) for one in data), strict=True)]
+    batches = [tuple(part) for part in zip(*(tensor.split(16) for tensor in data), strict=True)]
     graph = mp.capture(net, batches[0][0])
     noise = IntegerNoise(observe_maxabs(net, graph, batches, loss_fn))
-    seen = join(graph, list(sensitivity_rows(net, graph, batches, loss_fn, noise)))
-    found = dict(zip(seen.ops, seen.rounding["int8"].mean(axis=0), strict=True))
-    for name, wanted in by_hand(net, data).items():
-        assert found[name] == pytest.approx(wanted, rel=1e-4)
+    seen = join(graph, list(sensitivity_rows(net, graph, batches, loss_fn, rounding=noise)))
+    losses = dict(zip(seen.ops, seen.rounding["int8"].mean(axis=0), strict=True))
+    for name, expected in by_hand(net, data).items():
+        assert losses[name] == pytest.approx(expected, rel=1e-4)
 
 
 def fit(net, data, *, score=None, **kwargs):
@@ -114,16 +115,16 @@ def best_by_brute_force(net, data, tau):
     with torch.no_grad():
         budget = tau**2 * float(np.mean(loss_fn(net, (x, label)).numpy() ** 2))
     sets = [set(s) for size in range(4) for s in itertools.combinations(cost, size)]
-    fitting = [one for one in sets if sum(cost[name] for name in one) <= budget]
-    return max(fitting, key=lambda one: sum(net.get_submodule(name).weight.numel() for name in one))
+    fitting = [names for names in sets if sum(cost[name] for name in names) <= budget]
+    return max(fitting, key=lambda names: sum(net.get_submodule(name).weight.numel() for name in names))
 
 
 @legacy
 @pytest.mark.parametrize("tau", [1.0, 0.003, 0.0015, 0.0008])
 def test_fit_falls_back_what_the_program_says(net, data, tau):
-    wanted = best_by_brute_force(net, data, tau)
+    expected = best_by_brute_force(net, data, tau)
     result = fit(net, data, tau=tau, loss_fn=loss_fn)
-    assert lowered(result.model) == wanted
+    assert lowered(result.model) == expected
 
 
 @legacy
@@ -138,7 +139,7 @@ def test_smaller_plans_follow_until_one_is_good_enough(net, data):
     assert lowered(result.model) == seen[-1]
     assert len(seen[-1]) <= 1
     trials = seen[1:]  # the first is the base model
-    assert [len(one) for one in trials] == sorted({len(one) for one in trials}, reverse=True)
+    assert [len(names) for names in trials] == sorted({len(names) for names in trials}, reverse=True)
 
 
 def next_token_loss(model, batch):

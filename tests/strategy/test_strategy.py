@@ -13,7 +13,7 @@ from torch import nn
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.strategy.observed import Observed
+from inc_mp_plugin.strategy.batch_recorder import BatchRecorder
 
 TAU = 0.0005
 INPUTS = [helpers.tokens(2, 16, seed) for seed in range(3)]
@@ -108,9 +108,9 @@ def expected(model, **settings):
 @pytest.mark.parametrize("mode", ["no_grad", pytest.param("inference_mode", marks=pytest.mark.slow)])
 def test_every_flow_quantizes_the_plan(flow, mode):
     model = helpers.language_model("llama")
-    wanted = expected(model, tau=TAU)
+    planned = expected(model, tau=TAU)
     result = FLOWS[flow](model, CALIBRATIONS[mode])
-    assert patched(result) == wanted
+    assert patched(result) == planned
     assert torch.isfinite(result(INPUTS[0]).logits).all()
 
 
@@ -123,11 +123,12 @@ def test_every_flow_quantizes_the_plan(flow, mode):
 )
 def test_calibration_may_run_in_any_mode(mode):
     model = helpers.language_model("llama")
-    wanted = expected(model, tau=TAU)
-    found = patched(FLOWS["prepare and convert"](model, CALIBRATIONS[mode]))
+    planned = expected(model, tau=TAU)
+    converted = patched(FLOWS["prepare and convert"](model, CALIBRATIONS[mode]))
     if "generate" in mode:  # its masks and positions may choose another of two layers that gain alike
-        found, wanted = (Counter(re.sub(r"layers\.\d+", "", op) for op in ops) for ops in (found, wanted))
-    assert found == wanted
+        sets = converted, planned
+        converted, planned = (Counter(re.sub(r"layers\.\d+", "", op) for op in ops) for ops in sets)
+    assert converted == planned
 
 
 def test_not_in_place_leaves_the_model_as_it_came():
@@ -146,9 +147,9 @@ def test_products_are_exposed_when_time_counts():
 
 def test_gain_fraction():
     model = helpers.language_model("llama")
-    wanted = expected(model, gain_fraction=0.5)
+    planned = expected(model, gain_fraction=0.5)
     config = mp.IPMSEConfig(gain_fraction=0.5)
-    assert patched(quantize(model, config, run_fn=keyword)) == wanted
+    assert patched(quantize(model, config, run_fn=keyword)) == planned
 
 
 @pytest.mark.slow
@@ -156,9 +157,9 @@ def test_gain_fraction():
 def test_other_prices(method, tmp_path):
     model = helpers.language_model("llama")
     batches = [{"input_ids": ids} for ids in INPUTS]
-    wanted = mp.tune(model, batches, strategy=method, budget=0.8, out=tmp_path / "by hand").quantized
-    config = mp.IPMSEConfig(values=method, budget=0.8)
-    assert patched(quantize(model, config, run_fn=keyword)) == set(wanted)
+    planned = mp.tune(model, batches, strategy=method, budget=0.8, out=tmp_path / "by hand").quantized
+    config = mp.IPMSEConfig(strategy=method, budget=0.8)
+    assert patched(quantize(model, config, run_fn=keyword)) == set(planned)
 
 
 @pytest.mark.parametrize("method", helpers.mostly_slow(["maxabs_arbitrary", "maxabs_pow2"], "maxabs_pow2"))
@@ -180,14 +181,14 @@ def test_measured_noise_takes_the_scales_of_the_configuration(method):
 def test_batches_are_kept_as_long_as_there_is_room(room, kept):
     """Of 4 rows of 5 numbers of 8 bytes; the first is kept in any case, or there would be no gradient."""
     model = nn.Linear(5, 2).double()
-    observed = Observed(100, room)
-    observed.watch(model)
+    recorder = BatchRecorder(100, room)
+    recorder.watch(model)
     given = [torch.full((4, 5), float(i), dtype=torch.float64) for i in range(6)]
     for batch in given:
         model(batch)
         batch.zero_()  # what is kept is a copy
-    observed.stop(model)
-    assert [batch["input"].unique().tolist() for batch in observed.batches] == [
+    recorder.stop(model)
+    assert [batch["input"].unique().tolist() for batch in recorder.batches] == [
         [float(i)] for i in range(kept)
     ]
 
@@ -195,13 +196,13 @@ def test_batches_are_kept_as_long_as_there_is_room(room, kept):
 def test_hooks_of_the_users_own_stay():
     seen = []
     model = helpers.language_model("llama")
-    wanted = expected(model, tau=TAU)
+    planned = expected(model, tau=TAU)
     handle = model.register_forward_pre_hook(lambda *_: seen.append(1))
-    found = quantize(model, mp.IPMSEConfig(tau=TAU), run_fn=keyword)
-    assert patched(found) == wanted
-    assert list(found._forward_pre_hooks) == [handle.id]
+    converted = quantize(model, mp.IPMSEConfig(tau=TAU), run_fn=keyword)
+    assert patched(converted) == planned
+    assert list(converted._forward_pre_hooks) == [handle.id]
     seen.clear()
-    found(INPUTS[0])
+    converted(INPUTS[0])
     assert seen == [1]
 
 
@@ -220,9 +221,9 @@ def test_a_json_file(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**content, "dump_stats_path": "./stats/measure"}))
     model = helpers.language_model("llama")
-    wanted = expected(model, tau=TAU)
+    planned = expected(model, tau=TAU)
     result = quantize(model, FP8Config.from_json_file(str(path)), run_fn=keyword)
-    assert patched(result) == wanted
+    assert patched(result) == planned
     assert (tmp_path / "stats" / "ip_mse" / "measure" / "plan.json").exists()
 
 
@@ -272,7 +273,7 @@ def test_errors():
         {"confidence": 95},
         {"budget": 0},
         {"budget": 0.5, "gain_fraction": 0.5},
-        {"values": "egal"},
+        {"strategy": "egal"},
     )
     for wrong in wrong_ones:
         with pytest.raises(InputError):
@@ -290,3 +291,11 @@ def test_errors():
             mp.IPMSEConfig(tau=TAU),
             run_fn=lambda m: m(torch.randn(2, 3, 8, 8)),
         )
+
+
+def test_the_key_of_0_1_0_for_the_strategy(caplog):
+    with caplog.at_level("WARNING", logger="inc_mp_plugin"):
+        old = mp.IPMSEConfig(values="eagl", budget=0.8)
+    assert 'is now called "strategy"' in caplog.text
+    assert old == mp.IPMSEConfig(strategy="eagl", budget=0.8)
+    assert mp.IPMSEConfig(strategy="ip_mse", budget=0.8).ours["strategy"] == "ip_mse"

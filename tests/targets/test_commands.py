@@ -73,13 +73,13 @@ def printed(*arguments, **options):
 def options_of(output):
     """What a command was called with: {option: values}."""
     (line,) = (line for line in output.splitlines() if line.startswith("["))
-    found, values = {}, []
+    options, values = {}, []
     for argument in line[1:-1].split("]["):
         if argument.startswith("-"):
-            values = found[argument] = []  # the last one wins, as in argparse
+            values = options[argument] = []  # the last one wins, as in argparse
         else:
             values.append(argument)
-    return {option: " ".join(values) for option, values in found.items()}
+    return {option: " ".join(values) for option, values in options.items()}
 
 
 @pytest.mark.parametrize(("serving", "cache"), [(Serving(), "auto"), (Serving("fp8"), "fp8_inc")])
@@ -88,10 +88,10 @@ def test_vllm_serves_with_the_cache_of_the_plan(consumer, serving, cache):
     assert (
         f"QUANT_CONFIG={consumer}/con figs/vllm-gaudi.json COLLECTIVES=unset vllm serve meta/model" in output
     )
-    found = options_of(output)
-    assert found["--quantization"] == "inc"
-    assert found["--kv-cache-dtype"] == cache
-    assert found["--tensor-parallel-size"] == "1"
+    options = options_of(output)
+    assert options["--quantization"] == "inc"
+    assert options["--kv-cache-dtype"] == cache
+    assert options["--tensor-parallel-size"] == "1"
 
 
 def test_vllm_measures_in_two_steps(consumer):
@@ -129,28 +129,28 @@ def test_vllm_takes_requests_as_long_as_planned(consumer):
 
 
 def test_optimum_habana_runs_everything_alike(consumer):
-    wanted = {"--use_flash_attention", "--flash_attention_recompute", "--reuse_cache"}
+    flags = {"--use_flash_attention", "--flash_attention_recompute", "--reuse_cache"}
     for step, end in (("measure", "-measure"), ("accuracy", ""), ("generate", "")):
         output = printed(consumer, "optimum-habana", step, serving=FLASH)
         assert f"QUANT_CONFIG={consumer}/con figs/optimum-habana{end}.json" in output
         assert "python run_" in output
-        assert wanted <= options_of(output).keys()
-        assert wanted.isdisjoint(options_of(printed(consumer, "optimum-habana", step)))
+        assert flags <= options_of(output).keys()
+        assert flags.isdisjoint(options_of(printed(consumer, "optimum-habana", step)))
 
 
 def test_only_speed_is_taken_with_the_planned_request(consumer):
     request = Request(prompt_tokens=2048, output_tokens=64, batch_size=8)
-    found = {
+    by_step = {
         step: options_of(printed(consumer, "optimum-habana", step, request=request))
         for step in ("measure", "accuracy", "generate")
     }
-    assert {step: options["--batch_size"] for step, options in found.items()} == {
+    assert {step: options["--batch_size"] for step, options in by_step.items()} == {
         "measure": "1",
         "accuracy": "1",
         "generate": "8",
     }
-    assert found["generate"]["--max_input_tokens"] == "2048"
-    assert found["generate"]["--max_new_tokens"] == "64"
+    assert by_step["generate"]["--max_input_tokens"] == "2048"
+    assert by_step["generate"]["--max_new_tokens"] == "64"
 
 
 def test_a_prompt_alone_still_gives_its_first_token(consumer):

@@ -48,10 +48,10 @@ def layer(names, number=0):
 
 
 def file_of(name, target, lowered, serving=None):
-    one, formats = graph(name), {}
-    for op in one.ops:
+    captured, formats = graph(name), {}
+    for op in captured.ops:
         formats[op.name] = "fp8_e4m3" if op.name in lowered else "bf16"
-    return config_of("bf16", formats, get_target(target), Captured.of(one), serving=serving)
+    return config_of("bf16", formats, get_target(target), Captured.of(captured), serving=serving)
 
 
 def chosen(name, target, config, serving=None, version=0):
@@ -81,19 +81,19 @@ EVERYTHING = [
 ]
 
 
-@pytest.mark.parametrize(("name", "target", "serving", "wanted"), EVERYTHING)
-def test_everything_that_may_be_in_fp8_by_hand(name, target, serving, wanted):
-    served = SERVINGS[serving]
-    demanded = demands(graph(name), [target], served)
-    able = {op.name for op in graph(name).ops} - demanded.kept.keys()
-    config = file_of(name, target, able, served)
-    picked = chosen(name, target, config, served)
-    assert layer(picked) == layer(picked, 1) == wanted
+@pytest.mark.parametrize(("name", "target", "serving", "expected"), EVERYTHING)
+def test_everything_that_may_be_in_fp8_by_hand(name, target, serving, expected):
+    settings = SERVINGS[serving]
+    demanded = demands(graph(name), [target], settings)
+    runnable = {op.name for op in graph(name).ops} - demanded.kept.keys()
+    config = file_of(name, target, runnable, settings)
+    picked = chosen(name, target, config, settings)
+    assert layer(picked) == layer(picked, 1) == expected
     assert {n for n in picked if "layers" not in n} == {"lm_head"}
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "serving", "wanted"),
+    ("name", "target", "serving", "expected"),
     [
         ("llama", "optimum-habana", "eager", set()),
         ("llama", "optimum-habana", "flash", {("self_attn.matmul_av", "self_attn.matmul_qk")}),
@@ -109,11 +109,11 @@ def test_everything_that_may_be_in_fp8_by_hand(name, target, serving, wanted):
         ("phi3", "vllm-gaudi", "eager", set()),
     ],
 )
-def test_ties_by_hand(name, target, serving, wanted):
+def test_ties_by_hand(name, target, serving, expected):
     ties = demands(graph(name), [target], SERVINGS[serving]).ties
     inside = {tuple(sorted(layer(tie.ops))) for tie in ties} - {()}
-    assert inside == wanted
-    assert len(ties) == 2 * len(wanted)
+    assert inside == expected
+    assert len(ties) == 2 * len(expected)
     assert all(tie.why.startswith(f"{target}: ") for tie in ties)
 
 
@@ -148,12 +148,12 @@ def test_a_tied_head_on_vllm(name, kept):
 
 def random_plan(name, targets, serving, generator):
     """Ops in FP8: each tie as a whole or not at all, what is fixed as it is fixed."""
-    one = graph(name)
-    demanded = demands(one, targets, serving)
+    captured = graph(name)
+    demanded = demands(captured, targets, serving)
     lowered = set(demanded.lowered)
     tied = {op for tie in demanded.ties for op in tie.ops}
     units = [tie.ops for tie in demanded.ties]
-    units += [(op.name,) for op in one.ops if op.name not in tied | lowered | demanded.kept.keys()]
+    units += [(op.name,) for op in captured.ops if op.name not in tied | lowered | demanded.kept.keys()]
     share = generator.random()
     for unit in units:
         if generator.random() < share:
@@ -163,7 +163,7 @@ def random_plan(name, targets, serving, generator):
 
 def by_hand(name, target, lowered, serving):
     """Modules of a consumer for these ops, by rules of thumb written down once more."""
-    found = set()
+    modules = set()
     flash = serving.attention == "flash" or name == "mixtral"
     for op in lowered:
         if name == "mixtral" and ".experts." in op:
@@ -171,10 +171,10 @@ def by_hand(name, target, lowered, serving):
         if ".experts." in op and target == "vllm-gaudi":
             block, expert, role = re.fullmatch(r"(.*)\.experts\.(\d+)\.(\w+)_proj", op).groups()
             part = "w2_list" if role == "down" else "w13_list"
-            found |= {f"{block}.experts", f"{block}.experts.moe_op"}
+            modules |= {f"{block}.experts", f"{block}.experts.moe_op"}
             op = f"{block}.experts.moe_op.{part}.{expert}"
         elif ".experts." in op:
-            found.add(op.split(".experts.")[0])
+            modules.add(op.split(".experts.")[0])
             for role, short in (("gate", "w1"), ("up", "w3"), ("down", "w2")):
                 op = op.replace(f"{role}_proj", short)
         elif target == "vllm-gaudi":
@@ -183,11 +183,11 @@ def by_hand(name, target, lowered, serving):
             op = op.replace("self_attn.matmul", "self_attn.attn.impl.matmul")
         elif flash:
             op = re.sub(r"matmul_(qk|av)$", FUSED, op)
-        found.add(op)
+        modules.add(op)
     if serving.kv_cache == "fp8":
         impl = "self_attn.attn.impl" if target == "vllm-gaudi" else "self_attn"
-        found |= {f"model.layers.{i}.{impl}.{c}_cache" for i in (0, 1) for c in "kv"}
-    return found
+        modules |= {f"model.layers.{i}.{impl}.{c}_cache" for i in (0, 1) for c in "kv"}
+    return modules
 
 
 @pytest.mark.parametrize("target", ["optimum-habana", "vllm-gaudi"])
@@ -198,11 +198,11 @@ def test_inc_selects_the_plan_of_200_random_ones(name, target):
         serving = generator.choice(list(SERVINGS.values()))
         layout = get_target(target).lay_out(Captured.of(graph(name)), serving)
         lowered = random_plan(name, [target], serving, generator)
-        config, wanted = file_of(name, target, lowered, serving), by_hand(name, target, lowered, serving)
+        config, expected = file_of(name, target, lowered, serving), by_hand(name, target, lowered, serving)
         picked = chosen(name, target, config, serving)
-        assert picked == wanted
+        assert picked == expected
         if len(layout.trees) > 1:  # newer versions of vLLM hold the experts one level deeper
-            deeper = {n.replace(".experts.", ".experts.routed_experts.") for n in wanted}
+            deeper = {n.replace(".experts.", ".experts.routed_experts.") for n in expected}
             newer = chosen(name, target, config, serving, version=1)
             assert newer == {n for n in deeper if not n.endswith(".experts")}
             picked |= newer

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.errors import InputError, few, unknown
 from inc_mp_plugin.inc.backend import device_table
 from inc_mp_plugin.inc.check.keys import check_values, is_measuring
 from inc_mp_plugin.inc.check.remarks import alike, remarks, resting
@@ -49,55 +49,58 @@ def check_config(
     lists, measures = pattern_lists(config), is_measuring(config)
     lines, faults = list[str](), list[str]()
     picked = [selected(tree, config, device) for tree in layout.trees]
-    for number, (tree, chosen) in enumerate(zip(layout.trees, picked, strict=True), 1):
-        able = quantizable(tree, device)
-        which = f" (names, version {number})" if len(layout.trees) > 1 else ""
-        lines += _selection(tree, able, chosen, f"{device}{which}", "measure" if measures else "quantize")
-        faults += [] if measures else _all_or_nothing(lists, able, chosen, which)
+    for number, (tree, selection) in enumerate(zip(layout.trees, picked, strict=True), 1):
+        candidates = quantizable(tree, device)
+        version = f" (names, version {number})" if len(layout.trees) > 1 else ""
+        verb = "measure" if measures else "quantize"
+        lines += _selection(tree, candidates, selection, f"{device}{version}", verb)
+        faults += [] if measures else _all_or_nothing(lists, candidates, selection, version)
     everything = {name: kind for tree in layout.trees for name, kind in tree.items()}
     faults += _patterns(lists, everything, set(quantizable(everything, device)), device)
     faults += _cancelled(lists, everything)
     if not measures:
-        chosen_anywhere = {name for chosen in picked for name in chosen}
-        lines += remarks(layout, chosen_anywhere)
-        faults += alike(legality(layout, chosen_anywhere, kv_cache))
-        faults += resting(layout, lists, everything, chosen_anywhere)
-    notes, wrong = check_values(config)
-    return Report((*lines, *notes), tuple(dict.fromkeys((*faults, *wrong))))
+        lowered = {name for selection in picked for name in selection}
+        lines += remarks(layout, lowered)
+        faults += alike(legality(layout, lowered, kv_cache))
+        faults += resting(layout, lists, everything, lowered)
+    notes, faults_of_values = check_values(config)
+    return Report((*lines, *notes), tuple(dict.fromkeys((*faults, *faults_of_values))))
 
 
 def _selection(
-    tree: Modules, able: Sequence[str], chosen: Sequence[str], where: str, verb: str
+    tree: Modules, candidates: Sequence[str], selection: Sequence[str], where: str, verb: str
 ) -> Iterator[str]:
-    yield f"INC would {verb} {len(chosen)} of {len(able)} modules that it could on {where}:"
-    for kind, count in sorted(Counter(tree[name] for name in chosen).items()):
+    yield f"INC would {verb} {len(selection)} of {len(candidates)} modules that it could on {where}:"
+    for kind, count in sorted(Counter(tree[name] for name in selection).items()):
         yield f"  {count:5d} {kind}"
-    left = Counter(tree[name] for name in set(able).difference(chosen))
-    if left and chosen:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
+    rest = Counter(tree[name] for name in set(candidates).difference(selection))
+    if rest and selection:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(rest.items()))
         yield f"and leave in the base format: {kinds}"
-    yield from (f"  {names}" for names in summarize(chosen))
+    yield from (f"  {names}" for names in summarize(selection))
 
 
-def _all_or_nothing(lists: Lists, able: Sequence[str], chosen: Sequence[str], which: str) -> Iterator[str]:
+def _all_or_nothing(
+    lists: Lists, candidates: Sequence[str], selection: Sequence[str], version: str
+) -> Iterator[str]:
     """Report if INC would quantize nothing, or everything although the lists hold something.
 
     INC would do either without a word.
     """
-    given = any(lists[name][part] for name in lists for part in lists[name])
-    if not chosen and ".*" not in lists["blocklist"]["names"]:
-        yield f"the file selects nothing{which}: the model would run without FP8, and INC would not say so"
-    elif given and len(chosen) == len(able):
-        yield f"the lists change nothing{which}: everything that INC could quantize would run in FP8"
+    has_entries = any(lists[name][part] for name in lists for part in lists[name])
+    if not selection and ".*" not in lists["blocklist"]["names"]:
+        yield f"the file selects nothing{version}: the model would run without FP8, and INC would not say so"
+    elif has_entries and len(selection) == len(candidates):
+        yield f"the lists change nothing{version}: everything that INC could quantize would run in FP8"
 
 
-def _patterns(lists: Lists, modules: Modules, able: set[str], device: str) -> Iterator[str]:
+def _patterns(lists: Lists, modules: Modules, candidates: set[str], device: str) -> Iterator[str]:
     for name, parts in lists.items():
         for pattern in parts["names"]:
             hits = [module for module in modules if re.search(pattern, module)]
-            # Read as whole parts of a dotted name, which is what is usually meant.
-            meant = {m for m in hits if re.search(rf"(?:^|\.)(?:{pattern})(?:\.|$)", m)}
-            more = [module for module in hits if module not in meant and module in able]
+            # Users mostly mean whole parts of a dotted name.
+            whole = {m for m in hits if re.search(rf"(?:^|\.)(?:{pattern})(?:\.|$)", m)}
+            more = [module for module in hits if module not in whole and module in candidates]
             if re.search(r"\[\d+-\d\d+\]", pattern):
                 yield (
                     f"{name}.names: {pattern!r} holds a set of digits, not a range of numbers; write "
@@ -105,11 +108,11 @@ def _patterns(lists: Lists, modules: Modules, able: set[str], device: str) -> It
                 )
             if not hits:
                 yield f"{name}.names: {pattern!r} matches no module of the model"
-            elif more and (meant or re.fullmatch(r"[\w.]+", pattern)):
-                also = "also " if meant else ""
+            elif more and (whole or re.fullmatch(r"[\w.]+", pattern)):
+                also = "also " if whole else ""
                 yield (
                     f"{name}.names: {pattern!r} is searched for inside of names, so it {also}matches "
-                    f"{_few(more)}; write '^...$' with dots as '\\.'"
+                    f"{few(more)}; write '^...$' with dots as '\\.'"
                 )
         kinds = set(modules.values())
         for kind in parts["types"]:
@@ -124,19 +127,11 @@ def _cancelled(lists: Lists, modules: Modules) -> Iterator[str]:
     def blocked(module: str) -> bool:
         return modules[module] in block["types"] or any(re.search(p, module) for p in block["names"])
 
-    for pattern in lists["allowlist"]["names"]:
-        hits = [module for module in modules if re.search(pattern, module)]
-        if hits and all(map(blocked, hits)):
-            yield f"allowlist.names: {pattern!r} is cancelled by the block list, which holds all it matches"
-    for kind in lists["allowlist"]["types"]:
-        hits = [module for module, one in modules.items() if one == kind]
-        if hits and all(map(blocked, hits)):
-            yield f"allowlist.types: {kind!r} is cancelled by the block list, which holds all of that class"
+    hits = {("names", p): [m for m in modules if re.search(p, m)] for p in lists["allowlist"]["names"]}
+    hits |= {("types", k): [m for m in modules if modules[m] == k] for k in lists["allowlist"]["types"]}
+    for (part, entry), matches in hits.items():
+        if matches and all(map(blocked, matches)):
+            yield f"allowlist.{part}: {entry!r} is cancelled by the block list, which holds all it matches"
     if lists["allowlist"]["types"] and lists["allowlist"]["names"]:
         kinds = ", ".join(lists["allowlist"]["types"])
         yield f"allowlist: INC takes what fits a type OR a name, so every {kinds} is in, whatever its name"
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,24 @@ from inc_mp_plugin.targets.layout import Captured, Layout
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """Way in which a model is served, as far as it is known; a None is not compared with the file."""
+class KnownServing:
+    """Settings of how a model is served, as far as they are known; a None is not compared with the file."""
 
     kv_cache: str | None = None
     attention: str | None = None
     reuse_cache: bool = False
 
     @property
-    def serving(self) -> Serving:
-        """The same, with defaults where nothing is said."""
-        return Serving(self.kv_cache or "bf16", self.attention or "eager", self.reuse_cache)
+    def complete(self) -> Serving:
+        """The same settings, with the default of each that is not known."""
+        return Serving(**{key: value for key, value in asdict(self).items() if value})
 
 
 def check_file(
     path: Path,
     captured: Captured,
     target: str | None,
-    served: Served,
+    serving: KnownServing,
     *,
     measurements: Path | None,
     device: str | None,
@@ -46,29 +46,29 @@ def check_file(
         path: an INC FP8 JSON file.
         captured: the model.
         target: whose module names and rules count; the model's own names, and no rules, if None.
-        served: how the target serves the model, as far as it is known.
+        serving: how the target serves the model.
         measurements: what INC measured, which must hold what is selected.
         device: whose table of classes counts; the target's, or "hpu", if None.
 
     Raises:
         InputError: a file cannot be read, or a pattern is no regular expression.
     """
-    layout, where, serving = Layout((captured.modules,), {}), device or "hpu", served.serving
+    layout, where, complete = Layout((captured.modules,), {}), device or "hpu", serving.complete
     if target is not None:
         consumer = get_target(target)
         if device not in (None, consumer.device):
             message = f"target {target} runs on {consumer.device}, not on {device}; leave --device out"
             raise InputError(message)
-        layout, where = consumer.lay_out(captured, serving), consumer.device
-        layout = layout if served.attention else replace(layout, resting={})
+        layout, where = consumer.lay_out(captured, complete), consumer.device
+        layout = layout if serving.attention else replace(layout, resting={})
     config = load_json(path)
     try:
-        report = check_config(config, layout, where, served.kv_cache)
+        report = check_config(config, layout, where, serving.kv_cache)
     except InputError as error:
         raise InputError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
     missing = [] if measurements is None else unmeasured(config, layout, where, measurements)
-    names = _names_of_others(config, captured, layout, serving, target)
-    types = _types_of_others(config, captured, layout, serving, target)
+    names = _names_of_others(config, captured, layout, complete, target)
+    types = _types_of_others(config, captured, layout, complete, target)
     faults = tuple(f"{path}: {fault}" for fault in (*report.faults, *names, *types, *missing))
     return replace(report, faults=faults)
 
@@ -77,23 +77,23 @@ def _names_of_others(
     config: dict[str, Any], captured: Captured, layout: Layout, serving: Serving, target: str | None
 ) -> Iterator[str]:
     """Report patterns that match no module here, but modules of another consumer that run an op."""
-    known = {name for tree in layout.trees for name in tree}
+    here = _classes(layout)
     patterns = {pattern for parts in pattern_lists(config).values() for pattern in parts["names"]}
-    foreign = sorted(one for one in patterns if not any(re.search(one, name) for name in known))
+    foreign = sorted(pattern for pattern in patterns if not any(re.search(pattern, name) for name in here))
     for consumer in (VLLM_GAUDI, OPTIMUM_HABANA):
         places = consumer.lay_out(captured, serving).places
-        found = {
+        matches = {
             pattern: op
             for pattern in foreign
             for op, modules in places.items()
             if any(re.search(pattern, module) for module in modules)
         }
-        for pattern, op in list(found.items())[:1]:
+        for pattern, op in list(matches.items())[:1]:
             if target is None:
                 yield f"{pattern!r} is a name of {consumer.name}'s: check with --target {consumer.name}"
             elif op in layout.places:
-                here = layout.places[op][0]
-                yield f"{pattern!r} is a name of {consumer.name}'s; {target} runs that op in {here}"
+                module = layout.places[op][0]
+                yield f"{pattern!r} is a name of {consumer.name}'s; {target} runs that op in {module}"
 
 
 def _types_of_others(

@@ -1,4 +1,4 @@
-"""What a file is checked against: the modules of a model, of measurements, and the file itself."""
+"""Inputs of a check: the modules of a model, INC's measurements, and the file itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.inc.selection import selected
-from inc_mp_plugin.model.load_errors import loading
+from inc_mp_plugin.model.loading import empty_model, load_config
 from inc_mp_plugin.model.modules import class_names
 from inc_mp_plugin.targets.layout import Captured, Layout
 
@@ -43,16 +43,11 @@ def load_captured(path: Path | None, model: str | None) -> Captured:
 
 
 def _captured_of(name_or_path: str) -> Captured:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from inc_mp_plugin.model.attention import expose_bgemms
     from inc_mp_plugin.model.experts import expose_experts
 
-    with loading("model", name_or_path):
-        config = AutoConfig.from_pretrained(name_or_path)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+    config = load_config(name_or_path, {}, trust_remote_code=False)
+    model = empty_model(config, "bf16", trust_remote_code=False)
     expose_bgemms(model)
     expose_experts(model)
     modules = class_names(model)
@@ -104,8 +99,8 @@ def unmeasured(config: dict[str, Any], layout: Layout, device: str, measurements
             "measurement ran another attention, or never reached them; INC stops at their first call. "
             "Measure again the way the file is used"
         )
-    chosen = dict.fromkeys(name for names in picked for name in names if name in nodes)
-    unusable = [name for name in chosen if not all(map(_usable, _numbers(nodes[name])))]
+    measured = dict.fromkeys(name for names in picked for name in names if name in nodes)
+    unusable = [name for name in measured if not all(map(_usable, _numbers(nodes[name])))]
     if unusable:
         faults.append(
             f"{len(unusable)} modules are selected whose largest value in {measurements.name} is 0 or no "

@@ -1,4 +1,4 @@
-"""What to say of a selection of modules in the hands of a consumer, beside the rules that it breaks."""
+"""Remarks on a selection of modules, beside the rules of a consumer that the selection breaks."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from inc_mp_plugin.inc.selection import Lists
 from inc_mp_plugin.targets.layout import Layout
 
 
-def remarks(layout: Layout, chosen: Collection[str]) -> Iterator[str]:
-    """Yield what a reader of a file should know about its selection, though nothing is wrong with it."""
-    routers = [name for name in layout.routers if name in chosen]
+def remarks(layout: Layout, lowered: Collection[str]) -> Iterator[str]:
+    """Yield what a reader of a file should know about the modules in FP8, though nothing is wrong."""
+    routers = [name for name in layout.routers if name in lowered]
     if routers:
         yield (
             f"note: {len(routers)} routers would run in FP8 ({'; '.join(summarize(routers))}), which may "
             "choose other experts; plans of ours never do that"
         )
-    if not chosen:
+    if not lowered:
         yield "note: nothing is selected: the model runs without FP8"
-    caches = [name for name in layout.caches if name in chosen]
+    caches = [name for name in layout.caches if name in lowered]
     if caches:
         yield f"note: {len(caches)} modules hold the KV cache: it would be in FP8"
 
 
-def resting(layout: Layout, lists: Lists, modules: Iterable[str], chosen: Collection[str]) -> Iterator[str]:
+def resting(layout: Layout, lists: Lists, modules: Iterable[str], lowered: Collection[str]) -> Iterator[str]:
     """Report patterns that match only modules which never run the way the model is served.
 
     Other modules run in their place. With an allowed pattern those stay in the base format; with a blocked
@@ -35,15 +35,15 @@ def resting(layout: Layout, lists: Lists, modules: Iterable[str], chosen: Collec
         layout: the consumer's modules; its `resting` ones never run.
         lists: the file's allow and block lists, from `pattern_lists`.
         modules: names of all modules.
-        chosen: names of the modules that INC would quantize.
+        lowered: names of the modules that INC would quantize.
     """
     names = list(modules)
-    for name, wanted in (("allowlist", False), ("blocklist", True)):
+    for name, is_lowered in (("allowlist", False), ("blocklist", True)):
         for pattern in lists[name]["names"]:
             hits = [module for module in names if re.search(pattern, module)]
             instead = [layout.resting[module] for module in hits if module in layout.resting]
-            if hits and len(instead) == len(hits) and (instead[0] in chosen) == wanted:
-                runs = "in FP8" if wanted else "in the base format"
+            if hits and len(instead) == len(hits) and (instead[0] in lowered) == is_lowered:
+                runs = "in FP8" if is_lowered else "in the base format"
                 yield (
                     f"{name}.names: {pattern!r} matches only modules that never run with this attention; "
                     f"{instead[0]} runs instead, {runs}"

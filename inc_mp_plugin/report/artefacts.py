@@ -1,4 +1,4 @@
-"""What a report is made from: the values of a folder's artefacts."""
+"""The material of a report: the values of a folder's artefacts."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.loss_model import LossModel
-from inc_mp_plugin.core.plan import Graph, Plan
+from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.results import Experiment, Frontier, Stability, Validation, Verification
 from inc_mp_plugin.core.timings import TimeValidation
+from inc_mp_plugin.report.blocks import Missing
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Found:
+class RunArtefacts:
     """The artefacts of a folder; None where one is missing.
 
-    `able` are the ops that every target can run in a lower format; `held_back` says why others cannot leave
-    the base format. `recipe` is the recipe as JSON,
-    `depends_on` what each artefact followed from, by its file's stem, and `outdated` says why an
-    artefact that is there is of another plan or another state of things.
+    `runnable` are the ops that every target can run in a lower format; `held_back` says why others cannot
+    leave the base format. `recipe` is the recipe as JSON. By the stem of an artefact's file, `depends_on`
+    holds what the artefact followed from; `outdated` says why an artefact in the folder does not count, as
+    one of another plan or of another state of things.
     """
 
     folder: str
     recipe: Json
     graph: Graph
     losses: LossModel
-    able: tuple[str, ...]
+    runnable: tuple[str, ...]
     gains: Mapping[str, Gains]
     plan: Plan
     stability: Stability
@@ -47,3 +49,13 @@ class Found:
         """The model's name, or the last folder of its path."""
         name = str(self.recipe.get("model", {}).get("name_or_path", "a model"))
         return name.rstrip("/").rsplit("/", 1)[-1]
+
+    def missing(self, stem: str, title: str, command: str) -> Missing:
+        """Say that an artefact is missing, or why it does not count, and name the command that makes it.
+
+        Args:
+            stem: name of the artefact's file, without its ending.
+            title: name of the artefact in the sentence.
+            command: that makes the artefact.
+        """
+        return Missing(f"{title}: {self.outdated.get(stem, 'not made yet')}.", command)

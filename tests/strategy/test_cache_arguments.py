@@ -12,8 +12,8 @@ from transformers import DynamicCache
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.libraries.transformers import cache_argument, cache_of, new_static_cache
 from inc_mp_plugin.model.losses import language_model_loss
-from inc_mp_plugin.strategy.continued import goes_on, without_cache
-from inc_mp_plugin.strategy.observed import Observed
+from inc_mp_plugin.strategy.batch_recorder import BatchRecorder
+from inc_mp_plugin.strategy.cache_arguments import goes_on, without_cache
 
 PROMPTS = [helpers.tokens(2, 6, seed) for seed in range(2)]
 PADDED = torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])  # of the prompts, on the left
@@ -37,12 +37,12 @@ GENERATIONS = {
 
 
 def kept_of(model, run):
-    observed = Observed(100)
-    observed.watch(model)
+    recorder = BatchRecorder(100)
+    recorder.watch(model)
     with torch.no_grad():
         run(model)
-    observed.stop(model)
-    return observed.batches
+    recorder.stop(model)
+    return recorder.batches
 
 
 @pytest.mark.parametrize("case", GENERATIONS)
@@ -320,7 +320,7 @@ def test_a_mask_made_for_a_static_cache_becomes_the_padding(tokens, room, window
     for given_mask in (mask, {"full_attention": mask, "none": None}):
         kept = without_cache({"ids": ONES, "attention_mask": given_mask, "cache": Told(0)})
         assert kept.keys() == {"ids", "attention_mask"}
-        assert kept["attention_mask"].tolist() == [[int(one) for one in row] for row in real]
+        assert kept["attention_mask"].tolist() == [[int(is_token) for is_token in row] for row in real]
 
 
 def test_a_mask_of_ones_own_is_only_cut():

@@ -1,4 +1,4 @@
-"""Calibration batches kept while INC calibrates, to be replayed for the gradients."""
+"""Calibration batches, recorded while INC calibrates and replayed for the gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inc_mp_plugin.libraries.torch import leaves, remove_pre_hook
 from inc_mp_plugin.model.batches import OnDevice, batch_size, map_tensors
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.strategy.continued import goes_on, without_cache
+from inc_mp_plugin.strategy.cache_arguments import goes_on, without_cache
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.losses import LossFunction
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 ROOM = 2**31  # bytes
 
 
-class Observed:
-    """The first samples that pass through a model, mostly as dicts by the forward's argument names.
+class BatchRecorder:
+    """Recorder of the first samples that pass through a model, mostly as dicts by the forward's arguments.
 
     A hook on the model copies them off its device; the copies are ordinary tensors, whatever mode
     calibration runs in. Steps that go on from a key-value cache (all but the first of a generation) are
@@ -35,7 +35,7 @@ class Observed:
         self._missing = samples
         self._room = room
         self._hook_id = -1
-        self._called = self._went_on = False
+        self._was_called = self._went_on = False
 
     def watch(self, model: nn.Module) -> None:
         """Start keeping what the model is called with."""
@@ -51,7 +51,7 @@ class Observed:
         self.forget(model)
         if not self.batches:
             message = "calibration did not call the model; run at least one batch through it"
-            if self._called:
+            if self._was_called:
                 message = (
                     "calibration called the model without tensors to be kept for the gradients; they may be "
                     "arguments of its forward, or in lists and dicts that are"
@@ -74,14 +74,14 @@ class Observed:
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep one call; called by torch before the model's forward."""
-        self._called = True
+        self._was_called = True
         if self._missing <= 0:
             return
         named = _named(model, args, kwargs)
         if goes_on(named):
             self._went_on = True
             return
-        tensors = _kept(model, args, named)
+        tensors = _tensors_of(model, args, named)
         if not tensors:
             return
         sizes: list[int] = []
@@ -107,8 +107,8 @@ def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
     return named
 
 
-def _kept(model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """Return the arguments of a call that are kept: tensors, or lists and dicts of them.
+def _tensors_of(model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Return the arguments of a call that hold tensors alone: as tensors, or in lists and dicts.
 
     They come by the names of the forward's arguments; as a tuple where a `*args` of the forward takes them.
     """
@@ -119,5 +119,5 @@ def _kept(model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any
 
 
 def _holds_tensors(value: Any) -> bool:
-    found = leaves(value)
-    return bool(found) and all(isinstance(leaf, Tensor) for leaf in found)
+    parts = leaves(value)
+    return bool(parts) and all(isinstance(part, Tensor) for part in parts)

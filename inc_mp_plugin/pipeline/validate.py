@@ -1,4 +1,4 @@
-"""The plan of a folder measured, and the curves around it."""
+"""The plan of a folder, measured: its loss on held-out samples, and the time of plans."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from inc_mp_plugin.core.knobs import check_knobs
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.runtime.lock import exclusive
-from inc_mp_plugin.stages.frontier import frontier_stage
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.results import Frontier, Validation
+    from inc_mp_plugin.core.results import Validation
     from inc_mp_plugin.core.timings import TimeValidation
 
 
@@ -43,23 +42,7 @@ def validate_time(folder: Path, taus: Sequence[float]) -> TimeValidation:
         check_knobs(tau, None)
     run = Run(folder)
     subject = run.subject
-    chosen = taus or [run.plan.tau / 2, run.plan.tau, run.plan.tau * 2]
+    taus = taus or [run.plan.tau / 2, run.plan.tau, run.plan.tau * 2]
     return time_validation_stage(
-        run.job, subject, run.graph, run.losses, gains=run.gains, taus=chosen, out=folder
+        run.job, subject, run.graph, run.losses, gains=run.gains, taus=taus, out=folder
     )
-
-
-@exclusive
-def draw_frontier(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
-    """Draw gain against loss for every objective that has gains; see `frontier_stage`.
-
-    Args:
-        folder: of the run.
-        points: of the exact curve.
-        draws: of the random baseline.
-
-    Raises:
-        InputError: an artefact is missing or damaged, or there are too few points.
-    """
-    run = Run(folder)
-    return frontier_stage(folder, run.losses, run.gains, run.demands, points=points, draws=draws)

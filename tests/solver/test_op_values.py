@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import InfeasibleError, InputError
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.op_values import OpValues
-from inc_mp_plugin.core.plan import Graph, Op
+from inc_mp_plugin.core.graph import Graph, Op
+from inc_mp_plugin.core.plan import OpValues
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.gain.per_op import bit_operation_gains
 from inc_mp_plugin.solver.baselines import baseline
@@ -58,13 +58,13 @@ def lost(plan, values):
     st.floats(0.01, 1.0),
 )
 def test_least_value_lost_for_a_wanted_gain(ops, fraction):
-    gains, values, totals = (list(map(float, one)) for one in zip(*ops, strict=True))
+    gains, values, totals = (list(map(float, column)) for column in zip(*ops, strict=True))
     plan = solve(
         gains_of(gains), sensitivity_of(totals), gain_fraction=fraction, values=values_of(values, "alps")
     )
-    wanted = fraction * math.fsum(gains)
-    assert plan.gain >= wanted * (1 - 1e-12)
-    best = min(value for gain, value in every_plan(gains, values) if gain >= wanted)
+    enough = fraction * math.fsum(gains)
+    assert plan.gain >= enough * (1 - 1e-12)
+    best = min(value for gain, value in every_plan(gains, values) if gain >= enough)
     assert lost(plan, values) == pytest.approx(best, abs=1e-9)
     assert plan.strategy == "alps"
 
@@ -80,26 +80,26 @@ def test_most_value_within_a_budget_of_cost(method, budget):
         values=values_of(values, method),
     )
     assert 120.0 - plan.gain <= budget * 120.0 + 1e-9
-    wanted = (1 - budget) * 120.0
-    best = min(v for gain, v in every_plan(numbers, values) if gain >= wanted - 1e-9)
+    enough = (1 - budget) * 120.0
+    best = min(v for gain, v in every_plan(numbers, values) if gain >= enough - 1e-9)
     assert lost(plan, values) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("budget", [0.3, 0.6, 0.9])
 def test_a_budget_without_values_is_the_least_loss(budget):
-    gains, seen = gains_of([10.0, 20.0, 30.0], cost=80.0), sensitivity_of([3.0, 1.0, 2.0])
-    plan = solve(gains, seen, budget=budget)
-    assert plan.formats == solve(gains, seen, gain_fraction=(1 - budget) * 80.0 / 60.0).formats
+    gains, sensitivity = gains_of([10.0, 20.0, 30.0], cost=80.0), sensitivity_of([3.0, 1.0, 2.0])
+    plan = solve(gains, sensitivity, budget=budget)
+    assert plan.formats == solve(gains, sensitivity, gain_fraction=(1 - budget) * 80.0 / 60.0).formats
     assert plan.strategy == "ip_mse"
 
 
 def test_values_are_no_losses_that_a_threshold_could_hold():
-    with pytest.raises(InputError, match="values of eagl are no losses that tau could hold"):
+    with pytest.raises(InputError, match="tau cannot bound the values of eagl, which are no losses"):
         solve(gains_of([1.0]), sensitivity_of([1.0]), 0.1, values=values_of([1.0]))
 
 
 @pytest.mark.parametrize(
-    ("tau", "wanted"),
+    ("tau", "lowered"),
     [
         (0.05, {"op3"}),
         (0.06, {"op3", "op1"}),
@@ -107,38 +107,40 @@ def test_values_are_no_losses_that_a_threshold_could_hold():
         (1.0, {"op0", "op1", "op2", "op3"}),
     ],
 )
-def test_a_threshold_takes_ops_by_value_per_gain(tau, wanted):
+def test_a_threshold_takes_ops_by_value_per_gain(tau, lowered):
     """Rates -0.1, 0.05, 0.1, 0.2 of op3, op1, op2, op0; a loss MSE of 1/768 each, of op2 3/768."""
-    gains, seen = gains_of([20.0, 20.0, 30.0, 10.0]), sensitivity_of([1.0, 1.0, 3.0, 1.0])
-    plan = baseline(gains, seen, "alps", tau, values=values_of([4.0, 1.0, 3.0, -1.0], "alps"))
-    assert set(plan.quantized) == wanted
+    gains, sensitivity = gains_of([20.0, 20.0, 30.0, 10.0]), sensitivity_of([1.0, 1.0, 3.0, 1.0])
+    plan = baseline(gains, sensitivity, "alps", tau, values=values_of([4.0, 1.0, 3.0, -1.0], "alps"))
+    assert set(plan.quantized) == lowered
     assert plan.loss_mse <= tau**2
     assert (plan.strategy, plan.status) == ("alps", "not optimised: ops by value per gain")
 
 
 def test_ops_without_value_or_gain_are_in_no_order():
-    gains, seen = gains_of([20.0, 0.0, 30.0]), sensitivity_of([1.0, 1.0, 1.0])
+    gains, sensitivity = gains_of([20.0, 0.0, 30.0]), sensitivity_of([1.0, 1.0, 1.0])
     values = OpValues("eagl", "bit", {LOW: {"op0": 1.0, "op1": 1.0}})
-    assert baseline(gains, seen, "eagl", 1.0, values=values).quantized == ("op0",)
+    assert baseline(gains, sensitivity, "eagl", 1.0, values=values).quantized == ("op0",)
     with pytest.raises(InputError, match="unknown baseline"):
-        baseline(gains, seen, "alps", 1.0, values=values)
+        baseline(gains, sensitivity, "alps", 1.0, values=values)
 
 
 def test_a_threshold_and_a_wanted_gain_that_values_do_not_meet():
-    gains, seen = gains_of([10.0, 20.0]), sensitivity_of([1.0, 1.0])
+    gains, sensitivity = gains_of([10.0, 20.0]), sensitivity_of([1.0, 1.0])
     with pytest.raises(InfeasibleError, match="the eagl plan does not gain 1 of the largest gain within tau"):
-        solve(gains, seen, 0.001, gain_fraction=1.0, values=values_of([1.0, 1.0]))
+        solve(gains, sensitivity, 0.001, gain_fraction=1.0, values=values_of([1.0, 1.0]))
 
 
 def test_an_op_without_a_value_stays():
-    seen, gains = sensitivity_of([1.0, 1.0]), gains_of([10.0, 20.0])
+    sensitivity, gains = sensitivity_of([1.0, 1.0]), gains_of([10.0, 20.0])
     values = OpValues("eagl", "bit", {LOW: {"op1": 3.0}})
-    assert solve(gains, seen, gain_fraction=0.6, values=values).quantized == ("op1",)
-    with pytest.raises(InfeasibleError, match="of the largest gain it can have 0.6667, not 0.9"):
-        solve(gains, seen, gain_fraction=0.9, values=values)
+    assert solve(gains, sensitivity, gain_fraction=0.6, values=values).quantized == ("op1",)
+    with pytest.raises(
+        InfeasibleError, match="the other ops gain at most 0.6667 of the largest gain, not 0.9"
+    ):
+        solve(gains, sensitivity, gain_fraction=0.9, values=values)
     forced = Demands((), lowered={"op0": "the cache is FP8"})
     with pytest.raises(InputError, match="eagl has no value for an op among op0"):
-        solve(gains, seen, gain_fraction=0.6, values=values, demands=forced)
+        solve(gains, sensitivity, gain_fraction=0.6, values=values, demands=forced)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +161,8 @@ def test_budgets_that_cannot_be(cost, knobs, error, said):
 
 
 def test_the_least_budget_can_be_met():
-    gains, seen = gains_of([0.1, 0.2, 0.3], cost=1.0), sensitivity_of([1.0] * 3)
-    assert len(solve(gains, seen, budget=0.4).quantized) == 3
+    gains, sensitivity = gains_of([0.1, 0.2, 0.3], cost=1.0), sensitivity_of([1.0] * 3)
+    assert len(solve(gains, sensitivity, budget=0.4).quantized) == 3
 
 
 def test_bit_operations_by_hand():

@@ -1,4 +1,4 @@
-"""Calls of a model that go on from a key-value cache, told by what they are given; first calls without it."""
+"""Key-value caches among the arguments of a call: whether the call goes on from one, and its removal."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def _is_layered(value: Any) -> bool:
 
 def _mask_is_longer(arguments: Mapping[str, Any], prefix: str) -> bool:
     mask = arguments.get(f"{prefix}{MASK}")
-    given = (arguments.get(f"{prefix}{name}") for name in (IDS, EMBEDDINGS))
-    tokens = next((value for value in given if isinstance(value, Tensor) and value.dim() > 1), None)
+    inputs = (arguments.get(f"{prefix}{name}") for name in (IDS, EMBEDDINGS))
+    tokens = next((value for value in inputs if isinstance(value, Tensor) and value.dim() > 1), None)
     if not isinstance(mask, Tensor) or mask.dim() != 2 or tokens is None:
         return False
     return mask.shape[1] > tokens.shape[1]
@@ -134,6 +134,6 @@ def _plain(mask: Any) -> Any:
     padding = allowed.diagonal(dim1=-2, dim2=-1)[:, 0]
     row = torch.arange(cut.shape[-2], device=cut.device)
     behind = row[:, None] - row
-    seen = int((behind * allowed).max()) + 1  # more than that of a window: as if there were none
-    expected = (behind >= 0) & (behind < seen) & padding[:, None, None, :]
+    window = int((behind * allowed).max()) + 1  # all earlier tokens where a model has no window
+    expected = (behind >= 0) & (behind < window) & padding[:, None, None, :]
     return padding.long() if bool((allowed == expected).all()) else cut

@@ -1,4 +1,4 @@
-"""Ops that stay in the base format because the consumers of a plan would have no scale for them."""
+"""Scales of the consumers of a plan, and the ops that have none there and so stay in the base format."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from inc_mp_plugin.scales.scaleless import without_scale
 from inc_mp_plugin.targets import CPU_QDQ, check_scale_method, get_target
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.core.literals import Accelerator
     from inc_mp_plugin.core.sensitivity import Sensitivity
     from inc_mp_plugin.stages.job import Job
 
 
 def held_back_for(job: Job, sensitivity: Sensitivity) -> dict[str, str]:
-    """List the ops that INC has no scale for in the hands of a job's consumers, each with the reason."""
+    """List the ops that a consumer of a job has no scale for in INC, {op: reason}."""
     held_back = without_scale(sensitivity, job.base, job.formats, job.consumer_scales)
     return {op: why for op, why in held_back.items() if job.allowed is None or op in job.allowed}
 
 
-def consumer_scales(targets: Iterable[str], device: str, method: str | None = None) -> tuple[Scales, ...]:
-    """List the scales of these targets, and of INC on a CPU, where plans for all of them are measured.
+def consumer_scales(
+    targets: Iterable[str], device: Accelerator, method: str | None = None
+) -> tuple[Scales, ...]:
+    """List the scales of these targets, and of INC on a CPU, where plans for all targets are measured.
 
     Args:
         targets: names of the consumers.
-        device: that those on Gaudi run on.
-        method: how INC chooses its scales; each target's default if None.
+        device: the Gaudi of the consumers that run on one.
+        method: scale method of INC; each target's default if None.
     """
     on_cpu = method if method in CPU_QDQ.scale_methods else CPU_QDQ.scale_methods[0]
     generation = device if device in DEVICES else DEVICES[1]
@@ -39,5 +42,5 @@ def consumer_scales(targets: Iterable[str], device: str, method: str | None = No
 
 
 def with_scales(sensitivity: Sensitivity, held_back: Collection[str]) -> Sensitivity:
-    """Leave out the ops that are held back: INC has scales for what is left."""
+    """Leave out the ops that are held back: INC has scales for all others."""
     return replace(sensitivity.of([op for op in sensitivity.ops if op not in held_back]), maxabs={})

@@ -1,4 +1,4 @@
-"""Measuring the time that configurations save: in turns with the base format, until it is precise."""
+"""Paired timing: a configuration and the base format in turns, until their difference is precise."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MANY = 1e9  # pairs, where time is no limit
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A configuration to measure, the group it belongs to, and how many groups its gain counts for.
+    """A configuration to measure, its group, and the number of groups that its gain counts for.
 
-    `total` tells which sum of gains it is part of, to which its precision is relative.
+    `total` numbers the sum of gains that the gain is part of: the precision is relative to this sum.
     """
 
     formats: Formats
@@ -42,7 +42,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Name of its samples in a partial file."""
+        """Name of the samples in a partial file."""
         return fingerprint(dict(self.formats))
 
     def __hash__(self) -> int:
@@ -74,9 +74,9 @@ def measure(
     Args:
         device: runs and times a call.
         select: puts these ops into these formats and all others into the base format.
-        passes: of one request.
-        candidates: what to measure.
-        settings: how long.
+        passes: all passes of one request.
+        candidates: the configurations to measure.
+        settings: how long to measure.
         partial: keeps the samples of finished measurements.
         clock: for the time budget.
 
@@ -85,28 +85,28 @@ def measure(
         NonFiniteError: the device reports a time that is not a number.
     """
     bench = Bench(device, select, settings)
-    base_s = {one.name: bench.base_s(one) for one in passes}
+    base_s = {forward.name: bench.base_s(forward) for forward in passes}
     samples: Samples = partial.load()
-    tasks = [_Task(candidate, one) for candidate in candidates for one in passes]
-    known = sum(task.key in samples for task in tasks)
-    if known:
-        say(f"timing: going on after {known} of {len(tasks)} measurements that were made before")
+    tasks = [_Task(candidate, forward) for candidate in candidates for forward in passes]
+    finished = sum(task.key in samples for task in tasks)
+    if finished:
+        say(f"timing: going on after {finished} of {len(tasks)} measurements that were made before")
     failures: dict[str, str] = {}
     deadline = math.inf if settings.budget_s is None else clock() + settings.budget_s
     for number in count(1):
-        able = [task for task in tasks if task.candidate.key not in failures]
-        todo = dict.fromkeys((task for task in able if task.key not in samples), settings.repeats)
-        todo = todo or _imprecise(able, samples, settings)
+        runnable = [task for task in tasks if task.candidate.key not in failures]
+        todo = dict.fromkeys((task for task in runnable if task.key not in samples), settings.repeats)
+        todo = todo or _imprecise(runnable, samples, settings)
         if not todo or clock() > deadline:
             break
         with tracked(list(todo), f"Timing, round {number}", noun="measurement", shorter=_SHORTER) as bar:
             for index, task in enumerate(bar):
                 share_s = (deadline - clock()) / (len(todo) - index)
-                pairs = min(todo[task], _affordable(share_s, base_s[task.one.name]))
+                pairs = min(todo[task], _affordable(share_s, base_s[task.forward.name]))
                 if not pairs or task.candidate.key in failures:
                     continue
                 try:
-                    measured = bench.pairs(task.one, task.candidate.formats, pairs)
+                    measured = bench.pairs(task.forward, task.candidate.formats, pairs)
                 except FAILURES as error:
                     failures[task.candidate.key] = one_line(error)
                     continue
@@ -115,9 +115,9 @@ def measure(
                 partial.save(samples)
     select({})
     timed = [_timed(c, passes, samples, failures.get(c.key, "")) for c in candidates]
-    names = {one.name: one.times for one in passes}
-    medians = tuple(_base_median(one, tasks, samples, base_s[one.name]) for one in passes)
-    return Timing(device.name, device.description, names, medians, tuple(timed))
+    times = {forward.name: forward.times for forward in passes}
+    medians = tuple(_base_median(forward, tasks, samples, base_s[forward.name]) for forward in passes)
+    return Timing(device.name, device.description, times, medians, tuple(timed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +125,11 @@ class _Task:
     """One pass of one configuration."""
 
     candidate: Candidate
-    one: Pass
+    forward: Pass
 
     @property
     def key(self) -> str:
-        return f"{self.one.name}-{self.candidate.key}"
+        return f"{self.forward.name}-{self.candidate.key}"
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -161,32 +161,32 @@ def _affordable(share_s: float, pass_s: float) -> int:
 def _imprecise(tasks: Sequence[_Task], samples: Samples, settings: TimingSettings) -> dict[_Task, int]:
     """Find the measurements that are not precise enough, and the number of pairs to add to each.
 
-    These are the measurements whose standard error is above their part of the wanted one.
+    These are the measurements whose standard error is above their part of the allowed one.
     """
     stderr: dict[_Task, float] = {}
     gains: dict[Candidate, float] = {}
     for task in tasks:
         gain_s, stderr_s = gain_and_stderr(_differences(samples[task.key]))
-        weight = task.candidate.shared_by * task.one.times
+        weight = task.candidate.shared_by * task.forward.times
         stderr[task] = weight * stderr_s
         gains[task.candidate] = gains.get(task.candidate, 0.0) + weight * gain_s
     largest: dict[int, dict[int, float]] = {}
-    for one, gain in gains.items():
-        groups = largest.setdefault(one.total, {})
-        groups[one.group] = max(groups.get(one.group, 0.0), abs(gain))
-    passes = len({task.one.name for task in tasks})
+    for candidate, gain in gains.items():
+        groups = largest.setdefault(candidate.total, {})
+        groups[candidate.group] = max(groups.get(candidate.group, 0.0), abs(gain))
+    passes = len({task.forward.name for task in tasks})
     part = {
         total: settings.precision * sum(groups.values()) / math.sqrt(len(groups) * passes)
         for total, groups in largest.items()
     }
     added = {}
     for task in tasks:
-        made, allowed = len(samples[task.key]), part[task.candidate.total]
-        if stderr[task] > allowed and made < settings.most_repeats:
-            wanted = made * (stderr[task] / allowed) ** 2 if allowed else math.inf
+        pairs, allowed = len(samples[task.key]), part[task.candidate.total]
+        if stderr[task] > allowed and pairs < settings.most_repeats:
+            needed = pairs * (stderr[task] / allowed) ** 2 if allowed else math.inf
             # Not all at once: several visits average what the machine does between them.
-            visit = max(settings.repeats, made // 2)
-            more = min(wanted - made, settings.most_repeats - made, visit)
+            visit = max(settings.repeats, pairs // 2)
+            more = min(needed - pairs, settings.most_repeats - pairs, visit)
             added[task] = int(max(more, LEAST_PAIRS))
     return added
 
@@ -197,25 +197,25 @@ def _differences(samples: FloatArray) -> FloatArray:
     return difference
 
 
-def _base_median(one: Pass, tasks: Sequence[_Task], samples: Samples, start_s: float) -> float:
-    seen = [samples[t.key][:, 0] for t in tasks if t.one is one and t.key in samples]
-    return float(np.median(np.concatenate(seen))) if seen else start_s
+def _base_median(forward: Pass, tasks: Sequence[_Task], samples: Samples, start_s: float) -> float:
+    seconds = [samples[t.key][:, 0] for t in tasks if t.forward is forward and t.key in samples]
+    return float(np.median(np.concatenate(seconds))) if seconds else start_s
 
 
 def _timed(
     candidate: Candidate, passes: Sequence[Pass], samples: Samples, failure: str
 ) -> TimedConfiguration:
-    keys = [_Task(candidate, one).key for one in passes]
+    keys = [_Task(candidate, forward).key for forward in passes]
     if failure or not all(key in samples for key in keys):
         return TimedConfiguration(candidate.formats, failure=failure or OVER_BUDGET)
     estimates = [gain_and_stderr(_differences(samples[key])) for key in keys]
     columns = [np.median(samples[key], axis=0) for key in keys]
     return TimedConfiguration(
         candidate.formats,
-        math.fsum(one.times * gain for one, (gain, _) in zip(passes, estimates, strict=True)),
-        math.hypot(*(one.times * error for one, (_, error) in zip(passes, estimates, strict=True))),
+        math.fsum(forward.times * gain for forward, (gain, _) in zip(passes, estimates, strict=True)),
+        math.hypot(*(forward.times * error for forward, (_, error) in zip(passes, estimates, strict=True))),
         tuple(len(samples[key]) for key in keys),
         tuple(float(base) for base, _, _ in columns),
-        tuple(float(low) for _, low, _ in columns),
+        tuple(float(lowered) for _, lowered, _ in columns),
         max(math.fsum(float(samples[key][0, 2] - c[1]) for key, c in zip(keys, columns, strict=True)), 0.0),
     )

@@ -10,7 +10,7 @@ from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.timings import OVER_BUDGET
 from inc_mp_plugin.gain.bench import Pass, TimingSettings
 from inc_mp_plugin.gain.devices import CPU
-from inc_mp_plugin.gain.timing import Candidate, gain_and_stderr, measure
+from inc_mp_plugin.gain.paired_timing import Candidate, gain_and_stderr, measure
 from inc_mp_plugin.runtime.store import Partial
 
 BF16 = "bf16"
@@ -66,29 +66,29 @@ def timed(machine, candidates, tmp_path, passes=None, **settings):
     )
 
 
-def one(op, group=0, shared_by=1):
+def candidate(op, group=0, shared_by=1):
     return Candidate({op: BF16}, group, shared_by)
 
 
 @pytest.mark.parametrize("drift", [0.0, 0.01, -0.001], ids=["steady", "slowing", "speeding"])
 def test_a_linear_drift_cancels(drift, tmp_path):
     machine = Machine({"a": 0.25, "b": -0.125}, drift=drift)
-    timing = timed(machine, [one("a"), one("b", 1)], tmp_path)
+    timing = timed(machine, [candidate("a"), candidate("b", 1)], tmp_path)
     assert [c.gain_s for c in timing.configurations] == pytest.approx([0.25, -0.125], abs=1e-9)
     assert [c.stderr_s for c in timing.configurations] == pytest.approx([0.0, 0.0], abs=1e-9)
 
 
 def test_base_and_configuration_take_turns(tmp_path):
     machine = Machine({"a": 0.25})
-    timed(machine, [one("a")], tmp_path, repeats=4, most_repeats=4)
-    base, low = frozenset(), frozenset({"a"})
-    assert machine.log[-9:] == [base, low] * 4 + [base]
+    timed(machine, [candidate("a")], tmp_path, repeats=4, most_repeats=4)
+    base, lowered = frozenset(), frozenset({"a"})
+    assert machine.log[-9:] == [base, lowered] * 4 + [base]
     assert machine.selected == {}
 
 
 def test_outliers_move_nothing(tmp_path):
     machine = Machine({"a": 0.25}, noise=0.001, stumbles=0.15, seed=4)
-    timing = timed(machine, [one("a")], tmp_path, repeats=40, most_repeats=40)
+    timing = timed(machine, [candidate("a")], tmp_path, repeats=40, most_repeats=40)
     assert timing.configurations[0].gain_s == pytest.approx(0.25, abs=0.002)
     assert timing.configurations[0].stderr_s < 0.002
 
@@ -98,24 +98,26 @@ def test_standard_errors_are_true(tmp_path):
     ratios = []
     for seed in range(200):
         machine = Machine({"a": 0.25}, noise=0.01, seed=seed)
-        timing = timed(machine, [one("a")], tmp_path / str(seed), repeats=40, most_repeats=40)
-        found = timing.configurations[0]
-        ratios.append((found.gain_s - 0.25) / found.stderr_s)
+        timing = timed(machine, [candidate("a")], tmp_path / str(seed), repeats=40, most_repeats=40)
+        measured = timing.configurations[0]
+        ratios.append((measured.gain_s - 0.25) / measured.stderr_s)
     assert 0.8 < statistics.stdev(ratios) < 1.3
     assert abs(statistics.mean(ratios)) < 0.25
 
 
 def test_noisy_configurations_get_more_pairs_until_they_are_precise(tmp_path):
     machine = Machine({"a": 0.25}, noise=0.02)
-    rough = timed(machine, [one("a")], tmp_path / "rough").configurations[0]
-    fine = timed(machine, [one("a")], tmp_path / "fine", most_repeats=4000, precision=0.01).configurations[0]
+    rough = timed(machine, [candidate("a")], tmp_path / "rough").configurations[0]
+    fine = timed(
+        machine, [candidate("a")], tmp_path / "fine", most_repeats=4000, precision=0.01
+    ).configurations[0]
     assert fine.pairs[0] > rough.pairs[0] == 15
     assert fine.stderr_s <= 0.01 * 0.25 * 1.05 < rough.stderr_s
 
 
 def test_shared_measurements_have_to_be_more_precise(tmp_path):
     settings = {"most_repeats": 4000, "precision": 0.01}
-    candidates = [one("a", 0, shared_by=8), one("b", 1)]
+    candidates = [candidate("a", 0, shared_by=8), candidate("b", 1)]
     machine = Machine({"a": 0.1, "b": 0.1}, noise=0.02)
     shared, own = timed(machine, candidates, tmp_path, **settings).configurations
     assert shared.pairs[0] > 4 * own.pairs[0]
@@ -131,9 +133,9 @@ def test_whole_plans_are_each_precise_on_their_own(tmp_path):
 
 def test_compiling_is_kept_apart(tmp_path):
     machine = Machine({"a": 0.25}, compiles=30.0)
-    found = timed(machine, [one("a")], tmp_path).configurations[0]
-    assert found.gain_s == pytest.approx(0.25)
-    assert found.compile_s == pytest.approx(30.0)
+    measured = timed(machine, [candidate("a")], tmp_path).configurations[0]
+    assert measured.gain_s == pytest.approx(0.25)
+    assert measured.compile_s == pytest.approx(30.0)
 
 
 def test_a_request_is_the_sum_of_its_passes(tmp_path):
@@ -143,19 +145,19 @@ def test_a_request_is_the_sum_of_its_passes(tmp_path):
         Pass("ttft", 1, machine.run),
         Pass("tpot", 64, lambda: machine.run(0.1), lambda: prepared.append(machine.calls)),
     ]
-    timing = timed(machine, [one("a")], tmp_path, passes=passes)
+    timing = timed(machine, [candidate("a")], tmp_path, passes=passes)
     assert timing.base_s == pytest.approx((1.0, 0.1))
     assert timing.price_s == pytest.approx(1.0 + 64 * 0.1)
-    found = timing.configurations[0]
-    assert found.gain_s == pytest.approx(0.25 + 64 * 0.025)
-    assert found.low_s == pytest.approx((0.75, 0.075))
+    measured = timing.configurations[0]
+    assert measured.gain_s == pytest.approx(0.25 + 64 * 0.025)
+    assert measured.low_s == pytest.approx((0.75, 0.075))
     assert len(prepared) >= 2 * 15
 
 
 def test_a_configuration_that_cannot_run_is_reported_and_the_rest_is_measured(tmp_path):
     machine = Machine({"a": 0.25, "b": 0.5})
     machine.fails = {"a"}
-    failed, fine = timed(machine, [one("a"), one("b", 1)], tmp_path).configurations
+    failed, fine = timed(machine, [candidate("a"), candidate("b", 1)], tmp_path).configurations
     assert failed.failure == "RuntimeError: no such kernel at line 3"
     assert failed.pairs == ()
     assert fine.gain_s == pytest.approx(0.5)
@@ -179,7 +181,7 @@ def test_a_time_that_is_no_number_stops_it(tmp_path):
 
 
 def test_the_budget_thins_out_and_then_ends(tmp_path):
-    candidates = [one(op, group) for group, op in enumerate("abcdef")]
+    candidates = [candidate(op, group) for group, op in enumerate("abcdef")]
     saves = dict.fromkeys("abcdef", 0.25)
     thin = timed(Machine(saves), candidates, tmp_path / "thin", budget_s=110.0)
     assert {c.failure for c in thin.configurations} == {""}
@@ -194,7 +196,7 @@ def test_the_budget_thins_out_and_then_ends(tmp_path):
 
 
 def test_an_interrupted_run_repeats_no_finished_measurement(tmp_path):
-    candidates = [one("a"), one("b", 1), one("c", 2)]
+    candidates = [candidate("a"), candidate("b", 1), candidate("c", 2)]
     saves = {"a": 0.25, "b": 0.5, "c": 0.75}
     undisturbed = timed(Machine(saves), candidates, tmp_path / "whole")
     machine = Machine(saves)

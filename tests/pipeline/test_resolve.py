@@ -3,9 +3,9 @@
 import pytest
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.core.plan import Op
-from inc_mp_plugin.pipeline.job import job_of, timing_of, value_scales
+from inc_mp_plugin.core.graph import Op
 from inc_mp_plugin.pipeline.recipe import parse_recipe
+from inc_mp_plugin.pipeline.resolve import job_of, timing_of, value_scales
 from inc_mp_plugin.scales.methods import Scales
 
 

@@ -1,4 +1,4 @@
-"""From a recipe to a job: everything resolved once."""
+"""The resolving of a recipe into a job: names to values, and every default decided, once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.literals import IN_MEMORY
-from inc_mp_plugin.core.op_values import METHODS
+from inc_mp_plugin.core.plan import METHODS
 from inc_mp_plugin.core.request import Request
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.pipeline.data import heldout_of
 from inc_mp_plugin.scales.methods import Scales
-from inc_mp_plugin.stages.held_back import consumer_scales
+from inc_mp_plugin.stages.consumer_scales import consumer_scales
 from inc_mp_plugin.stages.job import Job
 from inc_mp_plugin.targets import CPU_QDQ, check_scale_method, get_target
 
@@ -23,17 +23,16 @@ if TYPE_CHECKING:
 
 
 def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
-    """Resolve a recipe: sections to values, names to scales, and what it leaves open to its default.
+    """Resolve a recipe: sections to values, names to scales, and open settings to their defaults.
 
     Args:
-        recipe: checked.
+        recipe: the checked recipe.
         allowed: names of the ops that may leave the base format; all if None.
 
     Raises:
-        InputError: the device has not the scales that a price needs.
+        InputError: the device does not have the scales that a price needs.
     """
-    asked = recipe.request
-    request = None if asked is None else Request(asked.prompt_tokens, asked.output_tokens, asked.batch_size)
+    request = None if recipe.request is None else Request(**recipe.request.model_dump())
     job = Job(
         base=recipe.model.dtype,
         formats=recipe.formats,
@@ -60,7 +59,7 @@ def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
         verify_confidence=recipe.verify_confidence,
         recipe=recipe.model_dump(mode="json"),
     )
-    if recipe.model.weights == IN_MEMORY:  # what was measured is there, and with which scales
+    if recipe.model.weights == IN_MEMORY:  # the measurements are in the folder, and so are their scales
         return job
     if recipe.noise == "measured":
         job = replace(job, noise_scales=_scales(recipe, get_target(recipe.targets[0])))
@@ -68,23 +67,23 @@ def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
 
 
 def value_scales(recipe: Recipe) -> Scales:
-    """Return the scales with which EAGL and ALPS round: of the first target that runs FP8.
+    """Return the scales with which EAGL and ALPS round: those of the first target that runs FP8.
 
     Raises:
-        InputError: the recipe's device has not the scales of that target.
+        InputError: the recipe's device does not have the scales of that target.
     """
     with_fp8 = [target for target in map(get_target, recipe.targets) if target.scale_methods]
     return _scales(recipe, with_fp8[0] if with_fp8 else CPU_QDQ)
 
 
 def _scales(recipe: Recipe, target: Target) -> Scales:
-    """Return how a target scales to FP8, as a recipe says."""
+    """Return the scales of a target in FP8, by the method and the device of a recipe."""
     method = check_scale_method(target, recipe.scale_method)
     return Scales(method, "cpu" if target.device == "cpu" else recipe.device)
 
 
 def timing_of(recipe: Recipe) -> TimingSettings | None:
-    """Return where and how a recipe asks for time to be measured, if it does."""
+    """Return the settings for measuring time; None if a recipe asks for no measurement."""
     if recipe.timing is not None:
         return TimingSettings(**recipe.timing.model_dump())
     return TimingSettings() if recipe.objective == "empirical_time" else None

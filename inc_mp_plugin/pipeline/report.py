@@ -1,4 +1,4 @@
-"""From a folder that `inc-mp tune` wrote to its report: whatever artefacts are there and still valid."""
+"""The report of a folder that `inc-mp tune` wrote, from the artefacts that are there and up to date."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.results import Experiment, Stability
 from inc_mp_plugin.pipeline.folder import Run
+from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.document import report_info
-from inc_mp_plugin.report.found import Found
 from inc_mp_plugin.report.write import write_pages
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import Artefact
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.store import Json
-from inc_mp_plugin.solver.stability import stability
 from inc_mp_plugin.solver.ties import constrained
+from inc_mp_plugin.solver.uncertainty import stability
 from inc_mp_plugin.stages.experiment import experiment_artefact
 from inc_mp_plugin.stages.frontier import FRONTIER, files_read
 from inc_mp_plugin.stages.gains import encode
@@ -39,34 +39,38 @@ def write_report(folder: Path) -> Path:
     """Write report.html, and every figure as PNG and SVG under figures/.
 
     Returns:
-        The page's path.
+        Path of the page.
 
     Raises:
         InputError: an artefact of the plan is missing, any artefact is damaged, or matplotlib is missing.
     """
-    return write_pages(folder, report_info(find(folder)))
+    return write_pages(folder, report_info(read_artefacts(folder)))
 
 
-def find(folder: Path) -> Found:
+def read_artefacts(folder: Path) -> RunArtefacts:
     """Read every artefact of a folder that a report can show.
 
     Raises:
-        InputError: an artefact of the plan is missing, any artefact is damaged, or the plan does not
-            follow from its artefacts.
+        InputError: an artefact of the plan is missing, any artefact is damaged, or the plan is out of date.
     """
     run, shelf = Run(folder), _Shelf(folder)
-    made = shelf.depends_on_of(PLAN)
+    plan_from = shelf.depends_on_of(PLAN)
     shelf.depends_on_of(HASH)
     losses, noise = run.planned_losses, {"noise": run.plan.noise}
-    job = _job(run, made)
+    job = _job(run, plan_from)
     fresh = plan_depends_on(job, losses, run.free_gains)
     same: Json = {key: fresh[key] for key in ("sensitivity", "noise", "gains")}
-    _check_plan(folder, made, same)
+    if changed := _changed(plan_from, same):
+        message = (
+            f"{folder / 'plan.json'} is out of date ({changed} changed since); run "
+            f"`inc-mp solve {folder}`, or `inc-mp tune` again"
+        )
+        raise InputError(message)
     validation = shelf.take(VALIDATION)
     if validation is not None and run.validation is None:
         shelf.outdated["validation"] = "validation.json is of another plan"
         validation = None
-    return Found(
+    return RunArtefacts(
         str(folder),
         run.recipe.model_dump(mode="json"),
         run.graph,
@@ -74,11 +78,11 @@ def find(folder: Path) -> Found:
         losses.ops,
         run.free_gains,
         run.plan,
-        _stability(run, losses, job, made.get("correction", 1.0)),
+        _stability(run, losses, job, plan_from.get("correction", 1.0)),
         shelf.take(FRONTIER, files_read(folder) | noise),
         validation,
         shelf.take(TIME_VALIDATION, {"gains": same["gains"]}),
-        shelf.take(VERIFICATION, same | {"objective": job.objective, "tau": made.get("tau")}),
+        shelf.take(VERIFICATION, same | {"objective": job.objective, "tau": plan_from.get("tau")}),
         _experiments(shelf, run.gains, same),
         run.held_back,
         shelf.depends_on,
@@ -86,19 +90,14 @@ def find(folder: Path) -> Found:
     )
 
 
-def _check_plan(folder: Path, made: Json, same: Json) -> None:
-    others = [key for key, wanted in same.items() if made.get(key) != wanted]
-    if others:
-        message = (
-            f"{folder / 'plan.json'} is of another state of things ({', '.join(others)}); run "
-            f"`inc-mp solve {folder}`, or `inc-mp tune` again"
-        )
-        raise InputError(message)
+def _changed(depends_on: Json, expected: Mapping[str, Any]) -> str:
+    """List the names of the dependencies that are not as expected, in one line."""
+    return ", ".join(key for key, value in expected.items() if depends_on.get(key) != value)
 
 
 @dataclass(frozen=True)
 class _Shelf:
-    """Artefacts that may be there; of those taken, what they followed from, or why they do not count."""
+    """Artefacts that may be there; for each that was taken, its dependencies, or why it is out of date."""
 
     folder: Path
     depends_on: dict[str, Json] = field(default_factory=dict)
@@ -107,13 +106,12 @@ class _Shelf:
     def take(self, artefact: Artefact[Value], expected: Mapping[str, Any] | None = None) -> Value | None:
         if not artefact.path(self.folder).exists():
             return None
-        value, made, stem = artefact.read(self.folder), artefact.made_from(self.folder), _stem(artefact)
-        others = [key for key, wanted in (expected or {}).items() if made.get(key) != wanted]
-        if others:
+        value, depends_on = artefact.read(self.folder), artefact.made_from(self.folder)
+        if changed := _changed(depends_on, expected or {}):
             name = artefact.path(self.folder).name
-            self.outdated[stem] = f"{name} is of another state of things ({', '.join(others)})"
+            self.outdated[_stem(artefact)] = f"{name} is out of date ({changed} changed since)"
             return None
-        self.depends_on[stem] = made
+        self.depends_on[_stem(artefact)] = depends_on
         return value
 
     def depends_on_of(self, artefact: Artefact[Any]) -> Json:
@@ -128,21 +126,19 @@ def _stem(artefact: Artefact[Any]) -> str:
 
 
 def _experiments(shelf: _Shelf, gains: Mapping[str, Gains], same: Json) -> tuple[Experiment, ...]:
-    found = []
+    experiments = []
     for path in sorted((shelf.folder / "experiments").glob("*.json")):
         objective = path.stem.partition("-")[2]
         own = {objective: gains[objective]} if objective in gains else {}
         expected = {**same, "gains": store.fingerprint(encode(own))}
-        one = shelf.take(experiment_artefact(path.stem), expected)
-        if one is not None:
-            found.append(one)
-    return tuple(found)
+        experiments.append(shelf.take(experiment_artefact(path.stem), expected))
+    return tuple(experiment for experiment in experiments if experiment is not None)
 
 
-def _job(run: Run, made: Json) -> Job:
-    """Return what the plan was solved for, which may be another goal than the recipe's."""
-    job = replace(run.job, **{key: made[key] for key in run.job.goal if key in made})
-    # The least loss for a gain is the same at any tau that allows it.
+def _job(run: Run, plan_from: Json) -> Job:
+    """Return the job of the plan, whose goal may be another one than the recipe's."""
+    job = replace(run.job, **{key: plan_from[key] for key in run.job.goal if key in plan_from})
+    # A plan of the least loss for a gain is the same at any tau that allows the plan.
     return job if job.gain_fraction is None and job.budget is None else replace(job, tau=None)
 
 
