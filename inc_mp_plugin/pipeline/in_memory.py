@@ -80,8 +80,8 @@ def tune(
             `seed`), "prefix" or "uniform".
         seed: seed of the order of "random".
         confidence: level of the interval whose upper end is within the loss budget, such as 0.95.
-        noise: "uniform" as in the paper (eq. 12; if None), "log_uniform" (eq. 21), or "measured" under
-            `scales`.
+        noise: "uniform" as in the paper (eq. 16 to 18; if None), "log_uniform" (see `core.formats.alpha`),
+            or "measured" under `scales`.
         scales: scales to FP8 that INC will use. Ops that have no scale there stay in the base format;
             measured noise, "eagl" and "alps" round with these scales. If None, the default scales of a CPU
             and of the targets.

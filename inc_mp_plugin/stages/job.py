@@ -42,7 +42,7 @@ class Job:
         strategy: "ip_mse"; "eagl" or "alps"; or a baseline: "random" (of `seed`), "prefix", "uniform".
         seed: seed of the order of "random".
         confidence: level of the interval whose upper end is held to tau; None for the prediction itself.
-        noise: "uniform", "log_uniform" (eq. 21) or "measured".
+        noise: "uniform", "log_uniform" (see `core.formats.alpha`) or "measured".
         noise_scales: scales of measured noise; None for the other models of noise.
         value_scales: scales with which EAGL and ALPS round; None without FP8.
         consumer_scales: scales of all consumers: an op without a scale there stays in the base format.

@@ -109,7 +109,7 @@ def split(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     theirs = {key: value for key, value in keys.items() if key not in {*names, NAME}}
     ours = {**{key: keys[key] for key in keys if key in names}, **nested}
     if _OLD in ours:
-        warn(f'the key "{_OLD}" of ip_mse is now called "strategy"; the old name goes with the next version')
+        warn(f'the key "{_OLD}" of ip_mse is now called "strategy"; the old name works until version 0.3')
         ours["strategy"] = ours.pop(_OLD) or NAME
     return ours, theirs
 
