@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import nn
 from torch.fx import Node
@@ -24,12 +24,10 @@ from inc_mp_plugin.libraries.torch import without_autocast_on
 from inc_mp_plugin.model.attention import exposed_bgemms
 from inc_mp_plugin.model.batches import batch_size, map_tensors
 from inc_mp_plugin.model.modules import class_names
-
-if TYPE_CHECKING:
-    from inc_mp_plugin.model.batches import Batch
+from inc_mp_plugin.model.plain_batches import plain
 
 
-def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) -> Graph:
+def capture(model: nn.Module, example_inputs: Any, *, cached_tokens: int = 0) -> Graph:
     """Capture the ops of a model, their groups, and what cannot be quantized.
 
     The model is copied without its weights and exported on the meta device, so neither memory nor time
@@ -50,6 +48,7 @@ def capture(model: nn.Module, example_inputs: Batch, *, cached_tokens: int = 0) 
         InputError: a cache is asked for, and the inputs are not `{"input_ids": ...}` alone.
         CaptureError: torch.export cannot trace the model, or the model has no quantizable op or no cache.
     """
+    example_inputs = plain(example_inputs, "example_inputs")
     skeleton = without_weights(model).eval()
     inputs = map_tensors(example_inputs, lambda t: t.to("meta"))
     if cached_tokens and not (isinstance(inputs, dict) and inputs.keys() == {"input_ids"}):

@@ -32,6 +32,7 @@ from inc_mp_plugin.model.batches import call
 from inc_mp_plugin.model.experts import expose_experts
 from inc_mp_plugin.model.finite import check_outputs
 from inc_mp_plugin.model.modules import class_names, twin
+from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.model.switch import Switch
 from inc_mp_plugin.targets import CPU_BF16, CPU_QDQ
 from inc_mp_plugin.targets.layout import Captured
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
 
 
-def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
+def apply(model: nn.Module, plan: Plan, batches: Iterable[Any]) -> nn.Module:
     """Quantize a model as planned: INC prepares, runs the batches, and converts, on this CPU.
 
     The model is changed in place: planned ops become INC's FP8 modules and lose their weights in the
@@ -64,6 +65,7 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Batch]) -> nn.Module:
     """
     if not plan.quantized:
         return model
+    batches = plain_batches(batches)
     model.eval()
     modules = class_names(model)
     for expose in (expose_experts, expose_bgemms):

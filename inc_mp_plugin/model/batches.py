@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Batch = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 
 
+_ANSWERS = ("labels", "start_positions", "end_positions", "return_loss")
+
+
 def call(model: nn.Module, batch: Batch) -> Any:
     """Run the model on a batch."""
     args, kwargs = arguments(model, batch)
@@ -25,9 +28,10 @@ def call(model: nn.Module, batch: Batch) -> Any:
 
 
 def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword arguments of a forward pass, without key-value cache.
+    """Return the positional and keyword arguments of a forward pass, without key-value cache and answers.
 
-    A cache is of no use where every sample is run once, and would keep all keys in memory.
+    A cache is of no use where every sample is run once, and would keep all keys in memory. Answers would make
+    a model of transformers compute its mean loss; only a decoder behind an encoder makes its inputs of them.
     """
     kwargs = dict(batch) if isinstance(batch, dict) else {}
     args = tuple(batch) if isinstance(batch, (tuple, list)) else () if isinstance(batch, dict) else (batch,)

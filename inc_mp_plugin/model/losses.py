@@ -28,7 +28,7 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
     Raises:
         InputError: the batch has no `input_ids`, or a sample has no token to predict.
     """
-    from inc_mp_plugin.model.token_losses import token_losses
+    from inc_mp_plugin.model.token_losses import mean_token_losses
 
     if not isinstance(batch, dict) or "input_ids" not in batch:
         message = (
@@ -36,26 +36,24 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
             "give loss_fn(model, batch) -> tensor with one loss per sample"
         )
         raise InputError(message)
-    check_labels(batch)
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    logits = call(model, inputs).logits
-    labels = _labels(batch).to(logits.device)
-    token_loss = token_losses(logits, labels, IGNORED_LABEL)
-    mean: Tensor = token_loss.sum(dim=1) / (labels != IGNORED_LABEL).sum(dim=1)
-    return mean
+    check_labels(model, batch)
+    return mean_token_losses(call(model, batch).logits, _labels(batch))
 
 
-def check_labels(batch: Batch, first: int = 1) -> None:
-    """Check that every sample of a batch of tokens has a token to predict.
+def check_labels(model: nn.Module, batch: Batch, first: int = 1) -> None:
+    """Check that every sample of a batch has a token to predict, if a token is what its model predicts.
 
     Args:
+        model: whose class decides what is predicted.
         batch: without `input_ids`, nothing is checked.
         first: number of its first sample.
 
     Raises:
         InputError: a sample has none; the text holds its number.
     """
-    if not isinstance(batch, dict) or "input_ids" not in batch:
+    from inc_mp_plugin.model.heads import head_loss
+
+    if not isinstance(batch, dict) or "input_ids" not in batch or head_loss(model) is not None:
         return
     empty = (_labels(batch) == IGNORED_LABEL).all(dim=1).nonzero().flatten().tolist()
     if empty:
@@ -73,7 +71,10 @@ def _labels(batch: dict[str, Any]) -> Tensor:
     labels: Tensor | None = batch.get("labels")
     if labels is None:
         labels = batch["input_ids"]
-        mask = batch.get("attention_mask")
+        mask, positions = batch.get("attention_mask"), batch.get("position_ids")
+        if positions is not None and positions.shape == labels.shape:
+            # Packed documents: the first token of each is predicted from none of its own.
+            labels = labels.masked_fill(positions == 0, IGNORED_LABEL)
         if mask is not None:
             # A padding position sees no token, and kernels differ in what they make of that.
             after_padding = nn.functional.pad(mask[:, :-1] == 0, (1, 0), value=False)
@@ -82,18 +83,35 @@ def _labels(batch: dict[str, Any]) -> Tensor:
     return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
 
 
+def default_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Compute the loss of each sample that transformers trains such a model with, shape (samples,).
+
+    Raises:
+        InputError: the batch has no labels that the model's head needs, or there is no such loss.
+    """
+    from inc_mp_plugin.model.heads import head_loss
+
+    loss = head_loss(model)
+    if loss is None:
+        return language_model_loss(model, batch)
+    if not isinstance(batch, dict):
+        message = f"the loss of a {type(model).__name__} needs batches that are dicts; else give loss_fn"
+        raise InputError(message)
+    return loss(model, batch)
+
+
 def sample_losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> Tensor:
     """Run the loss function and check that it returns one loss per sample.
 
     Args:
         model: to be run.
         batch: of samples.
-        loss_fn: from the model and the batch to losses, shape (samples,); `language_model_loss` if None.
+        loss_fn: from the model and the batch to losses, shape (samples,); `default_loss` if None.
 
     Raises:
         InputError: it returned something else.
     """
-    losses = (loss_fn or language_model_loss)(model, batch)
+    losses = (loss_fn or default_loss)(model, batch)
     if tuple(losses.shape) != (batch_size(batch),):
         message = (
             f"loss_fn returned a tensor of shape {tuple(losses.shape)} for {batch_size(batch)} "

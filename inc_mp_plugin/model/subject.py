@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import BASES, FORMATS
-from inc_mp_plugin.model.batches import map_tensors
 from inc_mp_plugin.runtime import ranks
 
 if TYPE_CHECKING:
@@ -58,21 +57,23 @@ class Subject:
         return self.load_batches()
 
 
-def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossFunction | None) -> Subject:
+def subject_in_memory(model: nn.Module, batches: Iterable[Any], loss_fn: LossFunction | None) -> Subject:
     """Make a subject of a model and batches that are there already, identified by their content.
 
     Args:
         model: with its weights.
         batches: of calibration.
-        loss_fn: from the model and a batch to losses, shape (samples,); the language-model loss if None.
+        loss_fn: from the model and a batch to losses, shape (samples,); `default_loss` if None.
     """
-    tensors: list[Any] = []
-    map_tensors(list(batches), tensors.append)
+    from inc_mp_plugin.libraries.torch import leaves
+    from inc_mp_plugin.model.plain_batches import plain_batches
+
+    batches = plain_batches(batches)
     return Subject(
         depends_on={
             "model": _hash(dict(model.state_dict()).values()),
             "architecture": _hash_text(f"{model} {getattr(model, 'config', '')}"),
-            "data": _hash(tensors),
+            "data": _hash(leaf for batch in batches for leaf in leaves(batch)),
             "loss_fn": _identity(loss_fn),
             "versions": versions(),
         },

@@ -9,7 +9,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from inc_mp_plugin.model.losses import IGNORED_LABEL
+
 _BLOCK = 2**20  # elements that are worked on at once: few enough to stay in a processor's cache
+
+
+def mean_token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the mean negative log-likelihood of each sample's labels, nats, shape (samples,).
+
+    Args:
+        logits: of shape (samples, tokens, classes).
+        labels: of shape (samples, tokens); `IGNORED_LABEL` is left out, and one of each sample is another.
+    """
+    labels = labels.to(logits.device)
+    counts = (labels != IGNORED_LABEL).sum(dim=1)
+    mean: Tensor = token_losses(logits, labels, IGNORED_LABEL).sum(dim=1) / counts
+    return mean
 
 
 def token_losses(logits: Tensor, labels: Tensor, ignored: int) -> Tensor:

@@ -26,13 +26,12 @@ from inc_mp_plugin.stages.job import Job
 from inc_mp_plugin.stages.sensitivity import measured_from
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from torch import nn
 
     from inc_mp_plugin.core.plan import Plan
     from inc_mp_plugin.core.request import Request
-    from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.pipeline.deprecated import Clock, Noise
@@ -43,7 +42,7 @@ Json = dict[str, Any]
 
 def tune(
     model: nn.Module,
-    batches: Sequence[Batch] | None,
+    batches: Iterable[Any] | None,
     *,
     tau: float | None = None,
     gain_fraction: float | None = None,
@@ -155,7 +154,7 @@ def _check(job: Job) -> None:
 
 
 def _subject(
-    model: nn.Module, batches: Sequence[Batch] | None, loss_fn: LossFunction | None, folder: Path
+    model: nn.Module, batches: Iterable[Any] | None, loss_fn: LossFunction | None, folder: Path
 ) -> Subject:
     if batches is not None:
         return with_data_of_all_ranks(subject_in_memory(model, batches, loss_fn))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from inc_mp_plugin.core.plan import ALPS, OpValues
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.runtime.store import Partial
@@ -22,7 +23,6 @@ from inc_mp_plugin.sensitivity.rounded import rounded
 from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding, observe_maxabs, observe_rounding
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.scales.methods import Scales
 
@@ -101,7 +101,7 @@ def _checked(score: float, key: str) -> float:
 def measure_alps_without_training(
     model: nn.Module,
     graph: Graph,
-    batches: Sequence[Batch],
+    batches: Iterable[Any],
     loss_fn: LossFunction | None,
     *,
     formats: Sequence[str],
@@ -130,6 +130,7 @@ def measure_alps_without_training(
         InputError: there is no format; an FP8 format has no scales; or a format is not FP8, BF16 or FP16.
         NonFiniteError: a loss is NaN or infinite; the text names the op.
     """
+    batches = plain_batches(batches)
     with tracked(batches, "Maxabs of inputs", noun="batch") as calibration:
         rounder: Rounding | Cast | None
         if formats and set(formats) <= CASTS:

@@ -207,7 +207,7 @@ def observe_maxabs(
         with watching(modules, before=look):
             for batch in batches:
                 if loss_fn is None:
-                    check_labels(batch, first)
+                    check_labels(model, batch, first)
                 sample_losses(model, batch, loss_fn)
                 note = note or told_nan(batch, first)
                 first += batch_size(batch)

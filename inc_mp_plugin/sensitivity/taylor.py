@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from inc_mp_plugin.model.batches import batch_size, samples, told_nan
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
+from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 
 # Gradients of FP16 models underflow below 6e-8; they are computed scaled up by this power of two.
 _SCALE = {torch.float16: 2.0**12}
+_ROUNDING = 0.1  # far more than kernels differ by, relative to a loss
 
 
 def measure_sensitivity(
     model: nn.Module,
     graph: Graph,
-    batches: Iterable[Batch],
+    batches: Iterable[Any],
     loss_fn: LossFunction | None = None,
     *,
     scales: Scales | None = None,
@@ -70,8 +72,9 @@ def measure_sensitivity(
     Args:
         model: runs in evaluation mode and in its own precision, and leaves as it came.
         graph: from `capture`.
-        batches: tensors, tuples or dicts whose first axis counts samples.
-        loss_fn: `loss_fn(model, batch)` returns one loss per sample; None for the language-model loss, nats.
+        batches: a list, `DataLoader` or generator of tensors, tuples or dicts; the first axis counts samples.
+        loss_fn: `loss_fn(model, batch)` returns one loss per sample; None for the loss that
+            transformers trains such a model with.
         scales: how INC scales to FP8; without them, no rounding error is measured.
         formats: FP8 formats whose rounding error is measured under these scales.
 
@@ -84,8 +87,7 @@ def measure_sensitivity(
             are not FP8, or come without scales.
         NonFiniteError: a NaN or an infinity; the text names the op.
     """
-    if scales is not None:
-        batches = list(batches)  # run twice
+    batches = plain_batches(batches)
     rounding = observe_rounding(model, graph, batches, loss_fn, scales=scales, formats=formats)
     rows = sensitivity_rows(model, graph, batches, loss_fn, rounding=rounding)
     sensitivity = with_weights(model, join(graph, list(rows)))
@@ -137,15 +139,18 @@ def sensitivity_rows(
     """
     # Rows of an expert are tokens: they can be as many as there are samples and yet belong to others.
     separable = False if any(op.share < 1 for op in graph.ops) else None
+    contrastive: bool | None = None
     measure = partial(_measure, model, graph, loss_fn=loss_fn, rounding=rounding)
     for batch in batches:
         if loss_fn is None:
-            check_labels(batch, first)
+            check_labels(model, batch, first)
         with as_measured(model):
             if separable is None and batch_size(batch) > 1:
                 separable = _separable(model, graph, batch, loss_fn)
+            if separable is False and contrastive is None and batch_size(batch) > 1:
+                contrastive = _contrastive(model, batch, loss_fn)
             try:
-                rows = _rows(measure, batch, together=bool(separable))
+                rows = _rows(measure, batch, together=bool(separable), contrastive=bool(contrastive))
             except NonFiniteError as error:
                 message = f"{error}{told_nan(batch, first)}"
                 raise NonFiniteError(message) from error
@@ -153,13 +158,27 @@ def sensitivity_rows(
         first += batch_size(batch)
 
 
-def _rows(measure: Callable[[Batch], Rows], batch: Batch, *, together: bool) -> Rows:
-    """Measure the rows of a batch: all samples at once where their rows are separate, else one by one."""
+def _rows(measure: Callable[..., Rows], batch: Batch, *, together: bool, contrastive: bool) -> Rows:
+    """Measure the rows of a batch: all samples at once where their rows are separate, else one by one.
+
+    The loss of one sample is of the whole batch where samples are told from each other.
+    """
     if together:
         # A tensor of this very batch may mix samples all the same: tokens routed to an expert.
         with suppress(MixedSamplesError):
             return measure(batch)
-    return concatenate([measure(samples(batch, i, i + 1)) for i in range(batch_size(batch))])
+    numbers = range(batch_size(batch))
+    if contrastive:
+        return concatenate([measure(batch, loss_of=i) for i in numbers])
+    return concatenate([measure(samples(batch, i, i + 1)) for i in numbers])
+
+
+def _contrastive(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> bool:
+    """Tell whether a sample's loss depends on the batch's other samples, by more than rounding."""
+    with torch.no_grad():
+        pair = samples(batch, 0, 2)
+        beside, alone = (sample_losses(model, part, loss_fn)[0] for part in (pair, samples(pair, 0, 1)))
+    return not bool(torch.isclose(beside, alone, rtol=_ROUNDING, atol=0.0))
 
 
 def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None) -> bool:
@@ -178,10 +197,19 @@ def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFuncti
 
 
 def _measure(
-    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, *, rounding: Errors | None
+    model: nn.Module,
+    graph: Graph,
+    batch: Batch,
+    *,
+    loss_fn: LossFunction | None,
+    rounding: Errors | None,
+    loss_of: int | None = None,
 ) -> Rows:
-    with Taps(model, graph, batch_size(batch), rounding) as taps:
+    """Measure the rows of a batch, or the one row of its sample `loss_of` over all that the batch holds."""
+    with Taps(model, graph, 1 if loss_of is not None else batch_size(batch), rounding) as taps:
         losses = _losses(model, batch, loss_fn)
+        if loss_of is not None:
+            losses = losses[loss_of : loss_of + 1]
         scale = _SCALE.get(next((p.dtype for p in model.parameters()), torch.float32), 1.0)
         torch.autograd.backward(losses, torch.full_like(losses, scale))
         taps.finish()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +25,7 @@ from inc_mp_plugin.gain.passes import batch_passes, request_passes
 from inc_mp_plugin.inc.switching import switch_to_time
 from inc_mp_plugin.libraries.torch import evaluating
 from inc_mp_plugin.model.batches import map_tensors
+from inc_mp_plugin.model.plain_batches import plain, plain_batches
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.targets.timed import runnable_kinds, timed_formats
@@ -98,11 +99,11 @@ class Stopwatch:
 def time_gains(
     model: nn.Module,
     graph: Graph,
-    work: Request | Batch,
+    work: Any,
     *,
     formats: Sequence[str] = ("bf16", "fp8_e4m3"),
     device: TimedDevice | None = None,
-    batches: Sequence[Batch] = (),
+    batches: Iterable[Any] = (),
     ops: Collection[str] | None = None,
     sensitivity: Mapping[str, float] | None = None,
     every_group: bool = False,
@@ -136,7 +137,8 @@ def time_gains(
     settings = settings or TimingSettings()
     if device is not None:
         settings = replace(settings, device=device)
-    watch = Stopwatch(model, graph, work, formats, batches, settings)
+    work = work if isinstance(work, Request) else plain(work, "work")
+    watch = Stopwatch(model, graph, work, formats, plain_batches(batches), settings)
     base, lower = formats
     kinds = runnable_kinds(settings.device, lower)
     choices = free_formats(graph, graph.by_name if ops is None else ops, formats, kinds)
