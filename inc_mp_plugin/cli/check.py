@@ -18,7 +18,7 @@ def check(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Or the model's name or folder.")] = None,
     target: Annotated[
-        str | None, typer.Option(help="Consumer of the file; without it, the model's own names count.")
+        str | None, typer.Option(help="Consumer of the file; without it, the model's own names and no rules.")
     ] = None,
     kv_cache: Annotated[
         str | None, typer.Option(help="Of the target: bf16 or fp8; not compared if not given.")
@@ -26,7 +26,9 @@ def check(
     attention: Annotated[
         str | None, typer.Option(help="Of optimum-habana: eager or flash; not compared if not given.")
     ] = None,
-    reuse_cache: Annotated[bool, typer.Option("--reuse-cache", help="As in optimum-habana.")] = False,
+    reuse_cache: Annotated[
+        bool, typer.Option("--reuse-cache", help="optimum-habana runs with --reuse_cache.")
+    ] = False,
     measurements: Annotated[
         Path | None, typer.Option(help="INC's ..._hooks_maxabs.json; must hold every selected module.")
     ] = None,
@@ -36,8 +38,8 @@ def check(
 ) -> None:
     """Show the modules that INC would select with a file, and everything suspicious about the selection.
 
-    Suspicious are patterns that match nothing or too much, lists that cancel each other, everything or
-    nothing selected, and mixes that the target cannot run. Any of these gives exit code 2.
+    Patterns that match nothing or too much, lists that cancel each other, a selection of everything or
+    nothing, and mixes that the target cannot run are suspicious. Any of these gives exit code 2.
     """
     from inc_mp_plugin.inc.check.file import KnownServing, check_file
     from inc_mp_plugin.inc.check.measurements import load_captured

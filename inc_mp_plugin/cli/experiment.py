@@ -17,7 +17,9 @@ def experiment(
         str, typer.Argument(metavar="NAME", help="choices, prediction, curve, methods or accuracy.")
     ],
     *,
-    objective: Annotated[str | None, typer.Option(help="Gain to use; the plan's if not given.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Objective whose gain counts; the plan's if not given.")
+    ] = None,
     draws: Annotated[int, typer.Option(help="Random draws, and seeds of perturbed scales.")] = 10,
     points: Annotated[
         int | None, typer.Option(help="Gains or thresholds to compare at; all if not given.")

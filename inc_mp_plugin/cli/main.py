@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 
 from inc_mp_plugin.cli.app import add, app
 from inc_mp_plugin.cli.check import check
@@ -17,9 +16,15 @@ from inc_mp_plugin.cli.solve import solve
 from inc_mp_plugin.cli.tune import tune
 from inc_mp_plugin.cli.validate import validate
 
-_COMMANDS: list[Callable[..., None]] = [tune, solve, frontier, validate, experiment, run, report, emit, check]
-for command in _COMMANDS:
-    add(command, ANY_ARGUMENTS if command is run else None)
+add(tune)
+add(solve)
+add(frontier)
+add(validate)
+add(experiment)
+add(run, ANY_ARGUMENTS)
+add(report)
+add(emit)
+add(check)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Silence of other libraries, for the command line only."""
+"""Silencing of other libraries, for the command line only."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def check_knobs(tau: float | None, gain_fraction: float | None, budget: float | 
         )
         raise InputError(message)
     if tau is not None and not (is_number(tau) and 0 < tau <= _LARGEST):
-        message = f"tau is {tau!r}; it must be a number above 0, such as 0.01"
+        message = f"tau is {tau!r}; it must be a number above 0 and at most {_LARGEST:g}, such as 0.01"
         raise InputError(message)
     for name, value in (("gain_fraction", gain_fraction), ("budget", budget)):
         if value is not None and not (is_number(value) and 0 < value <= 1):

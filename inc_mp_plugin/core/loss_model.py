@@ -141,5 +141,5 @@ class LossModel:
 
 
 def loss_model(losses: Sensitivity | LossModel) -> LossModel:
-    """Return a loss model; sensitivities are priced by the paper's noise (eq. 12)."""
+    """Return a loss model; sensitivities are priced by the paper's noise (eq. 16 to 18)."""
     return LossModel(losses) if isinstance(losses, Sensitivity) else losses

@@ -9,8 +9,8 @@ from typing import NamedTuple, get_args
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.literals import NoiseModel, Objective, Source, Unit, ValueMethod
 
-METHODS: tuple[ValueMethod, ...] = get_args(ValueMethod)
-EAGL, ALPS = METHODS
+VALUE_METHODS: tuple[ValueMethod, ...] = get_args(ValueMethod)
+EAGL, ALPS = VALUE_METHODS
 
 
 @dataclass(frozen=True, slots=True)

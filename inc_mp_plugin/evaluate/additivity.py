@@ -22,10 +22,10 @@ def timed_groups(gains: Gains, graph: Graph) -> tuple[TimedGroup, ...]:
             tuple((op, f) for op, f in zip(group.ops, configuration, strict=True) if f != gains.base)
             for configuration in group.configurations
         ]
-        alone = {ops[0]: gain for ops, gain in zip(lowered, group.gain, strict=True) if len(ops) == 1}
-        for ops, gain, stderr in zip(lowered, group.gain, group.stderr, strict=True):
-            if len(ops) > 1 and alone.keys() >= set(ops):
-                names = tuple(op for op, _ in ops)
-                macs = sum(graph.by_name[op].macs for op in names)
-                timed.append(TimedGroup(names, gain, stderr, math.fsum(alone[op] for op in ops), macs))
+        alone = {pairs[0]: gain for pairs, gain in zip(lowered, group.gain, strict=True) if len(pairs) == 1}
+        for pairs, gain, stderr in zip(lowered, group.gain, group.stderr, strict=True):
+            if len(pairs) > 1 and alone.keys() >= set(pairs):
+                ops = tuple(op for op, _ in pairs)
+                macs = sum(graph.by_name[op].macs for op in ops)
+                timed.append(TimedGroup(ops, gain, stderr, math.fsum(alone[pair] for pair in pairs), macs))
     return tuple(timed)

@@ -57,8 +57,9 @@ def close_loop(
         for number, earlier in enumerate(rounds):
             if (earlier.gain, earlier.predicted_nrmse) == (plan.gain, plan.nrmse):
                 return number
-        loss = measure(plan) if plan.quantized else Measured(0.0, Interval(0.0, 0.0))
-        rounds.append(Round(part**2, plan.nrmse, loss.nrmse, plan.gain, len(plan.quantized), loss.interval))
+        measured = measure(plan) if plan.quantized else Measured(0.0, Interval(0.0, 0.0))
+        nrmse, interval = measured.nrmse, measured.interval
+        rounds.append(Round(part**2, plan.nrmse, nrmse, plan.gain, len(plan.quantized), interval))
         return len(rounds) - 1
 
     def row(parts: Iterable[float], last: int) -> tuple[int, float | None]:
@@ -80,7 +81,7 @@ def close_loop(
 
 
 def _narrow_steps(end: float) -> tuple[float, ...]:
-    """Place parts of tau between the last wide step that held and the first that did not."""
+    """List parts of tau between the last wide step that held and the first that did not."""
     place = _WIDE.index(end)
     if not place:
         return tuple(end * part for part in _SMALLER)

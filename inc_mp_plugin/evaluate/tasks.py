@@ -109,7 +109,7 @@ def evaluate_tasks(
                 lm=harness, task_dict=loaded.loaded, limit=limit, bootstrap_iters=0, log_samples=False
             )
         except OverflowError:
-            message = f"a perplexity of {', '.join(loaded.names)} is too large for a number"
+            message = f"a perplexity of {', '.join(loaded.names)} is too large for a floating-point number"
             raise NonFiniteError(message) from None
     _check_answers(loaded)
     metrics = {name: _metrics(name, row) for name, row in results["results"].items()}

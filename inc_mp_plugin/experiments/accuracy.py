@@ -50,6 +50,7 @@ class Examiner:
         """
         self._run, self._limit = run, tasks.limit
         self._tasks = load_tasks(tasks.names, include_path=tasks.include_path)
+        # str(None), as the key of stored scores has it.
         settings = {**tasks.to_json(), "include_path": str(tasks.include_path)}
         key = fingerprint({**run.meter.depends_on, **settings})
         self._stored = Partial(run.folder / "scores.npz", key)

@@ -11,7 +11,7 @@ import numpy as np
 
 from inc_mp_plugin.core.errors import InfeasibleError, InputError, unknown
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.plan import METHODS, Plan
+from inc_mp_plugin.core.plan import VALUE_METHODS, Plan
 from inc_mp_plugin.core.results import Experiment, Trial
 from inc_mp_plugin.evaluate.interval import mean_ratio_interval
 from inc_mp_plugin.experiments.accuracy import Examiner, Tasks
@@ -159,11 +159,11 @@ def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
 def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
     job = replace(run.job, value_scales=value_scales(run.recipe))
     # Before anything is measured through INC, which converts the model for good.
-    values = [values_stage(job, run.subject, run.graph, run.folder, method=method) for method in METHODS]
+    values = [values_stage(job, run.subject, run.graph, run.folder, method=name) for name in VALUE_METHODS]
     trials = []
     for level in levels_of("methods", settings.points):
-        for priced in (None, *values):
-            make = partial(solve, gains, run.losses, gain_fraction=level, values=priced)
+        for values_of_ops in (None, *values):
+            make = partial(solve, gains, run.losses, gain_fraction=level, values=values_of_ops)
             trials += _if_priced(make, 0, level)
     return _measured(run, gains, "methods", trials)
 
@@ -238,5 +238,14 @@ def _measured_trial(run: Run, trial: Trial) -> Trial:
 
 def _experiment(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
     losses = run.losses.loss if name == "choices" else run.meter.losses(())
-    about = (name, gains.objective, gains.unit, gains.source, gains.largest)
-    return Experiment(*about, len(losses), float((losses**2).mean()), run.losses.ops, tuple(trials))
+    return Experiment(
+        name=name,
+        objective=gains.objective,
+        unit=gains.unit,
+        source=gains.source,
+        largest_gain=gains.largest,
+        samples=len(losses),
+        loss_ms=float((losses**2).mean()),
+        ops=run.losses.ops,
+        trials=tuple(trials),
+    )

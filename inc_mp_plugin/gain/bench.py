@@ -47,9 +47,9 @@ class TimingSettings:
     share of `precision`, the pass gets more pairs, up to `most_repeats`. `precision` is relative to the
     largest sum of the measured gains; for a whole plan, to the plan's own gain. After `budget_s` seconds no
     measurement starts, and the first pairs are made fewer if need be. A warm-up ends when two calls in a row
-    agree with the call before within the fraction `stable`, or after `most_warmups` calls, of which the base
-    format gets three times as many. `device` is "cpu", "cuda" or "hpu"; `every_group` measures groups of the
-    same structure one by one.
+    agree with the call before within the fraction `stable`, or after `most_warmups` calls, three times as
+    many in the base format. `device` is "cpu", "cuda" or "hpu"; `every_group` measures groups of the same
+    structure one by one.
     """
 
     repeats: int = 15

@@ -20,7 +20,7 @@ from inc_mp_plugin.graph.partition import partition
 from inc_mp_plugin.graph.products import find_products
 from inc_mp_plugin.graph.routing import emit_experts, router_widths
 from inc_mp_plugin.graph.structure import structures, waits_for
-from inc_mp_plugin.libraries.torch import without_autocast_on
+from inc_mp_plugin.libraries.torch import uncompiled, without_autocast_on
 from inc_mp_plugin.model.attention import exposed_bgemms
 from inc_mp_plugin.model.batches import batch_size, map_tensors
 from inc_mp_plugin.model.modules import class_names
@@ -33,7 +33,7 @@ def capture(model: nn.Module, example_inputs: Any, *, cached_tokens: int = 0) ->
     The model is copied without its weights and exported on the meta device, so neither memory nor time
     depends on the size of the weights; the model itself is not touched. The attention products of stock
     transformers models become the ops `matmul_qk` and `matmul_av`. Every projection of every expert is an
-    op, too, with the shape and the share of passes of even routing.
+    op, too, with the shape and the share of passes that even routing would give it.
 
     Args:
         model: any module that torch.export can trace.
@@ -49,6 +49,7 @@ def capture(model: nn.Module, example_inputs: Any, *, cached_tokens: int = 0) ->
         CaptureError: torch.export cannot trace the model, or the model has no quantizable op or no cache.
     """
     example_inputs = plain(example_inputs, "example_inputs")
+    model = uncompiled(model)
     skeleton = without_weights(model).eval()
     inputs = map_tensors(example_inputs, lambda t: t.to("meta"))
     if cached_tokens and not (isinstance(inputs, dict) and inputs.keys() == {"input_ids"}):

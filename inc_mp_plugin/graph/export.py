@@ -70,7 +70,7 @@ def continue_from_cache(skeleton: nn.Module, inputs: dict[str, Any], cached_toke
         cached_tokens: number of tokens in the cache before these inputs.
 
     Raises:
-        CaptureError: the model makes no cache on the meta device.
+        CaptureError: the model makes no cache that its layers can be continued from.
     """
     ids = inputs["input_ids"]
     prompt = torch.empty(ids.shape[0], cached_tokens, dtype=ids.dtype, device="meta")

@@ -16,6 +16,7 @@ from inc_mp_plugin.graph.expert_node import Call, ExpertLayer, expert_ops
 from inc_mp_plugin.graph.export import export
 from inc_mp_plugin.graph.products import EXPERTS, GROUPED, OTHER_PRODUCTS, Product, find_products
 from inc_mp_plugin.graph.structure import waits_for
+from inc_mp_plugin.graph.weight_dtypes import modules_cast_to
 
 # Classes that INC swaps for FP8 ones, by class name as INC does it, and the kind of op of each.
 QUANTIZABLE: dict[str, OpKind] = {
@@ -49,6 +50,9 @@ class SortedProducts:
         self.names.update(dict.fromkeys((product.node for product in calls), op.name))
 
 
+_CAST_TO = "the model's code casts its input to the dtype of its weight: in FP8, without a scale"
+
+
 def sort_products(
     products: Iterable[Product],
     skeleton: nn.Module,
@@ -73,6 +77,7 @@ def sort_products(
     modules = dict(skeleton.named_modules(remove_duplicate=False))
     aliases = Counter(map(id, modules.values()))
     owners = Counter(id(p) for _, p in skeleton.named_parameters(remove_duplicate=False))
+    cast_to = modules_cast_to(skeleton)
     for (name, routed), calls in by_module.items():
         if routed:
             _add_layer(result, layers.get(name, _UNKNOWN), calls, samples)
@@ -81,7 +86,7 @@ def sort_products(
         if module is None:  # such as a module in two places that is reached through a slice of a list
             result.unsupported.append(Unsupported(name, calls[0].kind, "no module has this name"))
             continue
-        reason = _reason(calls[0], routers, aliases[id(module)])
+        reason = _reason(calls[0], routers, aliases[id(module)]) or (_CAST_TO if name in cast_to else "")
         if reason:
             result.unsupported.append(Unsupported(name, calls[0].kind, reason))
         else:

@@ -1,4 +1,4 @@
-"""Layers of experts, made traceable: the experts of a token depend on values, which a trace has not."""
+"""Layers of experts, made traceable: the experts of a token depend on values, which a trace does not have."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def _mentions(module: nn.Module, names: set[str]) -> bool:
 def _traceable_forward(block: Any) -> Callable[[Tensor], Any] | None:
     """Make a forward with the data flow of a block that loops over its experts.
 
-    The block may have a linear router, its `top_k`, and a shared expert, which may have a gate of one output.
-    For any other block the result is None.
+    The block must have one linear router and its `top_k`; it may have a shared expert, with or without a
+    gate of one output. For any other block the result is None.
     """
     children = {n: c for n, c in block.named_children() if next(c.parameters(), None) is not None}
     number = len(children.pop("experts"))

@@ -135,7 +135,7 @@ def _check_selection(config: dict[str, Any], consumer: Target, layout: Layout, p
     INC must know each planned module in one of the trees; in the others the module has another name.
     """
     candidates = [set(quantizable(tree, consumer.device)) for tree in layout.trees]
-    missing = planned.difference(*candidates)
+    in_no_tree = planned.difference(*candidates)
     for tree, names in zip(layout.trees, candidates, strict=True):
         picked = set(selected(tree, config, consumer.device))
-        compare_selection(planned & names | missing, picked, tree, consumer.name)
+        compare_selection(planned & names | in_no_tree, picked, tree, consumer.name)

@@ -27,6 +27,7 @@ from inc_mp_plugin.inc.backend import (
 )
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.mixed_precision import lower_precision
+from inc_mp_plugin.libraries.torch import uncompiled
 from inc_mp_plugin.model.attention import expose_bgemms
 from inc_mp_plugin.model.batches import call
 from inc_mp_plugin.model.experts import expose_experts
@@ -56,7 +57,7 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Any]) -> nn.Module:
         batches: calibration batches, from which INC takes its scales.
 
     Returns:
-        The same model; untouched if the plan quantizes nothing.
+        The same model, or the one that a compiled model was made of; untouched if the plan quantizes nothing.
 
     Raises:
         InputError: an op of the plan is not a module of the model, or no batch was given.
@@ -65,7 +66,7 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Any]) -> nn.Module:
     """
     if not plan.quantized:
         return model
-    batches = plain_batches(batches)
+    model, batches = uncompiled(model), plain_batches(batches)
     model.eval()
     modules = class_names(model)
     for expose in (expose_experts, expose_bgemms):
@@ -102,10 +103,11 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
 
     with enabled_on_cpu(), tempfile.TemporaryDirectory(prefix="inc_mp_plugin-") as folder:
         settings = {**config, "dump_stats_path": f"{folder}/measure"}
+        measuring, quantizing = (fp8_config(settings, mode, folder) for mode in ("MEASURE", "QUANTIZE"))
         forget_models()
         attributes = attributes_of(model)
         try:
-            prepare(model, fp8_config(settings, "MEASURE", folder))
+            prepare(model, measuring)
             try:
                 _calibrate(model, batches)
             except BaseException:
@@ -113,7 +115,7 @@ def quantize(model: nn.Module, config: Mapping[str, Any], batches: Iterable[Batc
                 take_attributes_back(model, attributes)
                 raise
             forget_quantizer(model)
-            model.quant_config = fp8_config(settings, "QUANTIZE", folder)
+            model.quant_config = quantizing
             converted: nn.Module = convert(model)
         finally:
             forget_models()

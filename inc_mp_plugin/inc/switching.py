@@ -75,7 +75,7 @@ def inc_switch(
         base: the base format.
         lower: the lower format.
         batches: calibration batches, for scales.
-        target: decides what INC can convert to FP8.
+        target: whose modules, settings and scale method INC uses.
         scale_method: how INC chooses its scales; the target's default if None.
     """
     expose_experts(model)

@@ -1,4 +1,7 @@
-"""Loggers and environment variables that silence libraries; last checked with the versions beside each."""
+"""Loggers to silence, and environment variables that silence libraries.
+
+Last checked with the versions beside each.
+"""
 
 # Loggers, with what they say that a user of the command line has no use for.
 LOGGERS = (

@@ -94,6 +94,11 @@ def viewed(tensor: Tensor) -> Tensor:
     return tensor if tensor._base is None else tensor._base
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the model that a compiled one was made of; any other model as it is. 2.13."""
+    return getattr(model, ORIGINAL) if is_compiled(model) else model
+
+
 def is_compiled(model: nn.Module) -> bool:
     """Tell whether a model is what `torch.compile` returned; nothing public tells. 2.13."""
     return isinstance(model, OptimizedModule)

@@ -33,11 +33,26 @@ def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str
     A cache is of no use where every sample is run once, and would keep all keys in memory. Answers would make
     a model of transformers compute its mean loss; only a decoder behind an encoder makes its inputs of them.
     """
-    kwargs = dict(batch) if isinstance(batch, dict) else {}
-    args = tuple(batch) if isinstance(batch, (tuple, list)) else () if isinstance(batch, dict) else (batch,)
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(batch, dict):
+        decoder_only = getattr(getattr(model, "config", None), "is_encoder_decoder", None) is False
+        kwargs = {key: value for key, value in batch.items() if not (decoder_only and key in _ANSWERS)}
+    elif isinstance(batch, (tuple, list)):
+        args = tuple(batch)
+    else:
+        args = (batch,)
+    parameters = inspect.signature(model.forward).parameters
+    # A language model behind an image's encoder takes the word on with other keywords.
+    passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and _can_generate(model)
+    if "use_cache" in parameters or passed_on:
         kwargs.setdefault("use_cache", False)
     return args, kwargs
+
+
+def _can_generate(model: nn.Module) -> bool:
+    ask = getattr(model, "can_generate", None)
+    return bool(ask()) if callable(ask) else False
 
 
 def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:

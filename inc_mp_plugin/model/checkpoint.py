@@ -46,7 +46,7 @@ def check_whole(model: nn.Module, info: Mapping[str, Any], name_or_path: str, qu
             "its config.json or its weights are of another model, or incomplete"
         )
         if unexpected:
-            message += f"; its files hold, and it has no place for: {few(unexpected)}"
+            message += f"; weights in its files without a place in the model: {few(unexpected)}"
         raise InputError(message)
     _check_formats(model, name_or_path, quantization, unexpected)
     if unexpected:

@@ -22,7 +22,7 @@ def watching(
 
     Args:
         modules: by name.
-        before: takes a name, the call's arguments and its keywords; returns None, or both in new values.
+        before: takes a name, the call's arguments and keywords; returns None, or new (arguments, keywords).
         after: takes a name, the call's arguments, its keywords and its output; returns None, or a new output.
     """
     handles = []

@@ -26,11 +26,11 @@ _IN_WORDS = (OSError, ValueError, ImportError)  # their texts are sentences; oth
 
 
 @contextmanager
-def loading(part: str, name_or_path: str) -> Iterator[None]:
+def loading(kind: str, name_or_path: str) -> Iterator[None]:
     """Turn the errors of loading something inside a `with` into one line.
 
     Args:
-        part: "model", "configuration" or "tokenizer".
+        kind: "model", "configuration" or "tokenizer".
         name_or_path: its folder, or its name on a hub.
 
     Raises:
@@ -43,7 +43,7 @@ def loading(part: str, name_or_path: str) -> Iterator[None]:
     except Exception as error:
         if not _is_of_loading(error):
             raise
-        raise InputError(_line(part, name_or_path, error)) from error
+        raise InputError(_line(kind, name_or_path, error)) from error
 
 
 def _is_of_loading(error: Exception) -> bool:
@@ -55,11 +55,11 @@ def _is_of_loading(error: Exception) -> bool:
     return type(error) is Exception or isinstance(error, (*_KINDS, strict, SafetensorError))
 
 
-def _line(part: str, name_or_path: str, error: Exception) -> str:
+def _line(kind: str, name_or_path: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     reason = text if isinstance(error, _IN_WORDS) else f"{type(error).__name__}: {text}"
-    start = f"the {part} {name_or_path!r} cannot be loaded"
-    damaged = _damaged_file(Path(name_or_path)) if part == "model" else None
+    start = f"the {kind} {name_or_path!r} cannot be loaded"
+    damaged = _damaged_file(Path(name_or_path)) if kind == "model" else None
     if damaged is not None:
         return f"{start}: {damaged.name} is damaged or cut short; download it again"
     if isinstance(error, FileNotFoundError):

@@ -24,7 +24,7 @@ def module_of(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError as error:
-        message = f"op {name!r} is not a module of this model; take the ops from a graph of this model"
+        message = f"{name!r} is not a module of this model; a graph has to be captured from the same model"
         raise InputError(message) from error
 
 

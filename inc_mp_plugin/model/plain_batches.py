@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.batches import batch_size
+from inc_mp_plugin.model.batches import OnDevice, batch_size
 from inc_mp_plugin.model.spool import Spool
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def plain_batches(batches: Iterable[Any]) -> Sequence[Batch]:
     """
     import torch
 
+    if isinstance(batches, (OnDevice, Spool)):
+        return batches  # plain already
     if isinstance(batches, (str, bytes, Mapping, torch.Tensor, np.ndarray, torch.nn.Module)):
         message = f"batches is one {type(batches).__name__}; {_ADVICE}"
         raise InputError(message)

@@ -57,7 +57,7 @@ class Subject:
         return self.load_batches()
 
 
-def subject_in_memory(model: nn.Module, batches: Iterable[Any], loss_fn: LossFunction | None) -> Subject:
+def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossFunction | None) -> Subject:
     """Make a subject of a model and batches that are there already, identified by their content.
 
     Args:
@@ -66,9 +66,7 @@ def subject_in_memory(model: nn.Module, batches: Iterable[Any], loss_fn: LossFun
         loss_fn: from the model and a batch to losses, shape (samples,); `default_loss` if None.
     """
     from inc_mp_plugin.libraries.torch import leaves
-    from inc_mp_plugin.model.plain_batches import plain_batches
 
-    batches = plain_batches(batches)
     return Subject(
         depends_on={
             "model": _hash(dict(model.state_dict()).values()),

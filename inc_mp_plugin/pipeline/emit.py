@@ -16,7 +16,7 @@ from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
 from inc_mp_plugin.targets.target import Target
 
-# A recipe of which only the keys of serving count: every value of these keys fits to the rest.
+# A recipe of which only the keys of serving count: every value of these keys fits the rest.
 _ANY_SERVING = {
     "model": {"name_or_path": "any"},
     "calibration": {"data": "any.jsonl"},

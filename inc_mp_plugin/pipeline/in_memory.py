@@ -11,8 +11,10 @@ from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import check_formats
 from inc_mp_plugin.core.knobs import check_knobs
 from inc_mp_plugin.core.literals import IN_MEMORY, Accelerator, NoiseModel, Objective, Strategy
-from inc_mp_plugin.core.plan import METHODS
+from inc_mp_plugin.core.plan import VALUE_METHODS
 from inc_mp_plugin.gain.bench import TimingSettings
+from inc_mp_plugin.libraries.torch import uncompiled
+from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.model.subject import subject_in_memory, subject_measured_before, with_data_of_all_ranks
 from inc_mp_plugin.pipeline.deprecated import noise_from, timing_from
 from inc_mp_plugin.pipeline.sections import TimingSection
@@ -99,7 +101,7 @@ def tune(
         InputError, CaptureError, NonFiniteError, InfeasibleError: as the stages.
     """
     folder = Path(out)
-    subject = _subject(model, batches, loss_fn, folder)
+    subject = _subject(uncompiled(model), batches, loss_fn, folder)
     timing = timing_from(timing, clock) or (TimingSettings() if objective == "empirical_time" else None)
     name, noise_scales = noise_from(noise, scales)
     job = Job(
@@ -157,7 +159,7 @@ def _subject(
     model: nn.Module, batches: Iterable[Any] | None, loss_fn: LossFunction | None, folder: Path
 ) -> Subject:
     if batches is not None:
-        return with_data_of_all_ranks(subject_in_memory(model, batches, loss_fn))
+        return with_data_of_all_ranks(subject_in_memory(model, plain_batches(batches), loss_fn))
     return subject_measured_before(model, measured_from(folder))
 
 
@@ -167,7 +169,7 @@ def _recipe_of(job: Job, subject: Subject) -> Json:
     `ops` are the names of the ops that may leave the base format; None for all.
     """
     own = job.consumer_scales[0] if len(job.consumer_scales) == 1 else None
-    scales = job.noise_scales or own or (job.value_scales if job.strategy in METHODS else None)
+    scales = job.noise_scales or own or (job.value_scales if job.strategy in VALUE_METHODS else None)
     model = subject.model
     content = {
         **job.goal,
@@ -187,7 +189,7 @@ def _recipe_of(job: Job, subject: Subject) -> Json:
         "timing": None if job.timing is None else _timing(job.timing),
         "ops": None if job.allowed is None else sorted(job.allowed),
     }
-    if job.strategy in METHODS:
+    if job.strategy in VALUE_METHODS:
         content["confidence"] = None  # only ip_mse has one
     return content
 

@@ -91,8 +91,10 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Recipe:
         check_formats((self.model.dtype, *self.formats))
-        check_knobs(self.tau, self.gain_fraction, self.budget)
-        fault = self._data_fault() or self._strategy_fault() or self._target_fault() or self._heldout_fault()
+        fault = self._data_fault()
+        if not fault:
+            check_knobs(self.tau, self.gain_fraction, self.budget)
+        fault = fault or self._strategy_fault() or self._target_fault() or self._heldout_fault()
         if fault:
             raise ValueError(fault)
         return self

@@ -1,4 +1,4 @@
-"""The resolving of a recipe into a job: names to values, and every default decided, once."""
+"""A recipe, resolved into a job: names to values, and every default decided, once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.literals import IN_MEMORY
-from inc_mp_plugin.core.plan import METHODS
+from inc_mp_plugin.core.plan import VALUE_METHODS
 from inc_mp_plugin.core.request import Request
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.pipeline.data import heldout_of
@@ -63,7 +63,7 @@ def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
         return job
     if recipe.noise == "measured":
         job = replace(job, noise_scales=_scales(recipe, get_target(recipe.targets[0])))
-    return replace(job, value_scales=value_scales(recipe)) if recipe.strategy in METHODS else job
+    return replace(job, value_scales=value_scales(recipe)) if recipe.strategy in VALUE_METHODS else job
 
 
 def value_scales(recipe: Recipe) -> Scales:

@@ -176,7 +176,7 @@ def _verified_correction(
         plan_depends_on(job, losses, gains, demands=demands),
         out,
     )
-    measured = sum(plan.ops > 0 for plan in loop.rounds)
+    measured = sum(tested.ops > 0 for tested in loop.rounds)
     say(
         f"verify: {measured} plans measured, the loss budget is corrected by {loop.correction:.4g}; the "
         "plan is reported on other samples"

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from inc_mp_plugin.core.results import Experiment
 from inc_mp_plugin.report.blocks import Blocks, Chart, Series, Table
-from inc_mp_plugin.report.trials import deviation, differences, kinds, levels, mean_gain
+from inc_mp_plugin.report.trials import deviation, differences, levels, mean_gain, strategies
 
 
 def accuracy_blocks(experiment: Experiment) -> Blocks:
@@ -28,7 +28,7 @@ def accuracy_blocks(experiment: Experiment) -> Blocks:
 
 def _chart(experiment: Experiment, metric: str) -> Chart:
     better = "Below: better." if _is_perplexity(metric) else "Above: better."
-    lines = tuple(_series(experiment, metric, strategy) for strategy in kinds(experiment))
+    lines = tuple(_series(experiment, metric, strategy) for strategy in strategies(experiment))
     end = max([100.0, *(x for line in lines for x in line.x)])
     return Chart(
         f"accuracy-{experiment.objective}-{_file_name(metric)}",
@@ -57,7 +57,7 @@ def _series(experiment: Experiment, metric: str, strategy: str) -> Series:
 
 def _table(experiment: Experiment, metrics: Sequence[str]) -> Table:
     rows = []
-    for strategy in kinds(experiment):
+    for strategy in strategies(experiment):
         trials = [trial for trial in experiment.trials if trial.strategy == strategy]
         by_metric = {metric: differences(experiment, trials, metric) for metric in metrics}
         averages = {m: (fmean(values), deviation(values)) for m, values in by_metric.items() if values}

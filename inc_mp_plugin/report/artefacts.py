@@ -23,8 +23,8 @@ class RunArtefacts:
 
     `runnable` are the ops that every target can run in a lower format; `held_back` says why others cannot
     leave the base format. `recipe` is the recipe as JSON. By the stem of an artefact's file, `depends_on`
-    holds what the artefact followed from; `outdated` says why an artefact in the folder does not count, as
-    one of another plan or of another state of things.
+    holds what the artefact followed from; `outdated` says why an artefact in the folder does not count: it
+    is out of date, or of another plan.
     """
 
     folder: str

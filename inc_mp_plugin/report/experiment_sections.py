@@ -13,7 +13,7 @@ from inc_mp_plugin.report.blocks import Blocks, Chart, Section, Series, Strips, 
 from inc_mp_plugin.report.loss_sections import against_measured
 from inc_mp_plugin.report.measured import with_interval
 from inc_mp_plugin.report.text import amount, percent, span, split_name
-from inc_mp_plugin.report.trials import kinds, levels, mean_gain, measured
+from inc_mp_plugin.report.trials import levels, mean_gain, measured, strategies
 
 _COMPARED = {
     "curve": "Of several draws the mean, with the least and the largest as a band.",
@@ -134,7 +134,7 @@ def _curve(experiment: Experiment) -> Blocks:
         f"{experiment.samples} held-out samples. Below: better.",
         "gain, % of the largest",
         "loss MSE, measured",
-        tuple(_curve_series(experiment, strategy) for strategy in kinds(experiment)),
+        tuple(_curve_series(experiment, strategy) for strategy in strategies(experiment)),
         logarithmic_y=True,
     )
     return chart, _curve_table(experiment)
@@ -159,7 +159,7 @@ def _curve_series(experiment: Experiment, strategy: str) -> Series:
 
 
 def _curve_table(experiment: Experiment) -> Table:
-    groups = {strategy: levels(experiment, strategy) for strategy in kinds(experiment)}
+    groups = {strategy: levels(experiment, strategy) for strategy in strategies(experiment)}
     rows = tuple(
         (f"{100 * level:.0f}", *(_spread(measured(group.get(level, []))) for group in groups.values()))
         for level in sorted({trial.level for trial in experiment.trials})

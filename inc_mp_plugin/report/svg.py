@@ -9,7 +9,9 @@ from inc_mp_plugin.report.plots import COLORS, INK, PAPER
 
 
 def inline(svg: str, name: str, label: str) -> str:
-    """Return the `<svg>` element of a picture for a page: with the page's ink and font, and ids of its own.
+    """Return the `<svg>` element of a picture for a page.
+
+    It has the page's ink and font, ids of its own, and no addresses.
 
     Args:
         svg: as `plots.render` returns it.

@@ -10,7 +10,7 @@ from inc_mp_plugin.core.results import Experiment, Trial
 from inc_mp_plugin.report.text import percent
 
 
-def kinds(experiment: Experiment) -> list[str]:
+def strategies(experiment: Experiment) -> list[str]:
     """List the strategies of an experiment, in the order of their first trials."""
     return list(dict.fromkeys(trial.strategy for trial in experiment.trials))
 

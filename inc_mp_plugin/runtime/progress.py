@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from threading import Event, Thread
 from typing import TYPE_CHECKING, TypeVar
@@ -119,10 +119,19 @@ def steps(work: Work) -> Iterator[Callable[[], None]]:
         return
     now_s = time.monotonic()
     under_way = _UnderWay(Pace(work, now_s, now_s))
-    bars = _is_shown() and console().is_terminal and not ranks.rank()
-    lines = LOGGER.isEnabledFor(logging.INFO) and not ranks.rank()
-    with _bar(under_way) if bars else _lines(under_way) if lines else nullcontext():
+    with _display(under_way):
         yield under_way.advance
+
+
+def _display(under_way: _UnderWay) -> AbstractContextManager[None]:
+    """Choose how work is shown: as a bar, in lines, or not at all, as on every rank but the first."""
+    if ranks.rank():
+        return nullcontext()
+    if _is_shown() and console().is_terminal:
+        return _bar(under_way)
+    if LOGGER.isEnabledFor(logging.INFO):
+        return _lines(under_way)
+    return nullcontext()
 
 
 class _UnderWay:

@@ -31,11 +31,11 @@ _LARGEST = {"fp32": 3.4028235e38, "bf16": 3.3895314e38, "fp16": 65504.0}
 
 @dataclass(frozen=True, slots=True)
 class ScaleMethod:
-    """A choice of scales, under its name in INC's `scale_method`.
+    """A way to choose scales, under its name in INC's `scale_method`.
 
     `activation` and `weight` say how maxabs / (full scale x backoff) is rounded: "none", not at all; "pow2",
-    up to a power of two; "hw", up to a scale of the hardware. Two more ways take no maxabs: "unit" is 1, and
-    "hw_single" is the largest scale of the hardware.
+    up to a power of two; "hw", up to a scale of the hardware. Two more values take no maxabs at all: "unit"
+    is 1, and "hw_single" is the largest scale of the hardware.
     """
 
     name: str

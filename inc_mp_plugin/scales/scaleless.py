@@ -33,10 +33,10 @@ def without_scale(
     """
     reasons: dict[str, str] = {}
     for format_name in (name for name in formats if get_format(name).is_fp8):
-        for consumer in scales:
+        for method in scales:
             for part, maxabs in sensitivity.maxabs.items():
-                dtype = _dtype(consumer, part, base)
-                for index in _unusable(consumer, part, maxabs, format_name=format_name, dtype=dtype):
+                dtype = _dtype(method, part, base)
+                for index in _unusable(method, part, maxabs, format_name=format_name, dtype=dtype):
                     reasons.setdefault(sensitivity.ops[index], _reason(part, float(maxabs[index])))
     return {op: reasons[op] for op in sensitivity.ops if op in reasons}
 

@@ -12,6 +12,7 @@ from torch import nn
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.plan import ALPS, OpValues
+from inc_mp_plugin.libraries.torch import uncompiled
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
@@ -130,7 +131,7 @@ def measure_alps_without_training(
         InputError: there is no format; an FP8 format has no scales; or a format is not FP8, BF16 or FP16.
         NonFiniteError: a loss is NaN or infinite; the text names the op.
     """
-    batches = plain_batches(batches)
+    model, batches = uncompiled(model), plain_batches(batches)
     with tracked(batches, "Maxabs of inputs", noun="batch") as calibration:
         rounder: Rounding | Cast | None
         if formats and set(formats) <= CASTS:

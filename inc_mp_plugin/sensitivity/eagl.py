@@ -60,7 +60,7 @@ def eagl_values(codes: Mapping[str, Tensor], formats: Sequence[str]) -> OpValues
 def measure_eagl(
     model: nn.Module, graph: Graph, formats: Sequence[str], scales: Scales | None = None
 ) -> OpValues:
-    """Measure the value of keeping every op that has a weight: no data, no forward pass.
+    """Measure the value of keeping each op with a weight, from the weight alone: no data, no forward pass.
 
     As in the paper, codes of the base format are counted, if the base format has 8 bits or fewer. A wider
     base format has more codes than a weight fills, so that every histogram would be flat. Then codes of each

@@ -41,9 +41,9 @@ def where_not_finite(
     if broken:
         return broken[0]
     names = np.array([op.name for op in graph.ops])
-    gradients = names[~np.isfinite(rows.input + rows.weight).all(axis=0)].tolist()
-    if gradients:  # backward runs from the last op to the first
-        return f"NaN or infinity in the gradient of op {gradients[-1]!r}"
+    without_gradient = names[~np.isfinite(rows.input + rows.weight).all(axis=0)].tolist()
+    if without_gradient:  # backward runs from the last op to the first
+        return f"NaN or infinity in the gradient of op {without_gradient[-1]!r}"
     for format_name, part in rows.rounding.items():
         overflowing = names[~np.isfinite(part).all(axis=0)].tolist()
         if overflowing:

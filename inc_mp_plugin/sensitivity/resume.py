@@ -87,5 +87,5 @@ def measure_in_steps(
 
 def _restore(parts: Sequence[dict[str, Any]], formats: Sequence[str]) -> list[Rows]:
     """Make rows of their arrays; rows of other formats, and empty parts, do not count."""
-    rows = [from_arrays(arrays) for arrays in parts if arrays]
+    rows = [from_arrays(arrays) for arrays in parts if "largest" in arrays]
     return [part for part in rows if set(part.rounding) == set(formats)]

@@ -37,7 +37,7 @@ class Errors(Protocol):
 
 
 class Rounder(Protocol):
-    """A rounding of tensors: `Rounding` to FP8, or `Cast`."""
+    """An object that rounds tensors: `Rounding` to FP8, or `Cast`."""
 
     def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Round an input of an op.

@@ -1,4 +1,4 @@
-"""Sensitivities of some samples, batch by batch, and what all batches make up together."""
+"""Sensitivities of some samples, batch by batch, and their union."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def frontier(
     Args:
         gains: of one objective.
         sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
-        points: number of steps, at least 2: both ends.
+        points: number of points asked for, at least 2: both ends.
         draws: number of random orders, at least 0; the seeds are 0, 1, ...
         level: of the confidence intervals, between 0 and 1.
         demands: of the consumers of the plans, as in `solve`.

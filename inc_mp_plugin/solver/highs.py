@@ -40,7 +40,8 @@ class Answer(NamedTuple):
     gap: float
 
 
-# The tolerances are absolute, and costs and values are about 1. HiGHS has no trouble with these ones.
+# The tolerances are absolute, and costs and values are about 1: these are the smallest that HiGHS takes
+# without trouble.
 _OPTIONS = {
     "mip_rel_gap": 0.0,
     "mip_abs_gap": 0.0,

@@ -203,14 +203,17 @@ def _solve(
         # The answer exceeds the capacity by less than HiGHS's tolerance: forbid this very answer.
         forbidden.append(answer.picks)
     message = (
-        f"{_MOST_FORBIDDEN} answers of HiGHS in a row miss the constraint by less than HiGHS's tolerance; "
-        "ask for a little less: a larger tau or budget, or a smaller gain_fraction"
+        f"{_MOST_FORBIDDEN} answers of HiGHS in a row miss the constraint by less than HiGHS's tolerance, a "
+        "billionth of it; ask for a little less: a larger tau or budget, or a smaller gain_fraction"
     )
     raise SolverError(message)
 
 
 def _in_time(program: _Scaled, relaxed: Relaxed, fits: bool) -> tuple[tuple[int, ...], Status, float]:
-    """Return the relaxed answer, rounded down in cost, by which at most one group loses value."""
+    """Return the relaxed answer rounded down in cost; the cheapest candidates if even that does not fit.
+
+    Rounding costs one group's value at most.
+    """
     picks = relaxed.picks if fits else (0,) * len(program.indices)
     gap = highs.gap(relaxed.value, program.knapsack.value(picks))
     return program.original(picks), Status.TIME_LIMIT, gap

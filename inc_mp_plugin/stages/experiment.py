@@ -8,6 +8,6 @@ from inc_mp_plugin.core.results import Experiment
 from inc_mp_plugin.runtime.artefact import Artefact, artefact_of
 
 
-def experiment_artefact(name: str) -> Artefact[Experiment]:
-    """Describe the file of an experiment; `name` is <name>-<objective>."""
-    return replace(artefact_of(Experiment, "experiment"), stem=f"experiments/{name}")
+def experiment_artefact(stem: str) -> Artefact[Experiment]:
+    """Describe the file of an experiment; `stem` is <name>-<objective>."""
+    return replace(artefact_of(Experiment, "experiment"), stem=f"experiments/{stem}")

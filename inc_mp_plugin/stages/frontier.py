@@ -48,9 +48,9 @@ def frontier_stage(
 
     def make() -> dict[str, Frontier]:
         return {
-            name: frontier(priced, losses, points=points, draws=draws)
-            for name, priced in gains.items()
-            if priced.largest > 0
+            name: frontier(gains_of_objective, losses, points=points, draws=draws)
+            for name, gains_of_objective in gains.items()
+            if gains_of_objective.largest > 0
         }
 
     depends_on = {

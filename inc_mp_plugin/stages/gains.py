@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 def encode(gains: Mapping[str, Gains]) -> store.Json:
     """Write gains of several objectives as gains.json has them."""
-    content = {name: to_json(priced) for name, priced in gains.items()}
-    for priced in content.values():
-        del priced["objective"]  # the key that the gains stand under
+    content = {name: to_json(gains_of_objective) for name, gains_of_objective in gains.items()}
+    for as_json in content.values():
+        del as_json["objective"]  # the key that the gains stand under
     return {"objectives": content}
 
 
 def _decode(content: store.Json) -> dict[str, Gains]:
     objectives = content["objectives"].items()
-    return {name: from_json(Gains, {**priced, "objective": name}) for name, priced in objectives}
+    return {name: from_json(Gains, {**as_json, "objective": name}) for name, as_json in objectives}
 
 
 GAINS = Artefact("gains", _decode, encode)

@@ -35,7 +35,7 @@ class Job:
     Attributes:
         base: the base format.
         formats: formats below the base format, the preferred one first.
-        objective: kind of gain that the plan maximizes.
+        objective: kind of gain that the plan maximizes: one of `Objective`.
         tau: threshold of the normalized RMSE of the loss (eq. 5).
         gain_fraction: instead, the least gain, as a fraction of the largest.
         budget: instead, the most cost, as a fraction of what everything costs in the base format.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import Strategy
-from inc_mp_plugin.core.plan import ALPS, EAGL, METHODS, OpValues
+from inc_mp_plugin.core.plan import ALPS, EAGL, VALUE_METHODS, OpValues
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.artefact import Artefact, artefact_of
 from inc_mp_plugin.runtime.progress import say
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.stages.job import Job
 
-_OWN = "values."  # begins the names of dependencies that sensitivities have not
+_OWN = "values."  # begins the names of dependencies that sensitivities do not have
 
 
 def values_stage(
@@ -41,7 +41,7 @@ def values_stage(
         InputError, NonFiniteError: as `measure_eagl` and `measure_alps_without_training`.
     """
     name = method or job.strategy
-    if name not in METHODS:
+    if name not in VALUE_METHODS:
         return None
     depends_on = numbered(name, _depends_on(job, subject))
 
@@ -79,7 +79,7 @@ def stored_values(method: Strategy, folder: Path, measured: Json) -> OpValues | 
     Raises:
         InputError: the values are missing, damaged, or of another model or other data.
     """
-    if method not in METHODS:
+    if method not in VALUE_METHODS:
         return None
     artefact = _artefact(method)
     path = artefact.path(folder)

@@ -60,7 +60,7 @@ def time_validation_stage(
             "timing section"
         )
         raise InputError(message)
-    plans = [solve(priced, losses, tau) for tau in taus for priced in gains.values()]
+    plans = [solve(gains_of_objective, losses, tau) for tau in taus for gains_of_objective in gains.values()]
     candidates = {plan.quantized: Candidate(plan.lowered, 0, total=i) for i, plan in enumerate(plans)}
     candidates.pop((), None)  # the base itself, which needs no measurement
     depends_on = {
@@ -71,8 +71,8 @@ def time_validation_stage(
     }
 
     def make() -> TimeValidation:
-        samples = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
-        timing = stopwatch_of(job, subject, graph).measure(list(candidates.values()), samples)
+        partial_file = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
+        timing = stopwatch_of(job, subject, graph).measure(list(candidates.values()), partial_file)
         timed = dict(zip(candidates, timing.configurations, strict=True))
         measured = gains["empirical_time"]
         compared = [_compare(plan, measured, timed) for plan in plans]
@@ -83,7 +83,7 @@ def time_validation_stage(
             tuple(filter(None, compared)),
             timed_groups(measured, graph),
         )
-        samples.remove()
+        partial_file.remove()
         return validation
 
     return TIME_VALIDATION.make(out, depends_on, make)

@@ -36,7 +36,7 @@ TIMING = artefact_of(Timing, "timing")
 def timing_stage(
     job: Job, subject: Subject, graph: Graph, sensitivity: Sensitivity, *, demands: Demands, out: Path
 ) -> tuple[Gains, Timing]:
-    """Measure the time of the configurations of every group, or read timing.json.
+    """Measure the time of configurations, of one group per structure or of every group, or read timing.json.
 
     Args:
         job: the formats, the request, and where and how long time is measured.
@@ -64,8 +64,8 @@ def timing_stage(
     }
 
     def make() -> Timing:
-        samples = partial(out / "timing.partial.npz", "timing", depends_on)
-        return stopwatch_of(job, subject, graph).measure(configurations, samples)
+        partial_file = partial(out / "timing.partial.npz", "timing", depends_on)
+        return stopwatch_of(job, subject, graph).measure(configurations, partial_file)
 
     timing = TIMING.make(out, depends_on, make)
     (out / "timing.partial.npz").unlink(missing_ok=True)

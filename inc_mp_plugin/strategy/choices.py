@@ -10,7 +10,7 @@ from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import FORMATS, NOISES
 from inc_mp_plugin.core.knobs import check_knobs
 from inc_mp_plugin.core.numbers import is_number
-from inc_mp_plugin.core.plan import METHODS
+from inc_mp_plugin.core.plan import VALUE_METHODS
 from inc_mp_plugin.gain.accelerators import ACCELERATORS, peak
 from inc_mp_plugin.inc.backend import is_cpu
 from inc_mp_plugin.inc.keys import NAME
@@ -36,8 +36,8 @@ def check_settings(settings: Settings) -> None:
     if settings.loss_fn is not None and not callable(settings.loss_fn):
         message = f"loss_fn is {settings.loss_fn!r}; it must be a function of model and batch"
         raise InputError(message)
-    if settings.strategy not in (NAME, *METHODS):
-        raise InputError(unknown("strategy", str(settings.strategy), (NAME, *METHODS)))
+    if settings.strategy not in (NAME, *VALUE_METHODS):
+        raise InputError(unknown("strategy", str(settings.strategy), (NAME, *VALUE_METHODS)))
     if settings.objective not in _OBJECTIVES:
         raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
     if settings.device not in ACCELERATORS:
@@ -53,7 +53,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def check_prices(settings: Settings, base: str, inc: Mapping[str, Any]) -> None:
-    """Refuse an objective or a noise that has no price for a model.
+    """Refuse an objective without a price for a model's format, or measured noise of unknown scales.
 
     Args:
         settings: keys of ours.

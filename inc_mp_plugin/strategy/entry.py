@@ -18,6 +18,7 @@ from neural_compressor.torch.utils.utility import algos_mapping, register_algo
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.plan import VALUE_METHODS
 from inc_mp_plugin.inc.backend import enabled_on_cpu
 from inc_mp_plugin.inc.keys import NAME
 from inc_mp_plugin.inc.loading import with_modules_of
@@ -93,7 +94,7 @@ def ip_mse_entry(
 def fp8_entry(
     model: nn.Module, configs_mapping: Mapping[Any, Any], mode: Mode = Mode.QUANTIZE, **kwargs: Any
 ) -> nn.Module:
-    """Run INC's own FP8 algorithm, or `ip_mse` if the configuration says `strategy: ip_mse`.
+    """Run INC's own FP8 algorithm, or `ip_mse` if the configuration says `strategy: ip_mse` (eagl, alps).
 
     A configuration with a key `ip_mse` runs `ip_mse`, too.
 
@@ -104,13 +105,14 @@ def fp8_entry(
         kwargs: passed on to the algorithm.
 
     Raises:
-        InputError: the strategy is another spelling of `ip_mse`.
+        InputError: the strategy is another spelling of one of these.
     """
     config = next(iter(configs_mapping.values()))
     strategy = getattr(config, "strategy", None)
-    if strategy != NAME and str(strategy).lower().replace("-", "_") == NAME:
-        raise InputError(unknown("strategy", str(strategy), [NAME]))  # INC would quantize everything
-    if strategy == NAME or hasattr(config, NAME):
+    ours = (NAME, *VALUE_METHODS)
+    if strategy not in ours and str(strategy).lower().replace("-", "_") in ours:
+        raise InputError(unknown("strategy", str(strategy), ours))  # INC would quantize everything
+    if strategy in ours or hasattr(config, NAME):
         planned: nn.Module = ip_mse_entry(model, configs_mapping, mode, **kwargs)
         return planned
     converted: nn.Module = _inc_entry(model, configs_mapping, mode=mode, **kwargs)

@@ -13,7 +13,7 @@ from neural_compressor.common.utils import Mode
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.core.plan import METHODS, Plan
+from inc_mp_plugin.core.plan import VALUE_METHODS, Plan
 from inc_mp_plugin.inc.attributes import set_aside, take_attributes_back
 from inc_mp_plugin.inc.backend import (
     enabled_on_cpu,
@@ -232,7 +232,7 @@ def _plan(
         gain_fraction=settings.gain_fraction,
         budget=settings.budget,
         strategy=settings.strategy,
-        scales=scales_of(settings, inc) if settings.strategy in METHODS else known_scales(settings, inc),
+        scales=(scales_of if settings.strategy in VALUE_METHODS else known_scales)(settings, inc),
         objective=settings.objective,
         confidence=settings.confidence,
         noise=settings.noise,

@@ -95,7 +95,7 @@ def split(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Example:
         >>> split({"strategy": "ip_mse", "ip_mse": {"tau": 0.1}, "use_qdq": True})
-        ({'strategy': 'ip_mse', 'tau': 0.1}, {'use_qdq': True})
+        ({'tau': 0.1}, {'use_qdq': True})
     """
     nested = keys.get(NAME, {})
     if not isinstance(nested, Mapping):
@@ -105,12 +105,16 @@ def split(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         near = difflib.get_close_matches(str(key), _UNLIKE_INC, n=1, cutoff=0.75)
         if near and key not in Settings.__slots__ and key not in inc_keys():
             raise InputError(unknown("key", str(key), near))
-    names = {*Settings.__slots__, _OLD}
+    # In the order of the fields: `grid` varies the last key first, and thresholds are to decide the order.
+    names = (*Settings.__slots__, _OLD)
     theirs = {key: value for key, value in keys.items() if key not in {*names, NAME}}
-    ours = {**{key: keys[key] for key in keys if key in names}, **nested}
+    ours = {**{key: keys[key] for key in names if key in keys}, **nested}
     if _OLD in ours:
         warn(f'the key "{_OLD}" of ip_mse is now called "strategy"; the old name works until version 0.3')
-        ours["strategy"] = ours.pop(_OLD) or NAME
+        old = ours.pop(_OLD)
+        ours["strategy"] = [each or NAME for each in old] if isinstance(old, (list, tuple)) else old or NAME
+    if ours.get("strategy") == NAME:
+        del ours["strategy"]  # as if it were not given: INC compares configurations by their keys
     return ours, theirs
 
 

@@ -50,8 +50,9 @@ def lay_out(captured: Captured, serving: Serving) -> Layout:
     for name, layer in layers.items():
         tree |= layer.trees[0]
         places |= {op: modules for op, modules in layer.places.items() if op in places}
-        for product in layer.cached if captured.modules.get(name) in _ALWAYS_FLASH else ():
-            tree.pop(product, None)
+        if captured.modules.get(name) in _ALWAYS_FLASH:
+            for product in layer.cached:
+                tree.pop(product, None)
     return Layout(
         (tree,),
         places,

@@ -1,5 +1,7 @@
 """The loss of each sample by the model's head, against transformers' own loss of that sample alone."""
 
+import copy
+
 import helpers
 import naive
 import pytest
@@ -168,3 +170,16 @@ def test_packed_documents_begin_with_nothing_to_predict():
         expected.append(torch.stack(parts).mean())
     losses = default_loss(model, {"input_ids": ids, "position_ids": positions})
     torch.testing.assert_close(losses, torch.stack(expected))
+
+
+def test_what_is_planned_is_what_inc_converts(case, tmp_path):
+    """By a copy: a converted model keeps no weights in the base format."""
+    model, batch = copy.deepcopy(case[0]), case[1]
+    plan = mp.tune(model, [batch], gain_fraction=0.5, out=tmp_path)
+    with torch.no_grad():
+        base = default_loss(model, batch)
+        converted = mp.apply(model, plan, [batch])
+        change = (default_loss(converted, batch) - base).abs().max()
+    patched = {name for name, m in converted.named_modules() if type(m).__name__.startswith("Patched")}
+    assert patched == set(plan.quantized) != set()
+    assert change < 0.02

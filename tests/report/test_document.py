@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from report_case import (
     ACCURACY,
@@ -21,7 +22,10 @@ from report_case import (
     plan,
 )
 
+from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.results import Stability
+from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.report.blocks import (
     Bars,
     Chart,
@@ -114,6 +118,28 @@ def test_budget():
     shares = {"head<&>": 40.0, "layer 0 down": 20.0, "layer 0 up": 10.0}
     rows = tuple((name, many(share), f"{share:.1f}") for name, share in shares.items())
     assert ops == Bars("budget-ops", "Which single ops take most of it?", label, rows)
+
+
+def test_ops_whose_shortened_labels_coincide_both_count():
+    ops = ("encoder.a_projection_with_a_long_name.down", "decoder.a_projection_with_a_long_name.down")
+    formats = dict.fromkeys(ops, "fp8_e4m3")
+    groups = [GroupGains((op,), (("bf16",), ("fp8_e4m3",)), (0.0, 3e6), (0.0, 0.0)) for op in ops]
+    text, kinds, chart = section(
+        "budget",
+        runnable=ops,
+        gains={"memory": Gains("memory", "byte", "exact", "bf16", tuple(groups))},
+        losses=LossModel(Sensitivity(ops, np.ones(1), np.array([[1.0, 2.0]]), np.zeros((1, 2)))),
+        plan=plan(formats=formats, gain=6e6, largest_gain=6e6),
+    ).blocks
+    assert text == (
+        "30.0 % of the loss budget is spent, 70.0 % is left. "
+        "The 2 most expensive of 2 lowered ops take 30.0 %."
+    )
+    assert [(label, share) for label, _, share in chart.rows] == [
+        ("…jection_with_a_long_name.down", "20.0"),
+        ("…jection_with_a_long_name.down", "10.0"),
+    ]
+    assert [(label, share) for label, _, share in kinds.rows] == [("down (2)", "30.0"), ("not used", "70.0")]
 
 
 def test_a_plan_that_lowers_nothing():

@@ -120,6 +120,29 @@ def test_a_model_that_does_not_fit_is_one_line_and_comes_back(monkeypatch):
     helpers.assert_same_state(before, helpers.state(model))
 
 
+def test_a_model_that_is_refused_keeps_its_training_modes(monkeypatch):
+    model = helpers.language_model("llama").train()
+    model.lm_head.eval()
+    graph = mp.capture(model, BATCH)
+    before = [module.training for module in model.modules()]
+    modes, plain = [], model.to
+
+    def to(device):
+        modes.append(model.training)
+        if len(modes) == 1:
+            message = "no room"
+            raise torch.OutOfMemoryError(message)
+        return plain(device)
+
+    monkeypatch.setattr(model, "to", to)
+    with pytest.raises(InputError, match="cannot be put on 'cpu'"):
+        mp.time_gains(model, graph, BATCH, formats=("fp32", "bf16"), settings=QUICK)
+    assert modes == [False, False]
+    assert [module.training for module in model.modules()] == before
+    assert model.training
+    assert not model.lm_head.training
+
+
 def test_a_model_that_cannot_be_converted_is_one_line(monkeypatch):
     def fails(*_, **__):
         message = "no such kernel"

@@ -296,6 +296,29 @@ def test_errors():
 def test_the_key_of_0_1_0_for_the_strategy(caplog):
     with caplog.at_level("WARNING", logger="inc_mp_plugin"):
         old = mp.IPMSEConfig(values="eagl", budget=0.8)
+        several = mp.IPMSEConfig(values=[None, "eagl"], budget=0.8)
     assert 'is now called "strategy"' in caplog.text
     assert old == mp.IPMSEConfig(strategy="eagl", budget=0.8)
-    assert mp.IPMSEConfig(strategy="ip_mse", budget=0.8).ours["strategy"] == "ip_mse"
+    assert several.ours["strategy"] == ["ip_mse", "eagl"]
+    assert mp.IPMSEConfig(strategy="ip_mse", budget=0.8) == mp.IPMSEConfig(budget=0.8)
+
+
+def test_thresholds_decide_the_order_of_what_autotune_tries():
+    config = mp.IPMSEConfig(objective=["memory", "theoretical_time"], tau=[0.01, 0.1])
+    assert [each.ours["tau"] for each in config.expand()] == [0.1, 0.1, 0.01, 0.01]
+
+
+@pytest.mark.parametrize("strategy", ["EAGL", "ip-mse"])
+def test_another_spelling_of_a_strategy_quantizes_nothing(strategy):
+    model = helpers.language_model("llama")
+    with pytest.raises(InputError, match=f"unknown strategy '{strategy}'"):
+        quantize(model, FP8Config(strategy=strategy), run_fn=keyword)
+    assert not patched(model)
+
+
+def test_a_strategy_of_ours_in_incs_own_configuration():
+    planned = patched(
+        quantize(helpers.language_model("llama"), mp.IPMSEConfig(strategy="eagl", budget=0.8), run_fn=keyword)
+    )
+    flat = FP8Config(strategy="eagl", budget=0.8)
+    assert patched(quantize(helpers.language_model("llama"), flat, run_fn=keyword)) == planned

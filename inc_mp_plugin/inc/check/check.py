@@ -131,7 +131,8 @@ def _cancelled(lists: Lists, modules: Modules) -> Iterator[str]:
     hits |= {("types", k): [m for m in modules if modules[m] == k] for k in lists["allowlist"]["types"]}
     for (part, entry), matches in hits.items():
         if matches and all(map(blocked, matches)):
-            yield f"allowlist.{part}: {entry!r} is cancelled by the block list, which holds all it matches"
+            what_it_lets_in = "all it matches" if part == "names" else "all of that class"
+            yield f"allowlist.{part}: {entry!r} is cancelled by the block list, which holds {what_it_lets_in}"
     if lists["allowlist"]["types"] and lists["allowlist"]["names"]:
         kinds = ", ".join(lists["allowlist"]["types"])
         yield f"allowlist: INC takes what fits a type OR a name, so every {kinds} is in, whatever its name"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from inc_mp_plugin.core.errors import unknown
+from inc_mp_plugin.core.plan import VALUE_METHODS
 from inc_mp_plugin.inc.backend import refused_values
 from inc_mp_plugin.inc.keys import NAME, inc_keys
 
@@ -68,8 +69,9 @@ def _others(config: Mapping[str, Any]) -> Iterator[str]:
     for old, new in (("whitelist", "allowlist"), ("blacklist", "blocklist")):
         if old in config and new in config:
             yield f"{old} and {new} are one key to INC, and only the later one counts; unite them"
-    if config.get("strategy") == NAME and NAME not in config:
+    strategy = config.get("strategy")
+    if strategy in (NAME, *VALUE_METHODS) and NAME not in config:
         yield (
-            f'"strategy": "{NAME}" is of the plugin: without it INC ignores the key and quantizes '
+            f'"strategy": "{strategy}" is of the plugin: without it INC ignores the key and quantizes '
             f'everything. Write the nested form, at which INC then stops: "{NAME}": {{"tau": 0.01}}'
         )

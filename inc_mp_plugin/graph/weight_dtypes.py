@@ -1,0 +1,36 @@
+"""Modules whose weight's dtype the model's own code reads, to cast what it gives them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+from torch import nn
+
+_READING = re.compile(r"\bself((?:\.\w+)+)\.weight\.dtype\b")
+
+
+def modules_cast_to(model: nn.Module) -> frozenset[str]:
+    """Name the modules that the model's code gives inputs in the dtype of their weight.
+
+    Such are the last layer of T5's blocks and the patches of most vision towers. INC stores the weight in
+    FP8, so the code would cast the input to FP8 without a scale.
+
+    Args:
+        model: whose classes have source code; classes that have none, and torch's own, are passed over.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    paths = {kind: _paths(kind) for kind in {type(module) for module in modules.values()}}
+    named = {f"{name}{path}".removeprefix(".") for name, m in modules.items() for path in paths[type(m)]}
+    return frozenset(named & modules.keys())
+
+
+def _paths(kind: type) -> tuple[str, ...]:
+    """List the children, from a dot on, whose weight's dtype a class reads."""
+    if kind.__module__.partition(".")[0] == "torch":
+        return ()
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):  # typed at a prompt, or written in C
+        return ()
+    return tuple(dict.fromkeys(_READING.findall(source)))
