@@ -10,6 +10,14 @@ from typing import NamedTuple
 
 from inc_mp_plugin.core.literals import OpKind
 
+# Classes that INC swaps for FP8 ones, by class name as INC does it, and the kind of op of each.
+QUANTIZABLE: dict[str, OpKind] = {
+    "Linear": "linear",
+    "FalconLinear": "linear",
+    "Conv2d": "conv2d",
+    "Matmul": "bgemm",
+}
+
 
 class Gemm(NamedTuple):
     """Shape of one matrix product: `batch` times (rows x inner) @ (inner x columns)."""

@@ -14,7 +14,6 @@ from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.graph.expert_node import ExpertLayer, in_place_of_nodes
 from inc_mp_plugin.graph.export import continue_from_cache, export, without_weights
 from inc_mp_plugin.graph.habana import off_gaudi
-from inc_mp_plugin.graph.ops import QUANTIZABLE as QUANTIZABLE
 from inc_mp_plugin.graph.ops import SortedProducts, sort_products
 from inc_mp_plugin.graph.partition import partition
 from inc_mp_plugin.graph.products import find_products

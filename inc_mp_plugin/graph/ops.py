@@ -10,21 +10,12 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from inc_mp_plugin.core.graph import Op, Unsupported
-from inc_mp_plugin.core.literals import OpKind
+from inc_mp_plugin.core.graph import QUANTIZABLE, Op, Unsupported
 from inc_mp_plugin.graph.expert_node import Call, ExpertLayer, expert_ops
 from inc_mp_plugin.graph.export import export
 from inc_mp_plugin.graph.products import EXPERTS, GROUPED, OTHER_PRODUCTS, Product, find_products
 from inc_mp_plugin.graph.structure import waits_for
 from inc_mp_plugin.graph.weight_dtypes import modules_cast_to
-
-# Classes that INC swaps for FP8 ones, by class name as INC does it, and the kind of op of each.
-QUANTIZABLE: dict[str, OpKind] = {
-    "Linear": "linear",
-    "FalconLinear": "linear",
-    "Conv2d": "conv2d",
-    "Matmul": "bgemm",
-}
 
 _UNKNOWN = ExpertLayer({}, "its experts are in no list `experts` of equal modules")
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.errors import InputError, SelectionError
+from inc_mp_plugin.core.graph import QUANTIZABLE
 from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.graph.capture import QUANTIZABLE
 from inc_mp_plugin.inc.backend import is_cpu
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import selected

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.graph import QUANTIZABLE
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.model.loading import empty_model, load_config
 from inc_mp_plugin.model.modules import class_names
@@ -16,8 +17,6 @@ from inc_mp_plugin.targets.layout import Captured, Layout
 
 if TYPE_CHECKING:
     from torch import nn
-
-_OPS = {"Linear", "FalconLinear", "Conv2d", "Matmul"}
 
 
 def load_captured(path: Path | None, model: str | None) -> Captured:
@@ -68,7 +67,7 @@ def _linear_routers(model: nn.Module) -> Iterator[str]:
 
 
 def _ops(modules: dict[str, str]) -> tuple[str, ...]:
-    return tuple(name for name, kind in modules.items() if kind in _OPS)
+    return tuple(name for name, kind in modules.items() if kind in QUANTIZABLE)
 
 
 def unmeasured(config: dict[str, Any], layout: Layout, device: str, measurements: Path) -> list[str]:
