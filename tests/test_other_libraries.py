@@ -41,6 +41,17 @@ def test_accelerate_makes_models_without_weights():
     assert not module.running_mean.is_meta
 
 
+def test_accelerate_leaves_hooks_on_a_model_that_it_moves():
+    from accelerate import cpu_offload, dispatch_model
+
+    from inc_mp_plugin.libraries.accelerate import is_dispatched
+
+    model = nn.Sequential(nn.Linear(2, 2))
+    assert not is_dispatched(model)
+    assert not is_dispatched(dispatch_model(model, {"": "cpu"}))  # all on one device
+    assert is_dispatched(cpu_offload(model, execution_device="cpu"))
+
+
 def test_rich_lines_and_tables():
     from io import StringIO
 

@@ -71,7 +71,9 @@ def test_no_private_name_of_a_library(name):
 def test_the_files_of_libraries_are_where_they_are():
     """Else the test above would show nothing."""
     where = {name for name in FILES if list(foreign_names((PACKAGE / name).read_text()))}
-    places = {f"libraries/{library}.py" for library in ("torch", "transformers", "lm_eval", "logs")}
+    places = {
+        f"libraries/{library}.py" for library in ("accelerate", "torch", "transformers", "lm_eval", "logs")
+    }
     assert where == {"inc/backend.py", *places}
 
 

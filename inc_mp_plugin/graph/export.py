@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from inc_mp_plugin.core.errors import CaptureError
+from inc_mp_plugin.graph.trace_errors import trace_fault
 from inc_mp_plugin.libraries.torch import buffers_of, lazy_graphs, parameters_of, without_stack_traces
 from inc_mp_plugin.libraries.transformers import cache_argument, cache_of
 from inc_mp_plugin.model.batches import arguments
@@ -48,13 +49,7 @@ def export(skeleton: nn.Module, inputs: Batch) -> list[Node]:
             program = torch.export.export(skeleton, args, kwargs, strict=False)
     # Any error of the model's own code may surface here; it is kept as the cause.
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        message = (
-            f"torch.export cannot trace {type(skeleton).__name__}: {first_line}. If its forward pass "
-            "branches on values, replace that by tensor operations; a Python loop over experts can be traced "
-            "only beside a linear router with a `top_k`"
-        )
-        raise CaptureError(message) from error
+        raise CaptureError(trace_fault(error, skeleton)) from error
     return list(program.graph.nodes)
 
 

@@ -1,0 +1,75 @@
+"""A model that cannot be traced: the module, the line of its code, and what to do."""
+
+import helpers
+import pytest
+import torch
+from torch import nn
+
+import inc_mp_plugin as mp
+from inc_mp_plugin.core.errors import CaptureError, InputError
+
+
+class Branching(nn.Module):
+    """Asks for a value."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if self.linear(x).sum() > 0:
+            x = x + 1
+        return x
+
+
+class Outer(nn.Module):
+    """Holds a module of another module's choice."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(4, 4), inner])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def total(x):
+    return x.sum(dim=7)
+
+
+class Failing(nn.Module):
+    """Fails in a function that its forward calls; its own name of itself is another one."""
+
+    def forward(this, x):  # noqa: N805
+        return total(x)
+
+
+def test_a_branch_on_values():
+    with pytest.raises(CaptureError) as caught:
+        mp.capture(Outer(Branching()), torch.zeros(2, 4))
+    text = str(caught.value)
+    assert "cannot trace Outer at module 'blocks.1' (test_trace_errors.py, line " in text
+    assert "`if self.linear(x).sum() > 0:`" in text and "replace that by tensor operations" in text
+    assert "\n" not in text and len(text) < 600
+
+
+def test_an_error_of_the_models_own_code():
+    with pytest.raises(CaptureError) as caught:
+        mp.capture(Outer(Failing()), torch.zeros(2, 4))
+    assert "at module 'blocks.1'" in str(caught.value) and "`return x.sum(dim=7)`" in str(caught.value)
+    assert "Dimension out of range" in str(caught.value) and "branches" not in str(caught.value)
+
+
+def test_a_model_alone_is_named_by_its_class():
+    with pytest.raises(CaptureError, match="cannot trace Branching at module 'Branching'"):
+        mp.capture(Branching(), torch.zeros(2, 4))
+
+
+def test_a_model_that_accelerate_offloads():
+    from accelerate import cpu_offload
+
+    model = cpu_offload(helpers.language_model("llama"), execution_device=torch.device("cpu"))
+    with pytest.raises(InputError, match="offloaded by accelerate .*; load all of it on one device"):
+        mp.capture(model, {"input_ids": helpers.tokens(2)})
