@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.loading import load_tokenizer
-from inc_mp_plugin.model.texts import read_texts
+from inc_mp_plugin.model.texts import Conversation, read_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +37,9 @@ def load_batches(
         skip: number of samples to leave out at the start of the file.
 
     Raises:
-        InputError: the tokenizer or the file cannot be read, a line is not {"text": ...}, there are too
-            few samples, the model's context is shorter than the sequence length, or it does not know
-            all tokens.
+        InputError: the tokenizer or the file cannot be read, a line is no sample or a conversation without a
+            chat template, there are too few samples, the model's context is shorter than the sequence length,
+            or it does not know all tokens.
     """
     _check_context(config, sequence_length)
     tokenizer = load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
@@ -75,8 +75,10 @@ def _padded(ids: Sequence[Sequence[int]], padding: int) -> dict[str, Any]:
     }
 
 
-def tokenize(tokenizer: Any, text: str, length: int) -> list[int]:
-    """Tokenize a text and cut it to a length.
+def tokenize(tokenizer: Any, text: str | Conversation, length: int) -> list[int]:
+    """Tokenize a text, or a conversation by the tokenizer's chat template, and cut it to a length.
+
+    A conversation that ends without the assistant's answer ends with the start of one.
 
     A text that a chat template has rendered begins with the token that begins texts; a second one would take
     the massive activations of the first.
@@ -85,12 +87,36 @@ def tokenize(tokenizer: Any, text: str, length: int) -> list[int]:
         tokenizer: of transformers.
         text: to be tokenized.
         length: most tokens.
+
+    Raises:
+        InputError: a conversation without a chat template, or one that the template refuses.
     """
+    if isinstance(text, Conversation):
+        text = _rendered(tokenizer, text)
     rendered = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     tokens: list[int] = tokenizer(text, truncation=True, max_length=length, add_special_tokens=not rendered)[
         "input_ids"
     ]
     return tokens
+
+
+def _rendered(tokenizer: Any, conversation: Conversation) -> str:
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        message = (
+            f"the data holds messages, but the tokenizer {tokenizer.name_or_path!r} has no chat template; "
+            'give {"text": ...} lines, or another model.tokenizer'
+        )
+        raise InputError(message)
+    messages = [{"role": role, "content": content} for role, content in conversation.messages]
+    unanswered = messages[-1]["role"] != "assistant"
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=unanswered)
+    except TemplateError as error:
+        message = f"the chat template of {tokenizer.name_or_path!r} refuses a conversation: {error}"
+        raise InputError(message) from error
+    return text
 
 
 def _check_context(config: Any, sequence_length: int) -> None:

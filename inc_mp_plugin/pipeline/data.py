@@ -11,7 +11,7 @@ from inc_mp_plugin.model.data import load_batches
 from inc_mp_plugin.model.heldout import HeldOut
 from inc_mp_plugin.model.loading import empty_model, load_config, load_model, model_fingerprint, random_model
 from inc_mp_plugin.model.subject import Subject, versions
-from inc_mp_plugin.model.texts import count_texts, read_texts
+from inc_mp_plugin.model.texts import Conversation, count_texts, read_texts
 from inc_mp_plugin.pipeline.next_command import refuse_model_in_memory
 from inc_mp_plugin.runtime.store import file_fingerprint
 
@@ -119,7 +119,7 @@ def _check_against_calibration(recipe: Recipe, section: ValidationSection, skip:
     _refuse_texts(section, skip, texts, fault)
 
 
-def _refuse_texts(section: ValidationSection, skip: int, texts: set[str], fault: str) -> None:
+def _refuse_texts(section: ValidationSection, skip: int, texts: set[str | Conversation], fault: str) -> None:
     """Refuse held-out samples that are among some texts; `fault` says what the texts are."""
     for number, text in read_texts(section.data, section.samples, skip).items():
         if text in texts:

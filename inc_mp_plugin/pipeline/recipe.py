@@ -179,7 +179,29 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     if not isinstance(content, dict):
         message = f"recipe {path} is not a mapping of keys to values"
         raise InputError(message)
+    _look_beside(content, path.parent)
     return parse_recipe(content, overrides, str(path))
+
+
+def _look_beside(content: dict[str, Any], folder: Path) -> None:
+    """Complete the relative paths of a recipe that are there beside it; others are of the working folder."""
+    for name, keys in (
+        ("model", ("name_or_path", "tokenizer")),
+        ("calibration", ("data",)),
+        ("validation", ("data",)),
+    ):
+        section = content.get(name)
+        if not isinstance(section, dict):
+            continue
+        for key in keys:
+            value = section.get(key)
+            if (
+                isinstance(value, str)
+                and not Path(value).is_absolute()
+                and value
+                and (folder / value).exists()
+            ):
+                section[key] = str(folder / value)
 
 
 def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> Recipe:

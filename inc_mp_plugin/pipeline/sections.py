@@ -46,7 +46,7 @@ class ModelSection(Section):
 
 
 class CalibrationSection(Section):
-    """Samples for sensitivities and for INC's scales: JSON lines with a "text" each."""
+    """Samples for sensitivities and for INC's scales: JSON lines of texts or messages, .gz or not."""
 
     data: Path
     samples: Count = 64

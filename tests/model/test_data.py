@@ -7,6 +7,7 @@ import transformers
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.data import load_batches, tokenize
 from inc_mp_plugin.model.loading import load_config
+from inc_mp_plugin.model.texts import Conversation
 
 
 def shipped_batches(**changes):
@@ -65,3 +66,31 @@ def test_a_rendered_text_begins_once(begins, length):
     rendered = tokenize(tokenizer, f"<s>{text}", length)
     assert rendered == [tokenizer.bos_token_id, *plain][:length]
     assert tokenize(tokenizer, text, length) == ([tokenizer.bos_token_id] * begins + plain)[:length]
+
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def chat(*roles):
+    return Conversation(tuple((role, f"{role} says") for role in roles))
+
+
+def test_a_conversation_goes_through_the_chat_template():
+    tokenizer = shipped_tokenizer(begins=False)
+    tokenizer.chat_template = TEMPLATE
+    answered = tokenizer("<user>user says<assistant>assistant says")["input_ids"]
+    assert tokenize(tokenizer, chat("user", "assistant"), 100) == answered
+    asked = tokenizer("<user>user says<assistant>")["input_ids"]
+    assert tokenize(tokenizer, chat("user"), 100) == asked
+
+
+def test_a_conversation_that_no_template_takes():
+    tokenizer = shipped_tokenizer(begins=False)
+    with pytest.raises(InputError, match="has no chat template; give"):
+        tokenize(tokenizer, chat("user"), 100)
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InputError, match="refuses a conversation: roles must alternate"):
+        tokenize(tokenizer, chat("user", "user"), 100)

@@ -1,5 +1,6 @@
 """JSON lines: what they may hold, and what is refused with its number."""
 
+import gzip
 import json
 
 import helpers
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.texts import count_texts, read_texts
+from inc_mp_plugin.model.texts import Conversation, count_texts, read_texts
 
 SEPARATORS = "\u2028\u2029\u0085\v\f\x1c\x1d\x1e"
 
@@ -115,3 +116,38 @@ def test_the_command_ends_with_one_line(project, tmp_path, line):
     assert result.exit_code == 2
     assert helpers.told(result).count("Error: ") == 1
     assert "line 4: " in helpers.told(result)
+
+
+def test_a_compressed_file(tmp_path):
+    path = tmp_path / "data.jsonl.gz"
+    path.write_bytes(gzip.compress(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n{"text": "two"}'))
+    assert read_texts(path, 2) == {1: "one", 3: "two"}
+    for content in (path.read_bytes()[:-9], b'{"text": "one"}'):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is not gzip, or cut short .*; compress it again"):
+            read_texts(path, 1)
+
+
+def test_conversations_and_completions(tmp_path):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    lines = [{"messages": turns}, {"prompt": "2 + 2 = ", "completion": "4", "id": 7}]
+    path = written(tmp_path, "\n".join(map(json.dumps, lines)))
+    assert read_texts(path, 2) == {1: Conversation((("user", "Hi"), ("assistant", "Hello"))), 2: "2 + 2 = 4"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"messages": []},
+        {"messages": "Hi"},
+        {"messages": ["Hi"]},
+        {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+        {"prompt": "2 + 2 = "},
+        {"prompt": 2, "completion": "4"},
+    ],
+    ids=str,
+)
+def test_what_is_no_sample_is_named_by_its_line(tmp_path, line):
+    with pytest.raises(InputError, match="data.jsonl, line 1: (not an object with|a message is not)"):
+        read_texts(written(tmp_path, json.dumps(line)), 1)

@@ -207,3 +207,27 @@ def test_unreadable_data(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_texts(path, 2)
+
+
+def test_relative_paths_are_beside_the_recipe_or_in_the_working_folder(tmp_path, monkeypatch):
+    """The recipe stands in another folder; a file that is in both is that beside it."""
+    beside, working = tmp_path / "recipes", tmp_path / "work"
+    for folder in (beside / "model", working):
+        folder.mkdir(parents=True)
+    for path in (beside / "both.jsonl", working / "both.jsonl", working / "here.jsonl"):
+        path.write_text("")
+    recipe = {
+        "model": {"name_or_path": "model", "dtype": "fp32"},
+        "calibration": {"data": "both.jsonl"},
+        "validation": {"data": "here.jsonl"},
+        "tau": 0.1,
+    }
+    (beside / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.chdir(working)
+    loaded = load_recipe(Path("../recipes/recipe.yaml"), [])
+    assert Path(loaded.model.name_or_path).resolve() == beside / "model"
+    assert loaded.calibration.data.resolve() == beside / "both.jsonl"
+    assert loaded.validation.data.resolve() == working / "here.jsonl"
+    # What the command line says is of the folder that it is typed in.
+    loaded = load_recipe(beside / "recipe.yaml", ["calibration.data=both.jsonl"])
+    assert loaded.calibration.data.resolve() == working / "both.jsonl"
