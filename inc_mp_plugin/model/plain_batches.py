@@ -75,33 +75,50 @@ def _checked(batches: Iterable[Batch]) -> Iterable[Batch]:
         yield batch
 
 
-def plain(value: Any, where: str, *, row: bool = False) -> Any:
-    """Make plain tensors, tuples and dicts of a batch, or of a part of it.
+def plain(batch: Any, where: str, *, row: bool = False) -> Any:
+    """Make a tensor, a tuple or a dict of a batch; what it holds keeps its structure.
 
     Args:
-        value: as the user has it.
+        batch: as the user has it.
         where: names it in errors.
         row: it is a single sample without an axis that counts samples.
 
     Raises:
         InputError: it holds text, objects, or lists of different lengths.
     """
+    if is_dataclass(batch) and not isinstance(batch, (type, Mapping)):
+        named = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        batch = {key: value for key, value in named.items() if value is not None}
+    if isinstance(batch, Mapping):
+        return {key: _entry(value, f"{where}, key `{key}`", row=row) for key, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return tuple(_part(part, f"{where}, part {k}", row=row) for k, part in enumerate(batch, 1))
+    return _part(batch, where, row=row)
+
+
+def _part(value: Any, where: str, *, row: bool) -> Any:
+    """Make tensors of the arrays in a part of a batch, and a dict of what only behaves like one."""
     import torch
 
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = _tensor(np.asarray(value), where)
     if isinstance(value, torch.Tensor):
         return value.unsqueeze(0) if row else value
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(_tensor(np.asarray(value), where), where, row=row)
-    if is_dataclass(value) and not isinstance(value, type) and not isinstance(value, Mapping):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-        value = {key: part for key, part in value.items() if part is not None}
-    if isinstance(value, Mapping):
-        return {key: _entry(part, f"{where}, key `{key}`", row=row) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(plain(part, f"{where}, part {k}", row=row) for k, part in enumerate(value, 1))
     if isinstance(value, (str, bytes)):
         message = f"{where}: text ({value[:20]!r}); turn it into numbers first, as a tokenizer does"
         raise InputError(message)
+    if is_dataclass(value):
+        if isinstance(value, Mapping):
+            return value  # an output of transformers, which torch can take apart
+        message = (
+            f"{where}: a {type(value).__name__}, which torch cannot trace; give tensors, tuples or dicts"
+        )
+        raise InputError(message)
+    if isinstance(value, Mapping):
+        return {key: _entry(part, f"{where}, key `{key}`", row=row) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        parts = [_part(part, f"{where}, part {k}", row=row) for k, part in enumerate(value, 1)]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
 
 
@@ -111,7 +128,7 @@ def _entry(value: Any, where: str, *, row: bool) -> Any:
 
     if isinstance(value, (list, tuple)) and _holds_numbers(value):
         try:
-            return plain(torch.tensor(value), where, row=row)
+            return _part(torch.tensor(value), where, row=row)
         except (ValueError, TypeError) as error:
             message = (
                 f"{where}: lists of different lengths; pad them, as "
@@ -120,7 +137,7 @@ def _entry(value: Any, where: str, *, row: bool) -> Any:
             raise InputError(message) from error
     if row and isinstance(value, (int, float)):
         return torch.tensor([value])
-    return plain(value, where, row=row)
+    return _part(value, where, row=row)
 
 
 def _holds_numbers(value: Any) -> bool:

@@ -184,7 +184,7 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 
 
 def _look_beside(content: dict[str, Any], folder: Path) -> None:
-    """Complete the relative paths of a recipe that are there beside it; others are of the working folder."""
+    """Replace relative paths by those beside the recipe, where they exist; others are of the working folder."""
     for name, keys in (
         ("model", ("name_or_path", "tokenizer")),
         ("calibration", ("data",)),

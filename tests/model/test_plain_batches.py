@@ -94,10 +94,16 @@ def test_rows_of_a_dataset_are_batches_of_one():
 
 
 def test_nested_parts_keep_their_structure():
-    point = namedtuple("Point", "x y")(np.ones((2, 1)), torch.zeros(2))
-    made = plain({"a": (point, {"b": UserDict(c=torch.ones(2))}), "flag": True}, "batch 1")
-    assert made["flag"] is True and torch.equal(made["a"][0][0], torch.ones(2, 1, dtype=torch.float64))
-    assert torch.equal(made["a"][1]["b"]["c"], torch.ones(2))
+    """Only what merely behaves like a dict becomes one: a model may ask for attributes, or for a list."""
+    kind = namedtuple("Point", "x y")
+    output = Output(input_ids=IDS)
+    parts = (kind(np.ones((2, 1)), torch.zeros(2)), {"b": UserDict(c=torch.ones(2))}, [torch.ones(2)], output)
+    made = plain({"a": parts, "flag": True, "nothing": None}, "batch 1")
+    point, mapping, items, same = made["a"]
+    assert made["flag"] is True and made["nothing"] is None
+    assert isinstance(point, kind) and torch.equal(point.x, torch.ones(2, 1, dtype=torch.float64))
+    assert type(mapping["b"]) is dict and torch.equal(mapping["b"]["c"], torch.ones(2))
+    assert type(items) is list and same is output
 
 
 def test_a_loader_that_shuffles_gives_one_order():
@@ -139,6 +145,7 @@ def test_a_generator_is_never_in_memory_whole():
             r"batch 2 has the keys \['input_ids', 'labels'\]",
         ),
         ([{"input_ids": IDS, "text": ["a", "b"]}], "batch 1, key `text`, part 1: text .'a'."),
+        ([{"a": Fields(IDS)}], "batch 1, key `a`: a Fields, which torch cannot trace"),
         ([{"input_ids": [[1, 2], [3]]}], "batch 1, key `input_ids`: lists of different lengths; pad them"),
         ([{"input_ids": np.array([None, "a"])}], "batch 1, key `input_ids`: a NumPy array of dtype object"),
     ],
