@@ -184,7 +184,7 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
 
 
 def _look_beside(content: dict[str, Any], folder: Path) -> None:
-    """Replace relative paths by those beside the recipe, where they exist; others are of the working folder."""
+    """Replace relative paths by those beside the recipe, where these exist; others stay as they are."""
     for name, keys in (
         ("model", ("name_or_path", "tokenizer")),
         ("calibration", ("data",)),
