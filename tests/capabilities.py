@@ -21,3 +21,18 @@ def _is_function(name: str) -> bool:
     module = import_module(f"transformers.models.{name}.modeling_{name}")
     eager = getattr(module, "eager_attention_forward", None)
     return eager is not None and "scaling" in inspect.signature(eager).parameters
+
+
+def common_masks(name: str) -> pytest.MarkDecorator:
+    """Mark for a model whose masks the common function makes, in the shape of the scores."""
+    return _mark(name, "create_causal_mask(", f"{name} makes its masks in its own way")
+
+
+def images_in_a_trace(name: str) -> pytest.MarkDecorator:
+    """Mark for a model that reads images, and counts their tokens without asking for values."""
+    return _mark(name, "torch_compilable_check(", f"{name} asks for values to count an image's tokens")
+
+
+def _mark(name: str, word: str, reason: str) -> pytest.MarkDecorator:
+    source = inspect.getsource(import_module(f"transformers.models.{name}.modeling_{name}"))
+    return pytest.mark.skipif(word not in source, reason=reason)

@@ -2,6 +2,7 @@
 
 import copy
 
+import capabilities
 import helpers
 import naive
 import pytest
@@ -111,7 +112,12 @@ HEADS = {
 }
 
 
-@pytest.fixture(scope="module", params=HEADS)
+CASES = [
+    pytest.param(name, marks=capabilities.common_masks("bart") if name == "bart" else ()) for name in HEADS
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request):
     make, batch = HEADS[request.param]
     torch.manual_seed(0)

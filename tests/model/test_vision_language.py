@@ -1,5 +1,6 @@
 """Language models that read images: every part's ops, with the tokens of images, up to INC's conversion."""
 
+import capabilities
 import helpers
 import naive
 import pytest
@@ -59,7 +60,13 @@ def smolvlm():
     return transformers.SmolVLMForConditionalGeneration(config), batch
 
 
-@pytest.fixture(scope="module", params=[llava, gemma3, smolvlm], ids=lambda make: make.__name__)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(make, marks=capabilities.images_in_a_trace(make.__name__), id=make.__name__)
+        for make in (llava, gemma3, smolvlm)
+    ],
+)
 def case(request):
     torch.manual_seed(0)
     model, batch = request.param()
@@ -81,6 +88,7 @@ def test_sensitivities_of_all_parts_are_those_of_naive_autograd(case):
         torch.testing.assert_close(mine, torch.tensor(by_hand[name]).double(), rtol=1e-4, atol=1e-12)
 
 
+@capabilities.images_in_a_trace("llava")
 def test_the_plan_is_what_inc_converts(tmp_path):
     torch.manual_seed(0)
     model, batch = llava()
