@@ -25,12 +25,12 @@ def modules_cast_to(model: nn.Module) -> frozenset[str]:
     return frozenset(named & modules.keys())
 
 
-def _paths(kind: type) -> tuple[str, ...]:
-    """List the children, from a dot on, whose weight's dtype a class reads."""
+def _paths(kind: type[nn.Module]) -> tuple[str, ...]:
+    """List the children, from a dot on, whose weight's dtype the forward pass of a class reads."""
     if kind.__module__.partition(".")[0] == "torch":
         return ()
     try:
-        source = inspect.getsource(kind)
+        source = inspect.getsource(kind.forward)
     except (OSError, TypeError):  # typed at a prompt, or written in C
         return ()
     return tuple(dict.fromkeys(_READING.findall(source)))

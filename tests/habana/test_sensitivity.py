@@ -25,7 +25,7 @@ def pair(name):
 def batches():
     """Prompts padded on the left, and two that are not padded."""
     ids = torch.randint(3, models.VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(3))
-    return [models.prompts(), {"input_ids": ids}]
+    return [models.prompts(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
 
 
 def fused(op):
