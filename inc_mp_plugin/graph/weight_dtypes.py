@@ -7,7 +7,9 @@ import re
 
 from torch import nn
 
-_READING = re.compile(r"\bself((?:\.\w+)+)\.weight\.dtype\b")
+_DTYPE = r"self((?:\.\w+)+)\.weight\.dtype\b"
+_CAST = re.compile(rf"\.to\((?:dtype=)?{_DTYPE}")
+_NAMED = re.compile(rf"(\w+) = {_DTYPE}")  # to be cast to afterwards
 
 
 def modules_cast_to(model: nn.Module) -> frozenset[str]:
@@ -26,11 +28,14 @@ def modules_cast_to(model: nn.Module) -> frozenset[str]:
 
 
 def _paths(kind: type[nn.Module]) -> tuple[str, ...]:
-    """List the children, from a dot on, whose weight's dtype the forward pass of a class reads."""
+    """List the children, from a dot on, to whose weight's dtype the forward pass of a class casts."""
     if kind.__module__.partition(".")[0] == "torch":
         return ()
     try:
         source = inspect.getsource(kind.forward)
     except (OSError, TypeError):  # typed at a prompt, or written in C
         return ()
-    return tuple(dict.fromkeys(_READING.findall(source)))
+    named = [
+        path for name, path in _NAMED.findall(source) if re.search(rf"\.to\((?:dtype=)?{name}\b", source)
+    ]
+    return tuple(dict.fromkeys([*_CAST.findall(source), *named]))
