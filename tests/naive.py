@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from inc_mp_plugin.model.attention import expose_bgemms
 from inc_mp_plugin.model.experts import expose_experts
@@ -26,6 +27,15 @@ def naive_sensitivity(model, names, batches, loss_fn):
             for name in names:
                 sensitivities[name].append(_one_op(model, name, sample, loss_fn))
     return sensitivities, losses
+
+
+def assert_sensitivities_agree(sensitivity, model, batch, loss_fn):
+    """Compare what was measured of one batch, losses and all, with the naive way, to 1e-4."""
+    by_hand, losses = naive_sensitivity(model, sensitivity.ops, [batch], loss_fn)
+    assert_close(torch.tensor(sensitivity.loss), torch.tensor(losses).double(), rtol=1e-4, atol=0)
+    for column, name in enumerate(sensitivity.ops):
+        measured = torch.tensor(sensitivity.input[:, column] + sensitivity.weight[:, column])
+        assert_close(measured, torch.tensor(by_hand[name]).double(), rtol=1e-4, atol=1e-12)
 
 
 def one_sample(batch, i):
