@@ -23,6 +23,8 @@ FLOORS = (
 )
 # Libraries that only certain places may load.
 HOMES = {
+    "PIL": {"model/data/images"},
+    "datasets": {"model/data/library"},
     "habana_frameworks": {"gain/devices"},
     "highspy": {"solver/highs"},
     "lm_eval": {"evaluate/tasks", "libraries/lm_eval"},

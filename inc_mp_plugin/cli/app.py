@@ -51,6 +51,11 @@ Overrides = Annotated[
 ]
 
 
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Run the Python file that the recipe names as its loss.")
+]
+
+
 @app.callback()
 def options(
     verbose: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inc_mp_plugin.cli.app import Folder
+from inc_mp_plugin.cli.app import AllowCode, Folder
 from inc_mp_plugin.runtime.progress import tell
 
 
@@ -34,6 +34,7 @@ def experiment(
         Path | None, typer.Option(help="For accuracy: a folder with tasks of your own.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="For accuracy: documents per task.")] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Do one of the paper's experiments: plans of every strategy, compared and measured.
 
@@ -46,6 +47,6 @@ def experiment(
     from inc_mp_plugin.experiments.paper import Settings, run_experiment
 
     tasks = Tasks(tuple(task or []), include_path, limit)
-    settings = Settings(objective, draws, tasks, points, samples)
+    settings = Settings(objective, draws, tasks, points, samples, allow_code)
     show_experiment(run_experiment(folder, name, settings))
     tell(f"`inc-mp report {folder}` draws it.")

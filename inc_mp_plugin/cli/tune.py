@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inc_mp_plugin.cli.app import Overrides
+from inc_mp_plugin.cli.app import AllowCode, Overrides
 from inc_mp_plugin.runtime.lock import locked
 from inc_mp_plugin.runtime.progress import tell
 
@@ -20,6 +20,7 @@ def tune(
     every_group: Annotated[
         bool, typer.Option("--every-group", help="Time groups of the same structure one by one.")
     ] = False,
+    allow_code: AllowCode = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -30,6 +31,7 @@ def tune(
     """Run every stage of a recipe; a second call reuses what is done and still valid."""
     from inc_mp_plugin.cli.show import show_plan
     from inc_mp_plugin.pipeline import tune as pipeline
+    from inc_mp_plugin.pipeline.places import refuse_missing_data
     from inc_mp_plugin.pipeline.recipe import load_recipe
     from inc_mp_plugin.runtime import ranks
 
@@ -44,8 +46,10 @@ def tune(
             typer.echo(line)
         return
     folder = out or Path("runs") / recipe.stem
+    content = load_recipe(recipe, changes)
+    refuse_missing_data(content, recipe.parent)
     with ranks.joined():
-        pipeline.tune_recipe(load_recipe(recipe, changes), folder)
+        pipeline.tune_recipe(content, folder, allow_code=allow_code)
         if ranks.rank() == 0:
             show_plan(folder)
             tell(f"Everything is in {folder}.")

@@ -6,15 +6,17 @@ from typing import Annotated
 
 import typer
 
-from inc_mp_plugin.cli.app import Folder
+from inc_mp_plugin.cli.app import AllowCode, Folder
 from inc_mp_plugin.core.errors import InputError
 
 
 def validate(
     folder: Folder,
+    *,
     time: Annotated[
         bool, typer.Option("--time", help="Measure time instead: plans against the sums of their groups.")
     ] = False,
+    allow_code: AllowCode = False,
     tau: Annotated[
         list[float] | None, typer.Option(help="With --time, a threshold to plan for; may be repeated.")
     ] = None,
@@ -24,10 +26,10 @@ def validate(
     from inc_mp_plugin.pipeline.validate import validate_plan, validate_time
 
     if time:
-        show_time(validate_time(folder, tau or []))
+        show_time(validate_time(folder, tau or [], allow_code=allow_code))
         return
     if tau:
         message = "--tau goes with --time; the threshold of the plan itself is set by `inc-mp solve`"
         raise InputError(message)
-    validate_plan(folder)
+    validate_plan(folder, allow_code=allow_code)
     show_plan(folder)

@@ -16,5 +16,6 @@ Source = Literal["measured", "modelled", "exact"]
 KVCache = Literal["bf16", "fp8"]
 Attention = Literal["eager", "flash"]
 ValueMethod = Literal["eagl", "alps"]
+Labels = Literal["all", "answers"]
 Weights = Literal["trained", "random", "in_memory"]
 IN_MEMORY: Weights = "in_memory"  # weights of a model that `mp.tune` was given, as recipe.json has it

@@ -46,7 +46,7 @@ class Settings:
     `objective` is the plan's if None; `draws` counts the random draws, or the seeds of perturbed scales;
     `tasks` are those of `accuracy`. Fewer `points`, the gains or thresholds to compare at, and fewer held-out
     `samples` make the experiment shorter. None stands for all points of the experiment, and for all samples
-    of the recipe.
+    of the recipe. `allow_code` lets the file of the recipe's own loss run.
     """
 
     objective: str | None = None
@@ -54,6 +54,7 @@ class Settings:
     tasks: Tasks = Tasks(())
     points: int | None = None
     samples: int | None = None
+    allow_code: bool = False
 
 
 @exclusive
@@ -76,12 +77,12 @@ def run_experiment(folder: Path, name: str, settings: Settings) -> Experiment:
             or outdated.
     """
     _check(name, settings)
-    run = Run(folder)
+    run = Run(folder, allow_code=settings.allow_code)
     if settings.samples is not None:
         # The losses that were measured on all samples stay in the folder itself.
         losses_folder = folder / "experiments" / f"on-{settings.samples}-samples"
         fewer = (f"validation.samples={settings.samples}", "verify=false")
-        run = Run(folder, fewer, losses_folder)
+        run = Run(folder, fewer, losses_folder, settings.allow_code)
     objective = settings.objective or run.plan.objective
     check_objective(run.gains, objective)
     gains = run.gains[objective]

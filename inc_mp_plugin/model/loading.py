@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.Module:
-    """Load a causal language model in its base format, in evaluation mode.
+    """Load a model in its base format, in evaluation mode: a causal language model, or what its class names.
 
     Args:
         name_or_path: folder of the model, or its name on a hub.
@@ -31,13 +31,11 @@ def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.
     Raises:
         InputError: transformers cannot load it, or its files do not hold all of it.
     """
-    from transformers import AutoModelForCausalLM
-
     config = load_config(name_or_path, {}, trust_remote_code=trust_remote_code)
     quantization = getattr(config, "quantization_config", None)
     model: nn.Module
     with loading("model", name_or_path):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = _auto_class(config).from_pretrained(
             name_or_path,
             **in_dtype(dtype_of(dtype)),
             trust_remote_code=trust_remote_code,
@@ -101,13 +99,23 @@ def empty_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modul
 
 
 def _from_config(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
     with loading("model", config.name_or_path):
-        model: nn.Module = AutoModelForCausalLM.from_config(
+        model: nn.Module = _auto_class(config).from_config(
             config, **in_dtype(dtype_of(dtype)), trust_remote_code=trust_remote_code
         )
     return model.eval()
+
+
+def _auto_class(config: Any) -> Any:
+    """Choose the auto class of a model: by its encoder, or its images, or else of causal language models."""
+    import transformers
+
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    name = (config.architectures or [""])[0]
+    if hasattr(config, "vision_config") and name.endswith("ForConditionalGeneration"):
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
@@ -123,6 +131,27 @@ def load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def load_processor(name: str, *, trust_remote_code: bool) -> Any:
+    """Load a processor: a tokenizer together with what turns images into tensors.
+
+    Raises:
+        InputError: transformers cannot load it, or the model has none.
+    """
+    from transformers import AutoProcessor
+
+    with loading("processor", name):
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    if not hasattr(processor, "image_processor"):
+        message = (
+            f"the data has images, but {name!r} has no processor of images; give texts, or another model"
+        )
+        raise InputError(message)
+    processor.tokenizer.padding_side = "right"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
 
 
 def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.data import load_batches
+from inc_mp_plugin.model.data.load import load_batches
+from inc_mp_plugin.model.data.reading import documents
+from inc_mp_plugin.model.data.samples import Conversation, Sample, read_samples
 from inc_mp_plugin.model.heldout import HeldOut
-from inc_mp_plugin.model.loading import empty_model, load_config, load_model, model_fingerprint, random_model
+from inc_mp_plugin.model.loading import (
+    empty_model,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_fingerprint,
+    random_model,
+)
 from inc_mp_plugin.model.subject import Subject, versions
-from inc_mp_plugin.model.texts import Conversation, count_texts, read_texts
 from inc_mp_plugin.pipeline.next_command import refuse_model_in_memory
+from inc_mp_plugin.pipeline.own_loss import loss_file, loss_of
 from inc_mp_plugin.runtime.store import file_fingerprint
 
 if TYPE_CHECKING:
@@ -20,19 +29,28 @@ if TYPE_CHECKING:
 
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.pipeline.recipe import Recipe
-    from inc_mp_plugin.pipeline.sections import CalibrationSection, ModelSection, ValidationSection
+    from inc_mp_plugin.pipeline.sections import DataSection, ModelSection, ValidationSection
 
 Json = dict[str, Any]
+_YOUNGER = {"split", "subset", "column", "pack", "labels"}
 
 
-def subject_of(recipe: Recipe) -> Subject:
-    """Name the model and the calibration data of a recipe; nothing is loaded yet.
+def subject_of(recipe: Recipe, *, allow_code: bool = False) -> Subject:
+    """Name the model, the calibration data and the loss of a recipe; model and data are not loaded yet.
+
+    Args:
+        recipe: the checked recipe.
+        allow_code: run the file of the recipe's own loss.
 
     Raises:
-        InputError: the model was in memory, or there is no such model or file.
+        InputError: the model was in memory, there is no such model, file or loss, or its code is not allowed.
     """
     refuse_model_in_memory(recipe.model)
     model, data = recipe.model, recipe.calibration
+    loss_fn = loss_of(recipe.loss, allow_code=allow_code)
+    own_loss = (
+        {} if loss_fn is None else {"loss": f"{file_fingerprint(loss_file(recipe.loss))}:{loss_fn.__name__}"}
+    )
     return Subject(
         depends_on={
             "model": model_fingerprint(model.name_or_path, trust_remote_code=model.trust_remote_code),
@@ -40,12 +58,14 @@ def subject_of(recipe: Recipe) -> Subject:
             "weights": model.weights,
             "config": dict(model.config),
             "tokenizer": model.tokenizer,
-            **_data_settings("calibration", data),
+            **_data_settings(recipe, "calibration", data),
+            **own_loss,
             "versions": versions(),
         },
         base=model.dtype,
         load_model=lambda: _model(model),
-        load_batches=lambda: _batches(recipe, data.data, data.samples),
+        load_batches=lambda: _batches(recipe, data, 0),
+        loss_fn=loss_fn,
     )
 
 
@@ -60,7 +80,8 @@ def subject_without_weights(recipe: Recipe) -> Subject:
     def zeros() -> list[dict[str, object]]:
         import torch
 
-        return [{"input_ids": torch.zeros(data.batch_size, data.sequence_length, dtype=torch.long)}]
+        ids = torch.zeros(data.batch_size, data.sequence_length, dtype=torch.long)
+        return [{"input_ids": ids, **({"labels": ids} if _config(model).is_encoder_decoder else {})}]
 
     return Subject(
         depends_on={
@@ -90,11 +111,11 @@ def heldout_of(recipe: Recipe) -> HeldOut | None:
         return None
 
     def identify() -> Json:
-        return _data_settings("validation", section)
+        return _data_settings(recipe, "validation", section)
 
     def load(skip: int) -> Sequence[Batch]:
         _check_against_calibration(recipe, section, skip)
-        return _batches(recipe, section.data, section.samples, skip)
+        return _batches(recipe, section, skip)
 
     return HeldOut(identify, section.samples, section.random_plans, section.seed, load)
 
@@ -105,50 +126,72 @@ def check_data(recipe: Recipe) -> None:
     Raises:
         InputError: a file is missing, or holds fewer.
     """
-    read_texts(recipe.calibration.data, recipe.calibration.samples)
+    _documents(recipe, recipe.calibration)
     if recipe.validation is not None:
-        read_texts(recipe.validation.data, recipe.validation.samples)
+        _documents(recipe, recipe.validation)
         if recipe.verify:
-            _check_two_parts(recipe.validation)
+            _check_two_parts(recipe, recipe.validation)
 
 
 def _check_against_calibration(recipe: Recipe, section: ValidationSection, skip: int) -> None:
-    calibration = recipe.calibration
-    texts = set(read_texts(calibration.data, calibration.samples).values())
-    fault = f"is a calibration sample of {calibration.data}; held-out samples must be others"
-    _refuse_texts(section, skip, texts, fault)
+    calibration = set(_documents(recipe, recipe.calibration).values())
+    fault = f"is a calibration sample of {recipe.calibration.data}; held-out samples must be others"
+    _refuse_texts(_documents(recipe, section, skip), calibration, fault)
 
 
-def _refuse_texts(section: ValidationSection, skip: int, texts: set[str | Conversation], fault: str) -> None:
+def _refuse_texts(samples: dict[str, Sample], texts: set[Sample], fault: str) -> None:
     """Refuse held-out samples that are among some texts; `fault` says what the texts are."""
-    for number, text in read_texts(section.data, section.samples, skip).items():
-        if text in texts:
-            message = f"{section.data}, line {number}: this text {fault}"
+    for place, sample in samples.items():
+        if sample in texts:
+            message = f"{place}: this text {fault}"
             raise InputError(message)
 
 
-def _check_two_parts(section: ValidationSection) -> None:
+def _check_two_parts(recipe: Recipe, section: ValidationSection) -> None:
     """Check that the closed loop and the report each get held-out samples of their own."""
-    samples, there = section.samples, count_texts(section.data)
-    if there < 2 * samples:
+    samples = section.samples
+    try:
+        second = _documents(recipe, section, samples)
+    except InputError as error:
         message = (
-            f"{section.data} holds {there} samples; verify needs two times validation.samples, which is "
-            f"{samples}: the plan is reported on the first half, and corrected on the second; give more "
-            f"samples, or validation.samples={there // 2}"
+            f"{error}; verify needs two times validation.samples, which is {samples}: the plan is reported "
+            "on the first half, and corrected on the second"
         )
-        raise InputError(message)
-    first = set(read_texts(section.data, samples).values())
+        raise InputError(message) from error
+    if recipe.calibration.pack:  # one text may end the first part and begin the second
+        return
     fault = f"is among the first {samples}, too; verify corrects and reports the plan on different samples"
-    _refuse_texts(section, samples, first, fault)
+    _refuse_texts(second, set(_documents(recipe, section).values()), fault)
 
 
-def _data_settings(name: str, section: CalibrationSection | ValidationSection) -> Json:
-    """Collect what identifies a section's samples: a hash of the file, and the settings."""
-    settings = section.model_dump(mode="json", exclude={"data", "random_plans", "seed"})
+def _documents(recipe: Recipe, section: DataSection, skip: int = 0) -> dict[str, Sample]:
+    """Read the texts of a section's samples by place; with `pack`, also those of samples before them."""
+    if not recipe.calibration.pack:
+        return read_samples(section.source, section.samples, skip)
+    return documents(_tokenizer(recipe), section.source, recipe.calibration.shape, section.samples + skip)
+
+
+def _data_settings(recipe: Recipe, name: str, section: DataSection) -> Json:
+    """Collect what identifies a section's samples: a hash of the file or of the texts, and the settings.
+
+    Settings that are younger than version 0.1.0 count where they are set.
+    """
+    settings = section.model_dump(mode="json", exclude={"data", "random_plans", "seed", *_YOUNGER})
+    younger = section.model_dump(mode="json", include=_YOUNGER, exclude_defaults=True)
+    samples = list(_documents(recipe, section).values())
+    is_file = section.data.is_file()
+    content = file_fingerprint(section.data) if is_file else _hash_text(repr(samples))
+    paths = [path for sample in samples if isinstance(sample, Conversation) for path in sample.images]
+    if paths:
+        content = _hash_text(" ".join([content, *map(file_fingerprint, paths)]))
     return {
-        f"{name}.data": file_fingerprint(section.data),
-        **{f"{name}.{key}": value for key, value in settings.items()},
+        f"{name}.data": content,
+        **{f"{name}.{key}": value for key, value in {**settings, **younger}.items()},
     }
+
+
+def _hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _model(section: ModelSection) -> nn.Module:
@@ -162,16 +205,20 @@ def _config(section: ModelSection) -> Any:
     return load_config(section.name_or_path, section.config, trust_remote_code=section.trust_remote_code)
 
 
-def _batches(recipe: Recipe, data: Path, samples: int, skip: int = 0) -> Sequence[Batch]:
-    """Load batches of a file's samples, after `skip` others, tokenized and cut as the calibration's are."""
-    model, calibration = recipe.model, recipe.calibration
+def _tokenizer(recipe: Recipe) -> Any:
+    model = recipe.model
+    return load_tokenizer(model.tokenizer or model.name_or_path, trust_remote_code=model.trust_remote_code)
+
+
+def _batches(recipe: Recipe, section: DataSection, skip: int) -> Sequence[Batch]:
+    """Load batches of a section's samples, after `skip` others, made as the calibration's are."""
+    model = recipe.model
     return load_batches(
         _config(model),
         model.tokenizer or model.name_or_path,
-        data,
-        samples=samples,
-        sequence_length=calibration.sequence_length,
-        batch_size=calibration.batch_size,
+        section.source,
+        recipe.calibration.shape,
+        samples=section.samples,
         trust_remote_code=model.trust_remote_code,
         skip=skip,
     )

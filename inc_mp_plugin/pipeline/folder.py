@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 class Run:
     """The artefacts of a folder, with the recipe's keys overridden by `overrides`.
 
-    `kept_losses` is the folder of measured losses, if another one.
+    `kept_losses` is the folder of measured losses, if another one; `allow_code` lets the file of the recipe's
+    own loss run.
 
     Reading raises InputError where a file is missing or damaged.
     """
@@ -54,6 +55,7 @@ class Run:
     folder: Path
     overrides: tuple[str, ...] = ()
     kept_losses: Path | None = None
+    allow_code: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a folder of a dry run.
@@ -174,7 +176,7 @@ class Run:
         Raises:
             InputError: model or samples are no longer those that were measured.
         """
-        subject = subject_of(self.recipe)
+        subject = subject_of(self.recipe, allow_code=self.allow_code)
         difference = changes(measured_from(self.folder), subject.depends_on)
         if difference:
             message = (

@@ -24,8 +24,11 @@ from inc_mp_plugin.core.literals import (
 )
 from inc_mp_plugin.core.results import LEAST_SAMPLES, VERIFY_CONFIDENCE
 from inc_mp_plugin.pipeline.next_command import key_of
+from inc_mp_plugin.pipeline.own_loss import AUTO
+from inc_mp_plugin.pipeline.places import look_beside
 from inc_mp_plugin.pipeline.sections import (
     CalibrationSection,
+    DataSection,
     ModelSection,
     RequestSection,
     Section,
@@ -53,6 +56,7 @@ class Recipe(Section):
     tau: Threshold | None = None
     gain_fraction: Fraction | None = None
     budget: Fraction | None = None
+    loss: str = AUTO
     noise: NoiseModel = "uniform"
     scale_method: str | None = None
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -78,6 +82,17 @@ class Recipe(Section):
                 raise ValueError(message)
         return names
 
+    @field_validator("loss")
+    @classmethod
+    def _loss_is_a_function(cls, loss: str) -> str:
+        module, _, name = loss.rpartition(":")
+        if loss != AUTO and not (module and name.isidentifier()):
+            message = (
+                f"{loss!r} is not a loss; give {AUTO}, or module:function of a Python file beside the recipe"
+            )
+            raise ValueError(message)
+        return loss
+
     @field_validator("targets")
     @classmethod
     def _targets_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -91,19 +106,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Recipe:
         check_formats((self.model.dtype, *self.formats))
-        fault = self._data_fault()
-        if not fault:
-            check_knobs(self.tau, self.gain_fraction, self.budget)
-        fault = fault or self._strategy_fault() or self._target_fault() or self._heldout_fault()
+        check_knobs(self.tau, self.gain_fraction, self.budget)
+        fault = self._strategy_fault() or self._target_fault() or self._heldout_fault()
         if fault:
             raise ValueError(fault)
         return self
-
-    def _data_fault(self) -> str:
-        for name, section in (("calibration", self.calibration), ("validation", self.validation)):
-            if section is not None and section.data.is_dir():
-                return f"{name}.data is {section.data}, a folder; give a file of JSON lines"
-        return ""
 
     def _strategy_fault(self) -> str:
         strategy = self.strategy
@@ -138,7 +145,7 @@ class Recipe(Section):
         return ""
 
     def _heldout_fault(self) -> str:
-        if self.validation and self.validation.data.resolve() == self.calibration.data.resolve():
+        if self.validation and _place(self.validation) == _place(self.calibration):
             return "validation.data is calibration.data; held-out samples must be others"
         if self.verify and (self.validation is None or self.tau is None or self.strategy != "ip_mse"):
             return (
@@ -156,6 +163,10 @@ class Recipe(Section):
                 "unmeasured; give verify: false, or kv_cache: bf16"
             )
         return ""
+
+
+def _place(section: DataSection) -> tuple[Path, str | None, str | None]:
+    return section.data.resolve(), section.split, section.subset
 
 
 def load_recipe(path: Path, overrides: list[str]) -> Recipe:
@@ -179,29 +190,8 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
     if not isinstance(content, dict):
         message = f"recipe {path} is not a mapping of keys to values"
         raise InputError(message)
-    _look_beside(content, path.parent)
+    look_beside(content, path.parent)
     return parse_recipe(content, overrides, str(path))
-
-
-def _look_beside(content: dict[str, Any], folder: Path) -> None:
-    """Replace relative paths by those beside the recipe, where these exist; others stay as they are."""
-    for name, keys in (
-        ("model", ("name_or_path", "tokenizer")),
-        ("calibration", ("data",)),
-        ("validation", ("data",)),
-    ):
-        section = content.get(name)
-        if not isinstance(section, dict):
-            continue
-        for key in keys:
-            value = section.get(key)
-            if (
-                isinstance(value, str)
-                and not Path(value).is_absolute()
-                and value
-                and (folder / value).exists()
-            ):
-                section[key] = str(folder / value)
 
 
 def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> Recipe:

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inc_mp_plugin.core.literals import TimedDevice, Weights
+from inc_mp_plugin.core.literals import Labels, TimedDevice, Weights
+from inc_mp_plugin.model.data.shape import BatchShape
+from inc_mp_plugin.model.data.source import DataSource
 
 Count = Annotated[int, Field(gt=0)]
 Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,23 +47,47 @@ class ModelSection(Section):
         return self
 
 
-class CalibrationSection(Section):
-    """Samples for sensitivities and for INC's scales: JSON lines of texts or messages, .gz or not."""
+class DataSection(Section):
+    """Samples: a file (JSON lines, Parquet, CSV, text), a folder, or the name of a dataset on a hub.
+
+    `split` and `subset` choose a part of a dataset, `column` the column of texts or messages.
+    """
 
     data: Path
+    split: str | None = None
+    subset: str | None = None
+    column: str | None = None
     samples: Count = 64
+
+    @property
+    def source(self) -> DataSource:
+        """The place of the samples."""
+        return DataSource(self.data, self.split, self.subset, self.column)
+
+
+class CalibrationSection(DataSection):
+    """Samples for sensitivities and for INC's scales, and the shape of all batches, held-out ones, too.
+
+    `pack` joins texts to samples of full length; the loss is of all `labels`, or of the answers alone.
+    """
+
     sequence_length: Annotated[int, Field(gt=1)] = 512
     batch_size: Count = 8
+    pack: bool = False
+    labels: Labels = "all"
+
+    @property
+    def shape(self) -> BatchShape:
+        """The shape of batches."""
+        return BatchShape(self.sequence_length, self.batch_size, self.pack, self.labels)
 
 
-class ValidationSection(Section):
+class ValidationSection(DataSection):
     """Held-out samples, never those of the calibration, and the number of random plans to compare.
 
     A plan is reported on the first `samples` of the data; a closed loop reads as many after them.
     """
 
-    data: Path
-    samples: Count = 64
     random_plans: Annotated[int, Field(ge=3)] = 20
     seed: int = 0
 

@@ -52,15 +52,20 @@ class Outcome:
     plan: Plan
 
 
-def tune_recipe(recipe: Recipe, out: Path) -> Plan:
+def tune_recipe(recipe: Recipe, out: Path, *, allow_code: bool = False) -> Plan:
     """Run every stage of a recipe in a folder; artefacts that are still valid are reused.
 
     Of several processes the first does everything, and all share the samples of the sensitivities.
 
+    Args:
+        recipe: the checked recipe.
+        out: folder of the artefacts.
+        allow_code: run the file of the recipe's own loss.
+
     Raises:
         InputError, CaptureError, NonFiniteError, InfeasibleError, SelectionError: as the stages.
     """
-    subject = subject_of(recipe)
+    subject = subject_of(recipe, allow_code=allow_code)
     # Missing samples or a missing device are reported now, not after hours of measuring.
     check_data(recipe)
     timing = timing_of(recipe)

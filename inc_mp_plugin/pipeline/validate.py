@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @exclusive
-def validate_plan(folder: Path) -> Validation:
+def validate_plan(folder: Path, *, allow_code: bool = False) -> Validation:
     """Measure the plan of a folder on held-out samples; see `validation_stage`.
 
     Raises:
@@ -24,13 +24,18 @@ def validate_plan(folder: Path) -> Validation:
     """
     from inc_mp_plugin.stages.validation import validation_stage
 
-    run = Run(folder)
+    run = Run(folder, allow_code=allow_code)
     return validation_stage(run.meter, run.planned_losses, run.plan, folder)
 
 
 @exclusive
-def validate_time(folder: Path, taus: Sequence[float]) -> TimeValidation:
+def validate_time(folder: Path, taus: Sequence[float], *, allow_code: bool = False) -> TimeValidation:
     """Time plans at these thresholds, or at half, once and twice the plan's; see `time_validation_stage`.
+
+    Args:
+        folder: of the run.
+        taus: the thresholds; empty for those three.
+        allow_code: run the file of the recipe's own loss.
 
     Raises:
         InputError: an artefact is missing or damaged, of another model or other data, or no time was
@@ -40,7 +45,7 @@ def validate_time(folder: Path, taus: Sequence[float]) -> TimeValidation:
 
     for tau in taus:
         check_knobs(tau, None)
-    run = Run(folder)
+    run = Run(folder, allow_code=allow_code)
     subject = run.subject
     taus = taus or [run.plan.tau / 2, run.plan.tau, run.plan.tau * 2]
     return time_validation_stage(

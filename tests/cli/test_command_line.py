@@ -88,7 +88,7 @@ def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
         (["tune", "{recipe}", "tau=0"], 2, "tau is 0: input should be greater than 0"),
         (["tune", "{recipe}", "tau=.nan"], 2, "finite"),
         (["tune", "{recipe}", "taw=1", "formts=[x]"], 2, "did you mean 'tau'"),
-        (["tune", "{recipe}", "calibration.data=nowhere.jsonl"], 2, "nowhere.jsonl cannot be read"),
+        (["tune", "{recipe}", "calibration.data=nowhere.jsonl"], 2, "nowhere.jsonl or "),
         (["tune", "{recipe}", "calibration.samples=100"], 2, "holds 8 samples, 100 are asked for"),
         (["tune", "{recipe}", "calibration.sequence_length=65"], 2, "context is 64 tokens"),
         (["tune", "{recipe}", "model.name_or_path=nowhere/at/all"], 2, "cannot be loaded"),

@@ -81,8 +81,8 @@ def test_the_report_is_on_samples_that_the_loop_never_read(project, proved):
 def test_too_few_samples_for_both_are_told_before_anything_is_done(project, tmp_path):
     result = call("tune", project / "recipe.yaml", *KEYS, "validation.samples=9", "--out", tmp_path / "run")
     assert result.exit_code == 2
-    assert "holds 16 samples; verify needs two times validation.samples, which is 9" in result.output
-    assert "validation.samples=8" in result.output
+    assert "holds 16 samples, 18 are asked for" in told(result)
+    assert "verify needs two times validation.samples, which is 9" in told(result)
     assert not (tmp_path / "run" / "graph.json").exists()
 
 

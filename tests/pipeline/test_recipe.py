@@ -9,7 +9,8 @@ import yaml
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import FORMATS
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
-from inc_mp_plugin.model.texts import read_texts
+from inc_mp_plugin.model.data.samples import read_samples
+from inc_mp_plugin.model.data.source import DataSource
 from inc_mp_plugin.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from inc_mp_plugin.pipeline.sections import Dtype
 
@@ -100,8 +101,6 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
         ({"formats": None}, r"formats is empty: it must be a list, such as \[fp8_e4m3\]"),
         ({"reuse_cache": "maybe"}, "reuse_cache is 'maybe': it must be true or false"),
         ({"reuse_cache": None}, "reuse_cache is empty: it must be true or false"),
-        ({"calibration": {"data": "."}}, "calibration.data is ., a folder; give a file of JSON lines"),
-        ({"validation": {"data": ".."}}, "validation.data is .., a folder; give a file of JSON lines"),
         (
             {
                 "verify": True,
@@ -206,7 +205,7 @@ def test_unreadable_data(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match=message):
-        read_texts(path, 2)
+        read_samples(DataSource(path), 2)
 
 
 def test_relative_paths_are_beside_the_recipe_or_in_the_working_folder(tmp_path, monkeypatch):

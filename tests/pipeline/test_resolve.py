@@ -76,7 +76,7 @@ def test_time_is_measured_where_it_is_asked_for():
 def test_no_file_is_read_for_held_out_samples_before_they_are_needed():
     job = job_of(recipe("validation={data: nowhere.jsonl, samples: 9, random_plans: 5}"))
     assert (job.heldout.samples, job.heldout.random_plans, job.heldout.seed) == (9, 5, 0)
-    with pytest.raises(mp.InputError, match="nowhere.jsonl cannot be read"):
+    with pytest.raises(mp.InputError, match="nowhere.jsonl does not exist"):
         job.heldout.identify()
 
 

@@ -5,16 +5,29 @@ import pytest
 import transformers
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.data import load_batches, tokenize
+from inc_mp_plugin.model.data.load import load_batches
+from inc_mp_plugin.model.data.samples import Conversation
+from inc_mp_plugin.model.data.segments import Segment, segments
+from inc_mp_plugin.model.data.shape import BatchShape
+from inc_mp_plugin.model.data.source import DataSource
+from inc_mp_plugin.model.data.tokens import tokenize
 from inc_mp_plugin.model.loading import load_config
-from inc_mp_plugin.model.texts import Conversation
 
 
 def shipped_batches(**changes):
-    options = {"samples": 3, "sequence_length": 16, "batch_size": 2, "trust_remote_code": False}
     data = changes.pop("data", helpers.SHIPPED / "calibration.jsonl")
     config = load_config(str(helpers.SHIPPED), changes.pop("config", {}), trust_remote_code=False)
-    return load_batches(config, str(helpers.SHIPPED), data, **{**options, **changes})
+    samples = changes.pop("samples", 3)
+    shape = BatchShape(**{"sequence_length": 16, "batch_size": 2, **changes})
+    return load_batches(
+        config, str(helpers.SHIPPED), DataSource(data), shape, samples=samples, trust_remote_code=False
+    )
+
+
+def ids(tokenizer, text, length):
+    """Tokens of a text, or of a rendered conversation."""
+    parts = [Segment(text, True)] if isinstance(text, str) else segments(tokenizer, "line 1", text, "all")
+    return list(tokenize(tokenizer, "line 1", parts, length).ids)
 
 
 def test_tokens_that_the_model_does_not_know():
@@ -41,7 +54,9 @@ def test_sequences_longer_than_the_context(tmp_path):
         shipped_batches(sequence_length=4096)
     path = tmp_path / "data.jsonl"
     path.write_text('{"text": ""}\n')
-    with pytest.raises(InputError, match="line 1: its text has fewer than two tokens"):
+    with pytest.raises(
+        InputError, match=r"1 of 1 samples .* have fewer than two tokens, the first at .*line 1; leave"
+    ):
         shipped_batches(data=path, samples=1)
 
 
@@ -63,9 +78,9 @@ def shipped_tokenizer(begins):
 def test_a_rendered_text_begins_once(begins, length):
     tokenizer, text = shipped_tokenizer(begins), "def read(path): return path"
     plain = tokenizer(text, add_special_tokens=False)["input_ids"]
-    rendered = tokenize(tokenizer, f"<s>{text}", length)
+    rendered = ids(tokenizer, f"<s>{text}", length)
     assert rendered == [tokenizer.bos_token_id, *plain][:length]
-    assert tokenize(tokenizer, text, length) == ([tokenizer.bos_token_id] * begins + plain)[:length]
+    assert ids(tokenizer, text, length) == ([tokenizer.bos_token_id] * begins + plain)[:length]
 
 
 TEMPLATE = (
@@ -75,22 +90,22 @@ TEMPLATE = (
 
 
 def chat(*roles):
-    return Conversation(tuple((role, f"{role} says") for role in roles))
+    return Conversation(tuple((role, (f"{role} says",)) for role in roles))
 
 
 def test_a_conversation_goes_through_the_chat_template():
     tokenizer = shipped_tokenizer(begins=False)
     tokenizer.chat_template = TEMPLATE
     answered = tokenizer("<user>user says<assistant>assistant says")["input_ids"]
-    assert tokenize(tokenizer, chat("user", "assistant"), 100) == answered
+    assert ids(tokenizer, chat("user", "assistant"), 100) == answered
     asked = tokenizer("<user>user says<assistant>")["input_ids"]
-    assert tokenize(tokenizer, chat("user"), 100) == asked
+    assert ids(tokenizer, chat("user"), 100) == asked
 
 
 def test_a_conversation_that_no_template_takes():
     tokenizer = shipped_tokenizer(begins=False)
     with pytest.raises(InputError, match="has no chat template; give"):
-        tokenize(tokenizer, chat("user"), 100)
+        ids(tokenizer, chat("user"), 100)
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(InputError, match="refuses a conversation: roles must alternate"):
-        tokenize(tokenizer, chat("user", "user"), 100)
+    with pytest.raises(InputError, match="refuses the conversation: roles must alternate"):
+        ids(tokenizer, chat("user", "user"), 100)

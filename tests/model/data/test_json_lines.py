@@ -9,9 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.texts import Conversation, count_texts, read_texts
+from inc_mp_plugin.model.data.samples import Completion, Conversation, read_samples
+from inc_mp_plugin.model.data.source import DataSource
 
 SEPARATORS = "\u2028\u2029\u0085\v\f\x1c\x1d\x1e"
+
+
+def read(path, samples, skip=0, **source):
+    """The samples of a file, by what follows its name in their places."""
+    read = read_samples(DataSource(path, **source), samples, skip)
+    return {place.removeprefix(f"{path}, "): sample for place, sample in read.items()}
 
 
 def written(tmp_path, content):
@@ -26,24 +33,22 @@ def test_any_text_is_read_back(tmp_path_factory, texts, ascii_only, windows):
     end = "\r\n" if windows else "\n"
     content = "".join(json.dumps({"text": text}, ensure_ascii=ascii_only) + end for text in texts)
     path = written(tmp_path_factory.mktemp("data"), content)
-    assert list(read_texts(path, len(texts)).values()) == texts
-    assert count_texts(path) == len(texts)
+    assert list(read(path, len(texts)).values()) == texts
 
 
 def test_separators_of_unicode_do_not_end_a_line(tmp_path):
     # Those of ASCII must be escaped in JSON; between the tokens of a line they are no JSON.
     text = "".join(f"a{separator}b" for separator in SEPARATORS)
     path = written(tmp_path, json.dumps({"text": text}, ensure_ascii=False) + "\n")
-    assert read_texts(path, 1) == {1: text}
+    assert read(path, 1) == {"line 1": text}
 
 
 def test_numbers_are_those_of_an_editor(tmp_path):
     path = written(tmp_path, '\ufeff\n{"text": "one"}\n\n  \n{"text": "two"}\n{"text": 3}\n')
-    assert read_texts(path, 2) == {2: "one", 5: "two"}
-    assert read_texts(path, 1, skip=1) == {5: "two"}
-    assert count_texts(path) == 3
+    assert read(path, 2) == {"line 2": "one", "line 5": "two"}
+    assert read(path, 1, skip=1) == {"line 5": "two"}
     with pytest.raises(InputError, match="line 6: not an object with a"):
-        read_texts(path, 1, skip=2)
+        read(path, 1, skip=2)
 
 
 GOOD = b'{"text": "good"}\n'
@@ -88,7 +93,7 @@ DAMAGED = [
 def test_a_damaged_line_is_named(tmp_path, line, text):
     path = written(tmp_path, GOOD + line + b"\n" + GOOD)
     with pytest.raises(InputError) as raised:
-        read_texts(path, 3)
+        read(path, 3)
     assert str(raised.value).startswith(f"{path}, line 2: ")
     assert text in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -97,14 +102,14 @@ def test_a_damaged_line_is_named(tmp_path, line, text):
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
 def test_an_empty_file(tmp_path, content):
     with pytest.raises(InputError, match="holds 0 samples, 1 are asked for"):
-        read_texts(written(tmp_path, content), 1)
+        read(written(tmp_path, content), 1)
 
 
 def test_a_folder_and_a_missing_file(tmp_path):
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
-        read_texts(tmp_path, 1)
+    with pytest.raises(InputError, match="cannot be loaded: "):
+        read(tmp_path, 1)
     with pytest.raises(InputError, match="does not exist"):
-        read_texts(tmp_path / "nothing.jsonl", 1)
+        read(tmp_path / "nothing.jsonl", 1)
 
 
 @pytest.mark.parametrize("line", [b'{"text": "\\ud800"}\n', b'{"text": "\xff"}\n', b'{"text": 3}\n'])
@@ -121,18 +126,19 @@ def test_the_command_ends_with_one_line(project, tmp_path, line):
 def test_a_compressed_file(tmp_path):
     path = tmp_path / "data.jsonl.gz"
     path.write_bytes(gzip.compress(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n{"text": "two"}'))
-    assert read_texts(path, 2) == {1: "one", 3: "two"}
+    assert read(path, 2) == {"line 1": "one", "line 3": "two"}
     for content in (path.read_bytes()[:-9], b'{"text": "one"}'):
         path.write_bytes(content)
         with pytest.raises(InputError, match="is not gzip, or cut short .*; compress it again"):
-            read_texts(path, 1)
+            read(path, 3)
 
 
 def test_conversations_and_completions(tmp_path):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     lines = [{"messages": turns}, {"prompt": "2 + 2 = ", "completion": "4", "id": 7}]
     path = written(tmp_path, "\n".join(map(json.dumps, lines)))
-    assert read_texts(path, 2) == {1: Conversation((("user", "Hi"), ("assistant", "Hello"))), 2: "2 + 2 = 4"}
+    turn = Conversation((("user", ("Hi",)), ("assistant", ("Hello",))))
+    assert read(path, 2) == {"line 1": turn, "line 2": Completion("2 + 2 = ", "4")}
 
 
 @pytest.mark.parametrize(
@@ -149,5 +155,8 @@ def test_conversations_and_completions(tmp_path):
     ids=str,
 )
 def test_what_is_no_sample_is_named_by_its_line(tmp_path, line):
-    with pytest.raises(InputError, match="data.jsonl, line 1: (not an object with|a message is not)"):
-        read_texts(written(tmp_path, json.dumps(line)), 1)
+    with pytest.raises(
+        InputError,
+        match="data.jsonl, line 1: (not an object with|a message is not|a part of a message is neither)",
+    ):
+        read(written(tmp_path, json.dumps(line)), 1)

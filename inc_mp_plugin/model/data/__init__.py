@@ -1,0 +1,1 @@
+"""Samples of files and datasets, as batches of tokens and images."""

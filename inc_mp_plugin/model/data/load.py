@@ -1,0 +1,48 @@
+"""Batches of a source, made as a model takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.model.data.answers import answer_batches
+from inc_mp_plugin.model.data.batches import text_batches
+from inc_mp_plugin.model.data.images import have_images, image_batches
+from inc_mp_plugin.model.data.samples import read_samples
+from inc_mp_plugin.model.loading import load_processor, load_tokenizer
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.model.data.shape import BatchShape
+    from inc_mp_plugin.model.data.source import DataSource
+
+
+def load_batches(
+    config: Any,
+    tokenizer_name: str,
+    source: DataSource,
+    shape: BatchShape,
+    *,
+    samples: int,
+    trust_remote_code: bool,
+    skip: int = 0,
+) -> list[dict[str, Any]]:
+    """Make batches of samples, after `skip` others: of texts, of prompts with answers, or with images.
+
+    Args:
+        config: configuration of the model; it tells an encoder-decoder.
+        tokenizer_name: folder of the tokenizer (with images: of the processor), or its name on a hub.
+        source: the place of the samples.
+        shape: of the batches.
+        samples: number of samples.
+        trust_remote_code: run code that comes with the tokenizer.
+        skip: number of samples to leave out at the start.
+
+    Raises:
+        InputError: the tokenizer or the samples cannot be read, are too few, or do not go with the model.
+    """
+    tokenizer = load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
+    if config.is_encoder_decoder:
+        return answer_batches(config, tokenizer, source, shape, samples=samples, skip=skip)
+    if not shape.pack and have_images(read_samples(source, samples, skip)):
+        processor = load_processor(tokenizer_name, trust_remote_code=trust_remote_code)
+        return image_batches(config, processor, source, shape, samples=samples, skip=skip)
+    return text_batches(config, tokenizer, source, shape, samples=samples, skip=skip)

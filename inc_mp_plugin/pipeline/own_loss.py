@@ -1,0 +1,78 @@
+"""The user's own loss: a function in a file that a recipe names."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inc_mp_plugin.core.errors import InputError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from inc_mp_plugin.model.losses import LossFunction
+
+AUTO = "auto"
+
+
+def loss_file(loss: str) -> Path:
+    """Return the file that a recipe's `module:function` names."""
+    return Path(loss.rpartition(":")[0]).with_suffix(".py")
+
+
+def loss_beside(loss: str, folder: Path) -> str:
+    """Return `module:function` with the path of its file: beside the recipe, or in the working folder."""
+    path = loss_file(loss)
+    beside = folder / path
+    return f"{beside if beside.exists() or not path.exists() else path}:{loss.rpartition(':')[2]}"
+
+
+def loss_of(loss: str, *, allow_code: bool) -> LossFunction | None:
+    """Return the loss function that a recipe names; None for the loss that the model's class tells.
+
+    Args:
+        loss: "auto", or `module:function`; the module is a file.
+        allow_code: the user has allowed this process to run that file.
+
+    Raises:
+        InputError: the file is not there, may not be run or cannot be imported, or has no such function.
+    """
+    if loss == AUTO:
+        return None
+    path, name = loss_file(loss), loss.rpartition(":")[2]
+    if not path.is_file():
+        message = (
+            f"loss is {loss}: neither {path} nor {Path.cwd() / path.name} is a file; write it beside the "
+            "recipe"
+        )
+        raise InputError(message)
+    if not allow_code:
+        message = (
+            f"the recipe's loss is code, in {path}; read it, then give the same command with --allow-code"
+        )
+        raise InputError(message)
+    function: LossFunction | None = getattr(_module(path), name, None)
+    if not callable(function):
+        message = f"loss is {loss}: {path} has no function {name}; define {name}(model, batch) there"
+        raise InputError(message)
+    return function
+
+
+def _module(path: Path) -> ModuleType:
+    """Load a file as a module under a name of its own; modules beside it can be imported by it."""
+    spec = importlib.util.spec_from_file_location(f"inc_mp_own_loss_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        message = f"{path} is not a file of Python"
+        raise InputError(message)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        message = f"the recipe's loss {path} cannot be imported: {error}"
+        raise InputError(message) from error
+    finally:
+        sys.path.pop(0)
+    return module
