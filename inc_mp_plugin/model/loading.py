@@ -106,13 +106,21 @@ def _from_config(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modu
     return model.eval()
 
 
+def is_classifier(config: Any) -> bool:
+    """Tell if a configuration is of a model that gives a text a class, classes or numbers."""
+    name: str = (config.architectures or [""])[0]
+    return name.endswith("ForSequenceClassification")
+
+
 def _auto_class(config: Any) -> Any:
     """Choose the auto class of a model: by its encoder, or its images, or else of causal language models."""
     import transformers
 
+    name = (config.architectures or [""])[0]
+    if is_classifier(config):
+        return transformers.AutoModelForSequenceClassification
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
-    name = (config.architectures or [""])[0]
     if hasattr(config, "vision_config") and name.endswith("ForConditionalGeneration"):
         return transformers.AutoModelForImageTextToText
     return transformers.AutoModelForCausalLM

@@ -135,6 +135,43 @@ def test_prompts_and_answers_of_an_encoder_decoder(tmp_path):
     assert "line 1: an encoder-decoder model writes an answer to a prompt; give prompt and" in told(result)
 
 
+def test_texts_with_classes(tmp_path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(helpers.SHIPPED)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.BertConfig(**sizes, vocab_size=len(tokenizer), num_labels=3)
+    transformers.set_seed(3)
+    small_model(tmp_path, transformers.BertForSequenceClassification(config), tokenizer)
+    rows = [{"text": text, "label": number % 3} for number, text in enumerate(QUESTIONS)]
+    datasets.Dataset.from_list(rows).to_csv(tmp_path / "data.csv", index=False)
+    losses = tuned(tmp_path, tmp_path / "model", tmp_path / "data.csv")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    rows = [
+        {
+            "input_ids": torch.tensor([tokenizer(row["text"])["input_ids"]]),
+            "labels": torch.tensor([row["label"]]),
+        }
+        for row in rows
+    ]
+    assert losses == pytest.approx(of_transformers(model, rows), rel=1e-4)
+    for line, message in [
+        (
+            '{"text": "a b c"}',
+            'line 1: the model gives texts a class, and there is no "label" that is a number',
+        ),
+        ('{"text": "a b c", "label": 3}', "line 1: label 3 is no class of the model, which has 0 to 2"),
+    ]:
+        (tmp_path / "bad.jsonl").write_text(f"{line}\n" * 6)
+        result = call(
+            "tune",
+            tmp_path / "recipe.yaml",
+            f"calibration.data={tmp_path}/bad.jsonl",
+            "--out",
+            tmp_path / "b",
+        )
+        assert result.exit_code == 2
+        assert message in told(result)
+
+
 def llava(folder):
     """A small LLaVA with its processor, and six pictures."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(helpers.SHIPPED)

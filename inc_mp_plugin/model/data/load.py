@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.model.data.answers import answer_batches
 from inc_mp_plugin.model.data.batches import text_batches
 from inc_mp_plugin.model.data.images import have_images, image_batches
+from inc_mp_plugin.model.data.labelled import labelled_batches
 from inc_mp_plugin.model.data.samples import read_samples
-from inc_mp_plugin.model.loading import load_processor, load_tokenizer
+from inc_mp_plugin.model.loading import is_classifier, load_processor, load_tokenizer
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.data.shape import BatchShape
@@ -25,7 +26,7 @@ def load_batches(
     trust_remote_code: bool,
     skip: int = 0,
 ) -> list[dict[str, Any]]:
-    """Make batches of samples, after `skip` others: of texts, of prompts with answers, or with images.
+    """Make batches of samples, after `skip` others: of texts, labels, prompts with answers, or images.
 
     Args:
         config: configuration of the model; it tells an encoder-decoder.
@@ -40,6 +41,8 @@ def load_batches(
         InputError: the tokenizer or the samples cannot be read, are too few, or do not go with the model.
     """
     tokenizer = load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
+    if is_classifier(config):
+        return labelled_batches(config, tokenizer, source, shape, samples=samples, skip=skip)
     if config.is_encoder_decoder:
         return answer_batches(config, tokenizer, source, shape, samples=samples, skip=skip)
     if not shape.pack and have_images(read_samples(source, samples, skip)):

@@ -36,15 +36,23 @@ class Conversation:
         return tuple(part for _, parts in self.messages for part in parts if isinstance(part, Path))
 
 
-Sample = str | Completion | Conversation
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text with its class, its classes or its numbers."""
+
+    text: str
+    label: float | tuple[float, ...]
+
+
+Sample = str | Completion | Conversation | Labelled
 
 
 def samples_of(source: DataSource) -> Iterator[tuple[str, Sample]]:
     """Read the samples of a source, each with its place.
 
-    A row is {"text": ...}, {"messages": [{"role": ..., "content": ...}, ...]} or {"prompt": ...,
-    "completion": ...}; `source.column` names another column of texts or messages. Rows of a library without a
-    text are passed over, as the empty lines of a file are.
+    A row is {"text": ...} (with "label" for a classifier), {"messages": [{"role": ..., "content": ...}, ...]} or
+    {"prompt": ..., "completion": ...}; `source.column` names another column of texts or messages. Rows of a
+    library without a text are passed over, as the empty lines of a file are.
 
     Raises:
         InputError: a row cannot be read, or is none of these.
@@ -85,7 +93,9 @@ def _sample(row: Row, column: str | None, folder: Path) -> Sample:
             raise InputError(message)
         entries = {"messages" if isinstance(entries[column], list) else "text": entries[column]}
     if isinstance(entries.get("text"), str):
-        return _whole(row.place, entries["text"])
+        text, label = _whole(row.place, entries["text"]), entries.get("label", entries.get("labels"))
+        label = tuple(label) if isinstance(label, list) else label
+        return text if label is None or isinstance(label, str) else Labelled(text, label)
     if isinstance(entries.get("messages"), list) and entries["messages"]:
         return _conversation(row.place, entries["messages"], folder)
     pair = [entries.get(key) for key in ("prompt", "completion")]

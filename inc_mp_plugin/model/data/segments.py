@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.literals import Labels
-from inc_mp_plugin.model.data.samples import Completion, Conversation, Sample
+from inc_mp_plugin.model.data.samples import Completion, Conversation, Labelled, Sample
 
 
 class Segment(NamedTuple):
@@ -33,6 +33,7 @@ def segments(renderer: Any, place: str, sample: Sample, labels: Labels) -> list[
             without an answer where the loss is of answers.
     """
     everything = labels == "all"
+    sample = sample.text if isinstance(sample, Labelled) else sample
     if isinstance(sample, Completion):
         return [Segment(sample.prompt, everything), Segment(sample.answer, True)]
     if isinstance(sample, Conversation):
