@@ -51,8 +51,8 @@ def samples_of(source: DataSource) -> Iterator[tuple[str, Sample]]:
     """Read the samples of a source, each with its place.
 
     A row is {"text": ...} (with "label" for a classifier), {"messages": [{"role": ..., "content": ...}, ...]}
-    or {"prompt": ..., "completion": ...}; `source.column` names another column of texts or messages. Rows of a
-    library without a text are passed over, as the empty lines of a file are.
+    or {"prompt": ..., "completion": ...}; `source.column` names another column of texts or messages. Rows of
+    a library without a text are passed over, as the empty lines of a file are.
 
     Raises:
         InputError: a row cannot be read, or is none of these.
