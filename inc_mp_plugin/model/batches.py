@@ -44,13 +44,14 @@ def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str
         args = (batch,)
     parameters = inspect.signature(model.forward).parameters
     # A language model behind an image's encoder takes the word on with other keywords.
-    passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and _can_generate(model)
+    passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and can_generate(model)
     if "use_cache" in parameters or passed_on:
         kwargs.setdefault("use_cache", False)
     return args, kwargs
 
 
-def _can_generate(model: nn.Module) -> bool:
+def can_generate(model: nn.Module) -> bool:
+    """Tell if a model of transformers writes texts."""
     ask = getattr(model, "can_generate", None)
     return bool(ask()) if callable(ask) else False
 

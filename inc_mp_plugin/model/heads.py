@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.batches import call
-from inc_mp_plugin.model.losses import IGNORED_LABEL
-from inc_mp_plugin.model.token_losses import mean_token_losses
+from inc_mp_plugin.model.batches import call, can_generate
+from inc_mp_plugin.model.losses import IGNORED_LABEL, logits_of
+from inc_mp_plugin.model.token_losses import check_classes, mean_token_losses
 
 if TYPE_CHECKING:
     HeadLoss = Callable[[nn.Module, dict[str, Any]], Tensor]
@@ -31,7 +31,7 @@ def head_loss(model: nn.Module) -> HeadLoss | None:
     adapted: Any = getattr(model, "get_base_model", None)  # of PEFT
     model = model if adapted is None else adapted()
     name = type(model).__name__
-    if name.endswith("ForConditionalGeneration") and is_encoder_decoder(model):
+    if is_encoder_decoder(model) and (name.endswith("ForConditionalGeneration") or can_generate(model)):
         return answer_losses
     if hasattr(model, "logit_scale") and hasattr(model, "get_image_features"):
         return pair_losses
@@ -48,12 +48,12 @@ def answer_losses(model: nn.Module, batch: dict[str, Any]) -> Tensor:
 
     An encoder-decoder model shifts `labels` itself to make its decoder's inputs, so logit t is of label t.
     """
-    return _mean_token_losses(call(model, batch).logits, _label(model, batch))
+    return _mean_token_losses(logits_of(model, batch), _label(model, batch))
 
 
 def token_label_losses(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """Compute the mean cross entropy of the labels of each sample's own tokens, shape (samples,)."""
-    return _mean_token_losses(call(model, batch).logits, _label(model, batch))
+    return _mean_token_losses(logits_of(model, batch), _label(model, batch))
 
 
 def class_losses(model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -63,13 +63,14 @@ def class_losses(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     single output is a number, integer labels are classes, floating-point labels are independent classes.
     """
     labels = _label(model, batch)
-    logits: Tensor = call(model, batch).logits.float()
+    logits = logits_of(model, batch).float()
     problem = getattr(model.config, "problem_type", None)
     if problem is None:
         kind = "multi_label" if labels.is_floating_point() else "single_label"
         problem = "regression" if logits.shape[-1] == 1 else f"{kind}_classification"
     labels = labels.to(logits.device)
     if problem == "single_label_classification":
+        check_classes(labels, logits.shape[-1])
         return functional.cross_entropy(logits, labels.reshape(-1), reduction="none")
     labels = labels.reshape(logits.shape).float()
     if problem == "regression":

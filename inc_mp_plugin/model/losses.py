@@ -37,11 +37,27 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
         )
         raise InputError(message)
     check_labels(model, batch)
-    return mean_token_losses(call(model, batch).logits, _labels(batch))
+    return mean_token_losses(logits_of(model, batch), _labels(batch))
+
+
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Run a model on a batch, and return its logits.
+
+    Raises:
+        InputError: the model has none.
+    """
+    logits: Tensor | None = getattr(call(model, batch), "logits", None)
+    if logits is None:
+        message = (
+            f"a {type(model).__name__} gives no logits, so it has no loss of its own; "
+            "give loss_fn(model, batch) -> tensor with one loss per sample"
+        )
+        raise InputError(message)
+    return logits
 
 
 def check_labels(model: nn.Module, batch: Batch, first: int = 1) -> None:
-    """Check that every sample of a batch has a token to predict, if a token is what its model predicts.
+    """Check that a language model knows the tokens of a batch, and has one to predict in every sample.
 
     Args:
         model: whose class decides what is predicted.
@@ -49,18 +65,37 @@ def check_labels(model: nn.Module, batch: Batch, first: int = 1) -> None:
         first: number of its first sample.
 
     Raises:
-        InputError: a sample has none; the text holds its number.
+        InputError: a sample has none, and the text holds its number; or tokens or labels do not fit.
     """
     from inc_mp_plugin.model.heads import head_loss
 
     if not isinstance(batch, dict) or "input_ids" not in batch or head_loss(model) is not None:
         return
+    _check_tokens(model, batch)
     empty = (_labels(batch) == IGNORED_LABEL).all(dim=1).nonzero().flatten().tolist()
     if empty:
         message = (
             f"sample {first + empty[0]} has no token to predict; every sample needs at least two tokens, and "
             f"a label other than {IGNORED_LABEL} for one that is not its first"
         )
+        raise InputError(message)
+
+
+def _check_tokens(model: nn.Module, batch: dict[str, Any]) -> None:
+    ids, labels = batch["input_ids"], batch.get("labels")
+    if labels is not None and labels.shape != ids.shape:
+        message = (
+            f"labels are of shape {tuple(labels.shape)}, input_ids of {tuple(ids.shape)}; "
+            f"give one label per token, {IGNORED_LABEL} where there is none"
+        )
+        raise InputError(message)
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    known = getattr(embeddings, "num_embeddings", None)
+    reads_images = hasattr(
+        getattr(model, "config", None), "vision_config"
+    )  # marks of images may be any number
+    if known is not None and not reads_images and int(ids.max()) >= known:
+        message = f"input_ids hold token {int(ids.max())}, but the model knows {known}; use its own tokenizer"
         raise InputError(message)
 
 
@@ -112,6 +147,11 @@ def sample_losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) 
         InputError: it returned something else.
     """
     losses = (loss_fn or default_loss)(model, batch)
+    if not hasattr(losses, "shape"):
+        message = (
+            f"loss_fn returned {type(losses).__name__}; it must return a tensor with one loss per sample"
+        )
+        raise InputError(message)
     if tuple(losses.shape) != (batch_size(batch),):
         message = (
             f"loss_fn returned a tensor of shape {tuple(losses.shape)} for {batch_size(batch)} "

@@ -64,6 +64,13 @@ def _checked(batches: Iterable[Batch]) -> Iterable[Batch]:
         except InputError as error:
             message = f"batch {number}: {error}"
             raise InputError(message) from error
+        ids: Any = batch.get("input_ids") if isinstance(batch, dict) else None
+        if getattr(ids, "ndim", 2) == 1:
+            message = (
+                f"batch {number}: input_ids have shape {tuple(ids.shape)}; the first axis counts samples: "
+                "give (samples, tokens)"
+            )
+            raise InputError(message)
         here = set(batch) if isinstance(batch, dict) else set[str]()
         keys = here if keys is None else keys
         if here != keys:

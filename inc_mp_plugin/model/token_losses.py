@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.losses import IGNORED_LABEL
 
 _BLOCK = 2**20  # elements that are worked on at once: few enough to stay in a processor's cache
@@ -20,11 +21,27 @@ def mean_token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: of shape (samples, tokens, classes).
         labels: of shape (samples, tokens); `IGNORED_LABEL` is left out, and one of each sample is another.
+
+    Raises:
+        InputError: a label is no class.
     """
     labels = labels.to(logits.device)
+    check_classes(labels, logits.shape[-1])
     counts = (labels != IGNORED_LABEL).sum(dim=1)
     mean: Tensor = token_losses(logits, labels, IGNORED_LABEL).sum(dim=1) / counts
     return mean
+
+
+def check_classes(labels: Tensor, classes: int) -> None:
+    """Check that labels are classes of a model, or `IGNORED_LABEL`.
+
+    Raises:
+        InputError: one is not.
+    """
+    wrong = labels[(labels != IGNORED_LABEL) & ((labels < 0) | (labels >= classes))]
+    if wrong.numel():
+        message = f"label {int(wrong[0])} is no class of the model, which has 0 to {classes - 1}"
+        raise InputError(message)
 
 
 def token_losses(logits: Tensor, labels: Tensor, ignored: int) -> Tensor:

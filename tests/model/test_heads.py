@@ -54,6 +54,21 @@ def whisper():
     return transformers.WhisperForConditionalGeneration(config)
 
 
+def trocr():
+    image = transformers.ViTConfig(**SMALL, image_size=8, patch_size=4)
+    text = transformers.TrOCRConfig(
+        vocab_size=40,
+        d_model=16,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=24,
+        cross_attention_hidden_size=16,
+    )
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(image, text)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    return transformers.VisionEncoderDecoderModel(config=config)
+
+
 IDS = helpers.tokens(3, 8) % 40
 ANSWERS = torch.randint(4, 40, (3, 5), generator=torch.Generator().manual_seed(1))
 PADDED = torch.where(torch.arange(5) < torch.tensor([5, 3, 2])[:, None], ANSWERS, -100)
@@ -71,6 +86,7 @@ HEADS = {
         {**TEXT, "labels": PADDED},
     ),
     "whisper": (whisper, {"input_features": torch.randn(3, 8, 16), "labels": PADDED}),
+    "trocr": (trocr, {"pixel_values": IMAGES, "labels": PADDED}),
     "classes": (
         lambda: bert("SequenceClassification", num_labels=4),
         {**TEXT, "labels": torch.tensor([0, 3, 1])},
@@ -151,8 +167,10 @@ def test_sensitivities_are_those_of_naive_autograd(case):
             "sample 2",
         ),
         ("SequenceClassification", IDS, "batches that are dicts"),
+        ("SequenceClassification", {**TEXT, "labels": torch.tensor([0, 5, 1])}, "label 5 is no class of the"),
+        ("MaskedLM", {**TEXT, "labels": HALF + 1000}, "is no class of the model, which has 0 to"),
     ],
-    ids=["no labels", "no end", "no label in a sample", "no dict"],
+    ids=["no labels", "no end", "no label in a sample", "no dict", "no class", "no token"],
 )
 def test_what_is_missing_is_named(head, batch, text):
     with pytest.raises(InputError, match=text):

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
-from inc_mp_plugin.model.losses import IGNORED_LABEL, language_model_loss
+from inc_mp_plugin.model.losses import IGNORED_LABEL, language_model_loss, sample_losses
 from inc_mp_plugin.model.token_losses import token_losses
 
 
@@ -127,3 +127,37 @@ def test_a_sample_with_nan_is_named(part):
     batches[2][part][1, 1] = float("nan")
     with pytest.raises(NonFiniteError, match="; sample 6 of the data holds NaN"):
         mp.measure_sensitivity(model, graph, batches, loss)
+
+
+@pytest.mark.parametrize(
+    ("batch", "text"),
+    [
+        (
+            {"input_ids": helpers.tokens(2) + 90},
+            "input_ids hold token 1[0-9]+, but the model knows 96; use its",
+        ),
+        (
+            {"input_ids": helpers.tokens(2), "labels": helpers.tokens(2)[:, :5]},
+            r"labels are of shape \(2, 5\), inp",
+        ),
+        ({"input_ids": helpers.tokens(2), "labels": helpers.tokens(2) + 90}, "is no class of the model"),
+    ],
+    ids=["tokens", "shape", "labels"],
+)
+def test_what_does_not_fit_the_model_is_named(batch, text):
+    with pytest.raises(InputError, match=text):
+        language_model_loss(helpers.language_model("llama"), batch)
+
+
+def test_a_model_without_logits_needs_a_loss():
+    model = helpers.language_model("llama").model
+    with pytest.raises(InputError, match="a LlamaModel gives no logits, so it has no loss of its own; give"):
+        language_model_loss(model, {"input_ids": helpers.tokens(2)})
+
+
+@pytest.mark.parametrize("returned", [None, 3.0, [1.0, 2.0]])
+def test_a_loss_that_is_no_tensor_is_refused(returned):
+    with pytest.raises(
+        InputError, match="loss_fn returned .*; it must return a tensor with one loss per sample"
+    ):
+        sample_losses(helpers.language_model("llama"), helpers.tokens(2), lambda model, batch: returned)
