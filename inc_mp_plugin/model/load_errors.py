@@ -26,12 +26,13 @@ _IN_WORDS = (OSError, ValueError, ImportError)  # their texts are sentences; oth
 
 
 @contextmanager
-def loading(kind: str, name_or_path: str) -> Iterator[None]:
+def loading(kind: str, name_or_path: str, *, missing: bool = False) -> Iterator[None]:
     """Turn the errors of loading something inside a `with` into one line.
 
     Args:
-        kind: "model", "configuration" or "tokenizer".
+        kind: "model", "configuration", "tokenizer", "processor" or "dataset".
         name_or_path: its folder, or its name on a hub.
+        missing: tell that there is no such file or folder here either.
 
     Raises:
         InputError: a library could not load it.
@@ -43,7 +44,8 @@ def loading(kind: str, name_or_path: str) -> Iterator[None]:
     except Exception as error:
         if not _is_of_loading(error):
             raise
-        raise InputError(_line(kind, name_or_path, error)) from error
+        here = "; there is no file or folder of this name here either" if missing else ""
+        raise InputError(f"{_line(kind, name_or_path, error)}{here}") from error
 
 
 def _is_of_loading(error: Exception) -> bool:

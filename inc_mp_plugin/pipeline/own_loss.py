@@ -43,10 +43,8 @@ def loss_of(loss: str, *, allow_code: bool) -> LossFunction | None:
         return None
     path, name = loss_file(loss), loss.rpartition(":")[2]
     if not path.is_file():
-        message = (
-            f"loss is {loss}: neither {path} nor {Path.cwd() / path.name} is a file; write it beside the "
-            "recipe"
-        )
+        places = " nor ".join(dict.fromkeys(map(str, (path.absolute(), Path.cwd() / path.name))))
+        message = f"loss is {loss}: there is no file {places}; write it beside the recipe"
         raise InputError(message)
     if not allow_code:
         message = (

@@ -64,7 +64,7 @@ def test_its_losses_are_what_the_plan_bounds(own, tmp_path):
 @pytest.mark.parametrize(
     ("loss", "content", "message"),
     [
-        ("{folder}/other:squares", None, r"neither .*other.py nor .*other.py is a file; write it beside"),
+        ("{folder}/other:squares", None, r"there is no file .*other.py nor .*other.py; write it beside"),
         (
             "{folder}/own:cubes",
             "squares = 3",

@@ -26,7 +26,7 @@ def library_rows(source: DataSource, kind: str) -> Iterator[Row]:
         InputError: the library is missing, or cannot read them, or the split is not clear.
     """
     name = str(source.path)
-    with loading("dataset", name):
+    with loading("dataset", name, missing=source.is_on_a_hub):
         rows = _split(_loaded(source, kind), source)
         for number, content in enumerate(rows, 1):
             values = {key: "" if value is None else value for key, value in content.items()}
@@ -42,7 +42,7 @@ def _loaded(source: DataSource, kind: str) -> Any:
             "run pip install 'inc_mp_plugin[data]', or give JSON lines"
         )
         raise InputError(message) from None
-    path = str(source.path)
+    path = str(source.path.resolve() if source.path.exists() else source.path)
     if kind:
         options = {"sep": "\t"} if ".tsv" in source.path.suffixes else {}
         return datasets.load_dataset(kind, data_files=path, streaming=True, **options)
