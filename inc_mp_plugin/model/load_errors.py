@@ -45,7 +45,8 @@ def loading(kind: str, name_or_path: str, *, missing: bool = False) -> Iterator[
         if not _is_of_loading(error):
             raise
         here = "; there is no file or folder of this name here either" if missing else ""
-        raise InputError(f"{_line(kind, name_or_path, error)}{here}") from error
+        message = f"{_line(kind, name_or_path, error)}{here}"
+        raise InputError(message) from error
 
 
 def _is_of_loading(error: Exception) -> bool:

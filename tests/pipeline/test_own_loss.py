@@ -94,7 +94,7 @@ def test_the_file_is_beside_the_recipe_or_in_the_working_folder(tmp_path, monkey
     assert loss_beside("nowhere:f", beside) == f"{beside / 'nowhere.py'}:f"
 
 
-@pytest.mark.parametrize("value", ["mse", "module:", "my loss:a-b", ":f"])
+@pytest.mark.parametrize("value", ["mse", "module:3", "my loss:a-b", ":f"])
 def test_other_words_are_refused(project, tmp_path, value):
     result = call("tune", project / "recipe.yaml", f"loss={value}", "--out", tmp_path / "out")
     assert result.exit_code == 2
