@@ -47,6 +47,7 @@ def test_torch_trees():
     mapped = of_torch.map_tensors(lambda t: len(t), tree)
     assert mapped == {"x": [1, 2], "y": Pair(None, (2,))}
     assert type(mapped["y"]) is Pair
+    assert of_torch.map_leaves(str, tree)["y"] == Pair("None", ("tensor([1., 1.])",))
 
 
 def test_torch_parameters_buffers_and_children():
@@ -139,6 +140,17 @@ def test_torch_exports_without_waste():
         nodes = torch.export.export(model, (torch.ones(1, 2),), strict=False).graph.nodes
     assert [of_torch.schema_name(n.target) for n in nodes if n.op == "call_function"] == ["linear"]
     assert torch.fx.config.__dict__.get("do_not_emit_stack_traces") == before
+
+
+def test_torch_computes_while_it_traces():
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            with of_torch.without_modes():
+                length = int(torch.arange(3).sum())
+            return x.new_ones(length)
+
+    program = torch.export.export(Model(), (torch.zeros(1),), strict=False)
+    assert program.module()(torch.zeros(1)).shape == (3,)
 
 
 def test_torch_autocast_on_meta():

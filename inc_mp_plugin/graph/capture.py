@@ -68,7 +68,7 @@ def capture(model: nn.Module, example_inputs: Any, *, cached_tokens: int = 0) ->
         layers = emit_experts(skeleton)
         if cached_tokens:
             continue_from_cache(skeleton, inputs, cached_tokens)
-        nodes = export(skeleton, inputs)
+        nodes = export(skeleton, inputs, example_inputs)
         samples = batch_size(example_inputs)
         products = sort_products(find_products(nodes), skeleton, samples, layers=layers, routers=routers)
     if not products.ops:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from inc_mp_plugin.core.errors import CaptureError
-from inc_mp_plugin.graph.trace_errors import trace_fault
+from inc_mp_plugin.graph.known_values import KnownValues
+from inc_mp_plugin.graph.trace_errors import asks_for_a_value, trace_fault
 from inc_mp_plugin.libraries.torch import buffers_of, lazy_graphs, parameters_of, without_stack_traces
 from inc_mp_plugin.libraries.transformers import cache_argument, cache_of
-from inc_mp_plugin.model.batches import arguments
+from inc_mp_plugin.model.batches import arguments, map_tensors
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
@@ -37,19 +39,49 @@ def without_weights(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def export(skeleton: nn.Module, inputs: Batch) -> list[Node]:
+def export(skeleton: nn.Module, inputs: Batch, values: Batch | None = None) -> list[Node]:
     """Export one forward pass of a model on the meta device, and return its nodes.
+
+    Where its code asks for values that no tensor on meta has, it is exported once more, around the values of
+    its inputs (`graph.known_values`).
+
+    Args:
+        skeleton: a model without weights; its `forward` is replaced for good where values are asked for.
+        inputs: on the meta device.
+        values: the same inputs with their values; without, every model that asks for one is refused.
 
     Raises:
         CaptureError: torch.export cannot trace the model.
     """
     args, kwargs = arguments(skeleton, inputs)
     try:
-        with _without_waste():
-            program = torch.export.export(skeleton, args, kwargs, strict=False)
+        return _nodes(skeleton, args, kwargs)
     # Any error of the model's own code may surface here; it is kept as the cause.
     except Exception as error:
-        raise CaptureError(trace_fault(error, skeleton)) from error
+        if values is None or not asks_for_a_value(error):
+            raise CaptureError(trace_fault(error, skeleton)) from error
+        first = error
+    args, kwargs = arguments(skeleton, map_tensors(values, lambda tensor: tensor.detach().cpu()))
+    forward = skeleton.forward
+
+    def with_values() -> Any:
+        with KnownValues():
+            return forward(*args, **kwargs)
+
+    skeleton.forward = with_values
+    try:
+        return _nodes(skeleton, (), {})
+    except Exception as error:
+        # The second one tells of the value that does not follow from the inputs, should it be one of these.
+        cause = error if asks_for_a_value(error) else first
+        raise CaptureError(trace_fault(cause, skeleton)) from cause
+
+
+def _nodes(skeleton: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Node]:
+    with _without_waste(), warnings.catch_warnings():
+        # The skeleton is thrown away, so what a forward pass leaves on it is no matter.
+        warnings.filterwarnings("ignore", "The tensor attribute")
+        program = torch.export.export(skeleton, args, kwargs, strict=False)
     return list(program.graph.nodes)
 
 

@@ -26,6 +26,11 @@ def leaves(tree: Any) -> list[Any]:
     return pytree.tree_leaves(tree)
 
 
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Apply a function to all that `leaves` lists, keeping the structure around it. 2.13."""
+    return pytree.tree_map(function, tree)
+
+
 def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
     """Apply a function to every tensor of nested tuples, lists and dicts, keeping their structure.
 
@@ -179,6 +184,13 @@ def without_stack_traces() -> Iterator[None]:
         yield
     finally:
         setattr(fx_config, _NO_TRACES, before)
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """Compute what stands inside a `with`, although a trace is under way; nothing public does. 2.13."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    return _disable_current_modes()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Batches: a batch is a tensor, a tuple of positional inputs, or a dict of keyword inputs.
 
-The first axis of every tensor counts samples; anything else is passed along as it is.
+The first axis of every tensor counts samples; anything else is passed along as it is. Packed images, which
+only the model's code can tell apart, are the exception (`is_packed`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _ANSWERS = ("labels", "start_positions", "end_positions", "return_loss")
+_SIZES_OF_IMAGES = {"image_grid_thw", "video_grid_thw"}
 
 
 def call(model: nn.Module, batch: Batch) -> Any:
@@ -80,13 +82,14 @@ class OnDevice(Sequence["Batch"]):
 
 
 def batch_size(batch: Batch) -> int:
-    """Count the samples in a batch.
+    """Count the samples in a batch: its rows of `input_ids`, or else of its first tensor.
 
     Raises:
         InputError: it holds no tensor with a first axis, or an empty one.
     """
     sizes: list[int] = []
-    map_tensors(batch, lambda t: sizes.append(t.shape[0]) if t.dim() else None)
+    counted = batch.get("input_ids", batch) if isinstance(batch, dict) else batch
+    map_tensors(counted, lambda t: sizes.append(t.shape[0]) if t.dim() else None)
     if not sizes or sizes[0] == 0:
         message = (
             f"a batch of type {type(batch).__name__} holds no samples; "
@@ -94,6 +97,14 @@ def batch_size(batch: Batch) -> int:
         )
         raise InputError(message)
     return sizes[0]
+
+
+def is_packed(batch: Batch) -> bool:
+    """Tell whether a batch holds patches of all its images in one row, as Qwen's models take them.
+
+    Their sizes stand in `image_grid_thw`. Such a batch cannot be cut into samples.
+    """
+    return isinstance(batch, dict) and not _SIZES_OF_IMAGES.isdisjoint(batch)
 
 
 def told_nan(batch: Batch, first: int = 1) -> str:

@@ -16,7 +16,7 @@ from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.libraries.torch import parameters_of, uncompiled
-from inc_mp_plugin.model.batches import batch_size, samples, told_nan
+from inc_mp_plugin.model.batches import batch_size, is_packed, samples, told_nan
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
@@ -161,20 +161,22 @@ def sensitivity_rows(
 def _rows(measure: Callable[..., Rows], batch: Batch, *, together: bool, contrastive: bool) -> Rows:
     """Measure the rows of a batch: all samples at once where their rows are separate, else one by one.
 
-    The loss of one sample is of the whole batch where samples are told from each other.
+    The loss of one sample is of the whole batch where samples are told from each other, or packed.
     """
     if together:
         # A tensor of this very batch may mix samples all the same: tokens routed to an expert.
         with suppress(MixedSamplesError):
             return measure(batch)
     numbers = range(batch_size(batch))
-    if contrastive:
+    if contrastive or is_packed(batch):
         return concatenate([measure(batch, loss_of=i) for i in numbers])
     return concatenate([measure(samples(batch, i, i + 1)) for i in numbers])
 
 
 def _contrastive(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> bool:
     """Tell whether a sample's loss depends on the batch's other samples, by more than rounding."""
+    if is_packed(batch):
+        return False
     with torch.no_grad():
         pair = samples(batch, 0, 2)
         beside, alone = (sample_losses(model, part, loss_fn)[0] for part in (pair, samples(pair, 0, 1)))
@@ -186,6 +188,8 @@ def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFuncti
 
     Tried on two samples: the gradient of the first sample's loss must not reach rows of the second sample.
     """
+    if is_packed(batch):
+        return False
     pair = samples(batch, 0, 2)
     try:
         with Taps(model, graph, 2, inputs_only=True) as taps:

@@ -202,7 +202,8 @@ def test_a_model_that_cannot_be_traced():
             self.linear = nn.Linear(4, 4)
 
         def forward(self, x):
-            return self.linear(x) if bool(x.sum() > 0) else x
+            y = self.linear(x)
+            return y if bool(y.sum() > 0) else x
 
     with pytest.raises(CaptureError, match="cannot trace DataDependent"):
         capture(DataDependent(), torch.randn(2, 4))

@@ -39,6 +39,19 @@ def total(x):
     return x.sum(dim=7)
 
 
+class Remembering(nn.Module):
+    """Writes what follows from weights into numbers that do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, count):
+        places = torch.zeros(int(count.sum()), dtype=torch.long)
+        places[0] = self.linear(x).argmax()
+        return self.linear(x)[places]
+
+
 class Failing(nn.Module):
     """Fails in a function that its forward calls; its own name of itself is another one."""
 
@@ -65,6 +78,12 @@ def test_an_error_of_the_models_own_code():
 def test_a_model_alone_is_named_by_its_class():
     with pytest.raises(CaptureError, match="cannot trace Branching at module 'Branching'"):
         mp.capture(Branching(), torch.zeros(2, 4))
+
+
+def test_a_choice_of_the_weights_among_numbers_that_are_known():
+    with pytest.raises(CaptureError) as caught:
+        mp.capture(Remembering(), (torch.zeros(2, 4), torch.tensor([1, 2])))
+    assert "`places[0] = self.linear(x).argmax()`" in str(caught.value)
 
 
 def test_a_model_that_accelerate_offloads():
