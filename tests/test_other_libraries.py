@@ -1,6 +1,7 @@
 """What we lean on beside torch, transformers and INC, each library tried by itself."""
 
 import inspect
+import re
 from importlib.util import find_spec
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_accelerate_leaves_hooks_on_a_model_that_it_moves():
     assert not is_dispatched(model)
     assert not is_dispatched(dispatch_model(model, {"": "cpu"}))  # all on one device
     assert is_dispatched(cpu_offload(model, execution_device="cpu"))
+
+
+@pytest.mark.skipif(not find_spec("peft"), reason="PEFT is not installed")
+def test_peft_casts_to_the_dtype_of_a_weight():
+    from peft.tuners.lora.layer import Linear
+
+    from inc_mp_plugin.libraries.peft import CAST
+
+    source = inspect.getsource(Linear.forward)
+    assert re.search(rf"(?:\.to\(|{CAST})lora_A\.weight\.dtype", source)
+    assert "lora_A = self.lora_A[active_adapter]\n" in source
 
 
 def test_rich_lines_and_tables():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.libraries.transformers import commit_of, in_dtype
+from inc_mp_plugin.model.adapters import base_of, is_adapter, with_adapter, with_empty_adapter
 from inc_mp_plugin.model.checkpoint import check_whole
 from inc_mp_plugin.model.load_errors import loading
 from inc_mp_plugin.runtime.progress import say
@@ -20,17 +21,34 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.Module:
+def load_model(
+    name_or_path: str, dtype: str, *, trust_remote_code: bool, merge_adapters: bool = False
+) -> nn.Module:
     """Load a model in its base format, in evaluation mode: a causal language model, or what its class names.
 
     Args:
-        name_or_path: folder of the model, or its name on a hub.
+        name_or_path: folder of the model or of an adapter of PEFT, or the model's name on a hub.
         dtype: its base format: "fp32", "bf16" or "fp16".
         trust_remote_code: run code that comes with the model.
+        merge_adapters: merge the adapter into the base model; else it stays a `PeftModel`.
 
     Raises:
-        InputError: transformers cannot load it, or its files do not hold all of it.
+        InputError: transformers or PEFT cannot load it, its files do not hold all of it, or there is no
+            adapter to merge.
     """
+    if is_adapter(name_or_path):
+        base = _load(base_of(name_or_path), dtype, trust_remote_code=trust_remote_code)
+        return with_adapter(base, name_or_path, merge=merge_adapters).eval()
+    if merge_adapters:
+        message = (
+            f"model.merge_adapters is set, but {name_or_path!r} is no folder of an adapter "
+            "(adapter_config.json); leave it out"
+        )
+        raise InputError(message)
+    return _load(name_or_path, dtype, trust_remote_code=trust_remote_code).eval()
+
+
+def _load(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.Module:
     config = load_config(name_or_path, {}, trust_remote_code=trust_remote_code)
     quantization = getattr(config, "quantization_config", None)
     model: nn.Module
@@ -43,14 +61,14 @@ def load_model(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.
             ignore_mismatched_sizes=True,  # the error of transformers names none
         )
     check_whole(model, info, name_or_path, quantization)
-    return model.eval()
+    return model
 
 
 def load_config(name_or_path: str, changes: Mapping[str, Any], *, trust_remote_code: bool) -> Any:
     """Load the configuration of a model, with some values changed.
 
     Args:
-        name_or_path: folder of the model, or its name on a hub.
+        name_or_path: folder of the model or of an adapter of it, or the model's name on a hub.
         changes: new values, {name: value}.
         trust_remote_code: run code that comes with the model.
 
@@ -60,7 +78,7 @@ def load_config(name_or_path: str, changes: Mapping[str, Any], *, trust_remote_c
     from transformers import AutoConfig
 
     with loading("configuration", name_or_path):
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(base_of(name_or_path), trust_remote_code=trust_remote_code)
     for key, value in changes.items():
         if not hasattr(config, key):
             message = f"model.config.{key} is not a value of the configuration {name_or_path!r}"
@@ -84,18 +102,20 @@ def random_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Modu
         return _from_config(config, dtype, trust_remote_code=trust_remote_code)
 
 
-def empty_model(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Module:
+def empty_model(config: Any, dtype: str, *, trust_remote_code: bool, adapter: str | None = None) -> nn.Module:
     """Make a causal language model without weights (on the meta device) from a configuration alone.
 
     Args:
         config: configuration of the model.
         dtype: its base format: "fp32", "bf16" or "fp16".
         trust_remote_code: run code that comes with the model.
+        adapter: folder of an adapter that is put on it, or of anything else, which adds nothing.
     """
     import torch
 
     with torch.device("meta"):
-        return _from_config(config, dtype, trust_remote_code=trust_remote_code)
+        model = _from_config(config, dtype, trust_remote_code=trust_remote_code)
+    return model if adapter is None or not is_adapter(adapter) else with_empty_adapter(model, adapter).eval()
 
 
 def _from_config(config: Any, dtype: str, *, trust_remote_code: bool) -> nn.Module:
@@ -129,11 +149,15 @@ def _auto_class(config: Any) -> Any:
 def load_tokenizer(name: str, *, trust_remote_code: bool) -> Any:
     """Load a tokenizer; without a padding token it pads with the one that ends a text.
 
+    An adapter that was saved without one has that of its base model.
+
     Raises:
         InputError: transformers cannot load it.
     """
     from transformers import AutoTokenizer
 
+    if is_adapter(name) and not (Path(name) / "tokenizer_config.json").is_file():
+        name = base_of(name)
     with loading("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
@@ -163,7 +187,7 @@ def load_processor(name: str, *, trust_remote_code: bool) -> Any:
 
 
 def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:
-    """Hash a local model's files, or return the commit of a published one.
+    """Hash a local model's files, or return the commit of a published one; of an adapter and its base both.
 
     Raises:
         InputError: there is no such model.
@@ -174,7 +198,10 @@ def model_fingerprint(name_or_path: str, *, trust_remote_code: bool) -> str:
         for path in sorted(folder.glob("*")):
             if path.suffix in {".json", ".safetensors", ".bin", ".py", ".model"}:
                 digest.update(f"{path.name} {file_fingerprint(path)}\n".encode())
-        return digest.hexdigest()
+        own = digest.hexdigest()
+        if not is_adapter(name_or_path):
+            return own
+        return f"{own} on {model_fingerprint(base_of(name_or_path), trust_remote_code=trust_remote_code)}"
     say(f"{name_or_path!r} is not a folder here; asking the model hub ...")
     load_config(name_or_path, {}, trust_remote_code=trust_remote_code)
     return f"{name_or_path}@{commit_of(name_or_path)}"

@@ -58,6 +58,7 @@ def subject_of(recipe: Recipe, *, allow_code: bool = False) -> Subject:
             "weights": model.weights,
             "config": dict(model.config),
             "tokenizer": model.tokenizer,
+            **_merging(model),
             **_data_settings(recipe, "calibration", data),
             **own_loss,
             "versions": versions(),
@@ -88,13 +89,17 @@ def subject_without_weights(recipe: Recipe) -> Subject:
             "model": model_fingerprint(model.name_or_path, trust_remote_code=model.trust_remote_code),
             "dtype": model.dtype,
             "config": dict(model.config),
+            **_merging(model),
             "calibration.batch_size": data.batch_size,
             "calibration.sequence_length": data.sequence_length,
             "versions": versions(),
         },
         base=model.dtype,
         load_model=lambda: empty_model(
-            _config(model), model.dtype, trust_remote_code=model.trust_remote_code
+            _config(model),
+            model.dtype,
+            trust_remote_code=model.trust_remote_code,
+            adapter=None if model.merge_adapters else model.name_or_path,
         ),
         load_batches=zeros,
         has_weights=False,
@@ -194,11 +199,16 @@ def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _merging(section: ModelSection) -> Json:
+    """Name what else decides a model's weights; nothing where nothing is merged, as in older folders."""
+    return {"merge_adapters": True} if section.merge_adapters else {}
+
+
 def _model(section: ModelSection) -> nn.Module:
     name, dtype, trusted = section.name_or_path, section.dtype, section.trust_remote_code
     if section.weights == "random":
         return random_model(_config(section), dtype, trust_remote_code=trusted)
-    return load_model(name, dtype, trust_remote_code=trusted)
+    return load_model(name, dtype, trust_remote_code=trusted, merge_adapters=section.merge_adapters)
 
 
 def _config(section: ModelSection) -> Any:

@@ -26,7 +26,8 @@ class ModelSection(Section):
     """The model, and the base format it runs in.
 
     Random weights need only a configuration, in which `config` may change values, and `tokenizer` may be
-    that of another model: such a model serves to measure time, and nothing else. Weights are "in_memory"
+    that of another model: such a model serves to measure time, and nothing else. `merge_adapters` merges the
+    adapter that `name_or_path` is the folder of into its base model. Weights are "in_memory"
     where `mp.tune` wrote the recipe: the measurements are in the folder, the model is not.
     """
 
@@ -36,6 +37,7 @@ class ModelSection(Section):
     weights: Weights = "trained"
     config: dict[str, Any] = {}
     tokenizer: str | None = None
+    merge_adapters: bool = False
 
     @model_validator(mode="after")
     def _config_is_of_random_weights(self) -> ModelSection:

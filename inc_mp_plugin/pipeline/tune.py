@@ -126,6 +126,7 @@ def run_stages(job: Job, subject: Subject, out: Path) -> Outcome:
     """
     graph = graph_stage(subject, out)
     runnable = job.runnable(graph)
+    job.demands(graph)  # refuses what no consumer can run, before anything is measured
     if subject.has_weights:
         measured, noise = sensitivity_stage(job, subject, graph, out), job.noise
         if job.recipe["calibration"].get("samples") != measured.samples:  # of batches in memory

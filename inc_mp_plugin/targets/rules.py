@@ -12,6 +12,7 @@ from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured, Layout, components, split
 
 FP8 = "fp8"
+_ADAPTED = "base_model.model"  # where a PeftModel keeps the model that it adapts
 
 
 def demands_of(
@@ -84,10 +85,19 @@ def demands(
         held_back: ops that stay in the base format for other reasons, {op: reason}.
 
     Raises:
-        InputError: an unknown target, or an op would have to be in two formats at once.
+        InputError: an unknown target; one on Gaudi of a model with an adapter of its own; or an op would have
+            to be in two formats at once.
     """
     captured, serving = Captured.of(graph), serving or Serving()
-    layouts = {name: get_target(name).lay_out(captured, serving) for name in targets}
+    consumers = [get_target(name) for name in targets]
+    on_gaudi = [consumer.name for consumer in consumers if consumer.device == "hpu"]
+    if on_gaudi and _ADAPTED in captured.modules:
+        message = (
+            f"target {on_gaudi[0]} runs no model with an adapter beside its base layers; merge it: "
+            "model.merge_adapters: true in a recipe, model = model.merge_and_unload() in Python"
+        )
+        raise InputError(message)
+    layouts = {consumer.name: consumer.lay_out(captured, serving) for consumer in consumers}
     return demands_of(layouts, captured, serving, held_back)
 
 
