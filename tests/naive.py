@@ -39,11 +39,11 @@ def assert_sensitivities_agree(sensitivity, model, batch, loss_fn):
 
 
 def one_sample(batch, i):
-    """Sample i of a batch, in float64; of a batch of one sample all of it."""
-    alone = isinstance(batch, dict) and len(next(iter(batch.values()))) == 1
+    """Sample i of a batch, in float64; tensors whose first axis counts something else stay whole."""
+    count = len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
 
     def cut(tensor):
-        part = tensor if alone else tensor[i : i + 1]
+        part = tensor[i : i + 1] if len(tensor) == count else tensor
         return part.double() if part.is_floating_point() else part
 
     if isinstance(batch, dict):

@@ -34,6 +34,7 @@ def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str
 
     A cache is of no use where every sample is run once, and would keep all keys in memory. Answers would make
     a model of transformers compute its mean loss; only a decoder behind an encoder makes its inputs of them.
+    What else a dict holds that the forward has no name for, such as a target, is there for `loss_fn`.
     """
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
@@ -45,9 +46,11 @@ def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str
     else:
         args = (batch,)
     parameters = inspect.signature(model.forward).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if not open_ended:
+        kwargs = {key: value for key, value in kwargs.items() if key in parameters}
     # A language model behind an image's encoder takes the word on with other keywords.
-    passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and can_generate(model)
-    if "use_cache" in parameters or passed_on:
+    if "use_cache" in parameters or (open_ended and can_generate(model)):
         kwargs.setdefault("use_cache", False)
     return args, kwargs
 
