@@ -19,12 +19,12 @@ from inc_mp_plugin.graph.partition import partition
 from inc_mp_plugin.graph.products import find_products
 from inc_mp_plugin.graph.routing import emit_experts, router_widths
 from inc_mp_plugin.graph.structure import structures, waits_for
-from inc_mp_plugin.libraries.accelerate import is_dispatched
-from inc_mp_plugin.libraries.torch import uncompiled, without_autocast_on
+from inc_mp_plugin.libraries.torch import without_autocast_on
 from inc_mp_plugin.model.attention import exposed_bgemms
 from inc_mp_plugin.model.batches import batch_size, map_tensors
 from inc_mp_plugin.model.modules import class_names
 from inc_mp_plugin.model.plain_batches import plain
+from inc_mp_plugin.model.wrappers import unwrapped
 
 
 def capture(model: nn.Module, example_inputs: Any, *, cached_tokens: int = 0) -> Graph:
@@ -45,18 +45,12 @@ def capture(model: nn.Module, example_inputs: Any, *, cached_tokens: int = 0) ->
         Ops in execution order, their groups, and every product that cannot be quantized, with the reason.
 
     Raises:
-        InputError: accelerate has spread the model over devices; or a cache is asked for, and the inputs are
-            not `{"input_ids": ...}` alone.
+        InputError: accelerate or DeepSpeed has spread the model over devices; or a cache is asked for, and
+            the inputs are not `{"input_ids": ...}` alone.
         CaptureError: torch.export cannot trace the model, or the model has no quantizable op or no cache.
     """
     example_inputs = plain(example_inputs, "example_inputs")
-    model = uncompiled(model)
-    if is_dispatched(model):
-        message = (
-            f"this {type(model).__name__} is spread over devices or offloaded by accelerate (device_map); "
-            "load all of it on one device"
-        )
-        raise InputError(message)
+    model = unwrapped(model)
     skeleton = without_weights(model).eval()
     inputs = map_tensors(example_inputs, lambda t: t.to("meta"))
     if cached_tokens and not (isinstance(inputs, dict) and inputs.keys() == {"input_ids"}):

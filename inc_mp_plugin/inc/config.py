@@ -15,7 +15,7 @@ from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import compare_selection, quantizable, selected
 from inc_mp_plugin.targets import CPU_BF16, OPTIMUM_HABANA, VLLM_GAUDI, check_scale_method, get_target
 from inc_mp_plugin.targets.layout import Captured, Layout
-from inc_mp_plugin.targets.rules import modules_of
+from inc_mp_plugin.targets.rules import check_adapters, modules_of
 from inc_mp_plugin.targets.target import Target
 
 _FP8 = {fp8.name: fp8.inc_name for fp8 in FORMATS.values() if fp8.inc_name}
@@ -98,6 +98,7 @@ def config_of(
         **consumer.settings,
     }
     if captured is not None:
+        check_adapters(captured.modules, [consumer.name])
         _check_selection(config, consumer, layout, planned)
     return config
 

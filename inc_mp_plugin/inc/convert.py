@@ -27,7 +27,6 @@ from inc_mp_plugin.inc.backend import (
 )
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.mixed_precision import lower_precision
-from inc_mp_plugin.libraries.torch import uncompiled
 from inc_mp_plugin.model.attention import expose_bgemms
 from inc_mp_plugin.model.batches import call
 from inc_mp_plugin.model.experts import expose_experts
@@ -35,6 +34,7 @@ from inc_mp_plugin.model.finite import check_outputs
 from inc_mp_plugin.model.modules import class_names, twin
 from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.model.switch import Switch
+from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.targets import CPU_BF16, CPU_QDQ
 from inc_mp_plugin.targets.layout import Captured
 
@@ -66,7 +66,7 @@ def apply(model: nn.Module, plan: Plan, batches: Iterable[Any]) -> nn.Module:
     """
     if not plan.quantized:
         return model
-    model, batches = uncompiled(model), plain_batches(batches)
+    model, batches = unwrapped(model), plain_batches(batches)
     model.eval()
     modules = class_names(model)
     for expose in (expose_experts, expose_bgemms):

@@ -24,8 +24,8 @@ _SIZES_OF_IMAGES = {"image_grid_thw", "video_grid_thw"}
 
 
 def call(model: nn.Module, batch: Batch) -> Any:
-    """Run the model on a batch."""
-    args, kwargs = arguments(model, batch)
+    """Run the model on a batch, wherever the batch is."""
+    args, kwargs = arguments(model, placed(model, batch))
     return model(*args, **kwargs)
 
 
@@ -66,6 +66,15 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
     from inc_mp_plugin.libraries import torch as of_torch
 
     return of_torch.map_tensors(function, batch)
+
+
+def placed(model: nn.Module, batch: Batch) -> Batch:
+    """Move a batch to the device of a model's first parameter; a model without weights takes it as it is."""
+    device = next((parameter.device for parameter in model.parameters()), None)
+    if device is None or device.type == "meta":
+        return batch
+    moved: Batch = map_tensors(batch, lambda tensor: tensor.to(device))
+    return moved
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.batches import batch_size, call
+from inc_mp_plugin.model.batches import batch_size, call, placed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -136,7 +136,7 @@ def default_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def sample_losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> Tensor:
-    """Run the loss function and check that it returns one loss per sample.
+    """Run the loss function on the model's device, and check that it returns one loss per sample.
 
     Args:
         model: to be run.
@@ -146,7 +146,7 @@ def sample_losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) 
     Raises:
         InputError: it returned something else.
     """
-    losses = (loss_fn or default_loss)(model, batch)
+    losses = (loss_fn or default_loss)(model, placed(model, batch))
     if not hasattr(losses, "shape"):
         message = (
             f"loss_fn returned {type(losses).__name__}; it must return a tensor with one loss per sample"

@@ -13,9 +13,9 @@ from inc_mp_plugin.core.knobs import check_knobs
 from inc_mp_plugin.core.literals import IN_MEMORY, Accelerator, NoiseModel, Objective, Strategy
 from inc_mp_plugin.core.plan import VALUE_METHODS
 from inc_mp_plugin.gain.bench import TimingSettings
-from inc_mp_plugin.libraries.torch import uncompiled
 from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.model.subject import subject_in_memory, subject_measured_before, with_data_of_all_ranks
+from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.pipeline.deprecated import noise_from, timing_from
 from inc_mp_plugin.pipeline.sections import TimingSection
 from inc_mp_plugin.pipeline.tune import in_all_processes, run_stages
@@ -101,7 +101,7 @@ def tune(
         InputError, CaptureError, NonFiniteError, InfeasibleError: as the stages.
     """
     folder = Path(out)
-    subject = _subject(uncompiled(model), batches, loss_fn, folder)
+    subject = _subject(unwrapped(model), batches, loss_fn, folder)
     timing = timing_from(timing, clock) or (TimingSettings() if objective == "empirical_time" else None)
     name, noise_scales = noise_from(noise, scales)
     job = Job(

@@ -29,6 +29,7 @@ from inc_mp_plugin.stages.plan import check_objective, make_plan, plan_depends_o
 from inc_mp_plugin.stages.sensitivity import KIND, measure, no_losses, sensitivity_stage
 from inc_mp_plugin.stages.validation import validation_stage
 from inc_mp_plugin.stages.verification import verification_stage
+from inc_mp_plugin.targets.rules import check_adapters
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.demands import Demands
@@ -127,6 +128,8 @@ def run_stages(job: Job, subject: Subject, out: Path) -> Outcome:
     graph = graph_stage(subject, out)
     runnable = job.runnable(graph)
     job.demands(graph)  # refuses what no consumer can run, before anything is measured
+    if job.emits:
+        check_adapters(graph.modules, job.targets)
     if subject.has_weights:
         measured, noise = sensitivity_stage(job, subject, graph, out), job.noise
         if job.recipe["calibration"].get("samples") != measured.samples:  # of batches in memory

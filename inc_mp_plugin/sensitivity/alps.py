@@ -12,11 +12,11 @@ from torch import nn
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.plan import ALPS, OpValues
-from inc_mp_plugin.libraries.torch import uncompiled
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.plain_batches import plain_batches
+from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.runtime.store import Partial
@@ -131,7 +131,7 @@ def measure_alps_without_training(
         InputError: there is no format; an FP8 format has no scales; or a format is not FP8, BF16 or FP16.
         NonFiniteError: a loss is NaN or infinite; the text names the op.
     """
-    model, batches = uncompiled(model), plain_batches(batches)
+    model, batches = unwrapped(model), plain_batches(batches)
     with tracked(batches, "Maxabs of inputs", noun="batch") as calibration:
         rounder: Rounding | Cast | None
         if formats and set(formats) <= CASTS:

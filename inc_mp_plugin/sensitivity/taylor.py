@@ -15,12 +15,13 @@ from torch import nn
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.libraries.torch import parameters_of, uncompiled
+from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.model.batches import batch_size, is_packed, samples, told_nan
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.model.plain_batches import plain_batches
+from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
@@ -87,7 +88,7 @@ def measure_sensitivity(
             are not FP8, or come without scales.
         NonFiniteError: a NaN or an infinity; the text names the op.
     """
-    model, batches = uncompiled(model), plain_batches(batches)
+    model, batches = unwrapped(model), plain_batches(batches)
     rounding = observe_rounding(model, graph, batches, loss_fn, scales=scales, formats=formats)
     rows = sensitivity_rows(model, graph, batches, loss_fn, rounding=rounding)
     sensitivity = with_weights(model, join(graph, list(rows)))

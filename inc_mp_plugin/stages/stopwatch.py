@@ -23,9 +23,10 @@ from inc_mp_plugin.gain.empirical import candidates, empirical_gains, measured_g
 from inc_mp_plugin.gain.paired_timing import Candidate, measure
 from inc_mp_plugin.gain.passes import batch_passes, request_passes
 from inc_mp_plugin.inc.switching import switch_to_time
-from inc_mp_plugin.libraries.torch import evaluating, uncompiled
+from inc_mp_plugin.libraries.torch import evaluating
 from inc_mp_plugin.model.batches import map_tensors
 from inc_mp_plugin.model.plain_batches import plain, plain_batches
+from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.targets.timed import runnable_kinds, timed_formats
@@ -138,7 +139,7 @@ def time_gains(
     if device is not None:
         settings = replace(settings, device=device)
     work = work if isinstance(work, Request) else plain(work, "work")
-    watch = Stopwatch(uncompiled(model), graph, work, formats, plain_batches(batches), settings)
+    watch = Stopwatch(unwrapped(model), graph, work, formats, plain_batches(batches), settings)
     base, lower = formats
     kinds = runnable_kinds(settings.device, lower)
     choices = free_formats(graph, graph.by_name if ops is None else ops, formats, kinds)

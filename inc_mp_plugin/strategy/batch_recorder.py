@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.libraries.torch import leaves, remove_pre_hook
-from inc_mp_plugin.model.batches import OnDevice, batch_size, map_tensors
+from inc_mp_plugin.model.batches import batch_size, map_tensors
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.strategy.cache_arguments import goes_on, without_cache
@@ -69,8 +69,7 @@ class BatchRecorder:
 
     def replay(self, model: nn.Module, loss_fn: LossFunction | None) -> Tensor:
         """Run a model on the first batch that was kept; return the losses of its samples."""
-        device = next(model.parameters()).device
-        return sample_losses(model, OnDevice(self.batches, device)[0], loss_fn)
+        return sample_losses(model, self.batches[0], loss_fn)
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep one call; called by torch before the model's forward."""

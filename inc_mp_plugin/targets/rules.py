@@ -85,20 +85,32 @@ def demands(
         held_back: ops that stay in the base format for other reasons, {op: reason}.
 
     Raises:
-        InputError: an unknown target; one on Gaudi of a model with an adapter of its own; or an op would have
-            to be in two formats at once.
+        InputError: an unknown target, or an op would have to be in two formats at once.
     """
     captured, serving = Captured.of(graph), serving or Serving()
-    consumers = [get_target(name) for name in targets]
-    on_gaudi = [consumer.name for consumer in consumers if consumer.device == "hpu"]
-    if on_gaudi and _ADAPTED in captured.modules:
+    layouts = {name: get_target(name).lay_out(captured, serving) for name in targets}
+    return demands_of(layouts, captured, serving, held_back)
+
+
+def check_adapters(modules: Collection[str], targets: Collection[str]) -> None:
+    """Check that the consumers of files on Gaudi get a model without adapters beside its base layers.
+
+    They merge adapters, or name modules in another way; a script of the user's own may keep them.
+
+    Args:
+        modules: names of the model's modules.
+        targets: names of the consumers.
+
+    Raises:
+        InputError: the model has an adapter of PEFT.
+    """
+    on_gaudi = [name for name in targets if get_target(name).device == "hpu"]
+    if on_gaudi and _ADAPTED in modules:
         message = (
             f"target {on_gaudi[0]} runs no model with an adapter beside its base layers; merge it: "
             "model.merge_adapters: true in a recipe, model = model.merge_and_unload() in Python"
         )
         raise InputError(message)
-    layouts = {consumer.name: consumer.lay_out(captured, serving) for consumer in consumers}
-    return demands_of(layouts, captured, serving, held_back)
 
 
 def modules_of(

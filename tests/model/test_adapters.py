@@ -71,10 +71,15 @@ def test_the_plan_is_what_inc_converts(tmp_path):
     torch.testing.assert_close(losses, before, rtol=0.05, atol=0)
 
 
-def test_gaudi_wants_them_merged(adapted, tmp_path):
-    for target in ("vllm-gaudi", "optimum-habana"):
-        with pytest.raises(InputError, match=f"target {target} .*merge_adapters: true in a recipe"):
-            mp.tune(adapted, [BATCH], gain_fraction=0.5, targets=[target], out=tmp_path)
+@pytest.mark.parametrize("target", ["vllm-gaudi", "optimum-habana"])
+def test_gaudi_wants_them_merged(adapted, target):
+    graph = mp.capture(adapted, BATCH)
+    gains = mp.memory_gains(graph, ("fp32", "fp8_e4m3"))
+    sensitivity = mp.measure_sensitivity(adapted, graph, [BATCH])
+    demands = mp.demands(graph, [target])
+    plan = mp.solve(gains, sensitivity, gain_fraction=0.3, demands=demands)
+    with pytest.raises(InputError, match=f"target {target} .*merge_adapters: true in a recipe"):
+        mp.to_inc_config(plan, target, graph)
 
 
 @torch.no_grad()

@@ -53,3 +53,14 @@ def test_sensitivities_are_those_of_each_loss_over_the_whole_batch(model):
         for column, name in enumerate(sensitivity.ops):
             mine = sensitivity.input[sample, column] + sensitivity.weight[sample, column]
             assert mine == pytest.approx(naive._one_op(exposed, name, BATCH, loss), rel=1e-4, abs=1e-12)
+
+
+def test_the_plan_is_what_inc_converts(model, tmp_path):
+    model = copy.deepcopy(model)
+    plan = mp.tune(model, [BATCH], gain_fraction=1.0, out=tmp_path)
+    before = default_loss(model, BATCH)
+    converted = mp.apply(model, plan, [BATCH])
+    patched = {name for name, m in converted.named_modules() if type(m).__name__.startswith("Patched")}
+    assert patched == set(plan.quantized) and {name.split("_")[0] for name in patched} >= {"text", "vision"}
+    measured = float((default_loss(converted, BATCH) - before).square().mean())
+    assert 0 < measured < 10 * plan.loss_mse

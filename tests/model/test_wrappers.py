@@ -1,0 +1,115 @@
+"""Models in DeepSpeed's engines, and batches on another device than the model."""
+
+from types import SimpleNamespace
+
+import helpers
+import pytest
+import torch
+from torch import nn
+
+import inc_mp_plugin as mp
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.model.batches import call, placed
+from inc_mp_plugin.model.losses import sample_losses
+
+BATCHES = [{"input_ids": helpers.tokens(2)}]
+
+
+def engine_of(model, name="DeepSpeedEngine"):
+    """What DeepSpeed shows of itself: a module around the model, whose attributes it passes on."""
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+    kind = type(name, (nn.Module,), {"forward": forward, "__module__": "deepspeed.runtime.engine"})
+    engine = type("PipelineEngine", (kind,), {})()
+    engine.module = model
+    return engine
+
+
+@pytest.mark.parametrize("name", ["DeepSpeedEngine", "InferenceEngine"])
+def test_an_engine_is_planned_as_the_model_in_it(name, tmp_path):
+    model = helpers.language_model("llama")
+    plain = mp.tune(model, BATCHES, gain_fraction=0.5, out=tmp_path / "plain")
+    engine = engine_of(model, name)
+    assert mp.tune(engine, BATCHES, gain_fraction=0.5, out=tmp_path / "engine").formats == plain.formats
+    assert mp.capture(engine, BATCHES[0]) == mp.capture(model, BATCHES[0])
+    assert mp.apply(engine, plain, BATCHES) is model
+
+
+def test_a_module_of_that_name_is_no_engine():
+    kind = type("DeepSpeedEngine", (nn.Sequential,), {})
+    assert [op.name for op in mp.capture(kind(nn.Linear(4, 4)), torch.zeros(2, 4)).ops] == ["0"]
+
+
+def test_weights_in_parts():
+    model = helpers.language_model("llama")
+    weight = model.lm_head.weight
+    weight.ds_tensor, weight.data = weight.data.flatten()[:10].clone(), torch.empty(0)
+    for use in (
+        lambda: mp.capture(engine_of(model), BATCHES[0]),
+        lambda: mp.tune(model, BATCHES, gain_fraction=0.5, out="unused"),
+    ):
+        with pytest.raises(
+            InputError, match=r"over processes by DeepSpeed \(ZeRO 3\); load all of it on one"
+        ):
+            use()
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that notes where it is asked to go."""
+
+    def to(self, device):
+        moved = torch.ones(2, 4).as_subclass(Elsewhere)
+        moved.went = device
+        return moved
+
+
+def on_a_gpu():
+    """A model that says its weights are on a second GPU."""
+    model = nn.Linear(4, 4)
+    model.parameters = lambda: iter([SimpleNamespace(device=torch.device("cuda", 1))])
+    return model
+
+
+def test_every_tensor_goes_where_the_first_weight_is():
+    batch = {
+        "x": torch.zeros(2, 4).as_subclass(Elsewhere),
+        "more": [torch.zeros(2).as_subclass(Elsewhere), 3],
+    }
+    moved = placed(on_a_gpu(), batch)
+    assert moved["x"].went == moved["more"][0].went == torch.device("cuda", 1)
+    assert moved["more"][1] == 3 and not hasattr(batch["x"], "went")
+
+
+@pytest.mark.parametrize(
+    "model", [nn.Linear(4, 4, device="meta"), nn.ReLU()], ids=["no weights", "no parameters"]
+)
+def test_without_weights_batches_stay(model):
+    batch = torch.zeros(2, 4)
+    assert placed(model, batch) is batch
+
+
+def test_a_loss_function_is_given_what_was_moved():
+    def loss(model, batch):
+        seen.append(batch.went)
+        return batch.sum(dim=1)
+
+    seen = []
+    sample_losses(on_a_gpu(), torch.zeros(2, 4).as_subclass(Elsewhere), loss)
+    assert seen == [torch.device("cuda", 1)]
+
+
+def test_a_forward_pass_is_given_what_was_moved():
+    output = call(on_a_gpu(), torch.zeros(2, 4).as_subclass(Elsewhere))
+    torch.testing.assert_close(output[0].as_subclass(torch.Tensor), output[1].as_subclass(torch.Tensor))
+    assert output.any()  # of ones, not of zeros
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_the_cpu_and_a_model_on_a_gpu(tmp_path):
+    model = helpers.language_model("llama")
+    expected = mp.measure_sensitivity(model, mp.capture(model, BATCHES[0]), BATCHES)
+    model = model.cuda()
+    measured = mp.measure_sensitivity(model, mp.capture(model, BATCHES[0]), BATCHES)
+    torch.testing.assert_close(torch.tensor(measured.loss), torch.tensor(expected.loss), rtol=1e-4, atol=0)
