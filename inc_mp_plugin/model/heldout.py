@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.results import LEAST_SAMPLES
+from inc_mp_plugin.model.batches import batch_size, samples
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
@@ -27,3 +32,122 @@ class HeldOut:
     random_plans: int
     seed: int
     load: Callable[[int], Sequence[Batch]]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutBatches:
+    """Held-out batches in memory, with how many random plans are measured on them, drawn from `seed`.
+
+    Each is equal to itself alone, and a copy of it is itself: INC copies and compares its configurations.
+    """
+
+    batches: Sequence[Batch]
+    random_plans: int
+    seed: int
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeldOutBatches:
+        """Return itself."""
+        return self
+
+    @cached_property
+    def total(self) -> int:
+        """The number of samples."""
+        return sum(map(batch_size, self.batches))
+
+    def samples(self, *, verify: bool) -> int:
+        """Count the samples that a plan is reported on: all, or the first half if a loop reads the second.
+
+        Raises:
+            InputError: there are too few.
+        """
+        if not self.total:
+            message = "validation holds no batch; give at least one"
+            raise InputError(message)
+        if verify and self.total < 2 * LEAST_SAMPLES:
+            message = (
+                f"validation holds {self.total} samples; verify needs at least {2 * LEAST_SAMPLES}: the plan "
+                "is reported on the first half, and corrected on the second; 128 or more are better"
+            )
+            raise InputError(message)
+        return self.total // 2 if verify else self.total
+
+    def heldout(self, *, verify: bool) -> HeldOut:
+        """Name the samples for a measurement; `verify` says that a closed loop is to read half of them."""
+        count = self.samples(verify=verify)
+
+        def identify() -> dict[str, Any]:
+            return {"validation.data": self._hash(), "validation.samples": count}
+
+        def load(skip: int) -> Sequence[Batch]:
+            return _Part(self.batches, skip, skip + count)
+
+        return HeldOut(identify, count, self.random_plans, self.seed, load)
+
+    def check_others(self, calibration: Iterable[Batch], *, verify: bool) -> None:
+        """Refuse samples that calibration has seen, or, with `verify`, that both halves hold.
+
+        Raises:
+            InputError: one is; the text says which.
+        """
+        seen = set(map(_fingerprint, _each(calibration)))
+        half = self.total // 2 if verify else 0
+        first: set[str] = set()
+        for number, sample in enumerate(_each(self.batches), 1):
+            fingerprint = _fingerprint(sample)
+            if fingerprint in seen:
+                message = (
+                    f"validation, sample {number}: it is a calibration sample; held-out ones must be others"
+                )
+                raise InputError(message)
+            if number <= half:
+                first.add(fingerprint)
+            elif fingerprint in first:
+                message = (
+                    f"validation, sample {number}: it is among the first {half}, too; verify corrects and "
+                    "reports the plan on different samples"
+                )
+                raise InputError(message)
+
+    def _hash(self) -> str:
+        return _fingerprint(self.batches)
+
+
+def _fingerprint(batch: Any) -> str:
+    from inc_mp_plugin.libraries.torch import leaves
+    from inc_mp_plugin.model.subject import hash_tensors
+
+    return hash_tensors(leaves(batch))
+
+
+def _each(batches: Iterable[Batch]) -> Iterable[Batch]:
+    """Yield sample after sample, as batches of one."""
+    for batch in batches:
+        for place in range(batch_size(batch)):
+            yield samples(batch, place, place + 1)
+
+
+class _Part(Sequence[Any]):
+    """The batches of the samples from `start` to `stop`, each read when asked for; the ends may be cut."""
+
+    def __init__(self, batches: Sequence[Batch], start: int, stop: int) -> None:
+        """Find the batches that hold these samples."""
+        self._batches = batches
+        self._places: list[tuple[int, int, int]] = []
+        first = 0
+        for number, batch in enumerate(batches):
+            size = batch_size(batch)
+            lower, upper = max(start - first, 0), min(stop - first, size)
+            if lower < upper:
+                self._places.append((number, lower, upper))
+            first += size
+
+    def __len__(self) -> int:
+        """Count the batches."""
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read one batch, or a list of those of a slice."""
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        number, lower, upper = self._places[index]
+        return samples(self._batches[number], lower, upper)

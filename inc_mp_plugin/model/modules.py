@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from torch import nn
 
@@ -45,3 +46,24 @@ def twin(module: nn.Module) -> nn.Module:
     other = copy.copy(module)
     give_parameters(other, dict(parameters_of(module)))
     return other
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """Copy a model: modules, buffers and parameters of its own, whose values lie in the same memory.
+
+    So the copy takes hardly more memory, and may be converted: what puts other values into a parameter gives
+    them memory of their own.
+
+    Raises:
+        InputError: a part of the model cannot be copied.
+    """
+    same: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+        for parameter in model.parameters()
+    }
+    try:
+        return copy.deepcopy(model, same)
+    except (RuntimeError, TypeError) as error:  # of tensors with a graph; of what cannot be pickled
+        text = " ".join(str(error).split())
+        message = f"plans are measured in a copy of the model, which cannot be copied: {text}"
+        raise InputError(message) from error

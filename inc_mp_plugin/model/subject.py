@@ -35,7 +35,8 @@ class Subject:
 
     `depends_on` identifies them (hashes and settings); `base` is the format the model runs in.
     `own_share` says that of several processes each has batches of its own, not all the same ones;
-    `has_weights` that there is a loss to measure.
+    `has_weights` that there is a loss to measure, and `borrowed` that the model is the user's, and must leave
+    as it came.
     """
 
     depends_on: Json
@@ -45,6 +46,7 @@ class Subject:
     loss_fn: LossFunction | None = None
     own_share: bool = False
     has_weights: bool = True
+    borrowed: bool = False
 
     @cached_property
     def model(self) -> nn.Module:
@@ -55,6 +57,16 @@ class Subject:
     def batches(self) -> Sequence[Batch]:
         """The calibration batches."""
         return self.load_batches()
+
+    def model_to_convert(self) -> nn.Module:
+        """Return the model for INC to convert for good: a copy with the same weights if it is the user's.
+
+        Raises:
+            InputError: it cannot be copied.
+        """
+        from inc_mp_plugin.model.modules import copy_model
+
+        return copy_model(self.model) if self.borrowed else self.model
 
 
 def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossFunction | None) -> Subject:
@@ -69,9 +81,9 @@ def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossF
 
     return Subject(
         depends_on={
-            "model": _hash(dict(model.state_dict()).values()),
+            "model": hash_tensors(dict(model.state_dict()).values()),
             "architecture": _hash_text(f"{model} {getattr(model, 'config', '')}"),
-            "data": _hash(leaf for batch in batches for leaf in leaves(batch)),
+            "data": hash_tensors(leaf for batch in batches for leaf in leaves(batch)),
             "loss_fn": _identity(loss_fn),
             "versions": versions(),
         },
@@ -80,6 +92,7 @@ def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossF
         load_batches=lambda: batches,
         loss_fn=loss_fn,
         own_share=True,
+        borrowed=True,
     )
 
 
@@ -145,7 +158,8 @@ def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _hash(tensors: Iterable[Any]) -> str:
+def hash_tensors(tensors: Iterable[Any]) -> str:
+    """Hash types, shapes and values of those of some things that are tensors."""
     import torch
 
     digest = hashlib.sha256()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.literals import NoiseModel, TimedDevice
 from inc_mp_plugin.gain.bench import TimingSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from inc_mp_plugin.scales.methods import Scales
 
 
@@ -31,7 +34,9 @@ class Noise:
     formats: tuple[str, ...] = ()
 
 
-def timing_from(timing: TimingSettings | None, clock: Clock | None) -> TimingSettings | None:
+def timing_from(
+    timing: TimingSettings | Mapping[str, Any] | None, clock: Clock | None
+) -> TimingSettings | Mapping[str, Any] | None:
     """Translate a clock into settings; if both are given, the settings count."""
     if clock is None or timing is not None:
         return timing
@@ -45,6 +50,14 @@ def noise_from(noise: NoiseModel | Noise | None, scales: Scales | None) -> tuple
         return noise or "uniform", scales
     _warn("noise=mp.Noise(...)", 'noise="measured", scales=...')
     return noise.model, noise.scales or scales
+
+
+def serving_from(serving: Serving | None, plain: Serving) -> Serving:
+    """Return the settings of serving: those of the keywords, unless the old argument is given."""
+    if serving is None:
+        return plain
+    _warn("serving=mp.Serving(...)", "kv_cache=, attention= and reuse_cache=")
+    return serving
 
 
 def _warn(old: str, new: str) -> None:

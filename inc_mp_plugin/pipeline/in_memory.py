@@ -4,42 +4,53 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.demands import Serving, kept_lines
-from inc_mp_plugin.core.errors import InputError, unknown
-from inc_mp_plugin.core.formats import check_formats
-from inc_mp_plugin.core.knobs import check_knobs
-from inc_mp_plugin.core.literals import IN_MEMORY, Accelerator, NoiseModel, Objective, Strategy
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.plan import VALUE_METHODS
+from inc_mp_plugin.core.results import VERIFY_CONFIDENCE
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.model.plain_batches import plain_batches
-from inc_mp_plugin.model.subject import subject_in_memory, subject_measured_before, with_data_of_all_ranks
-from inc_mp_plugin.model.wrappers import unwrapped
-from inc_mp_plugin.pipeline.deprecated import noise_from, timing_from
-from inc_mp_plugin.pipeline.sections import TimingSection
+from inc_mp_plugin.model.subject import (
+    base_format,
+    subject_in_memory,
+    subject_measured_before,
+    with_data_of_all_ranks,
+)
+from inc_mp_plugin.pipeline.deprecated import noise_from, serving_from, timing_from
+from inc_mp_plugin.pipeline.keys_in_memory import heldout_batches, recipe_of
+from inc_mp_plugin.pipeline.resolve import job_of, value_scales
 from inc_mp_plugin.pipeline.tune import in_all_processes, run_stages
 from inc_mp_plugin.runtime.lock import locked
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.scales.scaleless import ON_A_CPU
-from inc_mp_plugin.solver.uncertainty import check_confidence
 from inc_mp_plugin.stages.consumer_scales import consumer_scales
-from inc_mp_plugin.stages.job import Job
+from inc_mp_plugin.stages.gains import check_prices
 from inc_mp_plugin.stages.sensitivity import measured_from
+from inc_mp_plugin.targets import CPU_QDQ, check_scale_method, get_target
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from torch import nn
 
+    from inc_mp_plugin.core.literals import (
+        Accelerator,
+        Attention,
+        KVCache,
+        NoiseModel,
+        Objective,
+        Strategy,
+    )
     from inc_mp_plugin.core.plan import Plan
     from inc_mp_plugin.core.request import Request
+    from inc_mp_plugin.model.heldout import HeldOutBatches
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.pipeline.deprecated import Clock, Noise
+    from inc_mp_plugin.pipeline.recipe import Recipe
     from inc_mp_plugin.scales.methods import Scales
-
-Json = dict[str, Any]
+    from inc_mp_plugin.stages.job import Job
 
 
 def tune(
@@ -54,19 +65,28 @@ def tune(
     seed: int = 0,
     confidence: float | None = None,
     noise: NoiseModel | Noise | None = None,
+    scale_method: str | None = None,
     scales: Scales | None = None,
     formats: Sequence[str] = ("fp8_e4m3",),
     device: Accelerator = "gaudi2",
-    request: Request | None = None,
-    timing: TimingSettings | None = None,
+    request: Request | Mapping[str, Any] | None = None,
+    timing: TimingSettings | Mapping[str, Any] | None = None,
     clock: Clock | None = None,
     loss_fn: LossFunction | None = None,
     allowed: Collection[str] | None = None,
+    verify: bool = False,
+    verify_confidence: float = VERIFY_CONFIDENCE,
+    validation: HeldOutBatches | Iterable[Any] | Mapping[str, Any] | None = None,
     targets: Sequence[str] = (),
+    kv_cache: KVCache = "bf16",
+    attention: Attention = "eager",
+    reuse_cache: bool = False,
     serving: Serving | None = None,
     out: str | Path,
 ) -> Plan:
-    """Plan a model that is in memory: capture, sensitivities, gains, program.
+    """Plan a model that is in memory: capture, sensitivities, gains, program, and measurement if asked for.
+
+    The keys of a recipe have their names here, and mean the same.
 
     Args:
         model: in its base format; it leaves as it came.
@@ -82,53 +102,127 @@ def tune(
         seed: seed of the order of "random".
         confidence: level of the interval whose upper end is within the loss budget, such as 0.95.
         noise: "uniform" as in the paper (eq. 16 to 18; if None), "log_uniform" (see `core.formats.alpha`),
-            or "measured" under `scales`.
-        scales: scales to FP8 that INC will use. Ops that have no scale there stay in the base format;
-            measured noise, "eagl" and "alps" round with these scales. If None, the default scales of a CPU
-            and of the targets.
+            or "measured", as INC rounds with its scales.
+        scale_method: INC's method of choosing scales; if None, each target's default, and without targets
+            that of a CPU. Ops that have no scale in a target or on a CPU stay in the base format. Measured
+            noise, "eagl" and "alps" round as the first target in FP8 does, or as a CPU.
+        scales: instead, the scales that all of this is done with.
         formats: formats below the base format.
         device: accelerator that time is modelled for.
-        request: request that time is priced for; if None, the forward pass of the first batch is measured.
-        timing: where and how long time is measured; if None, on the CPU for "empirical_time", and else not.
+        request: request that time is priced for, or a mapping of its fields; if None, the forward pass of
+            the first batch is measured.
+        timing: where and how long time is measured, or a mapping of such settings; if None, on the CPU for
+            "empirical_time", and else not.
         clock: deprecated; see `timing`.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
         allowed: names of the ops that may leave the base format; all if None.
+        verify: measure plans through INC on held-out samples, and correct the loss budget until tau surely
+            holds.
+        verify_confidence: level of the intervals of measured losses.
+        validation: held-out batches that the plan and random plans are measured on, through INC in a copy of
+            the model; or a mapping of `data` (the batches), `random_plans` (20) and `seed` (0). With
+            `verify`, the first half of the samples is for this report, and the second half for the
+            correction. Of several processes, those of the first are measured.
         targets: consumers that must be able to run the plan, such as "vllm-gaudi".
-        serving: settings of the consumers that serve the model; the defaults if None.
+        kv_cache: "bf16" (the base format) or "fp8", on Gaudi.
+        attention: "eager" (two products) or "flash" (one kernel), of optimum-habana.
+        reuse_cache: if optimum-habana is run with its option of that name.
+        serving: deprecated; see `kv_cache`, `attention` and `reuse_cache`.
         out: folder of the artefacts; a second call reuses those that are still valid.
 
     Raises:
         InputError, CaptureError, NonFiniteError, InfeasibleError: as the stages.
     """
-    folder = Path(out)
-    subject = _subject(unwrapped(model), batches, loss_fn, folder)
-    timing = timing_from(timing, clock) or (TimingSettings() if objective == "empirical_time" else None)
-    name, noise_scales = noise_from(noise, scales)
-    job = Job(
-        base=subject.base,
-        formats=tuple(formats),
-        objective=objective,
-        tau=tau,
-        gain_fraction=gain_fraction,
-        budget=budget,
-        strategy=strategy,
-        seed=seed,
-        confidence=confidence,
-        noise=name,
-        noise_scales=(noise_scales or ON_A_CPU) if name == "measured" else None,
-        value_scales=scales or ON_A_CPU,
-        consumer_scales=(scales,) if scales else consumer_scales(targets, device),
-        device=device,
-        request=request,
-        timing=timing,
-        targets=tuple(targets),
-        serving=serving or Serving(),
-        allowed=None if allowed is None else frozenset(allowed),
-        emits=False,
-    )
-    _check(job)
-    job = replace(job, recipe=_recipe_of(job, subject))
+    folder, model = Path(out), unwrapped(model)
+    timing = timing_from(timing, clock)
+    name, scales = noise_from(noise, scales)
+    heldout = heldout_batches(validation)
+    keys = {
+        "tau": tau,
+        "gain_fraction": gain_fraction,
+        "budget": budget,
+        "objective": objective,
+        "strategy": strategy,
+        "seed": seed,
+        "confidence": confidence,
+        "noise": name,
+        "scale_method": scale_method,
+        "formats": formats,
+        "device": device,
+        "request": request,
+        "timing": timing,
+        "verify": verify,
+        "verify_confidence": verify_confidence,
+        "validation": heldout,
+        "targets": targets,
+        **asdict(serving_from(serving, Serving(kv_cache, attention, reuse_cache))),
+    }
+    recipe = recipe_of(keys, base_format(model), getattr(model, "name_or_path", "") or type(model).__name__)
+    job = _job(recipe, scales, timing, heldout, allowed=allowed)
+    subject = _subject(model, batches, loss_fn, folder)
+    if heldout is not None and batches is not None:
+        heldout.check_others(subject.batches, verify=verify)
     return in_all_processes(job, subject, lambda: _plan(job, subject, folder), folder)
+
+
+def _job(
+    recipe: Recipe,
+    scales: Scales | None,
+    timing: TimingSettings | Mapping[str, Any] | None,
+    heldout: HeldOutBatches | None,
+    *,
+    allowed: Collection[str] | None,
+) -> Job:
+    """Resolve a recipe of Python, beside what no file can hold.
+
+    Raises:
+        InputError: what it asks for cannot be priced, or cannot be had with its scales.
+    """
+    _check_scale_method(recipe.scale_method, recipe.targets)
+    job = job_of(recipe, allowed)
+    if scales is not None:
+        job = _with_scales(job, scales)
+    on_gaudi = [target for target in map(get_target, job.targets) if target.device == "hpu"]
+    known = all(job.scale_method in target.scale_methods for target in on_gaudi)
+    job = replace(
+        job,
+        noise_scales=(scales or value_scales(recipe)) if job.noise == "measured" else None,
+        value_scales=(scales or value_scales(recipe)) if job.strategy in VALUE_METHODS else None,
+        request=job.script_request,
+        timing=timing if isinstance(timing, TimingSettings) else job.timing,
+        heldout=None if heldout is None else heldout.heldout(verify=job.verify),
+        emits=False,
+        recipe={
+            **job.recipe,
+            "calibration": {"data": recipe.calibration.data.as_posix()},
+            "scale_method": job.scale_method if known else None,
+            "ops": None if job.allowed is None else sorted(job.allowed),
+        },
+    )
+    check_prices(job)
+    return job
+
+
+def _check_scale_method(method: str | None, targets: Sequence[str]) -> None:
+    """Refuse a scale method that a target does not have; without targets, one that a CPU does not have."""
+    if method is not None:
+        for name in targets or (CPU_QDQ.name,):
+            check_scale_method(get_target(name), method)
+
+
+def _with_scales(job: Job, scales: Scales) -> Job:
+    """Give a job the scales of INC here; targets on a Gaudi have their own if these are of a CPU.
+
+    Raises:
+        InputError: held-out losses would be measured with other scales.
+    """
+    if job.scale_method is not None:
+        message = f"scales and scale_method {job.scale_method!r} say the same thing twice; give one"
+        raise InputError(message)
+    if job.heldout is not None and scales.device == "cpu":
+        check_scale_method(CPU_QDQ, scales.method)
+    others = consumer_scales(job.targets, job.device)[1:] if scales.device == "cpu" else ()
+    return replace(job, consumer_scales=(scales, *others), scale_method=scales.method)
 
 
 def _plan(job: Job, subject: Subject, folder: Path) -> Plan:
@@ -139,60 +233,9 @@ def _plan(job: Job, subject: Subject, folder: Path) -> Plan:
     return outcome.plan
 
 
-def _check(job: Job) -> None:
-    """Refuse settings that no plan can be made for, before anything is measured."""
-    for key, words in (
-        ("strategy", Strategy),
-        ("objective", Objective),
-        ("noise", NoiseModel),
-        ("device", Accelerator),
-    ):
-        if getattr(job, key) not in get_args(words):
-            raise InputError(unknown(key, getattr(job, key), get_args(words)))
-    check_knobs(job.tau, job.gain_fraction, job.budget)
-    check_formats(job.all_formats)
-    if job.confidence is not None:
-        check_confidence(job.confidence)
-
-
 def _subject(
     model: nn.Module, batches: Iterable[Any] | None, loss_fn: LossFunction | None, folder: Path
 ) -> Subject:
     if batches is not None:
         return with_data_of_all_ranks(subject_in_memory(model, plain_batches(batches), loss_fn))
     return subject_measured_before(model, measured_from(folder))
-
-
-def _recipe_of(job: Job, subject: Subject) -> Json:
-    """Write the recipe of a job whose model and samples were in memory.
-
-    `ops` are the names of the ops that may leave the base format; None for all.
-    """
-    own = job.consumer_scales[0] if len(job.consumer_scales) == 1 else None
-    scales = job.noise_scales or own or (job.value_scales if job.strategy in VALUE_METHODS else None)
-    model = subject.model
-    content = {
-        **job.goal,
-        **asdict(job.serving),
-        "model": {
-            "name_or_path": getattr(model, "name_or_path", "") or type(model).__name__,
-            "dtype": job.base,
-            "weights": IN_MEMORY,
-        },
-        "calibration": {"data": "in memory"},
-        "device": job.device,
-        "formats": list(job.formats),
-        "noise": job.noise,
-        "scale_method": None if scales is None else scales.method,
-        "targets": list(job.targets),
-        "request": None if job.request is None else asdict(job.request),
-        "timing": None if job.timing is None else _timing(job.timing),
-        "ops": None if job.allowed is None else sorted(job.allowed),
-    }
-    if job.strategy in VALUE_METHODS:
-        content["confidence"] = None  # only ip_mse has one
-    return content
-
-
-def _timing(settings: TimingSettings) -> Json:
-    return {key: value for key, value in asdict(settings).items() if key in TimingSection.model_fields}

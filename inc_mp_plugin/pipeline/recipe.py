@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import check_formats, get_format
@@ -23,6 +22,7 @@ from inc_mp_plugin.core.literals import (
     Strategy,
 )
 from inc_mp_plugin.core.results import LEAST_SAMPLES, VERIFY_CONFIDENCE
+from inc_mp_plugin.pipeline.faults import in_one_line
 from inc_mp_plugin.pipeline.next_command import key_of
 from inc_mp_plugin.pipeline.own_loss import AUTO
 from inc_mp_plugin.pipeline.places import look_beside
@@ -121,7 +121,7 @@ class Recipe(Section):
         return ""
 
     def _target_fault(self) -> str:
-        in_recipe = self.model.weights != IN_MEMORY  # a plan made in Python needs no target for its noise
+        in_memory = self.model.weights == IN_MEMORY  # a plan made in Python may have scales of its own
         for target in map(get_target, self.targets):
             if not set(self.formats) <= set(target.formats) or self.model.dtype != (
                 target.base or self.model.dtype
@@ -131,15 +131,14 @@ class Recipe(Section):
                     f"{target.base or 'any base format'}, not {', '.join(self.formats)} beside "
                     f"{self.model.dtype}; change formats, model.dtype or targets"
                 )
-            if in_recipe and self.scale_method and self.scale_method not in target.scale_methods:
+            if not in_memory and self.scale_method and self.scale_method not in target.scale_methods:
                 return unknown(
                     f"scale_method of target {target.name}", self.scale_method, target.scale_methods
                 )
-        return self._serving_fault() if in_recipe else ""
-
-    def _serving_fault(self) -> str:
         if self.kv_cache == "fp8" and not any(get_target(name).device == "hpu" for name in self.targets):
             return "kv_cache: fp8 is of Gaudi; add a target with such a cache: optimum-habana or vllm-gaudi"
+        if in_memory:
+            return ""
         if self.noise == "measured" and not (self.targets and get_target(self.targets[0]).scale_methods):
             return "noise: measured rounds as the first of targets does in FP8; give an FP8 target first"
         return ""
@@ -148,10 +147,9 @@ class Recipe(Section):
         if self.validation and _place(self.validation) == _place(self.calibration):
             return "validation.data is calibration.data; held-out samples must be others"
         if self.verify and (self.validation is None or self.tau is None or self.strategy != "ip_mse"):
-            return (
-                "verify measures ip_mse plans on held-out samples until tau holds; it needs tau, and "
-                "validation: {data: HELDOUT.jsonl}"
-            )
+            in_memory = self.model.weights == IN_MEMORY
+            heldout = "validation, held-out batches" if in_memory else "validation: {data: HELDOUT.jsonl}"
+            return f"verify measures ip_mse plans on held-out samples; give tau, and {heldout}"
         if self.verify and self.validation and self.validation.samples < LEAST_SAMPLES:
             return (
                 f"validation.samples is {self.validation.samples}; verify needs at least {LEAST_SAMPLES} to "
@@ -215,7 +213,24 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> 
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        lines = [f"{_origin(fault, overrides, source)}: {_fault(fault)}" for fault in error.errors()]
+        faults = [(fault, in_one_line(fault, Recipe)) for fault in error.errors()]
+        lines = [f"{_origin(fault, line, overrides, source)}: {line}" for fault, line in faults]
+        raise InputError("\n".join(lines)) from error
+
+
+def recipe_in_memory(content: dict[str, Any]) -> Recipe:
+    """Check keys that were given in Python, by the same rules; errors name no file.
+
+    Args:
+        content: as that of a recipe; the model's weights are `IN_MEMORY`.
+
+    Raises:
+        InputError: keys or values are not allowed; the text has one line per fault.
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        lines = [in_one_line(fault, Recipe) for fault in error.errors()]
         raise InputError("\n".join(lines)) from error
 
 
@@ -238,9 +253,9 @@ def _override(content: dict[str, Any], override: str) -> None:
     content[last] = value
 
 
-def _origin(error: Any, overrides: list[str], source: str) -> str:
+def _origin(error: Any, fault: str, overrides: list[str], source: str) -> str:
     """Name the origin of a fault: the override of the value, or the file and the overrides involved."""
-    where, fault = [str(part) for part in error["loc"]], _fault(error)
+    where = [str(part) for part in error["loc"]]
     keys = {override: key_of(override).split(".") for override in overrides}
     for override, key in reversed(keys.items()):
         if where[: len(key)] == key:
@@ -248,34 +263,3 @@ def _origin(error: Any, overrides: list[str], source: str) -> str:
     named = [override for override, key in keys.items() if re.search(rf"\b{re.escape(key[-1])}\b", fault)]
     involved = [override for override in named if keys[override][: len(where)] == where]
     return f"{source} with {' '.join(involved)}" if involved else source
-
-
-def _fault(error: Any) -> str:
-    """Say in one line where a fault is, which value was given, and what is allowed."""
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        *sections, key = error["loc"]
-        keys = _keys_of(sections)
-        near = difflib.get_close_matches(str(key), keys, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(keys)}"
-        return f"unknown key {where!r}; {hint}"
-    if error["type"] == "missing":
-        return f"key {where!r} is missing"
-    if error["type"] == "value_error":
-        return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
-    value = "empty" if error["input"] is None else repr(error["input"])
-    if error["type"] == "tuple_type":
-        example = error["input"] or Recipe.model_fields[where].default[0]
-        return f"{where} is {value}: it must be a list, such as [{example}]"
-    if error["type"] in ("bool_parsing", "bool_type"):
-        return f"{where} is {value}: it must be true or false"
-    return f"{where} is {value}: {error['msg'].lower()}"
-
-
-def _keys_of(sections: list[Any]) -> list[str]:
-    model: Any = Recipe
-    for section in sections:
-        annotation = model.model_fields[section].annotation
-        options = [annotation, *get_args(annotation)]
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return list(model.model_fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.literals import IN_MEMORY
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.results import Frontier
 from inc_mp_plugin.pipeline.folder import Run
@@ -39,7 +40,8 @@ def solve_folder(folder: Path, overrides: list[str]) -> Plan:
         clear_files(folder)
         say("The plan is a new one: run `inc-mp emit` and `inc-mp validate` for it.")
     if stored.verify:
-        say("This plan is predicted; `inc-mp tune` with the same keys measures and corrects it.")
+        tune = "mp.tune" if stored.model.weights == IN_MEMORY else "inc-mp tune"
+        say(f"This plan is predicted; `{tune}` with the same keys measures and corrects it.")
     return plan
 
 

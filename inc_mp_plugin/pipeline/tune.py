@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.pipeline.data import check_data, subject_of, subject_without_weights
 from inc_mp_plugin.pipeline.next_command import DRY_RUN, mark_dry_run, refuse_in_memory
-from inc_mp_plugin.pipeline.resolve import job_of, timing_of
+from inc_mp_plugin.pipeline.resolve import job_of
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.lock import locked
 from inc_mp_plugin.runtime.progress import say
@@ -21,7 +20,7 @@ from inc_mp_plugin.runtime.rank_plan import plan_together
 from inc_mp_plugin.solver.planner import IP_MSE
 from inc_mp_plugin.stages.consumer_scales import held_back_for, with_scales
 from inc_mp_plugin.stages.files import clear_files, counted, title_of, write_files
-from inc_mp_plugin.stages.gains import gains_stage
+from inc_mp_plugin.stages.gains import check_prices, gains_stage
 from inc_mp_plugin.stages.graph import graph_stage
 from inc_mp_plugin.stages.loss_meter import LossMeter
 from inc_mp_plugin.stages.op_values import tasks, values_stage
@@ -69,10 +68,8 @@ def tune_recipe(recipe: Recipe, out: Path, *, allow_code: bool = False) -> Plan:
     subject = subject_of(recipe, allow_code=allow_code)
     # Missing samples or a missing device are reported now, not after hours of measuring.
     check_data(recipe)
-    timing = timing_of(recipe)
-    if timing is not None:
-        get_device(timing.device)
     job = job_of(recipe)
+    check_prices(job)
 
     @locked(out)
     def make() -> Plan:

@@ -62,7 +62,7 @@ def commands(run: RunArtefacts) -> Iterator[str]:
         yield f"inc-mp solve {folder} {' '.join(changed)}"
     if run.frontiers is not None:
         yield f"inc-mp frontier {folder}{_options(depends_on.get('frontier', {}), 'points', 'draws')}"
-    if run.validation is not None:
+    if run.validation is not None and not _in_memory(run):
         yield f"inc-mp validate {folder}"
     if run.time is not None:
         taus = "".join(f" --tau {tau!r}" for tau in depends_on.get("time_validation", {}).get("taus", ()))

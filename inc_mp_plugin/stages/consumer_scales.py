@@ -32,13 +32,17 @@ def consumer_scales(
         device: the Gaudi of the consumers that run on one.
         method: scale method of INC; each target's default if None.
     """
-    on_cpu = method if method in CPU_QDQ.scale_methods else CPU_QDQ.scale_methods[0]
     generation = device if device in DEVICES else DEVICES[1]
     on_gaudi = [target for target in map(get_target, targets) if target.device == "hpu"]
     return (
-        Scales(on_cpu, "cpu"),
+        Scales(method_on_a_cpu(method), "cpu"),
         *(Scales(check_scale_method(target, method), generation) for target in on_gaudi),
     )
+
+
+def method_on_a_cpu(method: str | None) -> str:
+    """Return the scale method with which INC measures on a CPU: this one, or the default of a CPU."""
+    return method if method in CPU_QDQ.scale_methods else CPU_QDQ.scale_methods[0]
 
 
 def with_scales(sensitivity: Sensitivity, held_back: Collection[str]) -> Sensitivity:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.gain.accelerators import ACCELERATORS
+from inc_mp_plugin.gain.accelerators import ACCELERATORS, peak
 from inc_mp_plugin.gain.configurations import in_large_groups
+from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.gain.passes import check_context, prompt
 from inc_mp_plugin.gain.per_op import bit_operation_gains, mac_gains, memory_gains
 from inc_mp_plugin.gain.roofline import Phase, roofline_gains
@@ -22,6 +23,7 @@ from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.stages.timing import timing_stage
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import DECODE, PREFILL, Captured
+from inc_mp_plugin.targets.timed import timed_formats
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.graph import Graph
@@ -105,6 +107,22 @@ def _counted(job: Job, graph: Graph) -> dict[str, Gains]:
     if job.objective == "bit_operations":
         gains["bit_operations"] = bit_operation_gains(graph, formats)
     return gains
+
+
+def check_prices(job: Job) -> None:
+    """Refuse an objective that cannot be priced for a job, before anything is measured.
+
+    Raises:
+        InputError: the device has no peak for a format, there is no request, or time cannot be measured.
+    """
+    if job.objective == "roofline":
+        _request(job)
+    if job.objective in ("roofline", "theoretical_time"):
+        for format_name in job.all_formats:
+            peak(job.device, format_name)
+    if job.timing is not None:
+        timed_formats(job.all_formats, job.timing.device)
+        get_device(job.timing.device)
 
 
 def _request(job: Job) -> Request:

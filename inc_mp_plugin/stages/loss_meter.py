@@ -17,6 +17,7 @@ from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.runtime.store import Partial, fingerprint
+from inc_mp_plugin.stages.consumer_scales import method_on_a_cpu
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.sensitivity import FloatArray
@@ -98,13 +99,13 @@ class LossMeter:
         say("Quantizing with INC, to measure what was predicted ...")
         subject = self.subject
         return inc_switch(
-            subject.model,
+            subject.model_to_convert(),
             self._graph,
             self._ops,
             base=subject.base,
             lower=self.format,
             batches=subject.batches,
-            scale_method=self._job.scale_method,
+            scale_method=method_on_a_cpu(self._job.scale_method),
         )
 
     def losses(self, ops: Collection[str]) -> FloatArray:

@@ -89,7 +89,9 @@ def stopwatch_of(job: Job, subject: Subject, graph: Graph) -> Stopwatch:
     from inc_mp_plugin.stages.stopwatch import Stopwatch
 
     work, settings = job.request or subject.batches[0], job.timing or TimingSettings()
-    return Stopwatch(subject.model, graph, work, job.all_formats, subject.batches, settings)
+    # On a Gaudi, INC changes the model that is timed for good.
+    model = subject.model_to_convert() if settings.device == "hpu" else subject.model
+    return Stopwatch(model, graph, work, job.all_formats, subject.batches, settings)
 
 
 def timing_depends_on(job: Job, subject: Subject) -> store.Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -241,7 +242,7 @@ def _plan(
         loss_fn=settings.loss_fn,
         allowed=live.candidates,
         targets=(live.target.name,),
-        serving=live.serving,
+        **asdict(live.serving),
         out=folder,
     )
     for line in summary(plan):

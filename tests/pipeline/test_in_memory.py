@@ -157,9 +157,9 @@ def test_the_folder_of_an_inc_script(model, tmp_path):
     [
         ({}, "give tau"),
         ({"tau": -1.0}, "tau is -1.0; it must be a number above 0"),
-        ({"tau": 0.1, "strategy": "fastest"}, "unknown strategy 'fastest'.*ip_mse"),
-        ({"tau": 0.1, "objective": "speed"}, "unknown objective 'speed'.*memory"),
-        ({"tau": 0.1, "device": "tpu"}, "unknown device 'tpu'.*gaudi2"),
+        ({"tau": 0.1, "strategy": "fastest"}, "strategy is 'fastest': input should be 'ip_mse', "),
+        ({"tau": 0.1, "objective": "speed"}, "objective is 'speed': input should be 'memory', "),
+        ({"tau": 0.1, "device": "tpu"}, "device is 'tpu': input should be 'gaudi2', "),
         ({"budget": 2}, "budget is 2; it must be a number above 0 and at most 1"),
         ({"gain_fraction": 0.5, "budget": 0.5}, "say the same thing twice"),
         ({"tau": 0.1, "formats": ("fp7",)}, "unknown format 'fp7'"),
@@ -185,6 +185,6 @@ def test_the_names_of_the_first_version_translate(model, tmp_path):
 
 
 def test_a_noise_that_there_is_not(model, tmp_path):
-    with pytest.raises(mp.InputError, match="^unknown noise 'loud'; known: log_uniform, measured, uniform$"):
+    with pytest.raises(mp.InputError, match="^noise is 'loud': input should be 'uniform', "):
         mp.tune(model, BATCHES, tau=0.1, noise="loud", out=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -90,7 +90,7 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
             },
             "give an FP8 target first",
         ),
-        ({"verify": True}, "it needs tau, and validation"),
+        ({"verify": True}, "give tau, and validation: {data: HELDOUT.jsonl}"),
         (
             {"verify": True, "validation": {"data": "heldout.jsonl", "samples": 7}},
             "validation.samples is 7; verify needs at least 8 to say how far",
