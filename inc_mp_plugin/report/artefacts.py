@@ -8,6 +8,7 @@ from typing import Any
 
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.literals import IN_MEMORY
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.results import Experiment, Frontier, Stability, Validation, Verification
@@ -49,6 +50,22 @@ class RunArtefacts:
         """The model's name, or the last folder of its path."""
         name = str(self.recipe.get("model", {}).get("name_or_path", "a model"))
         return name.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def in_memory(self) -> bool:
+        """True if model and samples were in the memory of a Python script."""
+        return bool(self.recipe.get("model", {}).get("weights") == IN_MEMORY)
+
+    def how_to(self, command: str, keywords: str) -> str:
+        """Return a command for this folder; where the model was in memory, the call of `tune` instead.
+
+        Args:
+            command: as it is typed, without the folder at its end.
+            keywords: of `tune`, that make the same.
+        """
+        if self.in_memory:
+            return f"inc_mp_plugin.tune(model, batches, ..., {keywords}, out={self.folder!r})"
+        return f"{command} {self.folder}"
 
     def missing(self, stem: str, title: str, command: str) -> Missing:
         """Say that an artefact is missing, or why it does not count, and name the command that makes it.

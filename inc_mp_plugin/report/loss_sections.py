@@ -100,7 +100,8 @@ def validation_blocks(run: RunArtefacts) -> Blocks:
     """Make the text, the chart and the table of predicted against measured loss MSE."""
     validation = run.validation
     if validation is None:
-        return (run.missing("validation", "Measured losses", f"inc-mp validate {run.folder}"),)
+        command = run.how_to("inc-mp validate", "validation=heldout")
+        return (run.missing("validation", "Measured losses", command),)
     chart = against_measured(
         "validation",
         "Does the predicted loss MSE come true? Bars are the intervals of the predictions; on the line, "
@@ -172,7 +173,7 @@ def closed_loop_blocks(run: RunArtefacts) -> Blocks:
     """Make text, chart and table of the plans measured from tight to loose, up to the first that fails."""
     loop, plan = run.verification, run.plan
     if loop is None:
-        command = f"inc-mp tune RECIPE.yaml verify=true --out {run.folder}"
+        command = run.how_to("inc-mp tune RECIPE.yaml verify=true --out", "validation=heldout, verify=True")
         return (run.missing("verification", "Measured corrections", command),)
     text = (
         f"A plan holds if the upper end of its {100 * loop.verify_confidence:g} % interval is within tau. "

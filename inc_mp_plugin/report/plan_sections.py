@@ -51,7 +51,7 @@ def _measured_nrmse(run: RunArtefacts) -> tuple[float, Interval | None, int] | N
 def _measured_tile(run: RunArtefacts) -> Tile:
     label, measured = "NRMSE of the loss, measured", _measured_nrmse(run)
     if measured is None:
-        return Tile(label, "–", f"run `inc-mp validate {run.folder}`")
+        return Tile(label, "–", f"run `{run.how_to('inc-mp validate', 'validation=heldout')}`")
     nrmse, interval, samples = measured
     without = ", without the KV cache in FP8" if without_cache(run.plan) else ""
     ends = f"interval {span(interval)}, " if interval else ""

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from inc_mp_plugin.core.literals import IN_MEMORY
 from inc_mp_plugin.report.artefacts import Json, RunArtefacts
 from inc_mp_plugin.report.blocks import Blocks, Code, Table
 
@@ -38,7 +37,7 @@ def reproduce(run: RunArtefacts) -> Blocks:
         versions[name] = version
     rows = tuple((name, str(version)) for name, version in sorted(versions.items()))
     title = "recipe.yaml (JSON is YAML)."
-    if _in_memory(run):
+    if run.in_memory:
         title = "recipe.json: what was asked for in Python; model and samples were in memory."
     return (
         Table("Versions that the sensitivities were measured with.", ("package", "version"), rows, left=2),
@@ -50,7 +49,7 @@ def reproduce(run: RunArtefacts) -> Blocks:
 def commands(run: RunArtefacts) -> Iterator[str]:
     """Yield the commands that were called, in order, as far as the artefacts tell."""
     folder, depends_on = shlex.quote(run.folder), run.depends_on
-    if _in_memory(run):
+    if run.in_memory:
         yield f"# in Python: inc_mp_plugin.tune(model, batches, ..., out={run.folder!r})"
     else:
         yield f"inc-mp tune recipe.yaml --out {folder}"
@@ -62,7 +61,7 @@ def commands(run: RunArtefacts) -> Iterator[str]:
         yield f"inc-mp solve {folder} {' '.join(changed)}"
     if run.frontiers is not None:
         yield f"inc-mp frontier {folder}{_options(depends_on.get('frontier', {}), 'points', 'draws')}"
-    if run.validation is not None and not _in_memory(run):
+    if run.validation is not None and not run.in_memory:
         yield f"inc-mp validate {folder}"
     if run.time is not None:
         taus = "".join(f" --tau {tau!r}" for tau in depends_on.get("time_validation", {}).get("taus", ()))
@@ -78,10 +77,6 @@ def commands(run: RunArtefacts) -> Iterator[str]:
 def _options(settings: Json, *keys: str) -> str:
     options = [(key, settings[key]) for key in keys if settings.get(key) is not None]
     return "".join(f" --{key.replace('_', '-')} {shlex.quote(str(value))}" for key, value in options)
-
-
-def _in_memory(run: RunArtefacts) -> bool:
-    return bool(run.recipe.get("model", {}).get("weights") == IN_MEMORY)
 
 
 def _without_absent(value: Any) -> Any:
