@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.knobs import KNOBS, check_knobs
 from inc_mp_plugin.core.literals import IN_MEMORY
+from inc_mp_plugin.core.numbers import is_number
 from inc_mp_plugin.core.request import Request
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.model.heldout import HeldOutBatches
@@ -35,12 +36,13 @@ def recipe_of(keys: Mapping[str, Any], base: str, name: str = "") -> Recipe:
         InputError: keys or values are not allowed; the text has one line per fault.
     """
     check_knobs(*(keys.get(knob) for knob in KNOBS))
+    _check_types(keys)
     given: dict[str, Any] = {key: _content(value) for key, value in keys.items()}
     batches = keys.get("validation")
     if isinstance(batches, HeldOutBatches):
         given["validation"] = {
             "data": "in memory, held out",
-            "samples": batches.samples(verify=keys.get("verify") is True),
+            "samples": batches.samples(verify=keys.get("verify", False)),
             "random_plans": batches.random_plans,
             "seed": batches.seed,
         }
@@ -72,6 +74,18 @@ def heldout_batches(given: Any) -> HeldOutBatches | None:
         raise InputError(message) from error
     defaults = {key: ValidationSection.model_fields[key].default for key in _OF_VALIDATION[1:]}
     return HeldOutBatches(batches, **{**defaults, **keys})
+
+
+def _check_types(keys: Mapping[str, Any]) -> None:
+    """Refuse texts where a file, which holds nothing else, may say a number or a truth value."""
+    for key in ("confidence", "verify_confidence"):
+        if keys.get(key) is not None and not is_number(keys[key]):
+            message = f"{key} is {keys[key]!r}; it must be a number, such as 0.95"
+            raise InputError(message)
+    for key in ("verify", "reuse_cache"):
+        if not isinstance(keys.get(key, False), bool):
+            message = f"{key} is {keys[key]!r}; it must be True or False"
+            raise InputError(message)
 
 
 def _content(value: Any) -> Any:

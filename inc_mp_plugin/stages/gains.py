@@ -77,7 +77,7 @@ def gains_stage(
     if objective == "bit_operations":
         depends_on["objective"] = objective
     if objective == "roofline":
-        depends_on["request"] = asdict(_request(job))
+        depends_on["request"] = asdict(request_of(job))
         depends_on["served by"] = _consumer(demands) or "no target"
         depends_on["serving"] = asdict(demands.serving)
     measured: dict[str, Gains] = {}
@@ -116,7 +116,7 @@ def check_prices(job: Job) -> None:
         InputError: the device has no peak for a format, there is no request, or time cannot be measured.
     """
     if job.objective == "roofline":
-        _request(job)
+        request_of(job)
     if job.objective in ("roofline", "theoretical_time"):
         for format_name in job.all_formats:
             peak(job.device, format_name)
@@ -125,7 +125,12 @@ def check_prices(job: Job) -> None:
         get_device(job.timing.device)
 
 
-def _request(job: Job) -> Request:
+def request_of(job: Job) -> Request:
+    """Return the request that a job's time is modelled for.
+
+    Raises:
+        InputError: there is none.
+    """
     if job.request is None:
         message = "objective roofline needs a request; give one, such as request=Request(prompt_tokens=2048)"
         raise InputError(message)
@@ -144,7 +149,7 @@ def _phases(job: Job, subject: Subject, planned: Graph, demands: Demands) -> lis
 
     from inc_mp_plugin.graph.capture import capture
 
-    request, name = _request(job), _consumer(demands)
+    request, name = request_of(job), _consumer(demands)
     check_context(subject.model, request)
     idle: Mapping[str, frozenset[str]] = {}
     if name is not None:

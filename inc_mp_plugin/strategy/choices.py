@@ -3,57 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from inc_mp_plugin.core.demands import Serving
-from inc_mp_plugin.core.errors import InputError, unknown
-from inc_mp_plugin.core.formats import FORMATS, NOISES
-from inc_mp_plugin.core.knobs import check_knobs
-from inc_mp_plugin.core.numbers import is_number
-from inc_mp_plugin.core.plan import VALUE_METHODS
-from inc_mp_plugin.gain.accelerators import ACCELERATORS, peak
+from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.formats import FORMATS
 from inc_mp_plugin.inc.backend import is_cpu
-from inc_mp_plugin.inc.keys import NAME
+from inc_mp_plugin.pipeline.keys_in_memory import recipe_of
+from inc_mp_plugin.pipeline.resolve import job_of
 from inc_mp_plugin.scales.methods import Scales
-from inc_mp_plugin.solver.uncertainty import check_confidence
+from inc_mp_plugin.stages.gains import check_prices, request_of
+from inc_mp_plugin.stages.job import Job
 from inc_mp_plugin.strategy.settings import Settings
-from inc_mp_plugin.targets import OPTIMUM_HABANA
+from inc_mp_plugin.targets import CPU_QDQ, OPTIMUM_HABANA, check_scale_method
+from inc_mp_plugin.targets.target import Target
 
-_OBJECTIVES = ("memory", "theoretical_time")
 _FP8 = {fp8.inc_name: fp8.name for fp8 in FORMATS.values() if fp8.inc_name}
 
 
-def check_settings(settings: Settings) -> None:
-    """Refuse settings that no plan could be made for.
+def check_settings(settings: Settings, base: str = "bf16", format_name: str = "fp8_e4m3") -> Job:
+    """Refuse settings that no plan could be made for, by the rules of a recipe; return their job.
+
+    Args:
+        settings: keys of ours.
+        base: format of the model.
+        format_name: the lower format.
 
     Raises:
         InputError: one is missing, unknown or out of range.
     """
-    check_knobs(settings.tau, settings.gain_fraction, settings.budget)
     if not isinstance(settings.samples, int) or isinstance(settings.samples, bool) or settings.samples < 1:
         message = f"samples is {settings.samples!r}; it must be a whole number above 0, such as 64"
         raise InputError(message)
     if settings.loss_fn is not None and not callable(settings.loss_fn):
         message = f"loss_fn is {settings.loss_fn!r}; it must be a function of model and batch"
         raise InputError(message)
-    if settings.strategy not in (NAME, *VALUE_METHODS):
-        raise InputError(unknown("strategy", str(settings.strategy), (NAME, *VALUE_METHODS)))
-    if settings.objective not in _OBJECTIVES:
-        raise InputError(unknown("objective", settings.objective, _OBJECTIVES))
-    if settings.device not in ACCELERATORS:
-        raise InputError(unknown("device", settings.device, ACCELERATORS))
-    if settings.noise not in NOISES:
-        raise InputError(unknown("noise", settings.noise, NOISES))
-    if settings.confidence is not None:
-        if not is_number(settings.confidence):
-            message = f"confidence is {settings.confidence!r}; it must be a number, such as 0.95"
-            raise InputError(message)
-        check_confidence(settings.confidence)
-    Serving(attention=settings.attention, reuse_cache=settings.reuse_cache)
+    keys = {
+        **settings.of_a_recipe,
+        "formats": (format_name,),
+        "kv_cache": settings.kv_cache or "bf16",
+        "targets": all_targets(settings),
+    }
+    job = job_of(recipe_of(keys, base))
+    job = replace(job, request=job.script_request)
+    if job.objective == "roofline":
+        request_of(job)
+    return job
 
 
-def check_prices(settings: Settings, base: str, inc: Mapping[str, Any]) -> None:
-    """Refuse an objective without a price for a model's format, or measured noise of unknown scales.
+def check_with_model(settings: Settings, base: str, inc: Mapping[str, Any]) -> None:
+    """Refuse settings that no plan could be made for beside a model's format and INC's keys.
 
     Args:
         settings: keys of ours.
@@ -61,13 +60,34 @@ def check_prices(settings: Settings, base: str, inc: Mapping[str, Any]) -> None:
         inc: keys of INC's.
 
     Raises:
-        InputError: modelled time on a device without a peak for the format, or measured noise of scales
-            whose arithmetic is not known here.
+        InputError: a setting is wrong, time cannot be modelled or measured, or losses are to be measured
+            or predicted with scales whose arithmetic is not known here.
     """
-    if settings.objective == "theoretical_time":
-        peak(settings.device, base)
-    if settings.noise == "measured":
-        scales_of(settings, inc)
+    job = check_settings(settings, base, format_of(inc))
+    if job.timing is not None and job.timing.device == "cpu":
+        message = (
+            "time would be measured on a CPU, which only emulates FP8; give timing={'device': 'hpu'} or "
+            "'cuda', or objective='roofline', which models time"
+        )
+        raise InputError(message)
+    check_prices(job)
+    if job.noise == "measured" or settings.validation is not None:
+        scales = scales_of(settings, inc)
+        if settings.validation is not None and scales.device == "cpu":
+            check_scale_method(CPU_QDQ, scales.method)
+
+
+def target_here() -> Target:
+    """Return the consumer that INC is on this machine."""
+    return CPU_QDQ if is_cpu() else OPTIMUM_HABANA
+
+
+def all_targets(settings: Settings) -> Any:
+    """List the consumer here and the targets of the settings; what is no list stays as it is."""
+    if not isinstance(settings.targets, (list, tuple)):
+        return settings.targets
+    here = target_here().name
+    return (here, *(name for name in settings.targets if name != here))
 
 
 def format_of(inc: Mapping[str, Any]) -> str:

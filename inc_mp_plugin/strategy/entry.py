@@ -8,7 +8,7 @@ there a function of INC's is wrapped. Importing this file changes nothing in INC
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from neural_compressor.common.base_config import register_config
 from neural_compressor.common.utils import FP8_QUANT, Mode
@@ -18,7 +18,7 @@ from neural_compressor.torch.utils.utility import algos_mapping, register_algo
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError, unknown
-from inc_mp_plugin.core.plan import VALUE_METHODS
+from inc_mp_plugin.core.literals import Strategy
 from inc_mp_plugin.inc.backend import enabled_on_cpu
 from inc_mp_plugin.inc.keys import NAME
 from inc_mp_plugin.inc.loading import with_modules_of
@@ -94,7 +94,7 @@ def ip_mse_entry(
 def fp8_entry(
     model: nn.Module, configs_mapping: Mapping[Any, Any], mode: Mode = Mode.QUANTIZE, **kwargs: Any
 ) -> nn.Module:
-    """Run INC's own FP8 algorithm, or `ip_mse` if the configuration says `strategy: ip_mse` (eagl, alps).
+    """Run INC's own FP8 algorithm, or `ip_mse` if the configuration's `strategy` is one of ours.
 
     A configuration with a key `ip_mse` runs `ip_mse`, too.
 
@@ -109,7 +109,7 @@ def fp8_entry(
     """
     config = next(iter(configs_mapping.values()))
     strategy = getattr(config, "strategy", None)
-    ours = (NAME, *VALUE_METHODS)
+    ours = get_args(Strategy)
     if strategy not in ours and str(strategy).lower().replace("-", "_") in ours:
         raise InputError(unknown("strategy", str(strategy), ours))  # INC would quantize everything
     if strategy in ours or hasattr(config, NAME):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,15 +36,15 @@ from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.strategy.batch_recorder import BatchRecorder
 from inc_mp_plugin.strategy.choices import (
-    check_prices,
-    check_settings,
+    all_targets,
+    check_with_model,
     format_of,
     known_scales,
     scales_of,
 )
 from inc_mp_plugin.strategy.exposure import Exposure
 from inc_mp_plugin.strategy.lists import LiveModel
-from inc_mp_plugin.strategy.settings import Settings, read, remove_temporary_file
+from inc_mp_plugin.strategy.settings import Settings, has_several, read, remove_temporary_file
 
 Entry = Callable[..., nn.Module]
 
@@ -199,20 +199,19 @@ def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
     settings, inc = read(config, base)
     for key in Settings.__slots__:
         value = getattr(settings, key)
-        if isinstance(value, (list, tuple)):
+        if has_several(key, value):
             message = (
                 f"{key} is {value}: autotune tries several, of an IPMSEConfig; everything else needs one"
             )
             raise InputError(message)
-    check_settings(settings)  # before calibration, which may take long
-    check_prices(settings, base, inc)
+    check_with_model(settings, base, inc)  # before calibration, which may take long
     remove_temporary_file(config)
     return settings, inc
 
 
 def _expose(model: nn.Module, settings: Settings) -> Exposure:
-    # No bgemm gains memory, so attention may stay as it is.
-    return Exposure.in_model(model, products=settings.objective != "memory")
+    # No bgemm gains memory, so attention may stay as it is, unless a target ties its products to other ops.
+    return Exposure.in_model(model, products=settings.objective != "memory" or bool(settings.targets))
 
 
 def _plan(
@@ -226,23 +225,19 @@ def _plan(
         )
         raise InputError(message)
     device = next(model.parameters()).device
+    heldout = settings.validation
+    must_know = settings.strategy in VALUE_METHODS or heldout is not None
+    keys = {**settings.of_a_recipe, "targets": all_targets(settings), **asdict(live.serving)}
+    if heldout is not None:
+        keys["validation"] = replace(heldout, batches=OnDevice(heldout.batches, device))
     plan = tune(
         model,
         None if recorder is None else OnDevice(recorder.batches, device),
-        tau=settings.tau,
-        gain_fraction=settings.gain_fraction,
-        budget=settings.budget,
-        strategy=settings.strategy,
-        scales=(scales_of if settings.strategy in VALUE_METHODS else known_scales)(settings, inc),
-        objective=settings.objective,
-        confidence=settings.confidence,
-        noise=settings.noise,
+        **keys,
+        scales=(scales_of if must_know else known_scales)(settings, inc),
         formats=(format_of(inc),),
-        device=settings.device,
         loss_fn=settings.loss_fn,
         allowed=live.candidates,
-        targets=(live.target.name,),
-        **asdict(live.serving),
         out=folder,
     )
     for line in summary(plan):

@@ -11,13 +11,13 @@ from torch import nn
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.errors import InputError, SelectionError
 from inc_mp_plugin.core.graph import QUANTIZABLE
+from inc_mp_plugin.core.literals import KVCache
 from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.inc.backend import is_cpu
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.model.modules import class_names
+from inc_mp_plugin.strategy.choices import target_here
 from inc_mp_plugin.strategy.settings import Settings
-from inc_mp_plugin.targets import CPU_QDQ, OPTIMUM_HABANA
 from inc_mp_plugin.targets.layout import Captured, Layout
 from inc_mp_plugin.targets.rules import modules_of
 from inc_mp_plugin.targets.target import Target
@@ -37,17 +37,18 @@ class LiveModel:
     def of(model: nn.Module, inc: Mapping[str, Any], settings: Settings) -> LiveModel:
         """Describe what INC would do with a model on this machine.
 
-        On a Gaudi the model is optimum-habana's; its KV cache is in FP8 if the lists let it be.
+        On a Gaudi the model is optimum-habana's. Its KV cache is in FP8 if the settings say so. If they say
+        nothing, it is where the lists let it be, unless plans are to be verified: no such cache can be.
 
         Args:
             model: with its own modules.
             inc: INC's keys, with the user's lists.
-            settings: our keys, of which `attention` and `reuse_cache` count here.
+            settings: our keys, of which `kv_cache`, `attention`, `reuse_cache` and `verify` count here.
 
         Raises:
-            InputError: the lists let in a part of the KV cache.
+            InputError: the lists let in a part of the KV cache, or none of one that is to be in FP8.
         """
-        target = CPU_QDQ if is_cpu() else OPTIMUM_HABANA
+        target = target_here()
         modules = class_names(model)
         candidates = tuple(selected(modules, inc, target.device))
         caches = {name for name, kind in modules.items() if kind == "KVCache"}
@@ -58,7 +59,11 @@ class LiveModel:
                 "KV cache or none of it"
             )
             raise InputError(message)
-        serving = Serving("fp8" if inside else "bf16", settings.attention, settings.reuse_cache)
+        if settings.kv_cache == "fp8" and caches and not inside:
+            message = f"kv_cache is fp8, but your lists keep {min(caches)} out; let the KV cache in"
+            raise InputError(message)
+        cache: KVCache = settings.kv_cache or ("fp8" if inside and not settings.verify else "bf16")
+        serving = Serving(cache, settings.attention, settings.reuse_cache)
         return LiveModel(model, modules, candidates, target, serving)
 
     def blocked(self, plan: Plan) -> list[str]:

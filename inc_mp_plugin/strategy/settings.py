@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,20 @@ from typing import Any
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import converted_format
 from inc_mp_plugin.core.knobs import KNOBS
-from inc_mp_plugin.core.literals import Accelerator, Attention, NoiseModel, Objective, Strategy
+from inc_mp_plugin.core.literals import Accelerator, Attention, KVCache, NoiseModel, Objective, Strategy
+from inc_mp_plugin.core.request import Request
+from inc_mp_plugin.core.results import VERIFY_CONFIDENCE
+from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.inc.backend import completed_on_cpu, is_cpu, keys_of
 from inc_mp_plugin.inc.keys import NAME, inc_keys
 from inc_mp_plugin.inc.selection import pattern_lists
+from inc_mp_plugin.model.heldout import HeldOutBatches
+from inc_mp_plugin.pipeline.keys_in_memory import heldout_batches
 from inc_mp_plugin.runtime.progress import warn
 from inc_mp_plugin.targets.cpu import CPU_QDQ
 
 _OLD = "values"  # the name of `strategy` in 0.1.0
+_LISTS = ("targets",)  # keys whose value is a list
 _OF_OURS = {"ours", "theirs"}  # attributes of our subclass beside INC's keys
 
 # Keys of ours that nothing of INC's looks like: INC takes any misspelling of them without a word.
@@ -32,25 +38,35 @@ _UNLIKE_INC = (*KNOBS, "objective", "confidence", "loss_fn")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The keys of ours: a threshold `tau`, a `gain_fraction` or a `budget`, and what the plan is made for.
+    """The keys of ours: those of a recipe, by the same names, for a model that INC has.
 
-    `strategy` may be "eagl" or "alps", to price ops in these ways. `samples` bounds how many calibration
-    samples are kept for the gradients; `device` is where `theoretical_time` counts; `loss_fn(model, batch)`
-    returns one loss per sample. `noise` says how rounding is priced ("measured" under the configuration's
-    own scale method), `confidence` that the loss budget is to hold at the upper end of that interval.
-    `attention` and `reuse_cache` say how optimum-habana will run the model on a Gaudi.
+    A threshold `tau`, a `gain_fraction` or a `budget`, and what the plan is made for; see `mp.tune`. Beside
+    them, `samples` bounds how many calibration samples are kept for the gradients, and `loss_fn(model,
+    batch)` returns one loss per sample. Measured noise rounds under the configuration's own scale method.
+
+    The consumer is INC on this machine; `targets` are others that must be able to run the plan, too. On a
+    Gaudi, `attention` and `reuse_cache` say how optimum-habana will run the model. Without `kv_cache`, the
+    cache is in FP8 if the lists let it be, and nothing is to be verified.
     """
 
     tau: float | None = None
     gain_fraction: float | None = None
     budget: float | None = None
     strategy: Strategy = NAME
+    seed: int = 0
     objective: Objective = "memory"
     device: Accelerator = "gaudi2"
+    request: Request | Mapping[str, Any] | None = None
+    timing: TimingSettings | Mapping[str, Any] | None = None
     samples: int = 64
     loss_fn: Callable[..., Any] | None = None
     noise: NoiseModel = "uniform"
     confidence: float | None = None
+    verify: bool = False
+    verify_confidence: float = VERIFY_CONFIDENCE
+    validation: HeldOutBatches | None = None
+    targets: Sequence[str] = ()
+    kv_cache: KVCache | None = None
     attention: Attention = "eager"
     reuse_cache: bool = False
 
@@ -67,12 +83,18 @@ class Settings:
         knobs = {} if set(KNOBS) & ours.keys() else {"tau": 0.01}
         return cls(**{**knobs, **ours})
 
+    @property
+    def of_a_recipe(self) -> dict[str, Any]:
+        """The keys that a recipe has, too, with their values."""
+        own = ("samples", "loss_fn")
+        return {key: getattr(self, key) for key in self.__slots__ if key not in own}
+
 
 def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List every combination of the keys that are given as lists, the largest gain first.
 
     A larger threshold, a larger wanted gain or a smaller budget is the faster model; other keys keep their
-    order.
+    order. A list of targets is one value, and a list of such lists holds several.
 
     Example:
         >>> [values["tau"] for values in grid({"tau": [0.003, 0.03, 0.01], "objective": "memory"})]
@@ -80,18 +102,26 @@ def grid(ours: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     choices = []
     for key, value in ours.items():
-        values = list(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else [value]
+        several = value if has_several(key, value) else [value]
+        values = [each for place, each in enumerate(several) if each not in several[:place]]
         if key in KNOBS:
             values.sort(reverse=key != "budget")
         choices.append(values)
     return [dict(zip(ours, combination, strict=True)) for combination in itertools.product(*choices)]
 
 
+def has_several(key: str, value: Any) -> bool:
+    """Tell if a key is given several values, for `autotune` to try."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    return key not in _LISTS or any(isinstance(each, (list, tuple)) for each in value)
+
+
 def split(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tell keys of ours (flat, or nested under "ip_mse") from INC's.
 
     Raises:
-        InputError: "ip_mse" is not a mapping, or a key is close to one of ours.
+        InputError: "ip_mse" is not a mapping, a key is close to one of ours, or `validation` is no batches.
 
     Example:
         >>> split({"strategy": "ip_mse", "ip_mse": {"tau": 0.1}, "use_qdq": True})
@@ -113,6 +143,8 @@ def split(keys: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         warn(f'the key "{_OLD}" of ip_mse is now called "strategy"; the old name works until version 0.3')
         old = ours.pop(_OLD)
         ours["strategy"] = [each or NAME for each in old] if isinstance(old, (list, tuple)) else old or NAME
+    if "validation" in ours:
+        ours["validation"] = heldout_batches(ours["validation"])  # a list of batches is one value
     if ours.get("strategy") == NAME:
         del ours["strategy"]  # as if it were not given: INC compares configurations by their keys
     return ours, theirs
