@@ -76,7 +76,7 @@ class HeldOutBatches:
         count = self.samples(verify=verify)
 
         def identify() -> dict[str, Any]:
-            return {"validation.data": self._hash(), "validation.samples": count}
+            return {"validation.data": _fingerprint(self.batches), "validation.samples": count}
 
         def load(skip: int) -> Sequence[Batch]:
             return _Part(self.batches, skip, skip + count)
@@ -89,11 +89,11 @@ class HeldOutBatches:
         Raises:
             InputError: one is; the text says which.
         """
-        seen = set(map(_fingerprint, _each(calibration)))
+        seen = {_fingerprint([sample]) for sample in _each(calibration)}
         half = self.total // 2 if verify else 0
         first: set[str] = set()
         for number, sample in enumerate(_each(self.batches), 1):
-            fingerprint = _fingerprint(sample)
+            fingerprint = _fingerprint([sample])
             if fingerprint in seen:
                 message = (
                     f"validation, sample {number}: it is a calibration sample; held-out ones must be others"
@@ -108,15 +108,12 @@ class HeldOutBatches:
                 )
                 raise InputError(message)
 
-    def _hash(self) -> str:
-        return _fingerprint(self.batches)
 
-
-def _fingerprint(batch: Any) -> str:
+def _fingerprint(batches: Iterable[Batch]) -> str:
     from inc_mp_plugin.libraries.torch import leaves
     from inc_mp_plugin.model.subject import hash_tensors
 
-    return hash_tensors(leaves(batch))
+    return hash_tensors(leaf for batch in batches for leaf in leaves(batch))
 
 
 def _each(batches: Iterable[Batch]) -> Iterable[Batch]:

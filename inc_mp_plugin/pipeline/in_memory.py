@@ -64,7 +64,7 @@ def tune(
     strategy: Strategy = "ip_mse",
     seed: int = 0,
     confidence: float | None = None,
-    noise: NoiseModel | Noise | None = None,
+    noise: NoiseModel | Noise | None = "uniform",
     scale_method: str | None = None,
     scales: Scales | None = None,
     formats: Sequence[str] = ("fp8_e4m3",),
@@ -101,8 +101,8 @@ def tune(
             `seed`), "prefix" or "uniform".
         seed: seed of the order of "random".
         confidence: level of the interval whose upper end is within the loss budget, such as 0.95.
-        noise: "uniform" as in the paper (eq. 16 to 18; if None), "log_uniform" (see `core.formats.alpha`),
-            or "measured", as INC rounds with its scales.
+        noise: "uniform" as in the paper (eq. 16 to 18), "log_uniform" (see `core.formats.alpha`), or
+            "measured", as INC rounds with its scales.
         scale_method: INC's method of choosing scales; if None, each target's default, and without targets
             that of a CPU. Ops that have no scale in a target or on a CPU stay in the base format. Measured
             noise, "eagl" and "alps" round as the first target in FP8 does, or as a CPU.
@@ -162,6 +162,7 @@ def tune(
     subject = _subject(model, batches, loss_fn, folder)
     if heldout is not None and batches is not None:
         heldout.check_others(subject.batches, verify=verify)
+        subject.model_to_convert()  # one that cannot be copied is refused now, not after hours
     return in_all_processes(job, subject, lambda: _plan(job, subject, folder), folder)
 
 
@@ -182,8 +183,6 @@ def _job(
     job = job_of(recipe, allowed)
     if scales is not None:
         job = _with_scales(job, scales)
-    on_gaudi = [target for target in map(get_target, job.targets) if target.device == "hpu"]
-    known = all(job.scale_method in target.scale_methods for target in on_gaudi)
     job = replace(
         job,
         noise_scales=(scales or value_scales(recipe)) if job.noise == "measured" else None,
@@ -195,7 +194,7 @@ def _job(
         recipe={
             **job.recipe,
             "calibration": {"data": recipe.calibration.data.as_posix()},
-            "scale_method": job.scale_method if known else None,
+            "scale_method": _known_by(job.targets, job.scale_method),
             "ops": None if job.allowed is None else sorted(job.allowed),
         },
     )
@@ -211,7 +210,7 @@ def _check_scale_method(method: str | None, targets: Sequence[str]) -> None:
 
 
 def _with_scales(job: Job, scales: Scales) -> Job:
-    """Give a job the scales of INC here; targets on a Gaudi have their own if these are of a CPU.
+    """Give a job the scales of INC here; if these are of a CPU, targets on a Gaudi have their own, too.
 
     Raises:
         InputError: held-out losses would be measured with other scales.
@@ -219,10 +218,18 @@ def _with_scales(job: Job, scales: Scales) -> Job:
     if job.scale_method is not None:
         message = f"scales and scale_method {job.scale_method!r} say the same thing twice; give one"
         raise InputError(message)
-    if job.heldout is not None and scales.device == "cpu":
-        check_scale_method(CPU_QDQ, scales.method)
-    others = consumer_scales(job.targets, job.device)[1:] if scales.device == "cpu" else ()
+    others: tuple[Scales, ...] = ()
+    if scales.device == "cpu":
+        if job.heldout is not None:
+            check_scale_method(CPU_QDQ, scales.method)
+        others = consumer_scales(job.targets, job.device, _known_by(job.targets, scales.method))[1:]
     return replace(job, consumer_scales=(scales, *others), scale_method=scales.method)
+
+
+def _known_by(targets: Sequence[str], method: str | None) -> str | None:
+    """Return a scale method if all targets on a Gaudi have it; else None, for the default of each."""
+    on_gaudi = [target for target in map(get_target, targets) if target.device == "hpu"]
+    return method if all(method in target.scale_methods for target in on_gaudi) else None
 
 
 def _plan(job: Job, subject: Subject, folder: Path) -> Plan:

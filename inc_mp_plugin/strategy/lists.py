@@ -59,7 +59,7 @@ class LiveModel:
                 "KV cache or none of it"
             )
             raise InputError(message)
-        if settings.kv_cache == "fp8" and caches and not inside:
+        if settings.kv_cache == "fp8" and target.device == "hpu" and caches and not inside:
             message = f"kv_cache is fp8, but your lists keep {min(caches)} out; let the KV cache in"
             raise InputError(message)
         cache: KVCache = settings.kv_cache or ("fp8" if inside and not settings.verify else "bf16")

@@ -104,12 +104,10 @@ def test_a_recipe_does_not_replace_it(folder, tmp_path):
 
 def test_every_setting_is_in_the_recipe(tmp_path):
     model = helpers.language_model("llama").bfloat16()
-    serving = mp.Serving("fp8", "flash", True)
+    serving = {"kv_cache": "fp8", "attention": "flash", "reuse_cache": True}
     settings = {"objective": "roofline", "device": "gaudi3", "request": mp.Request(32, 4, 2)}
     targets = ("optimum-habana", "vllm-gaudi")
-    plan = mp.tune(
-        model, BATCHES, gain_fraction=0.4, targets=targets, serving=serving, out=tmp_path, **settings
-    )
+    plan = mp.tune(model, BATCHES, gain_fraction=0.4, targets=targets, out=tmp_path, **serving, **settings)
     recipe = Run(tmp_path).recipe
     assert (recipe.gain_fraction, recipe.tau, recipe.targets) == (0.4, None, targets)
     assert (recipe.kv_cache, recipe.attention, recipe.reuse_cache) == ("fp8", "flash", True)
