@@ -215,19 +215,6 @@ def test_the_bundles_hold_every_key():
     assert top - held == {"timing"}
 
 
-def test_timing_is_a_mapping_or_a_value():
-    keys = {"tau": 0.1, "formats": ["bf16"], "objective": "empirical_time"}
-    settings = {"repeats": 4, "most_repeats": 5, "precision": 0.1, "budget_s": 2.0, "every_group": True}
-    files = {"model": {"name_or_path": "x", "dtype": "fp32"}, "calibration": {"data": "x.jsonl"}}
-    recipe = parse_recipe({**files, **keys, "timing": settings, "targets": []}, [], "recipe")
-    jobs = []
-    for timing in (settings, mp.TimingSettings(**settings)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(in_memory, "in_all_processes", lambda job, *_: jobs.append(job))
-            mp.tune(helpers.language_model("llama"), BATCHES, **keys, timing=timing, out="unused")
-    assert [job.timing for job in jobs] == [job_of(recipe).timing] * 2
-
-
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory, project):
     """A function from overrides of the project's recipe to the folders that the three faces leave."""

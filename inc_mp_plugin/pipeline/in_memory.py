@@ -18,6 +18,7 @@ from inc_mp_plugin.model.subject import (
     subject_measured_before,
     with_data_of_all_ranks,
 )
+from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.pipeline.deprecated import noise_from, serving_from, timing_from
 from inc_mp_plugin.pipeline.keys_in_memory import heldout_batches, recipe_of
 from inc_mp_plugin.pipeline.resolve import job_of, value_scales
@@ -76,7 +77,7 @@ def tune(
     allowed: Collection[str] | None = None,
     verify: bool = False,
     verify_confidence: float = VERIFY_CONFIDENCE,
-    validation: HeldOutBatches | Iterable[Any] | Mapping[str, Any] | None = None,
+    validation: Iterable[Any] | Mapping[str, Any] | None = None,
     targets: Sequence[str] = (),
     kv_cache: KVCache = "bf16",
     attention: Attention = "eager",

@@ -16,15 +16,17 @@ from inc_mp_plugin.strategy.settings import Settings, grid, split
 
 
 class IPMSEConfig(FP8Config):  # type: ignore[misc]
-    """INC configuration of `ip_mse`: the keys of `Settings`, and all of INC's `FP8Config`.
+    """INC configuration of `ip_mse`: the keys of `Settings`, which are a recipe's, and all of `FP8Config`.
 
     Making one makes the strategy known to INC, as `register` does.
 
-    A key of ours may be a list: INC's `autotune` then tries its values, the fastest model first.
+    A key of ours may be a list: INC's `autotune` then tries its values, the fastest model first. A list of
+    targets, or of held-out batches, is a single value.
 
     Example::
 
         quantize(model, IPMSEConfig(tau=0.01), run_fn=calibrate)
+        quantize(model, IPMSEConfig(tau=0.01, verify=True, validation=heldout), run_fn=calibrate)
     """
 
     name = NAME

@@ -7,7 +7,9 @@ from helpers import call, read
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.model.losses import sample_losses
+from inc_mp_plugin.pipeline import in_memory
 from inc_mp_plugin.pipeline.recipe import parse_recipe
+from inc_mp_plugin.pipeline.resolve import job_of
 
 BATCHES = [{"input_ids": helpers.tokens(2, 16, seed)} for seed in range(3)]
 HELDOUT = [{"input_ids": helpers.tokens(6, 16, seed)} for seed in (10, 11, 12, 13)]
@@ -122,6 +124,20 @@ def test_noise_and_values_round_as_the_first_target_does(tmp_path):
 
 
 CONTENT = {"model": {"name_or_path": "x", "dtype": "fp32"}, "calibration": {"data": "x.jsonl"}}
+
+
+def test_timing_is_a_mapping_or_a_value():
+    keys = {"tau": 0.1, "formats": ["bf16"], "objective": "empirical_time"}
+    settings = {"repeats": 4, "most_repeats": 5, "precision": 0.1, "budget_s": 2.0, "every_group": True}
+    recipe = parse_recipe({**CONTENT, **keys, "timing": settings, "targets": []}, [], "recipe")
+    jobs = []
+    for timing in (settings, mp.TimingSettings(**settings)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(in_memory, "in_all_processes", lambda job, *_: jobs.append(job))
+            mp.tune(helpers.language_model("llama"), BATCHES, **keys, timing=timing, out="unused")
+    assert [job.timing for job in jobs] == [job_of(recipe).timing] * 2
+
+
 WRONG = [
     ({"objective": "speed"}, "objective is 'speed': input should be 'memory'"),
     ({"strategy": "fastest"}, "strategy is 'fastest': input should be 'ip_mse'"),

@@ -1,6 +1,7 @@
 """From a recipe to a job: what a recipe leaves open is decided once, and by hand here."""
 
 import pytest
+from helpers import call, read, told
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.graph import Op
@@ -86,3 +87,20 @@ def test_ops_that_may_leave_the_base_format():
     graph = mp.Graph(ops, (("a",), ("b",), ("c",)), (), {})
     assert job_of(recipe()).runnable(graph) == ["a", "b", "c"]
     assert job_of(recipe(), allowed=["b", "c"]).runnable(graph) == ["b", "c"]
+
+
+def test_a_price_that_there_is_not_is_refused_before_anything_is_measured(project, tmp_path):
+    out = tmp_path / "out"
+    result = call("tune", project / "recipe.yaml", "objective=theoretical_time", "--out", out)
+    assert result.exit_code == 2
+    assert "no peak is known for fp32 on gaudi2" in told(result)
+    assert not out.exists()
+
+
+def test_a_scale_method_that_a_cpu_does_not_have_is_measured_with_the_default(project, tmp_path):
+    """On a CPU there are no scales of a Gaudi's hardware; the file for the Gaudi names them."""
+    given = ["targets=[optimum-habana]", "scale_method=maxabs_hw", "validation.random_plans=3"]
+    result = call("tune", project / "recipe.yaml", *given, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert read(tmp_path, "validation.json")["plan"]["measured"] > 0
+    assert read(tmp_path, "configs/optimum-habana.json")["scale_method"] == "maxabs_hw"
