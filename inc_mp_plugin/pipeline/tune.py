@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.pipeline.data import check_data, subject_of, subject_without_weights
 from inc_mp_plugin.pipeline.next_command import DRY_RUN, mark_dry_run, refuse_in_memory
-from inc_mp_plugin.pipeline.resolve import job_of
+from inc_mp_plugin.pipeline.resolve import job_of, timing_of
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.lock import locked
 from inc_mp_plugin.runtime.progress import say
@@ -68,6 +69,9 @@ def tune_recipe(recipe: Recipe, out: Path, *, allow_code: bool = False) -> Plan:
     subject = subject_of(recipe, allow_code=allow_code)
     # Missing samples or a missing device are reported now, not after hours of measuring.
     check_data(recipe)
+    timing = timing_of(recipe)
+    if timing is not None:
+        get_device(timing.device)
     job = job_of(recipe)
     check_prices(job)
 
