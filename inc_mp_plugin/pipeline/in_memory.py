@@ -161,10 +161,14 @@ def tune(
     recipe = recipe_of(keys, base_format(model), getattr(model, "name_or_path", "") or type(model).__name__)
     job = _job(recipe, scales, timing, heldout, allowed=allowed)
     subject = _subject(model, batches, loss_fn, folder)
-    if heldout is not None and batches is not None:
-        heldout.check_others(subject.batches, verify=verify)
-        subject.model_to_convert()  # one that cannot be copied is refused now, not after hours
-    return in_all_processes(job, subject, lambda: _plan(job, subject, folder), folder)
+
+    def make() -> Plan:
+        if heldout is not None and batches is not None:
+            heldout.check_others(subject.batches, verify=verify)
+            subject.model_to_convert()  # one that cannot be copied is refused now, not after hours
+        return _plan(job, subject, folder)
+
+    return in_all_processes(job, subject, make, folder)
 
 
 def _job(
