@@ -46,3 +46,18 @@ def test_the_plan_runs(name, attention, cache, tmp_path):
     if attention == "flash":
         assert not any("matmul" in one for one in found)
     run(model, attention=attention, new_tokens=2)
+
+
+def test_the_cache_stays_where_the_key_says_so(tmp_path):
+    """The lists let the cache be in FP8."""
+    found = patched(planned(NAMES[0], tmp_path, "eager", tau=0.02, kv_cache="bf16"))
+    assert any(one.endswith("_proj") for one in found)
+    assert not any(one.endswith("_cache") for one in found)
+
+
+def test_time_of_a_request_is_modelled(tmp_path):
+    request = {"prompt_tokens": 16, "output_tokens": 8}
+    ours = {"objective": "roofline", "device": "gaudi2", "request": request}
+    model = planned(NAMES[0], tmp_path, "eager", tau=0.02, **ours)
+    assert patched(model)
+    run(model, attention="eager", new_tokens=2)
