@@ -33,6 +33,7 @@ FACES = (TUNE, CONFIG)
 AS_IT_IS = "the model is in memory, as it is"
 READY = "batches are given ready"
 OWN = "calibration is the script's own"
+FUNCTION = "`loss_fn` is the function itself"
 # {key of a recipe: why the Python faces lack it}; with {face: why} where one of them has it.
 REASONS = {
     "model.name_or_path": AS_IT_IS,
@@ -40,12 +41,18 @@ REASONS = {
     "model.trust_remote_code": AS_IT_IS,
     "model.weights": AS_IT_IS,
     "model.config": AS_IT_IS,
+    "model.merge_adapters": "an adapter is merged by its own method, merge_and_unload",
     "model.tokenizer": READY,
     "calibration.data": {TUNE: READY, CONFIG: OWN},
     "calibration.samples": {TUNE: READY, CONFIG: f"{OWN}; `samples` bounds what is kept of it"},
     "calibration.sequence_length": {TUNE: READY, CONFIG: OWN},
     "calibration.batch_size": {TUNE: READY, CONFIG: OWN},
-    "validation.samples": READY,
+    **{
+        f"calibration.{key}": {TUNE: READY, CONFIG: OWN}
+        for key in ("split", "subset", "column", "pack", "labels")
+    },
+    **{f"validation.{key}": READY for key in ("samples", "split", "subset", "column")},
+    "loss": FUNCTION,
     "formats": {CONFIG: "INC runs one FP8 format, and its key fp8_config names it"},
 }
 # {(face, key): why its default is another one than a recipe's}.

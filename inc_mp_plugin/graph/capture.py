@@ -50,7 +50,7 @@ def capture(model: nn.Module, example_inputs: Any, *, cached_tokens: int = 0) ->
         CaptureError: torch.export cannot trace the model, or the model has no quantizable op or no cache.
     """
     example_inputs = plain(example_inputs, "example_inputs")
-    model = unwrapped(model)
+    model = unwrapped(model, with_weights=False)
     skeleton = without_weights(model).eval()
     inputs = map_tensors(example_inputs, lambda t: t.to("meta"))
     if cached_tokens and not (isinstance(inputs, dict) and inputs.keys() == {"input_ids"}):

@@ -54,8 +54,11 @@ def export(skeleton: nn.Module, inputs: Batch, values: Batch | None = None) -> l
         CaptureError: torch.export cannot trace the model.
     """
     args, kwargs = arguments(skeleton, inputs)
+    first: Exception | None = None
     try:
-        return _nodes(skeleton, args, kwargs)
+        nodes = _nodes(skeleton, args, kwargs)
+        if values is None or not any(map(_is_of_unknown_size, nodes)):
+            return nodes
     # Any error of the model's own code may surface here; it is kept as the cause.
     except Exception as error:
         if values is None or not asks_for_a_value(error):
@@ -73,8 +76,14 @@ def export(skeleton: nn.Module, inputs: Batch, values: Batch | None = None) -> l
         return _nodes(skeleton, (), {})
     except Exception as error:
         # The second one tells of the value that does not follow from the inputs, should it be one of these.
-        cause = error if asks_for_a_value(error) else first
+        cause = error if first is None or asks_for_a_value(error) else first
         raise CaptureError(trace_fault(cause, skeleton)) from cause
+
+
+def _is_of_unknown_size(node: Node) -> bool:
+    """Tell if a node's size follows from values, as the number of the images that are not empty does."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and any(isinstance(size, torch.SymInt) for size in value.shape)
 
 
 def _nodes(skeleton: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Node]:

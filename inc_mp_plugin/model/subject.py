@@ -136,7 +136,8 @@ def base_format(model: nn.Module) -> str:
             elements[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
     name = max(elements, key=elements.__getitem__, default="none")
     if name not in _FORMAT_OF:
-        message = f"the model's parameters are {name}; they must be one of {', '.join(_FORMAT_OF)}"
+        given = f"the model's parameters are {name}" if elements else "the model has no such parameters"
+        message = f"{given}; the base format is one of {', '.join(_FORMAT_OF)}"
         raise InputError(message)
     return _FORMAT_OF[name]
 

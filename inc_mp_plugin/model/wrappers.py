@@ -1,34 +1,66 @@
-"""Models as users have them: compiled, in an engine, or spread over devices."""
+"""Models as users have them: compiled, wrapped for several devices, or spread over them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.libraries.accelerate import is_dispatched
 from inc_mp_plugin.libraries.deepspeed import is_engine, is_partitioned
 from inc_mp_plugin.libraries.torch import uncompiled
 
-if TYPE_CHECKING:
-    from torch import nn
+_COPIES = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model that a compiled one or an engine of DeepSpeed was made of; any other as it is.
+def unwrapped(model: nn.Module, *, with_weights: bool = True) -> nn.Module:
+    """Return the model itself: without `torch.compile`, copies for several devices, or DeepSpeed's engine.
+
+    Args:
+        model: as users have it.
+        with_weights: its weights are needed, not its structure alone.
 
     Raises:
-        InputError: its weights are not all on one device.
+        InputError: it is no model whose weights are here: another type, TorchScript, on the meta device, made
+            in inference mode, spread over devices, or converted already.
     """
+    if not isinstance(model, nn.Module) and not is_engine(model):
+        message = (
+            f"model is of type {type(model).__name__}; give the model itself, a torch.nn.Module, or its name "
+            "in a recipe"
+        )
+        raise InputError(message)
     model = uncompiled(model)
-    if is_engine(model):
-        engine: Any = model
-        model = uncompiled(engine.module)
-    where = None
-    if is_dispatched(model):
-        where = "over devices or offloaded by accelerate (device_map)"
-    elif is_partitioned(model):
-        where = "over processes by DeepSpeed (ZeRO 3)"
-    if where:
-        message = f"this {type(model).__name__} is spread {where}; load all of it on one device"
+    if is_engine(model) or isinstance(model, _COPIES):
+        outer: Any = model
+        model = uncompiled(outer.module)
+    fault = _fault(model) or (_fault_of_weights(model) if with_weights else "")
+    if fault:
+        message = f"this {type(model).__name__} {fault}"
         raise InputError(message)
     return model
+
+
+def _fault(model: nn.Module) -> str:
+    """Say why the modules of a model are no ones to plan for; nothing if they are."""
+    if is_dispatched(model):
+        return "is spread over devices or offloaded by accelerate (device_map); load all of it on one device"
+    if is_partitioned(model):
+        return "is spread over processes by DeepSpeed (ZeRO 3); load all of it on one device"
+    if isinstance(model, torch.jit.ScriptModule):
+        return "is TorchScript, which has no modules to swap; give the model that it was made of"
+    if any(type(module).__module__.startswith("neural_compressor.") for module in model.modules()):
+        return "is converted by INC already; load it anew"
+    return ""
+
+
+def _fault_of_weights(model: nn.Module) -> str:
+    """Say why the weights of a model cannot be differentiated here; nothing if they can."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        return "has no weights (they are on the meta device); load them"
+    if any(tensor.is_inference() for tensor in tensors) or torch.is_inference_mode_enabled():
+        return "was made or is used in torch.inference_mode(), which forbids gradients; do both outside of it"
+    return ""

@@ -60,11 +60,22 @@ def smolvlm():
     return transformers.SmolVLMForConditionalGeneration(config), batch
 
 
+def idefics3():
+    """Leaves empty images out, and so has shapes that follow from values."""
+    vision = {**VISION, "num_hidden_layers": 1}
+    text = transformers.LlamaConfig(**TEXT, pad_token_id=0)
+    config = transformers.Idefics3Config(
+        text_config=text, vision_config=vision, image_token_id=IMAGE, scale_factor=2
+    )
+    batch = {"input_ids": torch.cat([IDS[:, :1], IDS[:, 4:]], dim=1), "pixel_values": PIXELS[:, None]}
+    return transformers.Idefics3ForConditionalGeneration(config), batch
+
+
 @pytest.fixture(
     scope="module",
     params=[
         pytest.param(make, marks=capabilities.images_in_a_trace(make.__name__), id=make.__name__)
-        for make in (llava, gemma3, smolvlm)
+        for make in (llava, gemma3, smolvlm, idefics3)
     ],
 )
 def case(request):

@@ -11,6 +11,7 @@ import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.batches import call, placed
 from inc_mp_plugin.model.losses import sample_losses
+from inc_mp_plugin.model.wrappers import unwrapped
 
 BATCHES = [{"input_ids": helpers.tokens(2)}]
 
@@ -113,3 +114,58 @@ def test_batches_on_the_cpu_and_a_model_on_a_gpu(tmp_path):
     model = model.cuda()
     measured = mp.measure_sensitivity(model, mp.capture(model, BATCHES[0]), BATCHES)
     torch.testing.assert_close(torch.tensor(measured.loss), torch.tensor(expected.loss), rtol=1e-4, atol=0)
+
+
+def test_copies_for_several_devices_are_planned_as_the_model_in_them():
+    model = helpers.language_model("llama")
+    assert mp.capture(nn.DataParallel(model), BATCHES[0]) == mp.capture(model, BATCHES[0])
+    assert unwrapped(nn.DataParallel(torch.compile(model))) is model
+
+
+def converted(tmp_path):
+    model = helpers.language_model("llama")
+    return mp.apply(model, mp.tune(model, BATCHES, gain_fraction=0.5, out=tmp_path), BATCHES)
+
+
+def inferring(tmp_path):
+    with torch.inference_mode():
+        return helpers.language_model("llama")
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (
+            lambda _: "meta-llama/Llama-3.1-8B",
+            "model is of type str; give the model itself, a torch.nn.Module",
+        ),
+        (
+            lambda _: nn.Linear(4, 4, device="meta"),
+            "this Linear has no weights .they are on the meta device.; load",
+        ),
+        (
+            lambda _: torch.jit.trace(nn.Linear(4, 4), torch.zeros(1, 4)),
+            "is TorchScript, which has no modules to",
+        ),
+        (inferring, "this LlamaForCausalLM was made or is used in torch.inference_mode"),
+        (converted, "this LlamaForCausalLM is converted by INC already; load it anew"),
+    ],
+    ids=["a name", "no weights", "TorchScript", "inference mode", "converted"],
+)
+def test_what_cannot_be_planned_is_one_line(make, text, tmp_path):
+    model = make(tmp_path)
+    for use in (
+        lambda: mp.tune(model, BATCHES, gain_fraction=0.5, out=tmp_path / "out"),
+        lambda: mp.measure_sensitivity(model, None, BATCHES),
+    ):
+        with pytest.raises(InputError, match=text):
+            use()
+
+
+def test_a_model_in_use_under_inference_mode_is_refused(tmp_path):
+    model = helpers.language_model("llama")
+    with (
+        torch.inference_mode(),
+        pytest.raises(InputError, match="which forbids gradients; do both outside of it"),
+    ):
+        mp.tune(model, BATCHES, gain_fraction=0.5, out=tmp_path)
