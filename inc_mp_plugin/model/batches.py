@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Batch = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 
 
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _ANSWERS = ("labels", "start_positions", "end_positions", "return_loss")
 _SIZES_OF_IMAGES = {"image_grid_thw", "video_grid_thw"}
 
@@ -34,7 +35,7 @@ def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str
 
     A cache is of no use where every sample is run once, and would keep all keys in memory. Answers would make
     a model of transformers compute its mean loss; only a decoder behind an encoder makes its inputs of them.
-    What else a dict holds that the forward has no name for, such as a target, is there for `loss_fn`.
+    What else a dict or a tuple holds, such as a target, is there for `loss_fn`, and the forward is spared it.
     """
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
@@ -49,6 +50,8 @@ def arguments(model: nn.Module, batch: Batch) -> tuple[tuple[Any, ...], dict[str
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if not open_ended:
         kwargs = {key: value for key, value in kwargs.items() if key in parameters}
+    if not any(p.kind is p.VAR_POSITIONAL for p in parameters.values()):
+        args = args[: sum(p.kind in _POSITIONAL for p in parameters.values())]
     # A language model behind an image's encoder takes the word on with other keywords.
     if "use_cache" in parameters or (open_ended and can_generate(model)):
         kwargs.setdefault("use_cache", False)

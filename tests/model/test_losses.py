@@ -1,6 +1,7 @@
 """The language-model loss: which tokens count, wherever the padding is."""
 
 import helpers
+import naive
 import pytest
 import torch
 from torch import nn
@@ -161,3 +162,23 @@ def test_a_loss_that_is_no_tensor_is_refused(returned):
         InputError, match="loss_fn returned .*; it must return a tensor with one loss per sample"
     ):
         sample_losses(helpers.language_model("llama"), helpers.tokens(2), lambda model, batch: returned)
+
+
+def test_inputs_and_targets_as_a_loader_gives_them(tmp_path):
+    """Pairs, of which the model takes the first: from sensitivities to INC's modules."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    pairs = [(torch.randn(4, 6), torch.tensor([0, 1, 2, 1])) for _ in range(2)]
+
+    def loss(model, batch):
+        inputs, targets = batch
+        return nn.functional.cross_entropy(model(inputs), targets, reduction="none")
+
+    sensitivity = mp.measure_sensitivity(model, mp.capture(model, pairs[0]), [pairs[0]], loss)
+    named = dict(zip(("input", "target"), pairs[0], strict=True))
+    naive.assert_sensitivities_agree(sensitivity, model, named, lambda m, b: loss(m, b.values()))
+    plan = mp.tune(model, pairs, gain_fraction=0.5, loss_fn=loss, out=tmp_path)
+    converted = mp.apply(model, plan, pairs)
+    assert {n for n, m in converted.named_modules() if type(m).__name__.startswith("Patched")} == set(
+        plan.quantized
+    )
