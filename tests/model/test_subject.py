@@ -17,7 +17,7 @@ def test_base_format_is_that_of_most_parameters():
 
 @pytest.mark.parametrize("model", [nn.ReLU(), nn.Linear(2, 2).double()], ids=["none", "float64"])
 def test_formats_that_cannot_be_a_base(model):
-    with pytest.raises(InputError, match="must be one of float32, bfloat16, float16"):
+    with pytest.raises(InputError, match="the base format is one of float32, bfloat16, float16"):
         base_format(model)
 
 
