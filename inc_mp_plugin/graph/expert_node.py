@@ -40,6 +40,18 @@ def emit(hidden: Tensor, routing: Tensor, *unused: Any, **also_unused: Any) -> T
     return output
 
 
+def emit_places(hidden: Tensor, *, experts: int, each: int) -> Tensor:
+    """Put the node of a layer into the graph that takes one row per token and expert.
+
+    Args:
+        hidden: shape (experts x tokens, hidden), expert by expert.
+        experts: their number.
+        each: number of experts that a token is sent to; its other rows are zeros.
+    """
+    # Only the shape of the routing counts, but the node must hang together with what came before.
+    return emit(hidden, hidden.reshape(experts, -1, hidden.shape[-1])[:each, :, 0].T)
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertLayer:
     """The experts that a node stands for, by module name, all alike; or the reason why they are no ops."""

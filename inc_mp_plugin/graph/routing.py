@@ -6,15 +6,17 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.graph.expert_node import ExpertLayer, emit
+from inc_mp_plugin.graph.expert_node import ExpertLayer, emit, emit_places
 from inc_mp_plugin.libraries.torch import children_of
 from inc_mp_plugin.model.expert_kernels import KERNEL
+from inc_mp_plugin.model.expert_stacks import takes_places
 from inc_mp_plugin.model.experts import experts_of, fused_experts, is_exposed
 
 # Names in code that looks up, by value, the tokens of an expert.
@@ -51,13 +53,22 @@ def emit_experts(skeleton: nn.Module) -> dict[str, ExpertLayer]:
             reason = reasons.get(name, "")
             experts = {} if reason else {f"{name}.{i}": e for i, e in experts_of(module).items()}
             layers[name] = ExpertLayer(experts, reason)
-            module.forward = emit
+            module.forward = _emission(skeleton, name)
         elif _has_equal_experts(module):
             children = children_of(module.get_submodule("experts")).items()
             modules = {f"{name}.experts.{i}": e for i, e in children if e is not None}
             if _emit_from_list(module):
                 layers[name] = ExpertLayer(modules)
     return layers
+
+
+def _emission(skeleton: nn.Module, name: str) -> Callable[..., Tensor]:
+    module = skeleton.get_submodule(name)
+    if not takes_places(type(module)):
+        return emit
+    number = _fused_number(module)
+    block = skeleton.get_submodule(name.rpartition(".")[0])
+    return partial(emit_places, experts=number, each=getattr(block, "top_k", number))
 
 
 def router_widths(model: nn.Module) -> dict[str, int]:

@@ -122,6 +122,13 @@ def is_packed(batch: Batch) -> bool:
     return isinstance(batch, dict) and not _SIZES_OF_IMAGES.isdisjoint(batch)
 
 
+def sample_lengths(batch: Batch) -> set[int]:
+    """Collect the sizes of the second axis of a batch's tensors, such as the number of tokens of a sample."""
+    size, lengths = batch_size(batch), set[int]()
+    map_tensors(batch, lambda t: lengths.add(t.shape[1]) if t.dim() > 1 and t.shape[0] == size else None)
+    return lengths
+
+
 def told_nan(batch: Batch, first: int = 1) -> str:
     """Name the first sample of a batch that holds NaN, to end an error's text; nothing if none does.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from inc_mp_plugin.libraries.torch import operator_name, viewed
-from inc_mp_plugin.model.experts import routed
+from inc_mp_plugin.model.expert import Sent, routed
 
 KERNEL = "mixture_of_experts"
 _NAMES = {f"hpu.{KERNEL}", f"hpu.{KERNEL}.default"}
@@ -77,7 +77,7 @@ def kernels_through_modules(model: nn.Module) -> Iterator[None]:
 
         here = range(first, call["experts_max"] + 1)
         tokens, numbers, weights = (call[name] for name in _ARGUMENTS[:3])
-        return routed(tokens, numbers, weights, here, run=run_expert)
+        return routed(tokens, Sent.by_number(numbers, weights, here), run_expert)
 
     with kernel_calls(run):
         yield

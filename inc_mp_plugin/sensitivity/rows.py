@@ -26,7 +26,7 @@ class Rows:
 
     `loss` has shape (samples,), `largest` has shape (batches, 2, ops), all other arrays have shape
     (samples, ops). `called` names the ops that ran. `largest` holds the largest magnitude of an op's first
-    and second input, -1 where there is none. `rounding` (by format) and `second` are as in `Taps`.
+    and second input, -1 where there is none. `rounding` (by format) and `second` are as in `Totals`.
     """
 
     loss: FloatArray

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,15 +16,14 @@ from torch.nn.grad import conv2d_weight
 from inc_mp_plugin.core.errors import InputError, PluginError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import leaves, map_tensors, padded, version_of
+from inc_mp_plugin.model.experts import exposed_layers, layer_of
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.modules import module_of
+from inc_mp_plugin.sensitivity.expert_taps import ExpertTaps
+from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.rounded import Errors
-
-
-class MixedSamplesError(Exception):
-    """A tensor has a row that belongs to no single sample; never reaches the user."""
 
 
 @dataclass(slots=True)
@@ -47,11 +46,7 @@ class Taps:
     of each sample follows from the op's input and the gradient of the op's output. Calls of one op are added
     before squaring, for one weight has one rounding error.
 
-    `input` and `weight` have shape (samples, ops), in float64. `rounding[format]` has the same shape, and
-    holds ||q * dg/dz||^2 of inputs and weight together, with the true rounding error q. `second` holds the
-    parts that the second inputs of bgemms contribute: to `input` under the key "input", to `rounding` under
-    each format. `largest`, shape (2, ops), is the largest magnitude of the first and the second input, -1
-    where there is none.
+    The rows of a tensor are the samples, or the tokens of one sample after the other.
     """
 
     def __init__(
@@ -61,42 +56,47 @@ class Taps:
         size: int,
         rounding: Errors | None = None,
         *,
+        tokens: Collection[int] = (),
         inputs_only: bool = False,
     ) -> None:
         """Prepare for one batch; nothing is hooked yet.
 
         Args:
-            model: to be hooked.
+            model: to be hooked; experts are exposed in it.
             graph: its ops.
             size: number of samples in the batch.
             rounding: rounding errors q in some formats; without, only z counts.
+            tokens: numbers of tokens that a sample may have.
             inputs_only: leave out the gradients of weights.
         """
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.input = torch.zeros(size, len(graph.ops), dtype=torch.float64, device=device)
-        self.weight = torch.zeros_like(self.input)
-        self.rounding = {f: torch.zeros_like(self.input) for f in rounding.formats} if rounding else {}
-        self.second = {key: torch.zeros_like(self.input) for key in ("input", *self.rounding)}
-        self.largest = torch.full_like(self.input[:1], -1.0).repeat(2, 1)
+        formats = rounding.formats if rounding else ()
+        self.totals = Totals.zeros(size, len(graph.ops), formats=formats, device=device)
         self._errors = rounding
         self._scratch = torch.empty(0, device=device)
         self._size = size
+        self._flat = {size * number for number in tokens}
         self._inputs_only = inputs_only
         self._hooks = ExitStack()
+        columns = {op.name: column for column, op in enumerate(graph.ops)}
+        layers = exposed_layers(model)
+        self._experts = ExpertTaps(layers, columns, self.totals, rounding, inputs_only=inputs_only)
         self._taps = {
-            op.name: _Tap(op.name, op.kind, module_of(model, op.name), column)
-            for column, op in enumerate(graph.ops)
+            op.name: _Tap(op.name, op.kind, module_of(model, op.name), columns[op.name])
+            for op in graph.ops
+            if layer_of(op.name) not in layers
         }
 
     @property
     def called(self) -> frozenset[str]:
         """Names of the ops that ran."""
-        return frozenset(tap.name for tap in self._taps.values() if tap.calls)
+        return frozenset([*(tap.name for tap in self._taps.values() if tap.calls), *self._experts.called])
 
     def __enter__(self) -> Taps:
         """Put hooks on every op."""
         modules = {name: tap.module for name, tap in self._taps.items()}
         self._hooks.enter_context(watching(modules, self._before, self._after))
+        self._hooks.enter_context(self._experts)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -109,6 +109,7 @@ class Taps:
         """Add the weight gradients that are still due: of ops with an output that the loss ignores."""
         for tap in self._taps.values():
             self._add_weight(tap)
+        self._experts.finish()
 
     def _before(self, op: str, args: Any, kwargs: Any) -> Any:
         if _is_empty(args, kwargs):
@@ -120,10 +121,10 @@ class Taps:
     def _branch(self, tap: _Tap, indices: Iterator[int], tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        self._check_rows(tensor)
+        self._rows(tensor)
         index = next(indices)
-        if not self._inputs_only and index < len(self.largest):
-            largest = self.largest[index, tap.column]
+        if not self._inputs_only and index < len(self.totals.largest):
+            largest = self.totals.largest[index, tap.column]
             torch.maximum(largest, largest_magnitude(tensor.detach()).double(), out=largest)
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
         # The hook holds a detached twin: a tensor that its own hook holds would never be freed.
@@ -141,30 +142,26 @@ class Taps:
                 "its sensitivity cannot be measured"
             )
             raise InputError(message)
-        self._check_rows(output)
+        self._rows(output)
         if tap.kind != "bgemm" and not self._inputs_only:
             value = leaves((args, kwargs))[0].detach()
             add_output = partial(self._add_output, tap, value, version=version_of(value))
             output.register_hook(add_output)  # type: ignore[no-untyped-call]
 
-    def _check_rows(self, tensor: Tensor) -> None:
-        if self._size > 1 and (tensor.dim() == 0 or tensor.shape[0] != self._size):
-            raise MixedSamplesError
-
     def _add_input(self, tap: _Tap, index: int, value: Tensor, gradient: Tensor, *, version: int) -> None:
         _check_unchanged(tap, value, version)
         parts = {"input": value}
         if self._errors is not None:
-            for format_name in self.rounding:
+            for format_name in self.totals.rounding:
                 parts[format_name] = self._errors.of_input(tap.name, index, value, format_name)
         of_second = tap.kind == "bgemm" and index == 1
         for key, part in parts.items():
-            rows = self.input if key == "input" else self.rounding[key]
+            rows = self.totals.of_inputs[key]
             for sample, (x, g) in enumerate(zip(self._rows(part), self._rows(gradient), strict=True)):
                 norm = self._squared_norm(x, g)
                 rows[sample, tap.column] += norm
                 if of_second:
-                    self.second[key][sample, tap.column] += norm
+                    self.totals.second[key][sample, tap.column] += norm
 
     def _add_output(self, tap: _Tap, value: Tensor, gradient: Tensor, *, version: int) -> None:
         _check_unchanged(tap, value, version)
@@ -179,9 +176,9 @@ class Taps:
         tap.pairs.clear()
         weight = tap.module.weight.detach()
         buffer = torch.empty_like(weight)
-        parts = [(self.weight, weight)]
+        parts = [(self.totals.weight, weight)]
         if self._errors is not None:
-            parts += [(rows, self._errors.of_weight(weight, f)) for f, rows in self.rounding.items()]
+            parts += [(rows, self._errors.of_weight(weight, f)) for f, rows in self.totals.rounding.items()]
         for sample in range(self._size):
             first, *others = [(x[sample], g[sample]) for x, g in pairs]
             _weight_gradient(tap, *first, buffer)
@@ -199,8 +196,19 @@ class Taps:
         return torch.dot(flat, flat)
 
     def _rows(self, tensor: Tensor) -> Tensor:
-        """Give one row per sample; a single sample is one row, whatever the first axis counts."""
-        return tensor.unsqueeze(0) if self._size == 1 else tensor
+        """Give one row per sample; a single sample is one row, whatever the first axis counts.
+
+        Raises:
+            MixedSamplesError: the rows are neither samples nor their tokens.
+        """
+        if self._size == 1:
+            return tensor.unsqueeze(0)
+        rows = len(tensor) if tensor.dim() else 0
+        if rows == self._size:
+            return tensor
+        if rows not in self._flat:
+            raise MixedSamplesError
+        return tensor.view(self._size, -1, *tensor.shape[1:])
 
 
 def largest_magnitude(tensor: Tensor, dim: int | None = None) -> Tensor:

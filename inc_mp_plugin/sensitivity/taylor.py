@@ -16,7 +16,8 @@ from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.libraries.torch import parameters_of
-from inc_mp_plugin.model.batches import batch_size, is_packed, samples, told_nan
+from inc_mp_plugin.model.batches import batch_size, is_packed, sample_lengths, samples, told_nan
+from inc_mp_plugin.model.experts import exposed_layers, layer_of
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
@@ -27,7 +28,8 @@ from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.rows import Rows, concatenate, join
-from inc_mp_plugin.sensitivity.taps import MixedSamplesError, Taps, largest_magnitude
+from inc_mp_plugin.sensitivity.taps import Taps, largest_magnitude
+from inc_mp_plugin.sensitivity.totals import MixedSamplesError
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
@@ -138,8 +140,7 @@ def sensitivity_rows(
         InputError: a loss is not one number per sample, or has no gradient.
         NonFiniteError: a NaN or an infinity; the text names the op.
     """
-    # Rows of an expert are tokens: they can be as many as there are samples and yet belong to others.
-    separable = False if any(op.share < 1 for op in graph.ops) else None
+    separable: bool | None = None
     contrastive: bool | None = None
     measure = partial(_measure, model, graph, loss_fn=loss_fn, rounding=rounding)
     for batch in batches:
@@ -189,16 +190,19 @@ def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFuncti
 
     Tried on two samples: the gradient of the first sample's loss must not reach rows of the second sample.
     """
-    if is_packed(batch):
+    # Rows of an expert in a list are tokens: they can be as many as the samples and yet belong to others.
+    layers = exposed_layers(model)
+    in_lists = any(op.share < 1 and layer_of(op.name) not in layers for op in graph.ops)
+    if in_lists or is_packed(batch):
         return False
     pair = samples(batch, 0, 2)
     try:
-        with Taps(model, graph, 2, inputs_only=True) as taps:
+        with Taps(model, graph, 2, tokens=sample_lengths(batch), inputs_only=True) as taps:
             losses = _losses(model, pair, loss_fn)
             torch.autograd.backward(losses[0])
     except MixedSamplesError:
         return False
-    return not bool(taps.input[1].any())
+    return not bool(taps.totals.input[1].any())
 
 
 def _measure(
@@ -211,26 +215,32 @@ def _measure(
     loss_of: int | None = None,
 ) -> Rows:
     """Measure the rows of a batch, or the one row of its sample `loss_of` over all that the batch holds."""
-    with Taps(model, graph, 1 if loss_of is not None else batch_size(batch), rounding) as taps:
+    size = 1 if loss_of is not None else batch_size(batch)
+    with Taps(model, graph, size, rounding, tokens=sample_lengths(batch)) as taps:
         losses = _losses(model, batch, loss_fn)
         if loss_of is not None:
             losses = losses[loss_of : loss_of + 1]
         scale = _SCALE.get(next((p.dtype for p in model.parameters()), torch.float32), 1.0)
         torch.autograd.backward(losses, torch.full_like(losses, scale))
         taps.finish()
-        rows = Rows(
-            losses.detach().double().cpu().numpy(),
-            taps.input.cpu().numpy() / scale**2,
-            taps.weight.cpu().numpy() / scale**2,
-            taps.called,
-            taps.largest.cpu().numpy()[None],
-            {format_name: part.cpu().numpy() / scale**2 for format_name, part in taps.rounding.items()},
-            {key: part.cpu().numpy() / scale**2 for key, part in taps.second.items()},
-        )
+        rows = _to_rows(losses, taps, scale)
     parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values())
     if not all(np.isfinite(part).all() for part in parts):
         raise NonFiniteError(where_not_finite(model, graph, batch, loss_fn, rows=rows))
     return rows
+
+
+def _to_rows(losses: torch.Tensor, taps: Taps, scale: float) -> Rows:
+    totals = taps.totals
+    return Rows(
+        losses.detach().double().cpu().numpy(),
+        totals.input.cpu().numpy() / scale**2,
+        totals.weight.cpu().numpy() / scale**2,
+        taps.called,
+        totals.largest.cpu().numpy()[None],
+        {format_name: part.cpu().numpy() / scale**2 for format_name, part in totals.rounding.items()},
+        {key: part.cpu().numpy() / scale**2 for key, part in totals.second.items()},
+    )
 
 
 def _losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> torch.Tensor:

@@ -13,7 +13,8 @@ try:
 except ImportError:
     pytest.skip("transformers keeps experts as lists of modules", allow_module_level=True)
 
-from inc_mp_plugin.model.experts import expose_experts, exposed_experts, fused_experts, routed
+from inc_mp_plugin.model.expert import Sent, routed
+from inc_mp_plugin.model.experts import expose_experts, exposed_experts, fused_experts
 
 MIXTURES = ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3"]
 LAYER = "model.layers.1.mlp.experts"
@@ -194,5 +195,6 @@ def test_routed_by_hand():
         seen[number] = rows.flatten().tolist()
         return (number + 1) * rows
 
-    assert routed(hidden, chosen, weights, range(2), run=run).tolist() == [[2.0], [40.0], [0.0]]
+    sent = Sent.by_number(chosen, weights, range(2))
+    assert routed(hidden, sent, run).tolist() == [[2.0], [40.0], [0.0]]
     assert seen == {0: [1.0], 1: [1.0, 10.0]}

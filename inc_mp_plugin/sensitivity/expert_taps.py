@@ -1,0 +1,202 @@
+"""Sensitivities of layers of experts: all experts of a layer in one step, each row told to its sample."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from inc_mp_plugin.model.expert import Expert, Sent, add_up
+from inc_mp_plugin.model.expert_stacks import sent_rows
+from inc_mp_plugin.model.experts import experts_of
+from inc_mp_plugin.sensitivity.expert_products import WeightNorms, products, slices
+from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.sensitivity.rounded import Errors
+
+_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One run of a layer: the rows that go to experts, and the sample of each row."""
+
+    sent: Sent
+    samples: Tensor
+
+    @staticmethod
+    def of(sent: Sent, size: int) -> _Call:
+        """Tell the sample of each row: hidden states come sample by sample.
+
+        Raises:
+            MixedSamplesError: the tokens are no multiple of the samples.
+        """
+        if sent.tokens % size:
+            raise MixedSamplesError
+        return _Call(sent, sent.source % sent.tokens // (sent.tokens // size))
+
+    def per_row(self, of_experts: Iterable[int]) -> Tensor:
+        """Repeat numbers, one for each expert, for the rows of the expert."""
+        numbers, counts = (
+            torch.tensor(list(values), device=self.samples.device)
+            for values in (of_experts, self.sent.counts.values())
+        )
+        return numbers.repeat_interleave(counts)
+
+    @cached_property
+    def segments(self) -> Sequence[tuple[int, int, slice]]:
+        """Expert, sample and rows of all that one expert gets of one sample."""
+        size = int(self.samples.max()) + 1
+        keys = self.per_row(self.sent.counts) * size + self.samples
+        keys, lengths = torch.unique_consecutive(keys, return_counts=True)
+        rows = slices(lengths.tolist())
+        return [(*divmod(key, size), part) for key, part in zip(keys.tolist(), rows, strict=True)]
+
+
+class _Due(NamedTuple):
+    """A run of one projection of all experts: inputs and the gradient of outputs."""
+
+    call: _Call
+    value: Tensor
+    of_output: Tensor
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A layer: its experts, what ran of it, and the runs whose weight gradients are due."""
+
+    name: str
+    module: nn.Module
+    experts: Mapping[int, Expert]
+    forward: Any = None  # as it came
+    calls: int = 0
+    reached: set[int] = field(default_factory=set)
+    due: dict[str, list[_Due]] = field(default_factory=lambda: defaultdict(list))
+
+    def ops(self, projection: str, experts: Iterable[int]) -> list[str]:
+        """Name the ops of a projection."""
+        return [f"{self.name}.{number}.{projection}" for number in experts]
+
+
+class ExpertTaps:
+    """The part of `Taps` for layers whose experts are exposed.
+
+    Inside the `with` a layer runs each projection of all its experts as one step of the differentiation.
+    Hidden states come sample by sample, so that the number of a row tells its sample: the rows of an expert
+    are those of one sample after the other, and no sample needs a pass of its own.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        columns: Mapping[str, int],
+        totals: Totals,
+        errors: Errors | None = None,
+        *,
+        inputs_only: bool,
+    ) -> None:
+        """Prepare for one batch.
+
+        Args:
+            layers: from `exposed_layers`, by name.
+            columns: of the ops in the totals, by name.
+            totals: to add to.
+            errors: rounding errors q in the formats of the totals.
+            inputs_only: leave out the gradients of weights.
+        """
+        self._layers = [
+            _Layer(name, module, {int(number): expert for number, expert in experts_of(module).items()})
+            for name, module in layers.items()
+        ]
+        self._columns = columns
+        self._totals = totals
+        self._errors = errors
+        self._inputs_only = inputs_only
+        self._size = len(totals.input)
+
+    @property
+    def called(self) -> Iterator[str]:
+        """Names of the ops that ran."""
+        for layer in self._layers:
+            for projection in _PROJECTIONS:
+                yield from layer.ops(projection, layer.reached)
+
+    def __enter__(self) -> ExpertTaps:
+        """Run the layers in our way."""
+        for layer in self._layers:
+            layer.forward = layer.module.forward
+            layer.module.forward = partial(self._run, layer)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Run them in their own way again, and drop the tensors that are still held."""
+        for layer in self._layers:
+            layer.module.forward = layer.forward
+            layer.due.clear()
+
+    def finish(self) -> None:
+        """Add the weight gradients that are still due: of layers with an output that the loss ignores."""
+        for layer in self._layers:
+            for projection in _PROJECTIONS:
+                self._add_weights(layer, projection)
+
+    def _run(self, layer: _Layer, hidden: Tensor, *routing: Tensor) -> Tensor:
+        sent = sent_rows(layer.module, len(layer.experts), (hidden, *routing))
+        if not sent.counts:
+            return torch.zeros_like(hidden)
+        call = _Call.of(sent, self._size)
+        layer.calls += 1
+        layer.reached.update(sent.counts)
+        value = hidden[sent.source]
+        if not value.requires_grad:
+            value.requires_grad_()
+        expert = next(iter(layer.experts.values()))
+        gate, up = (self._product(layer, call, name, value) for name in ("gate_proj", "up_proj"))
+        return add_up(hidden, sent, self._product(layer, call, "down_proj", expert.join(gate, up)))
+
+    def _product(self, layer: _Layer, call: _Call, projection: str, value: Tensor) -> Tensor:
+        ops = layer.ops(projection, call.sent.counts)
+        columns = call.per_row(self._columns[op] for op in ops)
+        if not self._inputs_only:
+            largest = value.detach().abs().amax(dim=1).double()
+            self._totals.largest[0].scatter_reduce_(0, columns, largest, "amax")
+
+        def watch(value: Tensor, of_value: Tensor, of_output: Tensor) -> None:
+            for key, total in self._totals.of_inputs.items():
+                part = value if key == "input" else self._rounding(call, ops, value, key)
+                norms = (part.float() * of_value.float()).square_().sum(dim=1).double()
+                total.index_put_((call.samples, columns), norms, accumulate=True)
+            if not self._inputs_only:
+                layer.due[projection].append(_Due(call, value, of_output))
+                if len(layer.due[projection]) == layer.calls:
+                    self._add_weights(layer, projection)
+
+        linears = {getattr(layer.experts[n], projection): count for n, count in call.sent.counts.items()}
+        return products(value, linears, watch)
+
+    def _rounding(self, call: _Call, ops: Iterable[str], value: Tensor, format_name: str) -> Tensor:
+        errors: Any = self._errors  # there are no totals of formats without
+        parts = zip(ops, slices(call.sent.counts.values()), strict=True)
+        return torch.cat([errors.of_input(op, 0, value[rows], format_name) for op, rows in parts])
+
+    def _add_weights(self, layer: _Layer, projection: str) -> None:
+        pairs: dict[int, dict[int, list[tuple[Tensor, Tensor]]]] = defaultdict(lambda: defaultdict(list))
+        for call, value, of_output in layer.due.pop(projection, ()):
+            for expert, sample, rows in call.segments:
+                pairs[expert][sample].append((value[rows], of_output[rows]))
+        totals = [self._totals.weight, *self._totals.rounding.values()]
+        for (expert, samples), op in zip(pairs.items(), layer.ops(projection, pairs), strict=True):
+            weight = getattr(layer.experts[expert], projection).weight.detach()
+            factors = [weight]
+            if self._errors is not None:
+                factors += [self._errors.of_weight(weight, name) for name in self._totals.rounding]
+            norms = WeightNorms(weight, factors)
+            of_samples = [torch.stack(norms.of(sample)) for sample in samples.values()]
+            for total, values in zip(totals, torch.stack(of_samples, dim=1).double(), strict=True):
+                total[list(samples), self._columns[op]] += values

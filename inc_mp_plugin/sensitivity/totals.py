@@ -1,0 +1,55 @@
+"""What is summed up while a loss is differentiated, for every sample and op."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class MixedSamplesError(Exception):
+    """A tensor has a row that belongs to no single sample; never reaches the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """||z * dg/dz||^2 of every op and sample.
+
+    `input` and `weight` have shape (samples, ops), in float64. `rounding[format]` has the same shape, and
+    holds ||q * dg/dz||^2 of inputs and weight together, with the true rounding error q. `second` holds the
+    parts that the second inputs of bgemms contribute: to `input` under the key "input", to `rounding` under
+    each format. `largest`, shape (2, ops), is the largest magnitude of the first and the second input, -1
+    where there is none.
+    """
+
+    input: Tensor
+    weight: Tensor
+    rounding: dict[str, Tensor]
+    second: dict[str, Tensor]
+    largest: Tensor
+
+    @staticmethod
+    def zeros(samples: int, ops: int, *, formats: Collection[str], device: torch.device) -> Totals:
+        """Make totals of nothing.
+
+        Args:
+            samples: number of samples.
+            ops: number of ops.
+            formats: in which rounding errors are measured.
+            device: of the tensors.
+        """
+        nothing = torch.zeros(samples, ops, dtype=torch.float64, device=device)
+        return Totals(
+            nothing,
+            torch.zeros_like(nothing),
+            {format_name: torch.zeros_like(nothing) for format_name in formats},
+            {key: torch.zeros_like(nothing) for key in ("input", *formats)},
+            torch.full((2, ops), -1.0, dtype=torch.float64, device=device),
+        )
+
+    @property
+    def of_inputs(self) -> dict[str, Tensor]:
+        """The totals that inputs count in: `input` under the key "input", `rounding` by format."""
+        return {"input": self.input, **self.rounding}

@@ -1,0 +1,95 @@
+"""Cost of the sensitivity pass with experts: CPU seconds against plain forward and backward.
+
+    python tests/benchmarks/experts.py
+
+Once for a Qwen3-MoE with 128 experts of which a token is sent to 8, once for a dense Qwen3 whose multilayer
+perceptron is as wide as 8 experts. All runs go through the same batches in one process, in turn, so the
+ratios hold where the machine's speed drifts; on one thread, for threads that wait for each other count as
+busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import nn
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+import inc_mp_plugin as mp
+from inc_mp_plugin.model.losses import language_model_loss
+
+EXPERTS, ACTIVE = 128, 8
+
+
+def build(options: argparse.Namespace) -> dict[str, nn.Module]:
+    """Both models with random weights: what they are does not change the time."""
+    sizes = {
+        "vocab_size": 1024,
+        "hidden_size": options.hidden,
+        "num_hidden_layers": options.layers,
+        "num_attention_heads": options.hidden // 64,
+        "num_key_value_heads": options.hidden // 128,
+        "head_dim": 64,
+        "attn_implementation": "eager",
+    }
+    inner = options.inner
+    experts = {"num_experts": EXPERTS, "num_experts_per_tok": ACTIVE, "moe_intermediate_size": inner}
+    return {
+        "experts": Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **experts)).eval(),
+        "dense": Qwen3ForCausalLM(Qwen3Config(**sizes, intermediate_size=ACTIVE * inner)).eval(),
+    }
+
+
+def plain(model: nn.Module, batches: list[dict]) -> None:
+    """Forward and backward of every batch, with the gradients of all weights."""
+    for batch in batches:
+        language_model_loss(model, batch).sum().backward()
+        model.zero_grad(set_to_none=True)
+
+
+def cpu_seconds(run: object, *arguments: object) -> float:
+    """CPU time of one call, over all threads."""
+    start = time.process_time()
+    run(*arguments)
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Print the ratios, pair by pair, and their medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--inner", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--batches", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    models = build(options)
+    shape = (8, options.tokens)
+    batches = [{"input_ids": torch.randint(0, 1024, shape)} for _ in range(options.batches)]
+    graphs = {name: mp.capture(model, batches[0]) for name, model in models.items()}
+    ratios: dict[str, list[float]] = {name: [] for name in models}
+    for name, model in models.items():
+        plain(model, batches[:1])
+        mp.measure_sensitivity(model, graphs[name], batches[:1])
+    for _ in range(options.pairs):
+        for name, model in models.items():
+            base = cpu_seconds(plain, model, batches)
+            ours = cpu_seconds(mp.measure_sensitivity, model, graphs[name], batches)
+            ratios[name].append(ours / base)
+            print(
+                f"{name:8}plain {base:6.2f} s   sensitivity {ours:6.2f} s   ratio {ours / base:.3f}",
+                flush=True,
+            )
+    middle = {name: statistics.median(values) for name, values in ratios.items()}
+    print(f"median ratio {middle['experts']:.3f} with {EXPERTS} experts, {ACTIVE} active (wanted: at most 2)")
+    print(f"median ratio {middle['dense']:.3f} of the dense model")
+
+
+if __name__ == "__main__":
+    main()
