@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from inc_mp_plugin.model.expert import Expert, Sent, add_up
 from inc_mp_plugin.model.expert_stacks import sent_rows
 from inc_mp_plugin.model.experts import experts_of
-from inc_mp_plugin.sensitivity.expert_products import WeightNorms, products, slices
+from inc_mp_plugin.sensitivity.expert_products import products, slices
+from inc_mp_plugin.sensitivity.expert_weights import Rows, weight_norms
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Call:
     """One run of a layer: the rows that go to experts, and the sample of each row."""
 
@@ -49,23 +50,6 @@ class _Call:
         )
         return numbers.repeat_interleave(counts)
 
-    @cached_property
-    def segments(self) -> Sequence[tuple[int, int, slice]]:
-        """Expert, sample and rows of all that one expert gets of one sample."""
-        size = int(self.samples.max()) + 1
-        keys = self.per_row(self.sent.counts) * size + self.samples
-        keys, lengths = torch.unique_consecutive(keys, return_counts=True)
-        rows = slices(lengths.tolist())
-        return [(*divmod(key, size), part) for key, part in zip(keys.tolist(), rows, strict=True)]
-
-
-class _Due(NamedTuple):
-    """A run of one projection of all experts: inputs and the gradient of outputs."""
-
-    call: _Call
-    value: Tensor
-    of_output: Tensor
-
 
 @dataclass(slots=True)
 class _Layer:
@@ -77,7 +61,7 @@ class _Layer:
     forward: Any = None  # as it came
     calls: int = 0
     reached: set[int] = field(default_factory=set)
-    due: dict[str, list[_Due]] = field(default_factory=lambda: defaultdict(list))
+    due: dict[str, list[Rows]] = field(default_factory=lambda: defaultdict(list))
 
     def ops(self, projection: str, experts: Iterable[int]) -> list[str]:
         """Name the ops of a projection."""
@@ -173,7 +157,8 @@ class ExpertTaps:
                 norms = (part.float() * of_value.float()).square_().sum(dim=1).double()
                 total.index_put_((call.samples, columns), norms, accumulate=True)
             if not self._inputs_only:
-                layer.due[projection].append(_Due(call, value, of_output))
+                keys = call.per_row(call.sent.counts) * self._size + call.samples
+                layer.due[projection].append(Rows(keys, value, of_output))
                 if len(layer.due[projection]) == layer.calls:
                     self._add_weights(layer, projection)
 
@@ -186,17 +171,18 @@ class ExpertTaps:
         return torch.cat([errors.of_input(op, 0, value[rows], format_name) for op, rows in parts])
 
     def _add_weights(self, layer: _Layer, projection: str) -> None:
-        pairs: dict[int, dict[int, list[tuple[Tensor, Tensor]]]] = defaultdict(lambda: defaultdict(list))
-        for call, value, of_output in layer.due.pop(projection, ()):
-            for expert, sample, rows in call.segments:
-                pairs[expert][sample].append((value[rows], of_output[rows]))
-        totals = [self._totals.weight, *self._totals.rounding.values()]
-        for (expert, samples), op in zip(pairs.items(), layer.ops(projection, pairs), strict=True):
+        runs = layer.due.pop(projection, None)
+        if not runs:
+            return
+        totals = self._totals
+
+        def factors(expert: int) -> list[Tensor]:
             weight = getattr(layer.experts[expert], projection).weight.detach()
-            factors = [weight]
-            if self._errors is not None:
-                factors += [self._errors.of_weight(weight, name) for name in self._totals.rounding]
-            norms = WeightNorms(weight, factors)
-            of_samples = [torch.stack(norms.of(sample)) for sample in samples.values()]
-            for total, values in zip(totals, torch.stack(of_samples, dim=1).double(), strict=True):
-                total[list(samples), self._columns[op]] += values
+            errors: Any = self._errors
+            parts = [weight, *(errors.of_weight(weight, name) for name in totals.rounding)]
+            return [part.float().contiguous() for part in parts]
+
+        experts, norms = weight_norms(Rows.of(runs), self._size, factors)
+        columns = [self._columns[op] for op in layer.ops(projection, experts.tolist())]
+        for total, values in zip((totals.weight, *totals.rounding.values()), norms, strict=True):
+            total[:, columns] += values.T
