@@ -26,6 +26,7 @@ _SIZES = {
     "vocab_size": VOCABULARY,
 }
 _GROUPED = {**_SIZES, "num_key_value_heads": 2}
+_GROUPED_EXPERTS = {**_GROUPED, "intermediate_size": 32, "num_experts_per_tok": 2}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 # One small configuration per architecture; sizes do not matter, structures do.
@@ -76,6 +77,25 @@ CONFIGS = {
         qk_nope_head_dim=8,
         v_head_dim=16,
     ),
+    "gpt_oss": lambda: transformers.GptOssConfig(
+        **_GROUPED_EXPERTS, num_local_experts=4, head_dim=16, sliding_window=8
+    ),
+    "llama4_text": lambda: transformers.Llama4TextConfig(
+        **_GROUPED, num_local_experts=4, intermediate_size_mlp=48, head_dim=16, interleave_moe_layer_step=1
+    ),
+    "qwen3_next": lambda: transformers.Qwen3NextConfig(
+        **_GROUPED,
+        **_EXPERTS,
+        shared_expert_intermediate_size=48,
+        head_dim=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        layer_types=["linear_attention", "full_attention"],
+    ),
+    "granitemoe": lambda: transformers.GraniteMoeConfig(**_GROUPED_EXPERTS, num_local_experts=4),
+    "olmoe": lambda: transformers.OlmoeConfig(**_GROUPED_EXPERTS, num_experts=4, eos_token_id=1),
 }
 
 
@@ -93,7 +113,7 @@ def mixture(name: str, **changes: object) -> nn.Module:
     model = language_model(name, **changes)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if ".mlp.experts." in key or ".mlp.gate." in key:
+            if any(part in key for part in (".experts.", ".mlp.gate.", ".router.")):
                 parameter.normal_(std=0.2)
     return model
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from inc_mp_plugin.libraries.torch import parameters_of
+
 Projection = tuple[Tensor, Tensor | None]  # weight, shape (outputs, inputs), and bias
 
 
@@ -120,7 +122,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     # Without its constructor, whose random weight is not wanted: there may be twenty thousand of these.
     module = nn.Linear.__new__(nn.Linear)
     nn.Module.__init__(module)
-    module.out_features, module.in_features = weight.shape
-    module.weight = nn.Parameter(weight, requires_grad=False)
-    module.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+    vars(module).update(out_features=weight.shape[0], in_features=weight.shape[1])
+    for name, value in (("weight", weight), ("bias", bias)):
+        parameters_of(module)[name] = None if value is None else nn.Parameter(value, requires_grad=False)
     return module

@@ -22,7 +22,7 @@ def experts(graph, prefix):
     return [op for op in graph.ops if op.name.startswith(f"{prefix}.experts.")]
 
 
-MIXTURES = ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3"]
+MIXTURES = ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3", "gpt_oss"]
 
 
 def text(samples=3, length=12):
@@ -238,36 +238,16 @@ def test_a_loop_that_is_not_that_simple_is_refused(block):
 
 
 @capabilities.fused_experts
-def test_fused_experts_that_cannot_be_exposed_are_listed_with_the_reason():
-    config = transformers.GptOssConfig(
-        hidden_size=64,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=96,
-        num_local_experts=4,
-    )
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    graph = mp.capture(model, text())
-    reasons = {product.name: product.reason for product in graph.unsupported}
-    assert "gate_up_proj_bias" in reasons["model.layers.0.mlp.experts"]
-    assert reasons["model.layers.0.mlp.router"].startswith("router: ")
-    assert not [op for op in graph.ops if ".experts" in op.name]
+def test_fused_experts_that_cannot_be_exposed_are_named_with_the_reason():
+    """Nemotron's have no gate; the router beside them is linear here."""
+    from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
-
-@capabilities.fused_experts
-def test_a_router_beside_experts_that_are_no_ops():
-    """Aria's: transposed weights behind a linear router."""
-    from transformers.models.aria.modeling_aria import AriaExperts, AriaTextConfig
-
-    sizes = {"hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 2, "moe_num_experts": 4}
+    sizes = {"hidden_size": 8, "moe_intermediate_size": 4, "n_routed_experts": 4}
 
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
-            self.experts = AriaExperts(AriaTextConfig(**sizes))
+            self.experts = NemotronHExperts(transformers.NemotronHConfig(**sizes))
             self.router, self.last = nn.Linear(8, 4), nn.Linear(8, 5)
 
         def forward(self, x):
@@ -278,7 +258,25 @@ def test_a_router_beside_experts_that_are_no_ops():
     assert [op.name for op in graph.ops] == ["0.last"]
     reasons = {product.name: product.reason for product in graph.unsupported}
     assert reasons["0.router"].startswith("router: ")
-    assert "transposed" in reasons["0.experts"]
+    assert "down_proj, up_proj instead of gate_up_proj" in reasons["0.experts"]
+
+
+def test_experts_that_take_one_row_per_token_and_expert_by_hand():
+    """Llama 4 sends each of 36 tokens to one of 4 experts: 9 rows to each; a shared expert runs beside them."""
+    graph = mp.capture(helpers.language_model("llama4_text"), text(3, 12))
+    layer = "model.layers.1.feed_forward"
+    ops = experts(graph, layer)
+    assert [op.name for op in ops] == [f"{layer}.experts.{e}.{p}" for e in range(4) for p in PROJECTIONS]
+    for op in ops:
+        inner, columns = (96, 64) if op.name.endswith("down_proj") else (64, 96)
+        assert op.gemms == (Gemm(1, 9, inner, columns),)
+        assert op.macs == 12 * 64 * 96 // 4
+        assert op.share == pytest.approx(1 - 0.75**36)
+    routed = {op.name for op in ops}
+    shared = {f"{layer}.shared_expert.{name}" for name in PROJECTIONS}
+    assert [set(group) for group in graph.groups if routed & set(group)] == [routed | shared]
+    reasons = {product.name: product.reason for product in graph.unsupported}
+    assert reasons[f"{layer}.router"].startswith("router: ")
 
 
 def test_a_kernel_whose_experts_differ():

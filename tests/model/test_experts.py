@@ -1,6 +1,7 @@
 """Exposed experts: the same logits, weights without a copy, and gone afterwards."""
 
 import re
+from itertools import product
 
 import helpers
 import pytest
@@ -16,7 +17,10 @@ except ImportError:
 from inc_mp_plugin.model.expert import Sent, routed
 from inc_mp_plugin.model.experts import expose_experts, exposed_experts, fused_experts
 
-MIXTURES = ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3"]
+MIXTURES = ["mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v3", "gpt_oss"]
+KERNELS = ["eager", "batched_mm", "grouped_mm"]
+MORE = [("llama4_text", "eager"), *((name, "grouped_mm") for name in ("qwen3_next", "granitemoe", "olmoe"))]
+BLOCKS = {"granitemoe": "block_sparse_moe", "llama4_text": "feed_forward"}
 LAYER = "model.layers.1.mlp.experts"
 
 
@@ -29,18 +33,17 @@ def batch():
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("kernel", ["eager", "batched_mm", "grouped_mm"])
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize(("name", "kernel"), [*product(MIXTURES, KERNELS), *MORE])
 def test_logits_are_those_of_every_kernel(name, kernel, dtype):
     model = helpers.mixture(name, _experts_implementation=kernel).to(dtype)
     expected = model(**batch()).logits
     with exposed_experts(model) as exposed:
         logits = model(**batch()).logits
-    assert LAYER in exposed
+    assert f"model.layers.1.{BLOCKS.get(name, 'mlp')}.experts" in exposed
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(logits, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
     for key, parameter in model.named_parameters():
-        if key.endswith("experts.down_proj"):
+        if key.endswith(("experts.down_proj", "experts.down_proj_bias")):
             parameter.zero_()
     # Without experts the logits are others: the comparison means something.
     assert (model(**batch()).logits - expected).abs().max() > 0.2 * expected.abs().max()
@@ -72,7 +75,22 @@ def test_names_and_weights_are_views():
     assert kinds == {f"{number}.{name}": "Linear" for number in range(4) for name in projections}
 
 
-@pytest.mark.parametrize("name", ["mixtral", "llama"])
+def test_views_of_transposed_and_interleaved_stacks_with_biases():
+    model = helpers.mixture("gpt_oss")
+    layer = model.get_submodule(LAYER)
+    stacks = dict(layer.named_parameters(recurse=False))
+    with exposed_experts(model):
+        expert = layer.get_submodule("2")
+        for start, projection in enumerate((expert.gate_proj, expert.up_proj)):
+            assert torch.equal(projection.weight, stacks["gate_up_proj"][2, :, start::2].T)
+            assert torch.equal(projection.bias, stacks["gate_up_proj_bias"][2, start::2])
+        assert torch.equal(expert.down_proj.weight, stacks["down_proj"][2].T)
+        assert torch.equal(expert.down_proj.bias, stacks["down_proj_bias"][2])
+        places = {parameter.untyped_storage().data_ptr() for parameter in expert.parameters()}
+    assert places == {stack.untyped_storage().data_ptr() for stack in stacks.values()}
+
+
+@pytest.mark.parametrize("name", ["mixtral", "llama", "gpt_oss", "llama4_text"])
 def test_the_model_leaves_as_it_came(name):
     model = helpers.language_model(name)
     before = helpers.state(model)
@@ -85,19 +103,22 @@ def test_the_model_leaves_as_it_came(name):
 
 
 @torch.no_grad()
-def test_exposed_for_good_without_a_second_copy():
-    model = helpers.mixture("deepseek_v3")
+@pytest.mark.parametrize(("name", "layers"), [("deepseek_v3", 1), ("gpt_oss", 2)])
+def test_exposed_for_good_without_a_second_copy(name, layers):
+    model = helpers.mixture(name)
     expected, elements = model(**batch()).logits, sum(p.numel() for p in model.parameters())
-    assert expose_experts(model) == (LAYER,)
+    exposed = expose_experts(model)
+    assert (len(exposed), exposed[-1]) == (layers, LAYER)
     assert expose_experts(model) == ()
     with exposed_experts(model) as exposed:
         assert exposed == ()
     torch.testing.assert_close(model(**batch()).logits, expected)
     assert sum(p.numel() for p in model.parameters()) == elements
     assert f"{LAYER}.3.up_proj.weight" in model.state_dict()
-    assert f"{LAYER}.gate_up_proj" not in model.state_dict()
-    weight = model.get_submodule(f"{LAYER}.3.up_proj").weight
-    assert weight.untyped_storage().nbytes() == 4 * weight.numel()
+    assert not [key for key in model.state_dict() if key.startswith(f"{LAYER}.gate_up_proj")]
+    for own in model.get_submodule(f"{LAYER}.3").parameters():
+        assert own.is_contiguous()
+        assert own.untyped_storage().nbytes() == 4 * own.numel()
 
 
 def gpt_oss():
@@ -144,8 +165,21 @@ class Scaled(nn.Module):
         return output
 
 
+class TakesTurns(Scaled):
+    """Gate and up take turns."""
+
+    def _apply_gate(self, both):
+        return torch.sigmoid(both[..., ::2]) * both[..., 1::2]
+
+
+def uneven():
+    experts = Fused(config())
+    experts.gate_up_proj = nn.Parameter(torch.randn(2, 13, 8))
+    return experts
+
+
 Fused = use_experts_implementation(type("Fused", (Scaled,), {}))
-Interleaved = use_experts_implementation(type("Interleaved", (Scaled,), {}), is_concatenated=False)
+Interleaved = use_experts_implementation(type("Interleaved", (TakesTurns,), {}), is_concatenated=False)
 
 
 def config():
@@ -155,14 +189,15 @@ def config():
 @pytest.mark.parametrize(
     ("build", "reason"),
     [
-        (gpt_oss, "down_proj, down_proj_bias, gate_up_proj, gate_up_proj_bias instead of gate_up_proj and"),
-        (aria, "transposed"),
-        (nemotron, "down_proj, up_proj instead of gate_up_proj and down_proj alone"),
-        (lambda: Interleaved(config()), "interleaved"),
+        (gpt_oss, "^$"),
+        (aria, "^$"),
+        (nemotron, "down_proj, up_proj instead of gate_up_proj and down_proj, and biases of both or none"),
+        (lambda: Interleaved(config()), "^$"),
+        (uneven, r"parameters do not fit each other: .*gate_up_proj.*\(2, 13, 8\)"),
         (lambda: Fused(config(), factor=0.5), r"do not compute down\(gate\(x\), up\(x\)\)"),
         (lambda: Fused(config(), limit=0.5), "^$"),
     ],
-    ids=["biases", "transposed", "no gate", "interleaved", "something else", "a gate of its own"],
+    ids=["biases", "transposed", "no gate", "interleaved", "uneven", "something else", "a gate of its own"],
 )
 def test_only_what_computes_the_same_is_exposed(build, reason):
     torch.manual_seed(0)
@@ -175,9 +210,12 @@ def test_only_what_computes_the_same_is_exposed(build, reason):
 
 
 @torch.no_grad()
-def test_a_gate_of_its_own_is_kept():
+@pytest.mark.parametrize(
+    "build", [lambda: Fused(config(), limit=0.5), lambda: Interleaved(config())], ids=["clamp", "turns"]
+)
+def test_a_gate_of_its_own_is_kept(build):
     torch.manual_seed(0)
-    model = nn.Sequential(Fused(config(), limit=0.5))
+    model = nn.Sequential(build())
     arguments = (torch.randn(5, 8), torch.tensor([[0, 1]] * 5), torch.rand(5, 2))
     expected = model[0](*arguments)
     with exposed_experts(model):
@@ -198,3 +236,17 @@ def test_routed_by_hand():
     sent = Sent.by_number(chosen, weights, range(2))
     assert routed(hidden, sent, run).tolist() == [[2.0], [40.0], [0.0]]
     assert seen == {0: [1.0], 1: [1.0, 10.0]}
+
+
+def test_rows_by_their_places_by_hand():
+    """Two experts, two tokens: token 1 goes to both, token 0 to the second expert alone."""
+    hidden = torch.tensor([[0.0], [2.0], [3.0], [4.0]])
+    sent = Sent.by_place(hidden, 2)
+    assert (sent.source.tolist(), sent.tokens, sent.counts) == ([1, 2, 3], 2, {0: 1, 1: 2})
+    assert routed(hidden, sent, lambda number, rows: (number + 10) * rows).flatten().tolist() == [
+        0,
+        20,
+        33,
+        44,
+    ]
+    assert routed(0 * hidden, Sent.by_place(0 * hidden, 2), max).tolist() == [[0.0]] * 4
