@@ -77,6 +77,10 @@ CONFIGS = {
         qk_nope_head_dim=8,
         v_head_dim=16,
     ),
+}
+
+# More mixtures of experts, for tests of experts alone.
+MIXTURES = {
     "gpt_oss": lambda: transformers.GptOssConfig(
         **_GROUPED_EXPERTS, num_local_experts=4, head_dim=16, sliding_window=8
     ),
@@ -101,7 +105,7 @@ CONFIGS = {
 
 def language_model(name: str, seed: int = 0, **changes: object) -> nn.Module:
     """A small causal language model of random weights."""
-    config = CONFIGS[name]()
+    config = {**CONFIGS, **MIXTURES}[name]()
     for key, value in changes.items():
         setattr(config, key, value)
     torch.manual_seed(seed)

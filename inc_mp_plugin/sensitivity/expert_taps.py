@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.model.expert import Expert, Sent, add_up
 from inc_mp_plugin.model.expert_stacks import sent_rows
-from inc_mp_plugin.model.experts import experts_of
+from inc_mp_plugin.model.experts import experts_of, exposed_layers
 from inc_mp_plugin.sensitivity.expert_products import products, slices
 from inc_mp_plugin.sensitivity.expert_weights import Rows, weight_norms
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
@@ -68,6 +69,16 @@ class _Layer:
         return [f"{self.name}.{number}.{projection}" for number in experts]
 
 
+def whole_layers(model: nn.Module, graph: Graph) -> dict[str, nn.Module]:
+    """Find the layers of exposed experts, by name, all of whose projections are ops of a graph."""
+    ops = {op.name for op in graph.ops}
+    return {
+        name: module
+        for name, module in exposed_layers(model).items()
+        if all(f"{name}.{n}.{projection}" in ops for n in experts_of(module) for projection in _PROJECTIONS)
+    }
+
+
 class ExpertTaps:
     """The part of `Taps` for layers whose experts are exposed.
 
@@ -88,7 +99,7 @@ class ExpertTaps:
         """Prepare for one batch.
 
         Args:
-            layers: from `exposed_layers`, by name.
+            layers: from `whole_layers`.
             columns: of the ops in the totals, by name.
             totals: to add to.
             errors: rounding errors q in the formats of the totals.
@@ -158,7 +169,7 @@ class ExpertTaps:
                 total.index_put_((call.samples, columns), norms, accumulate=True)
             if not self._inputs_only:
                 keys = call.per_row(call.sent.counts) * self._size + call.samples
-                layer.due[projection].append(Rows(keys, value, of_output))
+                layer.due[projection].append(Rows(keys, value.detach(), of_output))
                 if len(layer.due[projection]) == layer.calls:
                     self._add_weights(layer, projection)
 

@@ -16,10 +16,10 @@ from torch.nn.grad import conv2d_weight
 from inc_mp_plugin.core.errors import InputError, PluginError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import leaves, map_tensors, padded, version_of
-from inc_mp_plugin.model.experts import exposed_layers, layer_of
+from inc_mp_plugin.model.experts import layer_of
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.modules import module_of
-from inc_mp_plugin.sensitivity.expert_taps import ExpertTaps
+from inc_mp_plugin.sensitivity.expert_taps import ExpertTaps, whole_layers
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Taps:
         self._inputs_only = inputs_only
         self._hooks = ExitStack()
         columns = {op.name: column for column, op in enumerate(graph.ops)}
-        layers = exposed_layers(model)
+        layers = whole_layers(model, graph)
         self._experts = ExpertTaps(layers, columns, self.totals, rounding, inputs_only=inputs_only)
         self._taps = {
             op.name: _Tap(op.name, op.kind, module_of(model, op.name), columns[op.name])

@@ -17,7 +17,7 @@ from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.model.batches import batch_size, is_packed, sample_lengths, samples, told_nan
-from inc_mp_plugin.model.experts import exposed_layers, layer_of
+from inc_mp_plugin.model.experts import layer_of
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
@@ -25,6 +25,7 @@ from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
 from inc_mp_plugin.sensitivity.drift import with_drift
+from inc_mp_plugin.sensitivity.expert_taps import whole_layers
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.rows import Rows, concatenate, join
@@ -191,7 +192,7 @@ def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFuncti
     Tried on two samples: the gradient of the first sample's loss must not reach rows of the second sample.
     """
     # Rows of an expert in a list are tokens: they can be as many as the samples and yet belong to others.
-    layers = exposed_layers(model)
+    layers = whole_layers(model, graph)
     in_lists = any(op.share < 1 and layer_of(op.name) not in layers for op in graph.ops)
     if in_lists or is_packed(batch):
         return False

@@ -262,7 +262,7 @@ def test_fused_experts_that_cannot_be_exposed_are_named_with_the_reason():
 
 
 def test_experts_that_take_one_row_per_token_and_expert_by_hand():
-    """Llama 4 sends each of 36 tokens to one of 4 experts: 9 rows to each; a shared expert runs beside them."""
+    """Llama 4 sends each of 36 tokens to one of 4 experts: 9 rows to each, beside a shared expert."""
     graph = mp.capture(helpers.language_model("llama4_text"), text(3, 12))
     layer = "model.layers.1.feed_forward"
     ops = experts(graph, layer)

@@ -1,5 +1,6 @@
 """Sensitivities of experts: on stock code, in loops, behind Gaudi's kernel; experts that nothing reached."""
 
+from dataclasses import replace
 from functools import partial
 
 import capabilities
@@ -8,11 +9,12 @@ import mixtures
 import numpy as np
 import pytest
 import torch
-from naive import naive_sensitivity
+from naive import assert_sensitivities_agree, naive_sensitivity
 from torch import nn
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.graph import Graph, Op
 from inc_mp_plugin.model.losses import language_model_loss
 from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.resume import measure_in_steps
@@ -55,6 +57,110 @@ def test_weights_as_stock_code_has_them(name):
     np.testing.assert_allclose(
         sensitivity.weight[:, columns], torch.stack(expected).detach(), rtol=1e-3, atol=1e-12
     )
+
+
+FAMILIES = ["mixtral", "qwen3_moe", "deepseek_v3", *helpers.MIXTURES]
+
+
+@capabilities.fused_experts
+@pytest.mark.parametrize("name", helpers.mostly_slow(FAMILIES, "qwen3_moe", "gpt_oss", "llama4_text"))
+def test_a_batch_equals_naive_autograd(name, monkeypatch):
+    """All ops of the last layer, of a batch of three: by one backward pass of the batch."""
+    model = helpers.mixture(name)
+    batch = {"input_ids": helpers.tokens(3, 8)}
+    graph = last_layer_of(mp.capture(model, batch))
+    passes = backward_passes(monkeypatch)
+    sensitivity = mp.measure_sensitivity(model, graph, [batch])
+    assert len(passes) == 2  # the other one tries whether samples are separate
+    monkeypatch.undo()
+    assert sum(".experts." in op for op in sensitivity.ops) >= 9
+    assert_sensitivities_agree(sensitivity, model, batch, language_model_loss)
+
+
+def last_layer_of(graph):
+    ops = tuple(op for op in graph.ops if op.name.startswith("model.layers.1."))
+    return replace(graph, ops=ops, groups=(tuple(op.name for op in ops),))
+
+
+def backward_passes(monkeypatch):
+    """What is differentiated from now on."""
+    passes, backward = [], torch.autograd.backward
+    record = lambda tensors, *gradients: (passes.append(tensors), backward(tensors, *gradients))[1]  # noqa: E731
+    monkeypatch.setattr(torch.autograd, "backward", record)
+    return passes
+
+
+@capabilities.fused_experts
+@pytest.mark.parametrize("large", [0, 2**40], ids=["pairs", "gradients"])
+@pytest.mark.parametrize("rounding", [{}, ROUNDING], ids=["uniform", "measured"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_batch_equals_its_samples(large, rounding, dtype, monkeypatch):
+    """Where weights are large, short segments take another way."""
+    from inc_mp_plugin.sensitivity import expert_weights
+
+    monkeypatch.setattr(expert_weights, "_LARGE", large)
+    model, ids = helpers.mixture("gpt_oss").to(dtype), helpers.tokens(5, 10)
+    graph = mp.capture(model, {"input_ids": ids})
+    together = mp.measure_sensitivity(model, graph, [{"input_ids": ids}], **rounding)
+    alone = mp.measure_sensitivity(model, graph, [{"input_ids": row[None]} for row in ids], **rounding)
+    assert together.ops == alone.ops
+    for part in ("loss", "input", "weight"):
+        ours, theirs = getattr(together, part), getattr(alone, part)
+        tolerance = {"rtol": 1e-4, "atol": 1e-12} if dtype == torch.float32 else {"rtol": 0.2, "atol": 1e-3}
+        np.testing.assert_allclose(ours, theirs, **tolerance)
+    for key in together.maxabs:
+        np.testing.assert_allclose(together.maxabs[key], alone.maxabs[key], rtol=1e-2)
+
+
+@capabilities.fused_experts
+def test_a_layer_that_runs_twice_has_one_weight():
+    """The products of both runs are added before they are squared; a third run does not reach the loss."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = (
+                helpers.mixture("mixtral", hidden_size=8, intermediate_size=6).model.layers[0].mlp.experts
+            )
+
+        def forward(self, hidden):
+            chosen = hidden.argsort(dim=-1)[..., :2] % 4
+            hidden = self.experts(hidden, chosen, hidden.sigmoid()[..., :2])
+            self.experts(hidden, chosen, hidden[..., :2])
+            return self.experts(torch.tanh(hidden), chosen, hidden.sigmoid()[..., :2])
+
+    def loss(model, batch):
+        return model(batch.flatten(0, 1)).view_as(batch).square().flatten(1).mean(dim=1)
+
+    torch.manual_seed(0)
+    model, batch = Twice(), torch.randn(3, 7, 8)
+    ops = tuple(
+        Op(f"experts.{n}.{p}", "linear", 1, 48, 2, share=0.9)
+        for n in range(4)
+        for p in ("gate_proj", "up_proj", "down_proj")
+    )
+    graph = Graph(ops, (tuple(op.name for op in ops),), (), {})
+    sensitivity = mp.measure_sensitivity(model, graph, [batch], loss)
+    assert_sensitivities_agree(sensitivity, model, batch, loss)
+
+
+@capabilities.fused_experts
+def test_experts_whose_tokens_are_not_in_the_order_of_samples():
+    """Token by token instead of sample by sample: the samples are run one by one."""
+
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = helpers.mixture("mixtral", hidden_size=8, intermediate_size=6).model.layers[0].mlp
+
+        def forward(self, hidden):
+            return self.block(hidden.transpose(0, 1).contiguous()).transpose(0, 1)
+
+    torch.manual_seed(0)
+    model, batch = Crossed(), torch.randn(2, 4, 8)
+    graph = mp.capture(model, batch)
+    sensitivity = mp.measure_sensitivity(model, graph, [batch], squared)
+    assert_sensitivities_agree(sensitivity, model, batch, squared)
 
 
 @pytest.mark.parametrize("block", ["Loop", "LoopOverAll", "LoopBesideShared", "LoopInMethod"])
