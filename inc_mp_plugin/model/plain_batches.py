@@ -110,6 +110,9 @@ def _part(value: Any, where: str, *, row: bool) -> Any:
     if isinstance(value, (np.ndarray, np.generic)):
         value = _tensor(np.asarray(value), where)
     if isinstance(value, torch.Tensor):
+        if value.is_inference():  # nothing can be differentiated through it
+            with torch.inference_mode(False):
+                value = value.clone()
         return value.unsqueeze(0) if row else value
     if isinstance(value, (str, bytes)):
         message = f"{where}: text ({value[:20]!r}); turn it into numbers first, as a tokenizer does"

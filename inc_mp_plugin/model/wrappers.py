@@ -61,6 +61,6 @@ def _fault_of_weights(model: nn.Module) -> str:
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         return "has no weights (they are on the meta device); load them"
-    if any(tensor.is_inference() for tensor in tensors) or torch.is_inference_mode_enabled():
-        return "was made or is used in torch.inference_mode(), which forbids gradients; do both outside of it"
+    if any(tensor.is_inference() for tensor in tensors):
+        return "was made in torch.inference_mode(), so that it has no gradients; load it outside of it"
     return ""

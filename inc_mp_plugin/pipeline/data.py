@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.data.load import load_batches
 from inc_mp_plugin.model.data.reading import documents
-from inc_mp_plugin.model.data.samples import Conversation, Sample, read_samples
+from inc_mp_plugin.model.data.samples import Conversation, Sample, read_samples, samples_of
 from inc_mp_plugin.model.heldout import HeldOut
 from inc_mp_plugin.model.loading import (
     empty_model,
@@ -183,9 +184,12 @@ def _data_settings(recipe: Recipe, name: str, section: DataSection) -> Json:
     """
     settings = section.model_dump(mode="json", exclude={"data", "random_plans", "seed", *_YOUNGER})
     younger = section.model_dump(mode="json", include=_YOUNGER, exclude_defaults=True)
-    samples = list(_documents(recipe, section).values())
-    is_file = section.data.is_file()
-    content = file_fingerprint(section.data) if is_file else _hash_text(repr(samples))
+    if section.data.is_file():
+        content = file_fingerprint(section.data)
+        samples = [sample for _, sample in islice(samples_of(section.source), section.samples)]
+    else:
+        samples = list(_documents(recipe, section).values())
+        content = _hash_text(repr(samples))
     paths = [path for sample in samples if isinstance(sample, Conversation) for path in sample.images]
     if paths:
         content = _hash_text(" ".join([content, *map(file_fingerprint, paths)]))
