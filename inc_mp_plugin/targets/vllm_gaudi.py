@@ -45,6 +45,8 @@ _ATTENTION = {
 _PRODUCTS = ("matmul_qk", "matmul_av")
 # vLLM takes the embedding itself as the head of these models, if they share it.
 _HEADLESS = {"Qwen2Attention", "Qwen3Attention"}
+_ATTENTION_NAMES = {"GptOssAttention": "attn"}  # where that is not transformers' name
+_GATED = {"GraniteMoeMoE"}  # blocks whose `router` of transformers is a `gate`, as in most blocks
 # Since vLLM 0.24 the experts stand one level deeper, in classes that INC does not know.
 _EXPERTS = (("experts", "FusedMoE"), ("experts.routed_experts", "RoutedExperts"))
 
@@ -62,6 +64,9 @@ def lay_out(captured: Captured, serving: Serving) -> Layout:
     blocks = expert_blocks(captured.ops)
     renamed = mixtral_blocks(captured, blocks)
     owners = {block: renamed.get(block, block) for block in blocks}
+    routers = {block: f"{owner}.{_router(captured, block)}" for block, owner in owners.items()}
+    for tree in trees:
+        tree.update(dict.fromkeys(routers.values(), "ReplicatedLinear"))
     rules = [rule for block, ops in blocks.items() for rule in _place(owners[block], ops, trees, places)]
     products = frozenset(op for op in places if split(op)[1] in _PRODUCTS)
     if caches:
@@ -77,7 +82,7 @@ def lay_out(captured: Captured, serving: Serving) -> Layout:
         caches=caches,
         cached=products,
         idle=idle,
-        routers=tuple(f"{owner}.gate" for owner in owners.values()),
+        routers=tuple(routers.values()),
     )
 
 
@@ -101,11 +106,23 @@ def _place_singles(
             places[op] = (f"{parent}.attn.impl.{child}",)
         elif child in _LINEAR and expert_role(op) is None:
             name, kind = _LINEAR[child]
+            parent = _renamed(captured, parent)
             places[op] = (f"{parent}.{name}" if parent else name,)
             kinds[places[op][0]] = kind
         elif expert_role(op) is None:
             unplaced[op] = f"where vLLM on Gaudi holds a {child!r} is not known here"
     return places, unplaced, kinds
+
+
+def _renamed(captured: Captured, module: str) -> str:
+    """Return vLLM's name of a module that holds projections."""
+    name = _ATTENTION_NAMES.get(captured.modules.get(module, ""))
+    return module if name is None else f"{split(module)[0]}.{name}"
+
+
+def _router(captured: Captured, block: str) -> str:
+    has_router = f"{block}.router" in captured.modules and captured.modules.get(block) not in _GATED
+    return "router" if has_router else "gate"
 
 
 def _place(
@@ -116,7 +133,6 @@ def _place(
 ) -> Iterator[Rule]:
     """Enter a block of experts into each tree, and its ops into the places; yield its rule for each tree."""
     for tree, (path, kind) in zip(trees, _EXPERTS, strict=True):
-        tree[f"{owner}.gate"] = "ReplicatedLinear"
         modules = dict(_experts(f"{owner}.{path}", kind, {number for number, _ in ops.values()}))
         tree.update(modules)
         for op, (number, role) in ops.items():

@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from dataclasses import replace
 
+import capabilities
 import helpers
 import pytest
 import torch
@@ -16,6 +17,7 @@ from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.inc.config import config_of, to_inc_config
 from inc_mp_plugin.inc.convert import apply, quantize, switchable
 from inc_mp_plugin.model.attention import expose_bgemms, exposed_bgemms
+from inc_mp_plugin.model.experts import exposed_experts
 from inc_mp_plugin.targets import CPU_QDQ
 
 
@@ -82,6 +84,31 @@ def test_apply_to_another_model():
     _, _, plan = planned()
     with pytest.raises(InputError, match="is not a module of this model"):
         apply(helpers.encoder(), plan, batches())
+
+
+@capabilities.fused_experts
+@torch.no_grad()
+@pytest.mark.parametrize("name", helpers.mostly_slow(["gpt_oss", "llama4_text"], "gpt_oss"))
+def test_experts_of_transposed_weights_with_biases(name):
+    """Of zeros an FP8 linear module makes its bias, which INC leaves as it is; GPT-OSS has some."""
+    model, data = helpers.mixture(name), [{"input_ids": helpers.tokens(8, 24)}]
+    graph = mp.capture(model, data[0])
+    with torch.enable_grad():
+        seen = mp.measure_sensitivity(model, graph, data)
+    experts = {op.name for op in graph.ops if ".experts." in op.name}
+    plan = with_ops(mp.solve(mp.mac_gains(graph, ("fp32", "fp8_e4m3"), "h100"), seen, tau=10.0), experts)
+    before = model(**data[0]).logits
+    with exposed_experts(model):
+        biases = {op: model.get_submodule(op).bias for op in experts}
+    after = apply(model, plan, data)
+    assert patched(after) == experts
+    cosine = torch.nn.functional.cosine_similarity(after(**data[0]).logits.flatten(), before.flatten(), dim=0)
+    assert 0.95 < cosine < 1 - 1e-6
+    assert {bias is not None for bias in biases.values()} == {name == "gpt_oss"}
+    for op, bias in biases.items():
+        inputs = 96 if op.endswith("down_proj") and name == "llama4_text" else 32 if "down" in op else 64
+        expected = torch.zeros(()) if bias is None else bias
+        assert (after.get_submodule(op)(torch.zeros(1, inputs)) == expected).all()
 
 
 @torch.no_grad()

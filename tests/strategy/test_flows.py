@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from pathlib import Path
 
+import capabilities
 import helpers
 import pytest
 import torch
@@ -145,10 +146,19 @@ def test_a_saved_model_loads_as_it_was(objective, dtype):
     assert any("matmul" in name for name in saved) == (objective != "memory")
 
 
-@pytest.mark.parametrize("dtype", helpers.mostly_slow(DTYPES, torch.float16), ids=str)
-def test_a_saved_mixture_of_experts_loads_as_it_was(dtype):
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("mixtral", torch.float16),
+        pytest.param("mixtral", torch.float32, marks=pytest.mark.slow),
+        pytest.param("mixtral", torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("gpt_oss", torch.float32, marks=[pytest.mark.slow, capabilities.fused_experts]),
+    ],
+    ids=str,
+)
+def test_a_saved_mixture_of_experts_loads_as_it_was(name, dtype):
     pytest.importorskip("accelerate")
-    saved, loaded = saved_and_loaded("mixtral", dtype, mp.IPMSEConfig(tau=1.0))
+    saved, loaded = saved_and_loaded(name, dtype, mp.IPMSEConfig(tau=1.0))
     assert loaded == saved
     assert any(".experts." in name for name in saved)
 

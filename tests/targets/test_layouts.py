@@ -4,6 +4,7 @@ import random
 import re
 from functools import cache
 
+import capabilities
 import helpers
 import pytest
 import transformers
@@ -90,6 +91,35 @@ def test_everything_that_may_be_in_fp8_by_hand(name, target, serving, expected):
     picked = chosen(name, target, config, settings)
     assert layer(picked) == layer(picked, 1) == expected
     assert {n for n in picked if "layers" not in n} == {"lm_head"}
+
+
+SHARED = {"shared_expert.gate_up_proj", "shared_expert.down_proj"}
+FAMILIES = [
+    ("gpt_oss", "mlp", {"attn.qkv_proj", "attn.o_proj"}, set(), "router"),
+    ("llama4_text", "feed_forward", VLLM, SHARED, "router"),
+    ("qwen3_next", "mlp", VLLM, SHARED, "gate"),
+    ("granitemoe", "block_sparse_moe", VLLM, set(), "gate"),
+    ("olmoe", "mlp", VLLM, set(), "gate"),
+]
+
+
+@capabilities.fused_experts
+@pytest.mark.parametrize(("name", "block", "attention", "beside", "router"), FAMILIES)
+def test_experts_on_vllm_by_hand(name, block, attention, beside, router):
+    """With biases (GPT-OSS) or without, all experts of a layer are one decision."""
+    demanded = demands(graph(name), ["vllm-gaudi"])
+    (tie,) = [set(tie.ops) for tie in demanded.ties if f"layers.1.{block}.experts" in tie.ops[0]]
+    projections = ("gate_proj", "up_proj", "down_proj")
+    assert tie == {f"model.layers.1.{block}.experts.{e}.{p}" for e in range(4) for p in projections}
+    config = file_of(name, "vllm-gaudi", {op.name for op in graph(name).ops} - demanded.kept.keys())
+    inside = {f"moe_op.{part}.{e}" for part in ("w13_list", "w2_list") for e in range(4)} | {"moe_op"}
+    for version, path in enumerate(("experts", "experts.routed_experts")):
+        expected = {f"{block}.{path}.{name}" for name in inside} | {f"{block}.{name}" for name in beside}
+        expected |= attention | ({f"{block}.experts"} if not version else set())
+        assert layer(chosen(name, "vllm-gaudi", config, version=version), 1) == expected
+    layout = get_target("vllm-gaudi").lay_out(Captured.of(graph(name)), mp.Serving())
+    assert layer(layout.routers, 1) == {f"{block}.{router}"}
+    assert all(set(layout.routers) <= tree.keys() for tree in layout.trees)
 
 
 @pytest.mark.parametrize(
