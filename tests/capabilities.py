@@ -33,6 +33,11 @@ def images_in_a_trace(name: str) -> pytest.MarkDecorator:
     return _mark(name, "torch_compilable_check(", f"{name} asks for values to count an image's tokens")
 
 
+def answers_as_they_are(name: str) -> pytest.MarkDecorator:
+    """Mark for an encoder-decoder whose labels its own loss does not shift once more."""
+    return _mark(name, "CrossEntropyLoss(", f"the loss of {name} shifts its labels twice")
+
+
 def _mark(name: str, word: str, reason: str) -> pytest.MarkDecorator:
     if not find_spec(f"transformers.models.{name}"):
         return pytest.mark.skip(reason=f"transformers has no {name}")

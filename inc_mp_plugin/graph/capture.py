@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import inference_mode, nn
 from torch.fx import Node
 
 from inc_mp_plugin.core.errors import CaptureError, InputError
@@ -51,12 +51,18 @@ def capture(model: nn.Module, example_inputs: Any, *, cached_tokens: int = 0) ->
     """
     example_inputs = plain(example_inputs, "example_inputs")
     model = unwrapped(model, with_weights=False)
-    skeleton = without_weights(model).eval()
-    inputs = map_tensors(example_inputs, lambda t: t.to("meta"))
+    with inference_mode(mode=False):  # in which nothing could be traced
+        skeleton = without_weights(model).eval()
+        inputs = map_tensors(example_inputs, lambda t: t.to("meta"))
     if cached_tokens and not (isinstance(inputs, dict) and inputs.keys() == {"input_ids"}):
         message = "with cached_tokens, example_inputs must be {'input_ids': ...} alone"
         raise InputError(message)
-    with exposed_bgemms(skeleton), without_autocast_on("meta"), off_gaudi(skeleton):
+    with (
+        inference_mode(mode=False),
+        exposed_bgemms(skeleton),
+        without_autocast_on("meta"),
+        off_gaudi(skeleton),
+    ):
         modules = class_names(skeleton)
         routers = router_widths(skeleton)
         layers = emit_experts(skeleton)

@@ -128,9 +128,11 @@ HEADS = {
 }
 
 
-CASES = [
-    pytest.param(name, marks=capabilities.common_masks("bart") if name == "bart" else ()) for name in HEADS
-]
+MARKS = {
+    "bart": capabilities.common_masks("bart"),
+    "trocr": capabilities.answers_as_they_are("vision_encoder_decoder"),
+}
+CASES = [pytest.param(name, marks=MARKS.get(name, ())) for name in HEADS]
 
 
 @pytest.fixture(scope="module", params=CASES)
