@@ -101,7 +101,7 @@ def order_of(module: nn.Module) -> Order | str:
         names = ", ".join(sorted(shapes))
         return f"its experts have {names} instead of {' and '.join(WEIGHTS)}, and biases of both or none"
     interleaved = _interleaves(module)
-    for transposed in (False, True):
+    for transposed in (False, True) if len(shapes["down_proj"]) == 3 else ():
         order = Order(transposed, interleaved, len(shapes) > 2)
         number, *sides = shapes["down_proj"]
         hidden, inner = reversed(sides) if transposed else sides

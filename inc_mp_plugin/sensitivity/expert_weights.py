@@ -63,7 +63,9 @@ def weight_norms(rows: Rows, samples: int, factors: Factors) -> tuple[Tensor, Te
         given = factors(number)
         norm = given[0].new_zeros(len(given), samples)
         many = [
-            (i, part) for i, part in enumerate(segments[place * samples :][:samples]) if _length(part) > few
+            (i, part)
+            for i, part in enumerate(segments[place * samples : (place + 1) * samples])
+            if _length(part) > few
         ]
         if many:
             products = [product for _, part in many for product in gradients.norms(part, given)]
@@ -116,11 +118,11 @@ class _Pairs(NamedTuple):
         parts, starts = [], lengths.flatten().cumsum(0) - lengths.flatten()
         for length in range(1, few + 1):
             cell = (lengths.flatten() == length).nonzero()
-            row, other = torch.triu_indices(length, length, device=lengths.device)
-            start, times = starts[cell], torch.where(row == other, 1.0, 2.0)
-            values = (start + row, start + other, cell.expand(-1, len(row)), times.expand(len(cell), -1))
-            parts.append([value.flatten() for value in values])
-        first, second, cell, times = (torch.cat(value) for value in zip(*parts, strict=True))
+            left, right = torch.triu_indices(length, length, device=lengths.device)
+            start, times = starts[cell], torch.where(left == right, 1.0, 2.0)
+            columns = (start + left, start + right, cell.expand(-1, len(left)), times.expand(len(cell), -1))
+            parts.append([column.flatten() for column in columns])
+        first, second, cell, times = (torch.cat(column) for column in zip(*parts, strict=True))
         order = cell.argsort(stable=True)
         expert, sample = cell[order] // lengths.shape[1], cell[order] % lengths.shape[1]
         stops = torch.bincount(expert, minlength=len(lengths)).cumsum(0).tolist()
@@ -132,10 +134,10 @@ class _Pairs(NamedTuple):
         With rows x_s, x_t and gradients d_s, d_t that is (d_s * d_t)^T a^2 (x_s * x_t).
 
         Args:
-            norms: to be added to.
+            norms: of the expert.
             rows: of all experts.
-            expert: its place among those that got rows.
-            factors: the tensors a, of the shape of the expert's weight.
+            expert: its place among them.
+            factors: its factors a.
         """
         part = slice(self.stops[expert - 1] if expert else 0, self.stops[expert])
         if part.start == part.stop:

@@ -172,9 +172,9 @@ class TakesTurns(Scaled):
         return torch.sigmoid(both[..., ::2]) * both[..., 1::2]
 
 
-def uneven():
+def uneven(name, *shape):
     experts = Fused(config())
-    experts.gate_up_proj = nn.Parameter(torch.randn(2, 13, 8))
+    setattr(experts, name, nn.Parameter(torch.randn(shape)))
     return experts
 
 
@@ -193,11 +193,24 @@ def config():
         (aria, "^$"),
         (nemotron, "down_proj, up_proj instead of gate_up_proj and down_proj, and biases of both or none"),
         (lambda: Interleaved(config()), "^$"),
-        (uneven, r"parameters do not fit each other: .*gate_up_proj.*\(2, 13, 8\)"),
+        (lambda: uneven("down_proj", 8, 6), r"do not fit each other: .*down_proj.*\(8, 6\)"),
+        (
+            lambda: uneven("gate_up_proj", 2, 13, 8),
+            r"parameters do not fit each other: .*gate_up_proj.*\(2, 13, 8\)",
+        ),
         (lambda: Fused(config(), factor=0.5), r"do not compute down\(gate\(x\), up\(x\)\)"),
         (lambda: Fused(config(), limit=0.5), "^$"),
     ],
-    ids=["biases", "transposed", "no gate", "interleaved", "uneven", "something else", "a gate of its own"],
+    ids=[
+        "biases",
+        "transposed",
+        "no gate",
+        "interleaved",
+        "flat",
+        "uneven",
+        "something else",
+        "a gate of its own",
+    ],
 )
 def test_only_what_computes_the_same_is_exposed(build, reason):
     torch.manual_seed(0)
