@@ -73,8 +73,8 @@ def batch_of(*images):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(make, marks=capabilities.images_in_a_trace(make.__name__), id=make.__name__)
-        for make in (qwen2_vl, qwen2_5_vl, qwen3_vl)
+        pytest.param(make, marks=[capabilities.images_in_a_trace(make.__name__), *slow], id=make.__name__)
+        for make, slow in ((qwen2_5_vl, []), (qwen2_vl, [pytest.mark.slow]), (qwen3_vl, [pytest.mark.slow]))
     ],
 )
 def case(request):
