@@ -173,8 +173,8 @@ def _check_two_parts(recipe: Recipe, section: ValidationSection) -> None:
 def _documents(recipe: Recipe, section: DataSection, skip: int = 0) -> dict[str, Sample]:
     """Read the texts of a section's samples by place; with `pack`, also those of samples before them."""
     if not recipe.calibration.pack:
-        return read_samples(section.source, section.samples, skip)
-    return documents(_tokenizer(recipe), section.source, recipe.calibration.shape, section.samples + skip)
+        return read_samples(section.excerpt(skip))
+    return documents(_tokenizer(recipe), section.excerpt(skip), recipe.calibration.shape)
 
 
 def _data_settings(recipe: Recipe, name: str, section: DataSection) -> Json:
@@ -186,7 +186,7 @@ def _data_settings(recipe: Recipe, name: str, section: DataSection) -> Json:
     younger = section.model_dump(mode="json", include=_YOUNGER, exclude_defaults=True)
     if section.data.is_file():
         content = file_fingerprint(section.data)
-        samples = [sample for _, sample in islice(samples_of(section.source), section.samples)]
+        samples = [sample for _, sample in islice(samples_of(section.excerpt().source), section.samples)]
     else:
         samples = list(_documents(recipe, section).values())
         content = _hash_text(repr(samples))
@@ -230,9 +230,7 @@ def _batches(recipe: Recipe, section: DataSection, skip: int) -> Sequence[Batch]
     return load_batches(
         _config(model),
         model.tokenizer or model.name_or_path,
-        section.source,
+        section.excerpt(skip),
         recipe.calibration.shape,
-        samples=section.samples,
         trust_remote_code=model.trust_remote_code,
-        skip=skip,
     )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inc_mp_plugin.core.literals import Labels, TimedDevice, Weights
 from inc_mp_plugin.model.data.shape import BatchShape
-from inc_mp_plugin.model.data.source import DataSource
+from inc_mp_plugin.model.data.source import DataSource, Excerpt
 
 Count = Annotated[int, Field(gt=0)]
 Threshold = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -61,10 +61,10 @@ class DataSection(Section):
     column: str | None = None
     samples: Count = 64
 
-    @property
-    def source(self) -> DataSource:
-        """The place of the samples."""
-        return DataSource(self.data, self.split, self.subset, self.column)
+    def excerpt(self, skip: int = 0) -> Excerpt:
+        """Return the samples, after `skip` others."""
+        source = DataSource(self.data, self.split, self.subset, self.column)
+        return Excerpt(source, self.samples, skip)
 
 
 class CalibrationSection(DataSection):

@@ -10,7 +10,7 @@ from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import FORMATS
 from inc_mp_plugin.gain.accelerators import ACCELERATORS
 from inc_mp_plugin.model.data.samples import read_samples
-from inc_mp_plugin.model.data.source import DataSource
+from inc_mp_plugin.model.data.source import DataSource, Excerpt
 from inc_mp_plugin.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from inc_mp_plugin.pipeline.sections import Dtype
 
@@ -205,7 +205,7 @@ def test_unreadable_data(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match=message):
-        read_samples(DataSource(path), 2)
+        read_samples(Excerpt(DataSource(path), 2))
 
 
 def test_relative_paths_are_beside_the_recipe_or_in_the_working_folder(tmp_path, monkeypatch):

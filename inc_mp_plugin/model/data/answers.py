@@ -11,21 +11,17 @@ from inc_mp_plugin.model.losses import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.data.shape import BatchShape
-    from inc_mp_plugin.model.data.source import DataSource
+    from inc_mp_plugin.model.data.source import Excerpt
 
 
-def answer_batches(
-    config: Any, tokenizer: Any, source: DataSource, shape: BatchShape, *, samples: int, skip: int = 0
-) -> list[dict[str, Any]]:
+def answer_batches(config: Any, tokenizer: Any, excerpt: Excerpt, shape: BatchShape) -> list[dict[str, Any]]:
     """Tokenize prompts as inputs and their answers as labels, each cut to the sequence length.
 
     Args:
         config: configuration of the model.
         tokenizer: of transformers.
-        source: the place of the samples.
+        excerpt: the samples.
         shape: of the batches.
-        samples: number of samples.
-        skip: number of samples to leave out at the start.
 
     Raises:
         InputError: the samples cannot be read or are too few, are no prompts with answers, or are to be
@@ -35,10 +31,10 @@ def answer_batches(
     if shape.pack:
         message = "pack: true joins the texts of a causal language model; this one is an encoder-decoder"
         raise InputError(message)
-    read = read_samples(source, samples, skip)
+    read = read_samples(excerpt)
     rows = [_pair(tokenizer, place, sample, shape.sequence_length) for place, sample in read.items()]
     check_vocabulary(config, tokenizer, max(max(max(prompt), max(answer)) for prompt, answer in rows))
-    parts = [rows[start : start + shape.batch_size] for start in range(0, samples, shape.batch_size)]
+    parts = [rows[start : start + shape.batch_size] for start in range(0, excerpt.samples, shape.batch_size)]
     return [
         {
             "input_ids": padded([prompt for prompt, _ in part], tokenizer.pad_token_id or 0),

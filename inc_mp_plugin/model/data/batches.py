@@ -13,29 +13,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inc_mp_plugin.model.data.shape import BatchShape
-    from inc_mp_plugin.model.data.source import DataSource
+    from inc_mp_plugin.model.data.source import Excerpt
     from inc_mp_plugin.model.data.tokens import Tokens
 
 
-def text_batches(
-    config: Any, tokenizer: Any, source: DataSource, shape: BatchShape, *, samples: int, skip: int = 0
-) -> list[dict[str, Any]]:
-    """Tokenize samples, after `skip` others, into batches for a causal language model, padded on the right.
+def text_batches(config: Any, tokenizer: Any, excerpt: Excerpt, shape: BatchShape) -> list[dict[str, Any]]:
+    """Tokenize samples into batches for a causal language model, padded on the right.
 
     Args:
         config: configuration of the model.
         tokenizer: of transformers.
-        source: the place of the samples.
+        excerpt: the samples.
         shape: of the batches.
-        samples: number of samples.
-        skip: number of samples to leave out at the start.
 
     Raises:
         InputError: the samples cannot be read, are too few or too short or all the same; the model's context
             is shorter than the sequence length, or it does not know all tokens.
     """
     check_context(config, shape.sequence_length)
-    tokens = read_tokens(tokenizer, source, shape, samples=samples, skip=skip)
+    tokens = read_tokens(tokenizer, excerpt, shape)
     check_vocabulary(config, tokenizer, max(max(text.ids) for text in tokens))
     return [_batch(part, tokenizer.pad_token_id or 0, shape) for part in _parts(tokens, shape.batch_size)]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from inc_mp_plugin.model.data.shape import BatchShape
-    from inc_mp_plugin.model.data.source import DataSource
+    from inc_mp_plugin.model.data.source import Excerpt
 
 _IMAGE_TOKENS = ("image_token_id", "image_token_index")  # names in configurations
 
@@ -38,9 +38,7 @@ def have_images(samples: Mapping[str, Sample]) -> bool:
     return not without
 
 
-def image_batches(
-    config: Any, processor: Any, source: DataSource, shape: BatchShape, *, samples: int, skip: int = 0
-) -> list[dict[str, Any]]:
+def image_batches(config: Any, processor: Any, excerpt: Excerpt, shape: BatchShape) -> list[dict[str, Any]]:
     """Make batches of conversations with images; the loss is of texts alone, never of an image's tokens.
 
     Where a processor puts the images of several samples end to end, each sample is a batch of its own.
@@ -48,19 +46,20 @@ def image_batches(
     Args:
         config: configuration of the model.
         processor: of transformers.
-        source: the place of the samples; the paths of their images are beside it.
+        excerpt: the samples; the paths of their images are beside their source.
         shape: of the batches.
-        samples: number of samples.
-        skip: number of samples to leave out at the start.
 
     Raises:
         InputError: the samples or an image cannot be read, or a sample is longer than the sequence length.
     """
-    read = list(read_samples(source, samples, skip).items())
+    read = list(read_samples(excerpt).items())
     size = shape.batch_size
     if size > 1 and not _side_by_side(_batch(config, processor, read[:size], shape)):
         size = 1
-    return [_batch(config, processor, read[start : start + size], shape) for start in range(0, samples, size)]
+    return [
+        _batch(config, processor, read[start : start + size], shape)
+        for start in range(0, excerpt.samples, size)
+    ]
 
 
 def _side_by_side(batch: Mapping[str, Tensor]) -> bool:

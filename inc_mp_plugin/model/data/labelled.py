@@ -10,21 +10,19 @@ from inc_mp_plugin.model.data.samples import Labelled, read_samples
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.data.shape import BatchShape
-    from inc_mp_plugin.model.data.source import DataSource
+    from inc_mp_plugin.model.data.source import Excerpt
 
 
 def labelled_batches(
-    config: Any, tokenizer: Any, source: DataSource, shape: BatchShape, *, samples: int, skip: int = 0
+    config: Any, tokenizer: Any, excerpt: Excerpt, shape: BatchShape
 ) -> list[dict[str, Any]]:
     """Make batches of texts, as `text_batches` does, with the label of each.
 
     Args:
         config: configuration of the model; it has the names of the classes.
         tokenizer: of transformers.
-        source: the place of the samples.
+        excerpt: the samples.
         shape: of the batches.
-        samples: number of samples.
-        skip: number of samples to leave out at the start.
 
     Raises:
         InputError: as `text_batches`; a sample has no label, or a class that the model does not know.
@@ -34,10 +32,10 @@ def labelled_batches(
     if shape.pack or shape.labels != "all":
         message = "pack and labels: answers are of language models, and this model gives texts a class"
         raise InputError(message)
-    read = read_samples(source, samples, skip)
+    read = read_samples(excerpt)
     labels = torch.tensor([_label(place, sample, config.num_labels) for place, sample in read.items()])
-    batches = text_batches(config, tokenizer, source, shape, samples=samples, skip=skip)
-    starts = range(0, samples, shape.batch_size)
+    batches = text_batches(config, tokenizer, excerpt, shape)
+    starts = range(0, excerpt.samples, shape.batch_size)
     return [
         {**batch, "labels": labels[start : start + shape.batch_size]}
         for start, batch in zip(starts, batches, strict=True)

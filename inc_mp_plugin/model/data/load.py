@@ -13,39 +13,35 @@ from inc_mp_plugin.model.loading import is_classifier, load_processor, load_toke
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.data.shape import BatchShape
-    from inc_mp_plugin.model.data.source import DataSource
+    from inc_mp_plugin.model.data.source import Excerpt
 
 
 def load_batches(
     config: Any,
     tokenizer_name: str,
-    source: DataSource,
+    excerpt: Excerpt,
     shape: BatchShape,
     *,
-    samples: int,
     trust_remote_code: bool,
-    skip: int = 0,
 ) -> list[dict[str, Any]]:
-    """Make batches of samples, after `skip` others: of texts, labels, prompts with answers, or images.
+    """Make batches of samples: of texts, labels, prompts with answers, or images.
 
     Args:
         config: configuration of the model; it tells an encoder-decoder.
         tokenizer_name: folder of the tokenizer (with images: of the processor), or its name on a hub.
-        source: the place of the samples.
+        excerpt: the samples.
         shape: of the batches.
-        samples: number of samples.
         trust_remote_code: run code that comes with the tokenizer.
-        skip: number of samples to leave out at the start.
 
     Raises:
         InputError: the tokenizer or the samples cannot be read, are too few, or do not go with the model.
     """
     tokenizer = load_tokenizer(tokenizer_name, trust_remote_code=trust_remote_code)
     if is_classifier(config):
-        return labelled_batches(config, tokenizer, source, shape, samples=samples, skip=skip)
+        return labelled_batches(config, tokenizer, excerpt, shape)
     if config.is_encoder_decoder:
-        return answer_batches(config, tokenizer, source, shape, samples=samples, skip=skip)
-    if not shape.pack and have_images(read_samples(source, samples, skip)):
+        return answer_batches(config, tokenizer, excerpt, shape)
+    if not shape.pack and have_images(read_samples(excerpt)):
         processor = load_processor(tokenizer_name, trust_remote_code=trust_remote_code)
-        return image_batches(config, processor, source, shape, samples=samples, skip=skip)
-    return text_batches(config, tokenizer, source, shape, samples=samples, skip=skip)
+        return image_batches(config, processor, excerpt, shape)
+    return text_batches(config, tokenizer, excerpt, shape)

@@ -12,75 +12,67 @@ from inc_mp_plugin.model.data.packing import packed
 from inc_mp_plugin.model.data.samples import Conversation, Sample, read_samples, samples_of
 from inc_mp_plugin.model.data.segments import segments
 from inc_mp_plugin.model.data.shape import BatchShape
-from inc_mp_plugin.model.data.source import DataSource
+from inc_mp_plugin.model.data.source import DataSource, Excerpt
 from inc_mp_plugin.model.data.tokens import Tokens, tokenize
 from inc_mp_plugin.runtime.progress import warn
 
 _SHORT = 8  # samples with an eighth of the tokens they could have are worth a line
 
 
-def read_tokens(
-    tokenizer: Any, source: DataSource, shape: BatchShape, *, samples: int, skip: int
-) -> list[Tokens]:
-    """Read samples as tokens, after `skip` others, joined or each cut to the sequence length.
+def read_tokens(tokenizer: Any, excerpt: Excerpt, shape: BatchShape) -> list[Tokens]:
+    """Read samples as tokens, joined or each cut to the sequence length.
 
     Args:
         tokenizer: of transformers.
-        source: the place of the samples.
+        excerpt: the samples.
         shape: of the batches.
-        samples: number of samples.
-        skip: number of samples to leave out at the start.
 
     Raises:
         InputError: the samples cannot be read, are too few or too short, or are all the same.
     """
     if shape.pack:
-        read, _ = _packed(tokenizer, source, shape, skip + samples)
-        tokens = read[skip:]
+        tokens = _packed(tokenizer, excerpt, shape)[0]
     else:
-        texts = read_samples(source, samples, skip)
+        texts = read_samples(excerpt)
         tokens = [_tokens(tokenizer, *text, shape) for text in texts.items()]
-    _check(source, shape, tokens)
+    _check(excerpt.source, shape, tokens)
     return tokens
 
 
-def documents(tokenizer: Any, source: DataSource, shape: BatchShape, samples: int) -> dict[str, Sample]:
-    """Read the texts of the first samples by their places; several of them may be joined to a sample.
+def documents(tokenizer: Any, excerpt: Excerpt, shape: BatchShape) -> dict[str, Sample]:
+    """Read the texts of samples by their places; joined samples come with the texts of those before them.
 
     Args:
         tokenizer: of transformers; used for texts that are joined.
-        source: the place of the samples.
+        excerpt: the samples.
         shape: of the batches.
-        samples: number of samples.
 
     Raises:
         InputError: the samples cannot be read, or are too few.
     """
-    return _packed(tokenizer, source, shape, samples)[1] if shape.pack else read_samples(source, samples)
+    return _packed(tokenizer, excerpt, shape)[1] if shape.pack else read_samples(excerpt)
 
 
-def _packed(
-    tokenizer: Any, source: DataSource, shape: BatchShape, samples: int
-) -> tuple[list[Tokens], dict[str, Sample]]:
-    """Read as many joined samples, and the texts that they took."""
+def _packed(tokenizer: Any, excerpt: Excerpt, shape: BatchShape) -> tuple[list[Tokens], dict[str, Sample]]:
+    """Read joined samples, and the texts that they and those before them took."""
     taken: dict[str, Sample] = {}
 
     def texts() -> Iterator[Tokens]:
-        for place, sample in samples_of(source):
+        for place, sample in samples_of(excerpt.source):
             if isinstance(sample, Conversation) and sample.images:
                 message = f"{place}: pack: true joins texts, and this sample has an image; give pack: false"
                 raise InputError(message)
             taken[place] = sample
             yield tokenize(tokenizer, place, segments(tokenizer, place, sample, shape.labels), None)
 
-    read = list(islice(packed(texts(), shape.sequence_length), samples))
-    if len(read) < samples:
+    read = list(islice(packed(texts(), shape.sequence_length), excerpt.stop))
+    if len(read) < excerpt.stop:
         message = (
-            f"the {len(taken)} texts of {source.path} fill {len(read)} samples of {shape.sequence_length} "
-            f"tokens, {samples} are asked for; give more, or ask for fewer"
+            f"the {len(taken)} texts of {excerpt.source.path} fill {len(read)} samples of "
+            f"{shape.sequence_length} tokens, {excerpt.stop} are asked for; give more, or ask for fewer"
         )
         raise InputError(message)
-    return read, taken
+    return read[excerpt.skip :], taken
 
 
 def _tokens(tokenizer: Any, place: str, sample: Sample, shape: BatchShape) -> Tokens:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.data.source import DataSource, Row
+from inc_mp_plugin.model.data.source import DataSource, Excerpt, Row
 
 FORMS = (
     '{"text": ...}, {"messages": [{"role": ..., "content": ...}, ...]} or {"prompt": ..., "completion": ...}'
@@ -64,25 +64,18 @@ def samples_of(source: DataSource) -> Iterator[tuple[str, Sample]]:
             yield row.place, sample
 
 
-def read_samples(source: DataSource, samples: int, skip: int = 0) -> dict[str, Sample]:
-    """Read samples by their places: the first, or those after `skip` others.
-
-    Args:
-        source: the place of the samples.
-        samples: number of samples to read.
-        skip: number of samples to leave out at the start.
+def read_samples(excerpt: Excerpt) -> dict[str, Sample]:
+    """Read samples by their places.
 
     Raises:
         InputError: they cannot be read, or there are too few of them.
     """
-    read = dict(islice(samples_of(source), skip + samples))
-    if len(read) < skip + samples:
-        message = (
-            f"{source.path} holds {len(read)} samples, {skip + samples} are asked for; give more, or ask for "
-            "fewer"
-        )
+    path, stop = excerpt.source.path, excerpt.stop
+    read = dict(islice(samples_of(excerpt.source), stop))
+    if len(read) < stop:
+        message = f"{path} holds {len(read)} samples, {stop} are asked for; give more, or ask for fewer"
         raise InputError(message)
-    return dict(islice(read.items(), skip, None))
+    return dict(islice(read.items(), excerpt.skip, None))
 
 
 def _sample(row: Row, column: str | None, folder: Path) -> Sample:

@@ -74,6 +74,20 @@ class DataSource:
         return library_rows(self, kind)
 
 
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """A number of samples of a source, after `skip` others."""
+
+    source: DataSource
+    samples: int
+    skip: int = 0
+
+    @property
+    def stop(self) -> int:
+        """The number of samples up to the last of these."""
+        return self.skip + self.samples
+
+
 def may_be_on_a_hub(path: Path) -> bool:
     """Tell if a path without a file could be the name of a dataset: one slash at most, no ending of data."""
     endings = {*LIBRARY_KINDS, ".gz", ".json", ".jsonl"}

@@ -7,14 +7,14 @@ import pytest
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.data.samples import Completion, Conversation, read_samples
-from inc_mp_plugin.model.data.source import DataSource, may_be_on_a_hub
+from inc_mp_plugin.model.data.source import DataSource, Excerpt, may_be_on_a_hub
 
 TEXTS = ["first text", "second\ntext", "third"]
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
 
 def read(path, samples=3, skip=0, **source):
-    return list(read_samples(DataSource(path, **source), samples, skip).values())
+    return list(read_samples(Excerpt(DataSource(path, **source), samples, skip)).values())
 
 
 @pytest.fixture(scope="module")

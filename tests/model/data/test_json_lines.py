@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.data.samples import Completion, Conversation, read_samples
-from inc_mp_plugin.model.data.source import DataSource
+from inc_mp_plugin.model.data.source import DataSource, Excerpt
 
 SEPARATORS = "\u2028\u2029\u0085\v\f\x1c\x1d\x1e"
 
 
 def read(path, samples, skip=0, **source):
     """The samples of a file, by what follows its name in their places."""
-    read = read_samples(DataSource(path, **source), samples, skip)
+    read = read_samples(Excerpt(DataSource(path, **source), samples, skip))
     return {place.removeprefix(f"{path}, "): sample for place, sample in read.items()}
 
 

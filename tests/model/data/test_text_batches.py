@@ -9,7 +9,7 @@ from inc_mp_plugin.model.data.load import load_batches
 from inc_mp_plugin.model.data.samples import Conversation
 from inc_mp_plugin.model.data.segments import Segment, segments
 from inc_mp_plugin.model.data.shape import BatchShape
-from inc_mp_plugin.model.data.source import DataSource
+from inc_mp_plugin.model.data.source import DataSource, Excerpt
 from inc_mp_plugin.model.data.tokens import tokenize
 from inc_mp_plugin.model.loading import load_config
 
@@ -20,7 +20,7 @@ def shipped_batches(**changes):
     samples = changes.pop("samples", 3)
     shape = BatchShape(**{"sequence_length": 16, "batch_size": 2, **changes})
     return load_batches(
-        config, str(helpers.SHIPPED), DataSource(data), shape, samples=samples, trust_remote_code=False
+        config, str(helpers.SHIPPED), Excerpt(DataSource(data), samples), shape, trust_remote_code=False
     )
 
 
