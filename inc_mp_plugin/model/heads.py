@@ -70,8 +70,20 @@ def class_losses(model: nn.Module, batch: dict[str, Any]) -> Tensor:
         problem = "regression" if logits.shape[-1] == 1 else f"{kind}_classification"
     labels = labels.to(logits.device)
     if problem == "single_label_classification":
+        if labels.numel() != len(logits):
+            message = (
+                f"labels are of shape {tuple(labels.shape)} for {len(logits)} samples, each of one class; "
+                "give floating-point labels for several classes, or set config.problem_type"
+            )
+            raise InputError(message)
         check_classes(labels, logits.shape[-1])
         return functional.cross_entropy(logits, labels.reshape(-1), reduction="none")
+    if labels.numel() != logits.numel():
+        message = (
+            f"labels are of shape {tuple(labels.shape)}, and {problem} needs {tuple(logits.shape)}; "
+            "give these, or set config.problem_type"
+        )
+        raise InputError(message)
     labels = labels.reshape(logits.shape).float()
     if problem == "regression":
         return (logits - labels).square().mean(dim=1)

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+# Endings of classes whose labels no form of a recipe's data holds.
+_FROM_PYTHON = (
+    "ForMaskedLM",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+    "ForImageClassification",
+    "ForPreTraining",
+)
+
+
 def load_model(
     name_or_path: str, dtype: str, *, trust_remote_code: bool, merge_adapters: bool = False
 ) -> nn.Module:
@@ -137,6 +148,12 @@ def _auto_class(config: Any) -> Any:
     import transformers
 
     name = (config.architectures or [""])[0]
+    if name.endswith(_FROM_PYTHON):
+        message = (
+            f"a recipe cannot make the labels of a {name}; give mp.tune the model, and batches that hold its "
+            "labels"
+        )
+        raise InputError(message)
     if is_classifier(config):
         return transformers.AutoModelForSequenceClassification
     if config.is_encoder_decoder:
@@ -173,6 +190,8 @@ def load_processor(name: str, *, trust_remote_code: bool) -> Any:
     """
     from transformers import AutoProcessor
 
+    if is_adapter(name) and not (Path(name) / "processor_config.json").is_file():
+        name = base_of(name)
     with loading("processor", name):
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     if not hasattr(processor, "image_processor"):

@@ -22,7 +22,7 @@ from inc_mp_plugin.model.loading import (
 )
 from inc_mp_plugin.model.subject import Subject, versions
 from inc_mp_plugin.pipeline.next_command import refuse_model_in_memory
-from inc_mp_plugin.pipeline.own_loss import loss_file, loss_of
+from inc_mp_plugin.pipeline.own_loss import loss_fingerprint, loss_of
 from inc_mp_plugin.runtime.store import file_fingerprint
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def subject_of(recipe: Recipe, *, allow_code: bool = False) -> Subject:
     refuse_model_in_memory(recipe.model)
     model, data = recipe.model, recipe.calibration
     loss_fn = loss_of(recipe.loss, allow_code=allow_code)
-    own_loss = (
-        {} if loss_fn is None else {"loss": f"{file_fingerprint(loss_file(recipe.loss))}:{loss_fn.__name__}"}
-    )
+    own_loss = {} if loss_fn is None else {"loss": loss_fingerprint(recipe.loss)}
     return Subject(
         depends_on={
             "model": model_fingerprint(model.name_or_path, trust_remote_code=model.trust_remote_code),
@@ -65,7 +63,7 @@ def subject_of(recipe: Recipe, *, allow_code: bool = False) -> Subject:
             "versions": versions(),
         },
         base=model.dtype,
-        load_model=lambda: _model(model),
+        load_model=lambda: _packable(_model(model)) if data.pack else _model(model),
         load_batches=lambda: _batches(recipe, data, 0),
         loss_fn=loss_fn,
     )
@@ -213,6 +211,13 @@ def _model(section: ModelSection) -> nn.Module:
     if section.weights == "random":
         return random_model(_config(section), dtype, trust_remote_code=trusted)
     return load_model(name, dtype, trust_remote_code=trusted, merge_adapters=section.merge_adapters)
+
+
+def _packable(model: nn.Module) -> nn.Module:
+    from inc_mp_plugin.model.packing import check_packing
+
+    check_packing(model)
+    return model
 
 
 def _config(section: ModelSection) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.runtime.store import file_fingerprint
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -19,7 +20,8 @@ AUTO = "auto"
 
 def loss_file(loss: str) -> Path:
     """Return the file that a recipe's `module:function` names."""
-    return Path(loss.rpartition(":")[0]).with_suffix(".py")
+    path = Path(loss.rpartition(":")[0])
+    return path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
 
 
 def loss_beside(loss: str, folder: Path) -> str:
@@ -58,6 +60,15 @@ def loss_of(loss: str, *, allow_code: bool) -> LossFunction | None:
     return function
 
 
+def loss_fingerprint(loss: str) -> str:
+    """Hash the file of a loss that `loss_of` has returned, and the modules beside it that were imported."""
+    folder = loss_file(loss).resolve().parent
+    files = {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())}
+    beside = sorted(Path(file) for file in files if Path(file).parent == folder)
+    hashes = [f"{path.name} {file_fingerprint(path)}" for path in beside]
+    return f"{' '.join(hashes)}:{loss.rpartition(':')[2]}"
+
+
 def _module(path: Path) -> ModuleType:
     """Load a file as a module under a name of its own; modules beside it can be imported by it."""
     spec = importlib.util.spec_from_file_location(f"inc_mp_own_loss_{path.stem}", path)
@@ -65,12 +76,13 @@ def _module(path: Path) -> ModuleType:
         message = f"{path} is not a file of Python"
         raise InputError(message)
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # for good: its functions may import modules when they are called
+        sys.path.insert(0, folder)
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:
         message = f"the recipe's loss {path} cannot be imported: {error}"
         raise InputError(message) from error
-    finally:
-        sys.path.pop(0)
     return module

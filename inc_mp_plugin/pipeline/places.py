@@ -51,6 +51,12 @@ def refuse_missing_data(recipe: Recipe, folder: Path) -> None:
     for name, section in (("calibration", recipe.calibration), ("validation", recipe.validation)):
         path = section.data if section else folder
         if not path.exists() and not may_be_on_a_hub(path):
+            if (folder / path).exists():
+                message = (
+                    f"{name}.data does not exist: {path.absolute()}; on the command line a relative path "
+                    "is of the working folder"
+                )
+                raise InputError(message)
             places = [path] if path.is_absolute() else [(folder / path).absolute(), path.absolute()]
             named = " or ".join(dict.fromkeys(map(str, places)))
             message = (

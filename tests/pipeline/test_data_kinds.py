@@ -159,6 +159,11 @@ def test_texts_with_classes(tmp_path):
             'line 1: the model gives texts a class, and there is no "label" that is a number',
         ),
         ('{"text": "a b c", "label": 3}', "line 1: label 3 is no class of the model, which has 0 to 2"),
+        ('{"text": "a b c", "label": 1.5}', "line 1: label 1.5 is no class of the model, which has 0 to 2"),
+        (
+            '{"text": "a b c", "label": [0, 1]}',
+            "line 1: 2 labels, and the model gives 3 numbers; give as many",
+        ),
     ]:
         (tmp_path / "bad.jsonl").write_text(f"{line}\n" * 6)
         result = call(
@@ -235,6 +240,28 @@ def test_conversations_about_pictures(tmp_path, labels):
             marks[:, : asked.shape[1]] = -100
         rows.append({**row, "labels": marks})
     assert losses == pytest.approx(of_transformers(model, rows), rel=1e-4)
+
+
+@capabilities.images_in_a_trace("llava")
+def test_samples_with_one_picture_and_with_two(tmp_path):
+    """The pictures of a batch stand end to end, so that every sample is a batch of its own."""
+    llava(tmp_path)
+    lines = [{"messages": seen(number)} for number in range(6)]
+    lines[3]["messages"][0]["content"].insert(0, {"type": "image", "image": "0.png"})
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert len(tuned(tmp_path, tmp_path / "model", tmp_path / "data.jsonl")) == 6
+
+
+def test_a_masked_language_model_is_for_python(tmp_path):
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, vocab_size=2048
+    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(helpers.SHIPPED)
+    small_model(tmp_path, transformers.BertForMaskedLM(config), tokenizer)
+    with pytest.raises(
+        AssertionError, match="a recipe cannot make the labels of a BertForMaskedLM; give mp.tune"
+    ):
+        tuned(tmp_path, tmp_path / "model", helpers.SHIPPED / "calibration.jsonl")
 
 
 @pytest.mark.parametrize(

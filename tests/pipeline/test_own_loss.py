@@ -9,7 +9,7 @@ import transformers
 from helpers import call, told
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.pipeline.own_loss import loss_beside, loss_of
+from inc_mp_plugin.pipeline.own_loss import loss_beside, loss_fingerprint, loss_of
 from inc_mp_plugin.stages.sensitivity import read_sensitivity
 
 CODE = '''
@@ -80,6 +80,23 @@ def test_what_is_no_loss_is_one_line(tmp_path, loss, content, message):
         (tmp_path / "own.py").write_text(content)
     with pytest.raises(InputError, match=message):
         loss_of(loss.format(folder=tmp_path), allow_code=True)
+
+
+def test_a_partial_function_and_modules_that_are_imported_later(tmp_path):
+    """As people write them: a class of settings, a partial, an import within a function."""
+    (tmp_path / "later.py").write_text("FACTOR = 2.0\n")
+    (tmp_path / "mine.v2.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from functools import partial\n"
+        "@dataclass\nclass S:\n    a: float = 1.0\n"
+        "def scaled(model, batch, by):\n    from later import FACTOR\n    return by * FACTOR\n"
+        "loss = partial(scaled, by=3.0)\n"
+    )
+    name = f"{tmp_path}/mine.v2:loss"
+    assert loss_of(name, allow_code=True)(None, None) == 6.0
+    before = loss_fingerprint(name)
+    (tmp_path / "later.py").write_text("FACTOR = 3.0\n")
+    assert loss_fingerprint(name) != before
 
 
 def test_the_file_is_beside_the_recipe_or_in_the_working_folder(tmp_path, monkeypatch):

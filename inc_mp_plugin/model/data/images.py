@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,13 +54,18 @@ def image_batches(config: Any, processor: Any, excerpt: Excerpt, shape: BatchSha
         InputError: the samples or an image cannot be read, or a sample is longer than the sequence length.
     """
     read = list(read_samples(excerpt).items())
+    batches = _batches(config, processor, read, shape)
+    if all(map(_side_by_side, batches)):
+        return batches
+    return _batches(config, processor, read, replace(shape, batch_size=1))
+
+
+def _batches(
+    config: Any, processor: Any, samples: Sequence[tuple[str, Any]], shape: BatchShape
+) -> list[dict[str, Any]]:
     size = shape.batch_size
-    if size > 1 and not _side_by_side(_batch(config, processor, read[:size], shape)):
-        size = 1
-    return [
-        _batch(config, processor, read[start : start + size], shape)
-        for start in range(0, excerpt.samples, size)
-    ]
+    starts = range(0, len(samples), size)
+    return [_batch(config, processor, samples[start : start + size], shape) for start in starts]
 
 
 def _side_by_side(batch: Mapping[str, Tensor]) -> bool:
@@ -105,9 +111,7 @@ def _asked(processor: Any, parts: Sequence[Segment], images: list[Any]) -> list[
 
 
 def _processed(processor: Any, texts: list[str], images: list[list[Any]]) -> dict[str, Any]:
-    beginning = processor.tokenizer.bos_token
-    begun = bool(beginning) and all(text.startswith(beginning) for text in texts)
-    options = {"padding": True, "return_tensors": "pt", "add_special_tokens": not begun}
+    options = {"padding": True, "return_tensors": "pt", "add_special_tokens": False}  # the template has them
     output = processor(text=texts, images=images if any(images) else None, **options)
     return dict(output)
 

@@ -33,7 +33,11 @@ def labelled_batches(
         message = "pack and labels: answers are of language models, and this model gives texts a class"
         raise InputError(message)
     read = read_samples(excerpt)
-    labels = torch.tensor([_label(place, sample, config.num_labels) for place, sample in read.items()])
+    given = [_label(place, sample, config) for place, sample in read.items()]
+    if len({isinstance(label, list) for label in given}) > 1:
+        message = f"some labels of {excerpt.source.path} are lists, and some are numbers; give all alike"
+        raise InputError(message)
+    labels = torch.tensor(given)
     batches = text_batches(config, tokenizer, excerpt, shape)
     starts = range(0, excerpt.samples, shape.batch_size)
     return [
@@ -42,11 +46,20 @@ def labelled_batches(
     ]
 
 
-def _label(place: str, sample: Any, classes: int) -> Any:
+def _label(place: str, sample: Any, config: Any) -> Any:
+    """Return a class as an integer, or several classes or numbers as floating-point numbers."""
+    classes, problem = config.num_labels, getattr(config, "problem_type", None)
     if not isinstance(sample, Labelled):
         message = f'{place}: the model gives texts a class, and there is no "label" that is a number; add one'
         raise InputError(message)
-    if isinstance(sample.label, int) and classes > 1 and not 0 <= sample.label < classes:
-        message = f"{place}: label {sample.label} is no class of the model, which has 0 to {classes - 1}"
+    label = sample.label
+    if classes == 1 or problem in ("regression", "multi_label_classification") or isinstance(label, tuple):
+        numbers = label if isinstance(label, tuple) else (label,)
+        if len(numbers) != classes:
+            message = f"{place}: {len(numbers)} labels, and the model gives {classes} numbers; give as many"
+            raise InputError(message)
+        return [float(number) for number in numbers]
+    if label != int(label) or not 0 <= label < classes:
+        message = f"{place}: label {label} is no class of the model, which has 0 to {classes - 1}"
         raise InputError(message)
-    return sample.label
+    return int(label)

@@ -63,7 +63,7 @@ def _packed(tokenizer: Any, excerpt: Excerpt, shape: BatchShape) -> tuple[list[T
                 message = f"{place}: pack: true joins texts, and this sample has an image; give pack: false"
                 raise InputError(message)
             taken[place] = sample
-            yield tokenize(tokenizer, place, segments(tokenizer, place, sample, shape.labels), None)
+            yield _tokens(tokenizer, place, sample, shape)
 
     read = list(islice(packed(texts(), shape.sequence_length), excerpt.stop))
     if len(read) < excerpt.stop:
@@ -76,7 +76,9 @@ def _packed(tokenizer: Any, excerpt: Excerpt, shape: BatchShape) -> tuple[list[T
 
 
 def _tokens(tokenizer: Any, place: str, sample: Sample, shape: BatchShape) -> Tokens:
-    return tokenize(tokenizer, place, segments(tokenizer, place, sample, shape.labels), shape.sequence_length)
+    parts = segments(tokenizer, place, sample, shape.labels)
+    length = None if shape.pack else shape.sequence_length
+    return tokenize(tokenizer, place, parts, length, rendered=isinstance(sample, Conversation))
 
 
 def _check(source: DataSource, shape: BatchShape, tokens: list[Tokens]) -> None:

@@ -26,9 +26,13 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in turn, (role, content) each, for a chat template; a content's parts are texts and images."""
+    """Messages in turn, (role, content) each, for a chat template; a content's parts are texts and images.
+
+    The first `prompt` messages are asked, whoever said them.
+    """
 
     messages: tuple[tuple[str, tuple[str | Path, ...]], ...]
+    prompt: int = 0
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -57,7 +61,7 @@ def samples_of(source: DataSource) -> Iterator[tuple[str, Sample]]:
     Raises:
         InputError: a row cannot be read, or is none of these.
     """
-    folder = source.path.parent
+    folder = source.path if source.path.is_dir() else source.path.parent
     for row in source.rows():
         sample = _sample(row, source.column, folder)
         if source.kind is None or not isinstance(sample, str) or sample.strip():
@@ -84,18 +88,25 @@ def _sample(row: Row, column: str | None, folder: Path) -> Sample:
         if column not in entries:
             message = f"{row.place}: no column {column!r}; it has {', '.join(map(str, entries)) or 'none'}"
             raise InputError(message)
-        entries = {"messages" if isinstance(entries[column], list) else "text": entries[column]}
+        value = entries[column]
+        if not isinstance(value, (str, list)):
+            message = f"{row.place}: column {column!r} holds {value!r}; it must hold a text, or messages"
+            raise InputError(message)
+        entries = {**entries, "text": None, "messages" if isinstance(value, list) else "text": value}
     if isinstance(entries.get("text"), str):
         text, label = _whole(row.place, entries["text"]), entries.get("label", entries.get("labels"))
-        label = tuple(label) if isinstance(label, list) else label
-        return text if label is None or isinstance(label, str) else Labelled(text, label)
+        numbers = label if isinstance(label, list) else [label]
+        if not numbers or not all(isinstance(number, (int, float)) for number in numbers):
+            return text
+        return Labelled(text, tuple(numbers) if isinstance(label, list) else numbers[0])
     if isinstance(entries.get("messages"), list) and entries["messages"]:
         return _conversation(row.place, entries["messages"], folder)
     pair = [entries.get(key) for key in ("prompt", "completion")]
     if all(isinstance(part, str) for part in pair):
         return Completion(*(_whole(row.place, str(part)) for part in pair))
     if all(isinstance(part, list) and part for part in pair):
-        return _conversation(row.place, [*pair[0], *pair[1]], folder)  # type: ignore[misc]
+        prompt, completion = (_conversation(row.place, list(part or []), folder).messages for part in pair)
+        return Conversation(prompt + completion, len(prompt))
     columns = f" but {', '.join(map(str, entries))}" if entries else ""
     message = f'{row.place}: not an object with a "text"{columns}; give {FORMS}, or name its column'
     raise InputError(message)

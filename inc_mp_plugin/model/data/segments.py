@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
+
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.literals import Labels
 from inc_mp_plugin.model.data.samples import Completion, Conversation, Labelled, Sample
@@ -49,7 +51,7 @@ def _turns(renderer: Any, place: str, conversation: Conversation, whole: str) ->
     """Cut a rendered conversation before and after each message of the assistant."""
     messages, parts, start, images = conversation.messages, list[Segment](), 0, 0
     for number, (role, _) in enumerate(messages):
-        if role != "assistant":
+        if role != "assistant" or number < conversation.prompt:
             continue
         asked = _rendered(renderer, place, Conversation(messages[:number]), asks=True) if number else ""
         answered = _rendered(renderer, place, Conversation(messages[: number + 1]), asks=False)
@@ -71,26 +73,39 @@ def _turns(renderer: Any, place: str, conversation: Conversation, whole: str) ->
 
 
 def _rendered(renderer: Any, place: str, conversation: Conversation, *, asks: bool | None = None) -> str:
-    """Render messages; with `asks`, the start of an answer follows; if None, where the last is no answer."""
-    from jinja2 import TemplateError
+    """Render messages; with `asks`, the start of an answer follows; if None, where the last is no answer.
 
+    Templates of models that read images go through the parts of a content, and leave out a plain text without
+    a word; other templates know plain texts alone. What renders more of the texts is right.
+    """
     if not getattr(renderer, "chat_template", None):
         message = (
             "the data holds messages, but the tokenizer has no chat template; "
             'give {"text": ...} lines, or another model.tokenizer'
         )
         raise InputError(message)
-    messages = [{"role": role, "content": _content(parts)} for role, parts in conversation.messages]
-    asks = messages[-1]["role"] != "assistant" if asks is None else asks
-    try:
-        text: str = renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
-    except TemplateError as error:
-        message = f"{place}: the chat template refuses the conversation: {error}"
-        raise InputError(message) from error
-    return text
+    asks = conversation.messages[-1][0] != "assistant" if asks is None else asks
+    texts = [part for _, parts in conversation.messages for part in parts if isinstance(part, str)]
+    fault, best, most = "", "", 0
+    for in_parts in (False, True):
+        messages = [{"role": r, "content": _content(parts, in_parts)} for r, parts in conversation.messages]
+        try:
+            text: str = renderer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
+        except (TemplateError, TypeError) as error:
+            fault = fault or str(error)
+            continue
+        held = sum(part.strip() in text for part in texts)
+        if held > most:
+            best, most = text, held
+        if most == len(texts):
+            break
+    if not most:
+        message = f"{place}: the chat template refuses the conversation: {fault or 'it leaves out all texts'}"
+        raise InputError(message)
+    return best
 
 
-def _content(parts: tuple[Any, ...]) -> str | list[dict[str, str]]:
-    if len(parts) == 1 and isinstance(parts[0], str):
+def _content(parts: tuple[Any, ...], in_parts: bool) -> str | list[dict[str, str]]:
+    if not in_parts and len(parts) == 1 and isinstance(parts[0], str):
         return parts[0]
     return [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]

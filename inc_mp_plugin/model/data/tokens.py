@@ -27,23 +27,26 @@ class Tokens:
     positions: tuple[int, ...] = ()
 
 
-def tokenize(tokenizer: Any, place: str, parts: Sequence[Segment], length: int | None) -> Tokens:
+def tokenize(
+    tokenizer: Any, place: str, parts: Sequence[Segment], length: int | None, *, rendered: bool = False
+) -> Tokens:
     """Tokenize the segments of a text together, and cut them to a length.
 
-    A text that a chat template has rendered begins with the token that begins texts; a second one would take
-    the massive activations of the first.
+    A chat template writes the tokens that begin and end texts itself; a second one at the beginning would
+    take the massive activations of the first.
 
     Args:
         tokenizer: of transformers.
         place: of the sample.
         parts: segments of its text.
         length: most tokens; None for all.
+        rendered: the text comes of a chat template; so does one that begins as texts begin.
 
     Raises:
         InputError: the loss is of some segments alone, and the tokenizer does not tell where its tokens lie.
     """
     text = "".join(part.text for part in parts)
-    rendered = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    rendered = rendered or (bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token))
     partial = not all(part.counts for part in parts)
     if partial and not tokenizer.is_fast:
         message = (

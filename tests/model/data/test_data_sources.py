@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.data.samples import Completion, Conversation, read_samples
+from inc_mp_plugin.model.data.samples import Completion, Conversation, Labelled, read_samples
 from inc_mp_plugin.model.data.source import DataSource, Excerpt, may_be_on_a_hub
 
 TEXTS = ["first text", "second\ntext", "third"]
@@ -57,6 +57,20 @@ def test_columns_of_texts_and_of_messages(tmp_path):
         read(path, 1, column="body")
 
 
+def test_a_column_of_texts_beside_labels(tmp_path):
+    path = tmp_path / "data.jsonl"
+    rows = [{"sentence": "a", "label": 1}, {"text": "b", "label": [[0, 5, "ORG"]]}, {"sentence": None}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read(path, 1, column="sentence") == [Labelled("a", 1)]
+    with pytest.raises(
+        InputError, match="line 3: column 'sentence' holds None; it must hold a text, or messages"
+    ):
+        path.write_text("\n".join(map(json.dumps, [rows[0], rows[0], rows[2]])))
+        read(path, 3, column="sentence")
+    path.write_text(json.dumps(rows[1]))
+    assert read(path, 1) == ["b"]
+
+
 def test_a_row_without_texts_names_its_columns(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("question,response\nWhy?,Because\n")
@@ -67,7 +81,7 @@ def test_a_row_without_texts_names_its_columns(tmp_path):
 def test_prompts_and_completions_of_messages_are_conversations(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({"prompt": TURNS[:1], "completion": TURNS[1:]}))
-    assert read(path, 1) == [Conversation((("user", ("Hi",)), ("assistant", ("Hello",))))]
+    assert read(path, 1) == [Conversation((("user", ("Hi",)), ("assistant", ("Hello",))), prompt=1)]
     path.write_text(json.dumps({"prompt": "Hi", "completion": " Hello"}))
     assert read(path, 1) == [Completion("Hi", " Hello")]
 

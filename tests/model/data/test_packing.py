@@ -14,6 +14,7 @@ from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.data.packing import packed
 from inc_mp_plugin.model.data.tokens import Tokens
 from inc_mp_plugin.model.losses import default_loss
+from inc_mp_plugin.model.packing import check_packing
 
 
 def text(place, ids):
@@ -71,3 +72,16 @@ def test_too_few_texts_are_counted_with_their_tokens(tmp_path):
         InputError, match=r"the 6 texts of .* fill 2 samples of 16 tokens, 64 are asked for; give"
     ):
         shipped_batches(data=path, samples=64, pack=True)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "phi3"])
+def test_models_that_tell_joined_texts_apart(name):
+    check_packing(helpers.language_model(name))
+
+
+def test_a_model_that_mixes_joined_texts_is_refused():
+    model = helpers.language_model("opt")
+    with pytest.raises(
+        InputError, match="tells joined texts apart by position_ids, and a .* mixes them; give"
+    ):
+        check_packing(model)

@@ -113,3 +113,40 @@ def test_samples_that_are_all_the_same_are_refused_and_repeats_told(tmp_path, ca
 def test_conversations_know_their_images(tmp_path):
     picture = tmp_path / "cat.png"
     assert Conversation((("user", ("see", picture)), ("assistant", ("a cat",)))).images == (picture,)
+
+
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% else %}<image>{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+def test_templates_that_know_parts_alone_leave_no_text_out():
+    """As those of models that read images, which print nothing for a content that is a text."""
+    tokenizer = shipped_tokenizer(begins=False)
+    tokenizer.chat_template = PARTS
+    parts = segments(tokenizer, "line 1", chat("user", "assistant"), "answers")
+    # Without the start of an answer in the template, it is part of the answer.
+    assert [part.text for part in parts] == ["<user>user says", "<assistant>assistant says", ""]
+    tokenizer.chat_template = "no messages"
+    with pytest.raises(
+        InputError, match="line 1: the chat template refuses the conversation: it leaves out all"
+    ):
+        segments(tokenizer, "line 1", chat("user", "assistant"), "all")
+
+
+def test_answers_within_a_prompt_are_asked():
+    tokenizer = shipped_tokenizer(begins=False)
+    tokenizer.chat_template = TEMPLATE
+    turns = chat("user", "assistant", "user", "assistant").messages
+    parts = segments(tokenizer, "line 1", Conversation(turns, 3), "answers")
+    asked = "<user>user says<assistant>assistant says<user>user says<assistant>"
+    assert [(part.text, part.counts) for part in parts[:2]] == [(asked, False), ("assistant says", True)]
+
+
+def test_a_rendered_text_gets_no_special_tokens():
+    tokenizer = shipped_tokenizer(begins=True)
+    tokenizer.chat_template = TEMPLATE
+    parts = segments(tokenizer, "line 1", chat("user"), "all")
+    assert tokenize(tokenizer, "line 1", parts, 50, rendered=True).ids[0] != tokenizer.bos_token_id
+    assert tokenize(tokenizer, "line 1", parts, 50).ids[0] == tokenizer.bos_token_id
