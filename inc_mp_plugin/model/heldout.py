@@ -89,11 +89,11 @@ class HeldOutBatches:
         Raises:
             InputError: one is; the text says which.
         """
-        seen = {_fingerprint([sample]) for sample in _each(calibration)}
+        seen = {_of_tokens(sample) for sample in _each(calibration)}
         half = self.total // 2 if verify else 0
         first: set[str] = set()
         for number, sample in enumerate(_each(self.batches), 1):
-            fingerprint = _fingerprint([sample])
+            fingerprint = _of_tokens(sample)
             if fingerprint in seen:
                 message = (
                     f"validation, sample {number}: it is a calibration sample; held-out ones must be others"
@@ -114,6 +114,16 @@ def _fingerprint(batches: Iterable[Batch]) -> str:
     from inc_mp_plugin.model.subject import hash_tensors
 
     return hash_tensors(leaf for batch in batches for leaf in leaves(batch))
+
+
+def _of_tokens(sample: Batch) -> str:
+    """Hash a sample; of tokens, those alone that are no padding, however many there are."""
+    if isinstance(sample, dict) and {"input_ids", "attention_mask"} <= sample.keys():
+        ids, mask = sample["input_ids"], sample["attention_mask"]
+        if ids.shape == mask.shape:
+            others = [value for value in sample.values() if getattr(value, "shape", None) != ids.shape]
+            return _fingerprint([(ids[mask.bool()], *others)])
+    return _fingerprint([sample])
 
 
 def _each(batches: Iterable[Batch]) -> Iterable[Batch]:

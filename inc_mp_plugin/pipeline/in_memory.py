@@ -138,6 +138,9 @@ def tune(
     timing = timing_from(timing, clock)
     name, scales = noise_from(noise, scales)
     heldout = heldout_batches(validation)
+    if heldout is not None and batches is None:
+        message = "validation measures through INC, which needs calibration batches; give batches, too"
+        raise InputError(message)
     keys = {
         "tau": tau,
         "gain_fraction": gain_fraction,

@@ -72,6 +72,10 @@ def heldout_batches(given: Any) -> HeldOutBatches | None:
     except InputError as error:
         message = f"validation: {error}"
         raise InputError(message) from error
+    for key, value in keys.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            message = f"validation.{key} is {value!r}; it must be a whole number"
+            raise InputError(message)
     defaults = {key: ValidationSection.model_fields[key].default for key in _OF_VALIDATION[1:]}
     return HeldOutBatches(batches, **{**defaults, **keys})
 

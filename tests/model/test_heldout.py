@@ -87,3 +87,21 @@ def test_the_halves_are_different_samples():
     HeldOutBatches([rows], 3, 0).check_others([], verify=False)
     with pytest.raises(InputError, match="validation, sample 15: it is among the first 10, too"):
         HeldOutBatches([rows], 3, 0).check_others([], verify=True)
+
+
+def test_padding_makes_no_other_sample():
+    """As a collator pads: to the longest of each batch; an image beside the tokens does."""
+    ids = torch.tensor([[5, 6, 7, 0, 0]])
+    mask = (ids > 0).long()
+    long, short = (
+        {
+            "input_ids": ids[:, :n],
+            "attention_mask": mask[:, :n],
+            "labels": ids[:, :n],
+            "image": torch.ones(1, 2),
+        }
+        for n in (5, 3)
+    )
+    with pytest.raises(InputError, match="validation, sample 1: it is a calibration sample"):
+        HeldOutBatches([short], 3, 0).check_others([long], verify=False)
+    HeldOutBatches([{**short, "image": torch.zeros(1, 2)}], 3, 0).check_others([long], verify=False)
