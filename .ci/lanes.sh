@@ -94,9 +94,15 @@ for path in pathlib.Path("inc_mp_plugin").rglob("*.py"):
 
 environment_newest() { environment newest -e ".[test]"; }
 
+# What touches other libraries; the rest follows from it, and from the same tests with the versions we name.
+library_tests="tests/gain tests/graph tests/inc tests/model tests/pipeline/test_data_kinds.py tests/qat tests/report
+  tests/scales tests/sensitivity tests/solver tests/strategy tests/cli/test_command_line.py tests/test_libraries.py
+  tests/test_other_libraries.py tests/test_private_names.py"
+
 lane_newest() {  # never fails the run: a library that was released today is no fault of the change
   if (environment_newest) > "$newest" 2>&1; then
-    tests newest >> "$newest" 2>&1 || true
+    # shellcheck disable=SC2086
+    tests newest $library_tests >> "$newest" 2>&1 || true
   fi
   tail -n 1 "$newest"
 }
