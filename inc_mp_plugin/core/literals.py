@@ -6,6 +6,8 @@ from typing import Literal
 
 Strategy = Literal["ip_mse", "eagl", "alps", "random", "prefix", "uniform"]
 Objective = Literal["memory", "theoretical_time", "bit_operations", "roofline", "empirical_time"]
+Yardstick = Literal["loss", "kl"]
+Estimator = Literal["sample", "batch"]
 NoiseModel = Literal["uniform", "log_uniform", "measured"]
 Accelerator = Literal["gaudi2", "gaudi3", "h100", "cpu"]
 TimedDevice = Literal["cpu", "cuda", "hpu"]

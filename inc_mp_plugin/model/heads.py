@@ -64,10 +64,7 @@ def class_losses(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """
     labels = _label(model, batch)
     logits = logits_of(model, batch).float()
-    problem = getattr(model.config, "problem_type", None)
-    if problem is None:
-        kind = "multi_label" if labels.is_floating_point() else "single_label"
-        problem = "regression" if logits.shape[-1] == 1 else f"{kind}_classification"
+    problem = problem_of(model, labels, logits)
     labels = labels.to(logits.device)
     if problem == "single_label_classification":
         if labels.numel() != len(logits):
@@ -89,6 +86,22 @@ def class_losses(model: nn.Module, batch: dict[str, Any]) -> Tensor:
         return (logits - labels).square().mean(dim=1)
     losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     return losses.mean(dim=1)
+
+
+def problem_of(model: nn.Module, labels: Tensor | None, logits: Tensor) -> str:
+    """Name the problem that a classifier solves, as transformers does in `config.problem_type`.
+
+    Args:
+        model: with or without a configuration.
+        labels: of a batch, if there are any.
+        logits: of the batch.
+    """
+    problem: str | None = getattr(getattr(model, "config", None), "problem_type", None)
+    if problem is None:
+        several = labels is not None and labels.is_floating_point()
+        kind = "multi_label" if several else "single_label"
+        problem = "regression" if logits.shape[-1] == 1 else f"{kind}_classification"
+    return problem
 
 
 def span_losses(model: nn.Module, batch: dict[str, Any]) -> Tensor:

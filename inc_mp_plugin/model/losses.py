@@ -37,7 +37,7 @@ def language_model_loss(model: nn.Module, batch: Batch) -> Tensor:
         )
         raise InputError(message)
     check_labels(model, batch)
-    return mean_token_losses(logits_of(model, batch), _labels(batch))
+    return mean_token_losses(logits_of(model, batch), next_labels(batch))
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -72,7 +72,7 @@ def check_labels(model: nn.Module, batch: Batch, first: int = 1) -> None:
     if not isinstance(batch, dict) or "input_ids" not in batch or head_loss(model) is not None:
         return
     _check_tokens(model, batch)
-    empty = (_labels(batch) == IGNORED_LABEL).all(dim=1).nonzero().flatten().tolist()
+    empty = (next_labels(batch) == IGNORED_LABEL).all(dim=1).nonzero().flatten().tolist()
     if empty:
         message = (
             f"sample {first + empty[0]} has no token to predict; every sample needs at least two tokens, and "
@@ -99,7 +99,7 @@ def _check_tokens(model: nn.Module, batch: dict[str, Any]) -> None:
         raise InputError(message)
 
 
-def _labels(batch: dict[str, Any]) -> Tensor:
+def next_labels(batch: dict[str, Any]) -> Tensor:
     """Return the token that follows each token, or the label that is left out."""
     from torch import nn
 
