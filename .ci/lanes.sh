@@ -121,17 +121,12 @@ lane_gaudi() {  # the INC of Gaudi software 1.24
   tests gaudi $inc_tests
 }
 
-lane_habana() {
-  PYTEST_ADDOPTS="-q -n auto --dist loadscope" readme "pytest tests/habana"
-  cpu_only .habana/bin/python
-}
-
 environment_slow() { environment slow -c constraints.txt -e ".[dev]"; }
 
 lane_slow() {  # scripts, ranks, killed processes, whole models without weights
   environment_slow
   tests slow -m slow --ignore tests/test_shipped_model.py --ignore tests/test_digits.py \
-    --ignore tests/evaluate/test_tasks.py
+    --ignore tests/evaluate/test_tasks.py --ignore tests/test_device.py
 }
 
 # --- what takes heavy environments or long; each watches its paths in .ci/nightly.toml ---
@@ -154,6 +149,12 @@ lane_inc_versions() {  # the INC of Gaudi software 1.22 and 1.23, and those that
   done
 }
 
+lane_habana() {  # optimum-habana's models: the README's command, word for word
+  PYTEST_ADDOPTS="-q -n auto --dist loadscope --durations=15 --junitxml $work/results/habana.xml" \
+    readme "pytest tests/habana"
+  cpu_only .habana/bin/python
+}
+
 lane_oldest() {
   environment oldest -c <(python3.11 .ci/floors.py) -e ".[test,inc37]"
   tests oldest
@@ -162,6 +163,11 @@ lane_oldest() {
 lane_shipped() {  # what the README promises of the shipped model: two thousand plans, each measured
   environment shipped -c constraints.txt -e ".[test]"
   tests shipped tests/test_shipped_model.py -m slow
+}
+
+lane_device() {  # the rehearsal of tests/device/run.sh on the CPU
+  environment device -c constraints.txt -e ".[test]"
+  tests device tests/test_device.py -m slow
 }
 
 lane_digits() {

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 
 import torch
+from clock import cpu_seconds, plain
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.model.losses import language_model_loss
 
 EXPERTS, ACTIVE = 128, 8
 
@@ -41,20 +40,6 @@ def build(options: argparse.Namespace) -> dict[str, nn.Module]:
         "experts": Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **experts)).eval(),
         "dense": Qwen3ForCausalLM(Qwen3Config(**sizes, intermediate_size=ACTIVE * inner)).eval(),
     }
-
-
-def plain(model: nn.Module, batches: list[dict]) -> None:
-    """Forward and backward of every batch, with the gradients of all weights."""
-    for batch in batches:
-        language_model_loss(model, batch).sum().backward()
-        model.zero_grad(set_to_none=True)
-
-
-def cpu_seconds(run: object, *arguments: object) -> float:
-    """CPU time of one call, over all threads."""
-    start = time.process_time()
-    run(*arguments)
-    return time.process_time() - start
 
 
 def main() -> None:

@@ -7,20 +7,16 @@ import helpers
 import neural_compressor.common.version
 import pytest
 import torch
+from calibration import INPUTS
 from neural_compressor.torch.quantization import FP8Config, TuningConfig, autotune
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.inc import versions
 from inc_mp_plugin.sensitivity import resume
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 TAUS = [0.0002, 0.002, 0.0005]
-INPUTS = [helpers.tokens(2, 16, seed) for seed in range(3)]
-
-
-@pytest.fixture(autouse=True)
-def _registered(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    mp.register()
 
 
 def calibrate(model):

@@ -3,18 +3,17 @@
 import copy
 import gc
 import json
-import os
 import signal
-import subprocess
-import sys
 import tempfile
 import weakref
 from pathlib import Path
 
 import capabilities
+import forked
 import helpers
 import pytest
 import torch
+from calibration import INPUTS, calibrate, patched
 from neural_compressor.torch.quantization import (
     FP8Config,
     convert,
@@ -28,24 +27,9 @@ from neural_compressor.torch.quantization import (
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 TAU = 0.0005
-INPUTS = [helpers.tokens(2, 16, seed) for seed in range(3)]
-
-
-@pytest.fixture(autouse=True)
-def _registered(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # INC writes its measurements to ./hqt_output
-    mp.register()
-
-
-def calibrate(model):
-    with torch.no_grad():
-        for ids in INPUTS:
-            model(input_ids=ids)
-
-
-def patched(model):
-    return {n for n, m in model.named_modules() if type(m).__name__.startswith("Patched")}
 
 
 def written(mode, **ours):
@@ -98,10 +82,7 @@ def test_what_was_not_measured_is_said():
 
 def killed_at(stage, mode, config):
     """Run one process of the flow, killed in the middle of a stage; or whole, for no stage."""
-    script = Path(__file__).with_name("two_processes.py")
-    arguments = [sys.executable, script, mode, config, stage]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    return forked.run(Path(__file__).with_name("two_processes.py"), mode, config, stage)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import helpers
 import pytest
 import torch
+from calibration import INPUTS, calibrate, patched
 from neural_compressor.torch.quantization import (
     FP8Config,
     TuningConfig,
@@ -24,33 +25,18 @@ from inc_mp_plugin.strategy import choices
 from inc_mp_plugin.strategy.lists import LiveModel
 from inc_mp_plugin.strategy.settings import Settings, split
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 TAU = 0.0005
-INPUTS = [helpers.tokens(2, 16, seed) for seed in range(3)]
 HELDOUT = [{"input_ids": helpers.tokens(8, 16, seed)} for seed in (10, 11)]
 VERIFIED = {"tau": TAU, "verify": True, "validation": {"data": HELDOUT, "random_plans": 3}}
 FOLDER = "hqt_output/ip_mse/measure"
-
-
-@pytest.fixture(autouse=True)
-def _registered(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # INC writes its measurements to ./hqt_output
-    mp.register()
-
-
-def calibrate(model):
-    with torch.no_grad():
-        for ids in INPUTS:
-            model(input_ids=ids)
 
 
 def never(model):
     del model
     message = "a wrong setting is to be refused before calibration"
     raise AssertionError(message)
-
-
-def patched(model):
-    return {n for n, m in model.named_modules() if type(m).__name__.startswith("Patched")}
 
 
 def plan_of(folder):

@@ -6,6 +6,7 @@ import capabilities
 import helpers
 import pytest
 import torch
+from calibration import patched
 from neural_compressor.torch.algorithms.fp8_quant.model_configs import PATCHED_MODULE_TABLE
 from neural_compressor.torch.quantization import (
     FP8Config,
@@ -20,6 +21,8 @@ import inc_mp_plugin as mp
 from inc_mp_plugin.cli.run import run_script
 from inc_mp_plugin.core.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 IDS = helpers.tokens(2, 16)
 TIMED = {"tau": 1.0, "objective": "theoretical_time"}
 EXPOSED = {
@@ -27,12 +30,6 @@ EXPOSED = {
     "experts": (lambda: helpers.mixture("mixtral"), {"tau": 1.0}),
     "both": (lambda: helpers.mixture("mixtral").bfloat16(), TIMED),
 }
-
-
-@pytest.fixture(autouse=True)
-def _registered(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    mp.register()
 
 
 def call(model):
@@ -44,10 +41,6 @@ def fails(model):
     call(model)
     message = "the data has ended"
     raise RuntimeError(message)
-
-
-def patched(model):
-    return {n for n, m in model.named_modules() if type(m).__name__.startswith("Patched")}
 
 
 KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind == "both" else ()) for kind in EXPOSED]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import helpers
 import pytest
 from neural_compressor.torch.quantization import quantize
@@ -27,16 +28,15 @@ def calibrate(model):
 
 def show(model):
     print(json.dumps(sorted(n for n, m in model.named_modules() if type(m).__name__.startswith("Patched"))))
-
-model = helpers.language_model("llama")
 """
 ONE_STEP = (
     MODEL
     + """
-config = FP8Config.from_json_file(sys.argv[1])
-model = prepare(model, config)
-calibrate(model)
-show(convert(model))
+for path in sys.argv[1:]:
+    config = FP8Config.from_json_file(path)
+    model = prepare(helpers.language_model("llama"), config)
+    calibrate(model)
+    show(convert(model))
 """
 )
 TWO_STEPS = (
@@ -46,6 +46,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--quantize", action="store_true")
 arguments = parser.parse_args()
 config = FP8Config.from_json_file(os.environ["QUANT_CONFIG"])
+model = helpers.language_model("llama")
 if config.measure:
     model = prepare(model, config)
     calibrate(model)
@@ -57,15 +58,15 @@ if config.quantize:
 )
 
 
-def run(start, *arguments, **environment):
-    inherited = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    command = [sys.executable, *start, *map(str, arguments)]
-    return subprocess.run(command, env=inherited, capture_output=True, text=True, check=False)
+def run(*arguments):
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def config(mode, form):
-    path = Path(f"{mode.lower()}.json")
-    stats = {"dump_stats_path": "./stats/measure", "allowlist": {"names": [], "types": []}}
+def config(mode, form, name="only"):
+    path = Path(f"{mode.lower()}-{name}.json")
+    stats = {"dump_stats_path": f"./{name}/measure", "allowlist": {"names": [], "types": []}}
     path.write_text(json.dumps({"mode": mode, **stats, **form}))
     return path
 
@@ -91,7 +92,7 @@ def planned(tmp_path_factory):
 
 
 NESTED = {"ip_mse": {"tau": TAU}}
-FORMS = {"nested": NESTED, "with its name": {"strategy": "ip_mse", **NESTED}}
+FORMS = {"nested": NESTED, "named": {"strategy": "ip_mse", **NESTED}}
 STARTS = {
     "inc-mp run": (["-m", "inc_mp_plugin.cli", "run"], ""),
     "one import line": ([], "import inc_mp_plugin.ip_mse\n"),
@@ -99,26 +100,26 @@ STARTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize(("start", "line"), STARTS.values(), ids=STARTS.keys())
-def test_one_step(start, line, form, planned):
-    script = Path("script.py")
-    script.write_text(line + ONE_STEP)
-    done = run([*start, script], config("AUTO", form))
+def test_one_step(start, line, planned):
+    """In a process from its very start, with each form of the configuration."""
+    Path("script.py").write_text(line + ONE_STEP)
+    configs = [config("AUTO", form, name) for name, form in FORMS.items()]
+    done = run(*start, "script.py", *configs)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == planned
-    by_command_line = "run" in start
-    assert ("ops run in fp8_e4m3, the others in fp32." in done.stderr) == by_command_line
-    assert ("Sensitivity: 3 batches" in done.stderr) == by_command_line
+    assert [json.loads(text) for text in done.stdout.splitlines()[-2:]] == [planned, planned]
+    told = len(FORMS) if "run" in start else 0
+    assert done.stderr.count("ops run in fp8_e4m3, the others in fp32.") == told
+    assert ("Sensitivity: 3 batches" in done.stderr) == bool(told)
 
 
 @pytest.mark.slow
 def test_two_steps(planned):
     start, _ = STARTS["inc-mp run"]
     Path("script.py").write_text(TWO_STEPS)
-    measured = run([*start, "script.py"], QUANT_CONFIG=str(config("MEASURE", NESTED)))
+    measured = forked.run(*start, "script.py", QUANT_CONFIG=str(config("MEASURE", NESTED)))
     assert measured.returncode == 0, measured.stderr
-    done = run([*start, "script.py"], "--quantize", QUANT_CONFIG=str(config("QUANTIZE", NESTED)))
+    done = forked.run(*start, "script.py", "--quantize", QUANT_CONFIG=str(config("QUANTIZE", NESTED)))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == planned
 
@@ -127,10 +128,10 @@ def test_two_steps(planned):
 def test_without_the_plugin_the_nested_form_stops_and_the_flat_one_quantizes_everything():
     on_cpu = {"use_qdq": True, "scale_method": "maxabs_arbitrary", "hp_dtype": "fp32"}
     Path("script.py").write_text(ONE_STEP)
-    nested = run(["script.py"], config("AUTO", {**on_cpu, **NESTED}))
+    nested = forked.run("script.py", config("AUTO", {**on_cpu, **NESTED}))
     assert nested.returncode != 0
     assert "KeyError: 'ip_mse'" in nested.stderr
-    flat = run(["script.py"], config("AUTO", {**on_cpu, "strategy": "ip_mse", "tau": TAU}))
+    flat = forked.run("script.py", config("AUTO", {**on_cpu, "strategy": "ip_mse", "tau": TAU}))
     assert flat.returncode == 0, flat.stderr
     assert len(json.loads(flat.stdout.splitlines()[-1])) == 15
 
@@ -141,7 +142,7 @@ def test_a_script_finds_what_it_would_find_under_python():
     text = "import sys, beside\nprint(__name__, sys.argv, beside.name)\nsys.exit(7)\n"
     Path("script.py").write_text(text)
     for start in ([], ["-m", "inc_mp_plugin.cli", "run"]):
-        done = run([*start, "script.py"], "--help", "-x", "one two")
+        done = run(*start, "script.py", "--help", "-x", "one two")
         assert done.returncode == 7, done.stderr
         assert done.stdout == "__main__ ['script.py', '--help', '-x', 'one two'] found beside the script\n"
 
@@ -163,11 +164,11 @@ def test_no_script(name, message):
 def test_an_error_of_the_plugin_is_a_line_and_one_of_the_script_its_own():
     Path("script.py").write_text(ONE_STEP)
     start = ["-m", "inc_mp_plugin.cli", "run", "script.py"]
-    wrong = run(start, config("AUTO", {"ip_mse": {"tua": 1}}))
+    wrong = forked.run(*start, config("AUTO", {"ip_mse": {"tua": 1}}))
     assert wrong.returncode == 2
     assert "Error: unknown ip_mse key 'tua'; did you mean 'tau'?" in wrong.stderr
     assert "Traceback" not in wrong.stderr
     Path("script.py").write_text("raise RuntimeError('of the script')\n")
-    own = run(start)
+    own = forked.run(*start)
     assert own.returncode == 1
     assert "RuntimeError: of the script" in own.stderr

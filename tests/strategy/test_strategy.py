@@ -8,6 +8,7 @@ from collections import Counter
 import helpers
 import pytest
 import torch
+from calibration import INPUTS, patched
 from neural_compressor.torch.quantization import FP8Config, convert, prepare, quantize
 from torch import nn
 
@@ -15,8 +16,9 @@ import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.strategy.batch_recorder import BatchRecorder
 
+pytestmark = pytest.mark.usefixtures("registered")
+
 TAU = 0.0005
-INPUTS = [helpers.tokens(2, 16, seed) for seed in range(3)]
 
 
 def keyword(model):
@@ -82,16 +84,6 @@ FLOWS = {
     "FP8Config, two steps": in_two_steps(nested),
     "FP8Config, flat": by_quantize(lambda: FP8Config(strategy="ip_mse", tau=TAU)),
 }
-
-
-@pytest.fixture(autouse=True)
-def _registered(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # INC writes its measurements to ./hqt_output
-    mp.register()
-
-
-def patched(model):
-    return {n for n, m in model.named_modules() if type(m).__name__.startswith("Patched")}
 
 
 def expected(model, **settings):

@@ -1,0 +1,24 @@
+"""What the benchmarks compare with, and their clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from torch import nn
+
+from inc_mp_plugin.model.losses import language_model_loss
+
+
+def plain(model: nn.Module, batches: list[dict]) -> None:
+    """Run forward and backward of every batch, with the gradients of all weights."""
+    for batch in batches:
+        language_model_loss(model, batch).sum().backward()
+        model.zero_grad(set_to_none=True)
+
+
+def cpu_seconds(run: Callable[..., object], *arguments: object) -> float:
+    """Measure the CPU time of one call, over all threads."""
+    start = time.process_time()
+    run(*arguments)
+    return time.process_time() - start
