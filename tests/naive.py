@@ -79,3 +79,9 @@ def _one_op(model, name, sample, loss_fn):
             module.weight = shared
     pairs = [(v, g) for v, g in zip(values, gradients, strict=True) if g is not None]
     return sum(float(((v * g) ** 2).sum()) for v, g in pairs)
+
+
+def kl_of_positions(base, logits):
+    """KL of every position by the definition, one class after the other, in FP64."""
+    p, q = (x.double().softmax(dim=-1) for x in (base, logits))
+    return torch.stack([p[..., v] * (p[..., v].log() - q[..., v].log()) for v in range(p.shape[-1])]).sum(0)

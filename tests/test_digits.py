@@ -103,7 +103,7 @@ def test_ip_mse_against_autograd():
         gradients = torch.autograd.grad(digits.loss_fn(plain, batch).sum(), [seen[0], module.weight])
         squares = [float(g.double().square().sum()) for g in gradients]
         expected = (step_of_input**2 * squares[0] + step_of_weight**2 * squares[1]) / 12
-        assert found.sample_loss_mse("int2")[image, 0] == pytest.approx(expected, rel=1e-4)
+        assert found.row_costs("int2")[image, 0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_equal_values_lower_as_few_ops_as_possible():

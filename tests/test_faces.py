@@ -23,7 +23,7 @@ from inc_mp_plugin.pipeline.data import subject_of
 from inc_mp_plugin.pipeline.keys_in_memory import heldout_batches
 from inc_mp_plugin.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from inc_mp_plugin.pipeline.resolve import job_of
-from inc_mp_plugin.pipeline.sections import Section
+from inc_mp_plugin.pipeline.sections import RunSection, Section
 from inc_mp_plugin.stages.consumer_scales import method_on_a_cpu
 from inc_mp_plugin.strategy.settings import Settings
 
@@ -85,7 +85,14 @@ def inner_keys(section):
     """The keys that the Python faces know in a section, with their defaults."""
     if section == "validation":
         batches = heldout_batches([torch.zeros(1)])
-        return {"data": MISSING, "random_plans": batches.random_plans, "seed": batches.seed}
+        return {
+            "data": MISSING,
+            "random_plans": batches.random_plans,
+            "seed": batches.seed,
+            "through": batches.through,
+        }
+    if section == "run":
+        return {key: field.default for key, field in RunSection.model_fields.items()}
     known = {"request": mp.Request, "timing": TimingSettings}[section]
     return {field.name: field.default for field in fields(known)}
 
@@ -158,6 +165,7 @@ BUNDLES = {
         "attention": "flash",
         "reuse_cache": True,
     },
+    "a divergence": {"kl": 0.004, "constraint": "kl", "run": {"estimator": "batch", "draws": 2}},
     "a baseline": {"strategy": "random", "seed": 7, "tau": 0.003},
     "a budget": {"strategy": "alps", "budget": 0.7, "objective": "bit_operations"},
     "a closed loop": {

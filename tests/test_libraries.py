@@ -192,6 +192,12 @@ def test_transformers_attention_is_recognized():
     assert of_transformers.eager_attention(nn.Linear(2, 2)) is None
 
 
+def test_transformers_sdpa_is_supported_or_not():
+    assert of_transformers.supports_sdpa(helpers.language_model("llama"))
+    assert not of_transformers.supports_sdpa(nn.Linear(2, 2))
+    assert not of_transformers.supports_sdpa(helpers.language_model("gpt_oss"))  # it has sinks
+
+
 @pytest.mark.skipif(
     not find_spec("transformers.integrations.moe"), reason="experts are lists of modules here"
 )

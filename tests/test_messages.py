@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from report.report_case import gains, plan, sensitivity
 
-from inc_mp_plugin.core.loss_model import LossModel
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.report.text import plan_table, threshold
 from inc_mp_plugin.runtime.reuse import changes, run_stage
 
@@ -53,8 +53,8 @@ def test_nothing_is_said_to_be_made_that_then_fails(tmp_path, caplog):
 @pytest.mark.parametrize("binds", [True, False])
 def test_a_plan_for_a_gain_has_no_tau_that_could_bind(binds):
     wanted = plan(tau=0.08, nrmse=0.08, loss_budget=plan().loss_mse, binds=binds)
-    assert threshold(wanted) == "not held to a tau"
-    lines = plan_table(wanted, gains(), LossModel(sensitivity())).summary
+    assert threshold(wanted) == "not held to a threshold"
+    lines = plan_table(wanted, gains(), Costs(sensitivity())).summary
     assert len(lines) == 3
     assert not any("tau 0" in line or "bind" in line for line in lines)
     assert threshold(plan()) == "tau 0.1"
@@ -64,9 +64,9 @@ def test_shares_of_ops_and_cache_add_up_to_the_plan():
     """The cache that `up` of layer 0 reads takes half of its loss; by hand, of a budget of 10 / 768."""
     seen = sensitivity()
     second = {"input": seen.input * [0.5, 0.0, 0.0, 0.0]}
-    losses = LossModel(replace(seen, second=second), cached=frozenset({seen.ops[0]}))
+    losses = Costs(replace(seen, second=second), cached=frozenset({seen.ops[0]}))
     table = plan_table(plan(), gains(), losses)
     shares = [cell.loss_percent for cell in table.cells]
     assert shares == [pytest.approx(share) for share in (5.0, 20.0, 0.0, 40.0)]
-    assert "The KV cache in FP8 takes 5.0 % of the loss budget; the rest is the ops'." in table.summary
+    assert "The KV cache in FP8 takes 5.0 % of the budget; the rest is the ops'." in table.summary
     assert math.fsum(shares) + 5.0 == pytest.approx(100 * plan().loss_mse / plan().loss_budget)

@@ -13,16 +13,18 @@ from typer.testing import CliRunner
 from inc_mp_plugin.cli.main import app
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
+from inc_mp_plugin.core.verdicts import Thresholds
 from inc_mp_plugin.evaluate.closed_loop import close_loop
-from inc_mp_plugin.evaluate.interval import measured_nrmse
+from inc_mp_plugin.evaluate.interval import measured_values
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.sensitivity.drift import rounded_losses
+from inc_mp_plugin.sensitivity.one_batch import Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.rows import concatenate
 from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.planner import solve
-from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
+from inc_mp_plugin.solver.uncertainty import loss_interval, plan_rows, predict
 
 ROOT = Path(__file__).parent.parent
 MODEL = ROOT / "recipes" / "tiny-llama"
@@ -67,13 +69,11 @@ def run(tmp_path_factory):
 def test_predicted_against_measured(run, noise, least, most):
     """Ratio of means over 40 random plans; what they measured does not depend on the prediction."""
     call("solve", run, f"noise={noise}")
-    seen = Run(run, (f"noise={noise}",)).losses
+    losses = Run(run, (f"noise={noise}",)).losses.loss
     validation = json.loads((run / "validation.json").read_text())
     measured = [p["measured"] for p in validation["points"]]
-    predicted = [
-        seen.with_drift(sum(seen.loss_mse("fp8_e4m3")[op] for op in p["quantized"]))
-        for p in validation["points"]
-    ]
+    plans = [dict.fromkeys(p["quantized"], "fp8_e4m3") for p in validation["points"]]
+    predicted = [predict(losses, plan, "fp32")[0] for plan in plans]
     assert len(measured) == 40
     assert least <= sum(predicted) / sum(measured) <= most
     assert np.corrcoef(np.log([predicted, measured]))[0, 1] >= (0.99 if noise == "measured" else 0.98)
@@ -88,7 +88,7 @@ def test_the_closed_loop_comes_close_to_the_best_threshold(run):
     one = Run(run)
 
     def measured(plan):
-        return measured_nrmse(one.meter.losses(plan.quantized), one.meter.losses(()), 0.95)
+        return measured_values(one.meter.losses(plan.quantized), one.meter.losses(()), 0.95)
 
     everything = baseline(one.gains["memory"], one.losses, "uniform", 1.0)
     top = measured(everything).nrmse
@@ -99,7 +99,7 @@ def test_the_closed_loop_comes_close_to_the_best_threshold(run):
         found = close_loop(
             lambda c, tau=tau: solve(one.gains["memory"], one.losses, tau, correction=c),
             measured,
-            tau,
+            Thresholds(tau),
             samples=128,
             level=0.95,
         )
@@ -138,7 +138,8 @@ def test_intervals_cover_fresh_samples(run):
     rounding = observe_rounding(
         model, one.graph, one.subject.batches, None, scales=scales, formats=("fp8_e4m3",)
     )
-    rows = concatenate(list(sensitivity_rows(model, one.graph, held, None, rounding=rounding)))
+    settings = Pass(model, one.graph, None, rounding)
+    rows = concatenate([measured["loss"] for measured in sensitivity_rows(settings, held)])
     seen = Sensitivity(tuple(op.name for op in one.graph.ops), rows.loss, rows.input, rows.weight)
     seen = replace(seen, rounding=rows.rounding)
     everything = (
@@ -148,14 +149,14 @@ def test_intervals_cover_fresh_samples(run):
     covered = 0
     for share in (0.3, 0.5, 0.65, 0.75, 0.9, 1.0):
         plan = solve(one.gains["memory"], one.losses, gain_fraction=share)
-        predicted = sample_losses_mse(LossModel(seen, "measured"), plan.formats, "fp32")
+        predicted = plan_rows(LossModel(seen, "measured"), plan.formats, "fp32")
         squared = (meter.losses(plan.quantized) - meter.losses(())) ** 2
         draw = np.random.default_rng(0)
         for _ in range(100):
             ours, fresh = draw.permutation(256)[:128].reshape(2, 64)
-            d = first_order[ours].mean()
-            drift = Drift(everything[ours].mean() / d, everything[ours].std(ddof=1) / 8 / d)
-            low, high = loss_interval(predicted[ours], 0.95, drift)
+            part = predicted[ours].mean() / first_order[ours].mean()
+            shift = Drift(everything[ours].mean() * part, everything[ours].std(ddof=1) / 8 * part)
+            low, high = loss_interval(predicted[ours], 0.95, shift)
             covered += low <= squared[fresh].mean() <= high
     assert covered >= 0.88 * 600
 

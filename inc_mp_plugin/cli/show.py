@@ -25,11 +25,11 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
     for line in run.held_back:
         _console().print(f"{line}.", markup=False, soft_wrap=True)
     if validation and run.validation is not None:
-        from inc_mp_plugin.report.loss_sections import validation_table
         from inc_mp_plugin.report.measured import measured_text
+        from inc_mp_plugin.report.validation_section import validation_tables
 
-        table = validation_table(run.validation, run.plan.confidence)
-        _show([table, measured_text(run.validation, run.plan)])
+        tables = validation_tables(run.validation, run.plan.confidence)
+        _show([*tables, measured_text(run.validation, run.plan)])
 
 
 def show_time(validation: TimeValidation) -> None:

@@ -16,20 +16,30 @@ def validate(
     time: Annotated[
         bool, typer.Option("--time", help="Measure time instead: plans against the sums of their groups.")
     ] = False,
+    through: Annotated[
+        str | None,
+        typer.Option(help="What lowers the ops: `inc`, or `hooks` that round as INC on a CPU does."),
+    ] = None,
     allow_code: AllowCode = False,
     tau: Annotated[
         list[float] | None, typer.Option(help="With --time, a threshold to plan for; may be repeated.")
     ] = None,
+    kl: Annotated[
+        list[float] | None, typer.Option(help="The same, of the KL divergence in nats per token.")
+    ] = None,
 ) -> None:
-    """Quantize through INC, and compare predicted with measured loss on held-out samples."""
+    """Lower ops through INC or hooks, and compare predicted with measured loss and KL on held-out samples."""
     from inc_mp_plugin.cli.show import show_plan, show_time
     from inc_mp_plugin.pipeline.validate import validate_plan, validate_time
 
-    if time:
-        show_time(validate_time(folder, tau or [], allow_code=allow_code))
-        return
-    if tau:
-        message = "--tau goes with --time; the threshold of the plan itself is set by `inc-mp solve`"
+    if time and through is not None:
+        message = "--through says who measures losses; with --time, times are measured: leave out one of both"
         raise InputError(message)
-    validate_plan(folder, allow_code=allow_code)
+    if time:
+        show_time(validate_time(folder, tau or [], kl or [], allow_code=allow_code))
+        return
+    if tau or kl:
+        message = "--tau and --kl go with --time; the threshold of the plan itself is set by `inc-mp solve`"
+        raise InputError(message)
+    validate_plan(folder, through=through, allow_code=allow_code)
     show_plan(folder)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 Strategy = Literal["ip_mse", "eagl", "alps", "random", "prefix", "uniform"]
 Objective = Literal["memory", "theoretical_time", "bit_operations", "roofline", "empirical_time"]
 Yardstick = Literal["loss", "kl"]
 Estimator = Literal["sample", "batch"]
+Per = Literal["token", "sample"]  # of a KL divergence
+Through = Literal["inc", "hooks"]  # what lowers the ops of a model that is measured
+THROUGH: tuple[Through, ...] = get_args(Through)
 NoiseModel = Literal["uniform", "log_uniform", "measured"]
 Accelerator = Literal["gaudi2", "gaudi3", "h100", "cpu"]
 TimedDevice = Literal["cpu", "cuda", "hpu"]

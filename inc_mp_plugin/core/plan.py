@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 from inc_mp_plugin.core.demands import Serving
-from inc_mp_plugin.core.literals import NoiseModel, Objective, Source, Unit, ValueMethod
+from inc_mp_plugin.core.literals import NoiseModel, Objective, Source, Unit, ValueMethod, Yardstick
 
 VALUE_METHODS: tuple[ValueMethod, ...] = get_args(ValueMethod)
 EAGL, ALPS = VALUE_METHODS
@@ -50,12 +50,18 @@ class Interval(NamedTuple):
 class Plan:
     """One format per op, what that is predicted to cost and to gain, and how it was found.
 
-    `unit` and `source` are those of the gains; `noise` is the model that priced losses. `loss_budget` is
-    correction tau^2 E[g^2] (eq. 5), with a `correction` of 1 unless a confidence or a measurement asked
-    for another; `nrmse` is sqrt(loss_mse / E[g^2]), predicted. `interval` holds, with probability
-    `confidence`, the loss MSE of as many fresh samples. `binds` tells whether the threshold kept any
-    gain from being taken; when it is False the plan already has the largest gain there is. `gap` is
-    None where nothing was optimised. `targets`, `serving` and `ties` are what the plan was held to.
+    `unit` and `source` are those of the gains; `noise` is the model that priced losses. `constraint` is the
+    yardstick that a gain was sought under, or the least of which a given gain was sought at.
+
+    `loss_budget` is correction tau^2 E[g^2] (eq. 5), with a `correction` of 1 unless a confidence or a
+    measurement asked for another; `nrmse` is sqrt(loss_mse / E[g^2]), predicted. `interval` holds, with
+    probability `confidence`, the loss MSE of as many fresh samples. All of these are None where the loss was
+    not priced. `kl` is the threshold of the KL divergence in nats per token, None without one;
+    `predicted_kl` and `kl_interval` are None where it was not priced, and the interval with too few rows.
+
+    `binds` tells whether the thresholds kept any gain from being taken; when it is False the plan already has
+    the largest gain there is. `gap` is None where nothing was optimised. `targets`, `serving` and `ties` are
+    what the plan was held to.
     """
 
     strategy: str
@@ -64,12 +70,12 @@ class Plan:
     source: Source
     base: str
     noise: NoiseModel
-    tau: float
+    tau: float | None
     correction: float
-    loss_budget: float
-    loss_mse: float
-    nrmse: float
-    interval: Interval
+    loss_budget: float | None
+    loss_mse: float | None
+    nrmse: float | None
+    interval: Interval | None
     confidence: float
     gain: float
     largest_gain: float
@@ -81,6 +87,10 @@ class Plan:
     targets: tuple[str, ...] = ()
     serving: Serving = Serving()
     ties: tuple[TieCost, ...] = ()
+    constraint: Yardstick = "loss"
+    kl: float | None = None
+    predicted_kl: float | None = None
+    kl_interval: Interval | None = None
 
     @property
     def quantized(self) -> tuple[str, ...]:

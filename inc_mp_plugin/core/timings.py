@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from inc_mp_plugin.core.literals import Objective, TimedDevice
+from inc_mp_plugin.core.literals import Objective, TimedDevice, Yardstick
 
 OVER_BUDGET = "the time budget was over"
 
@@ -52,7 +52,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class TimedPlan:
-    """A whole plan: its gain as the sum of its groups' gains, and as measured end to end."""
+    """A whole plan: its gain as the sum of its groups' gains, and as measured end to end.
+
+    `tau` is its threshold, that of the KL divergence where the yardstick is "kl".
+    """
 
     objective: Objective
     tau: float
@@ -61,6 +64,7 @@ class TimedPlan:
     predicted_stderr_s: float
     measured_s: float
     measured_stderr_s: float
+    yardstick: Yardstick = "loss"
 
     @property
     def difference_s(self) -> float:

@@ -1,4 +1,4 @@
-"""From predicted to measured: the largest loss budget at which the measured loss is surely within tau."""
+"""From predicted to measured: the largest loss budget at which what is measured is surely within bounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.plan import Interval
-from inc_mp_plugin.core.results import HELD, Measured, Round, Verification, verdict
+from inc_mp_plugin.core.results import Round, Verification
+from inc_mp_plugin.core.verdicts import HELD, Measured, Thresholds
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.plan import Plan
@@ -15,35 +16,38 @@ if TYPE_CHECKING:
 _WIDE = tuple(1.2**power for power in range(-4, 8))
 _NARROW = (0.25, 0.5, 0.75)  # of the way from a threshold that held to the next, on a logarithmic scale
 _SMALLER = (0.125, 0.25, 0.5)  # of the first threshold, if it did not hold
+_NOTHING = Measured(0.0, Interval(0.0, 0.0), 0.0, Interval(0.0, 0.0))  # of a plan that lowers nothing
 MOST_PLANS = len(_WIDE) + len(_NARROW)
 
 
 def close_loop(
     plan_at: Callable[[float], Plan],
     measure: Callable[[Plan], Measured],
-    tau: float,
+    thresholds: Thresholds,
     *,
     samples: int,
     level: float,
 ) -> Verification:
-    """Find the plan of largest gain whose measured normalized RMSE is surely at most tau.
+    """Find the plan of largest gain whose measured normalized RMSE and KL divergence are surely in bounds.
 
-    A plan holds if the upper end of its measured interval is within tau. A choice among all plans that hold
-    would favour plans that were measured too low by chance. So plans are tested in a fixed order, by rising
-    budget, and the first plan that does not hold ends the row: no plan behind it counts. A row accepts a plan
-    that exceeds tau only if the first such plan of the row passes its test. This happens as rarely as a
-    single test errs, however long the row is (fixed-sequence testing: Maurer, Hothorn and Lehmacher, 1995;
-    Angelopoulos et al., Learn then Test, arXiv 2110.01052).
+    A plan holds if the upper ends of its measured intervals are within tau, within kl, or both, where both
+    are given. A choice among all plans that hold would favour plans that were measured too low by chance. So
+    plans are tested in a fixed order, by rising budget, and the first plan that does not hold ends the row:
+    no plan behind it counts. A row accepts a plan that exceeds a threshold only if the first such plan of the
+    row passes its test. This happens as rarely as a single test errs, however long the row is (fixed-sequence
+    testing: Maurer, Hothorn and Lehmacher, 1995; Angelopoulos et al., Learn then Test, arXiv 2110.01052).
 
     There are two rows. The first row has wide steps. The second row has narrow steps, from the last wide step
     that held to the first wide step that did not. A test errs with probability (1 - level) / 2, which the
     upper end of an interval leaves out. So, where the loss grows with the budget, the chosen plan exceeds tau
-    with probability 1 - level at most.
+    with probability 1 - level at most. The same is true of kl: a KL divergence grows as the squared loss
+    change does, so both budgets are corrected alike.
 
     Args:
-        plan_at: solves with this correction of the budget, the square of a part of tau.
-        measure: returns a plan's measured sqrt(E[(g^ - g)^2] / E[g^2]) on held-out samples, and its interval.
-        tau: the threshold, a normalized RMSE.
+        plan_at: solves with this correction of the budgets, the square of a part of tau.
+        measure: returns a plan's measured sqrt(E[(g^ - g)^2] / E[g^2]) and KL divergence on held-out samples,
+            and their intervals.
+        thresholds: of both; at least one.
         samples: number of held-out samples.
         level: of the measured intervals, between 0 and 1.
 
@@ -55,18 +59,29 @@ def close_loop(
     def attempt(part: float) -> int:
         plan = plan_at(part**2)
         for number, earlier in enumerate(rounds):
-            if (earlier.gain, earlier.predicted_nrmse) == (plan.gain, plan.nrmse):
+            if _known(earlier) == (plan.gain, plan.nrmse, plan.predicted_kl):
                 return number
-        measured = measure(plan) if plan.quantized else Measured(0.0, Interval(0.0, 0.0))
-        nrmse, interval = measured.nrmse, measured.interval
-        rounds.append(Round(part**2, plan.nrmse, nrmse, plan.gain, len(plan.quantized), interval))
+        measured = measure(plan) if plan.quantized else _NOTHING
+        rounds.append(
+            Round(
+                correction=part**2,
+                predicted_nrmse=plan.nrmse,
+                measured_nrmse=measured.nrmse,
+                gain=plan.gain,
+                ops=len(plan.quantized),
+                interval=measured.interval,
+                predicted_kl=plan.predicted_kl,
+                measured_kl=measured.kl,
+                kl_interval=measured.kl_interval,
+            )
+        )
         return len(rounds) - 1
 
     def row(parts: Iterable[float], last: int) -> tuple[int, float | None]:
         """Find the last plan that holds, and the part of tau at which a plan does not hold."""
         for part in parts:
             number = attempt(part)
-            if verdict(rounds[number].interval, tau) != HELD:
+            if thresholds.verdict(rounds[number].measured) != HELD:
                 return last, part
             last = number
             if rounds[last].gain >= largest:
@@ -77,7 +92,13 @@ def close_loop(
     last, end = row(_WIDE, attempt(0.0))
     if end is not None:
         last, _ = row(_narrow_steps(end), last)
-    return Verification(tau, samples, tuple(rounds), last, level)
+    tau, kl, floor = thresholds.tau, thresholds.kl, thresholds.floor
+    return Verification(tau, samples, tuple(rounds), last, level, kl, floor)
+
+
+def _known(tested: Round) -> tuple[float, float | None, float | None]:
+    """Return what tells plans apart before they are measured."""
+    return tested.gain, tested.predicted_nrmse, tested.predicted_kl
 
 
 def _narrow_steps(end: float) -> tuple[float, ...]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inc_mp_plugin.core.plan import Interval
-from inc_mp_plugin.core.results import LEAST_SAMPLES, Measured
+from inc_mp_plugin.core.results import LEAST_SAMPLES
+from inc_mp_plugin.core.verdicts import Measured
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.core.divergence import Divergence
     from inc_mp_plugin.core.sensitivity import FloatArray
 
 _DRAWS = 2000
@@ -58,18 +60,36 @@ def mean_ratio_interval(parts: FloatArray, wholes: FloatArray, level: float) -> 
     return Interval(float(ends[0]), float(ends[1])) if np.isfinite(ends).all() else None
 
 
-def measured_nrmse(losses: FloatArray, base: FloatArray, level: float) -> Measured:
-    """Compute the measured normalized RMSE sqrt(mean (g^ - g)^2 / mean g^2) (eq. 5), with its interval.
+def measured_values(
+    losses: FloatArray, base: FloatArray, level: float, divergence: Divergence | None = None
+) -> Measured:
+    """Compute the measured normalized RMSE sqrt(mean (g^ - g)^2 / mean g^2) (eq. 5) and the mean KL.
+
+    Both with their intervals, over samples.
 
     Args:
         losses: g^ of each held-out sample, shape (samples,), in nats for a language model.
         base: g of the same samples, in the same unit.
-        level: of the interval.
+        level: of the intervals.
+        divergence: of the same samples, if it was measured.
     """
     changes, squares = (losses - base) ** 2, base**2
     ends = mean_ratio_interval(changes, squares, level)
     interval = None if ends is None else Interval(ends.low**0.5, ends.high**0.5)
-    return Measured(float((changes.mean() / squares.mean()) ** 0.5), interval)
+    nrmse = float((changes.mean() / squares.mean()) ** 0.5)
+    if divergence is None:
+        return Measured(nrmse, interval)
+    return Measured(nrmse, interval, divergence.mean, kl_interval(divergence, level))
+
+
+def kl_interval(divergence: Divergence, level: float) -> Interval | None:
+    """Estimate the interval of the mean KL divergence per position, nats: `mean_ratio_interval` over samples.
+
+    Args:
+        divergence: as measured.
+        level: of the interval.
+    """
+    return mean_ratio_interval(divergence.kl, divergence.positions, level)
 
 
 def _ratio_and_spread(draws: FloatArray, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -14,6 +14,7 @@ from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.plan import VALUE_METHODS, Plan
 from inc_mp_plugin.core.results import Experiment, Trial
 from inc_mp_plugin.evaluate.interval import mean_ratio_interval
+from inc_mp_plugin.evaluate.validate import KLMeasurement
 from inc_mp_plugin.experiments.accuracy import Examiner, Tasks
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.resolve import value_scales
@@ -21,7 +22,7 @@ from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
 from inc_mp_plugin.solver.planner import solve
-from inc_mp_plugin.solver.uncertainty import loss_interval, sample_losses_mse
+from inc_mp_plugin.solver.uncertainty import predict
 from inc_mp_plugin.stages.experiment import experiment_artefact
 from inc_mp_plugin.stages.job import Job
 from inc_mp_plugin.stages.op_values import values_stage
@@ -128,8 +129,14 @@ def levels_of(name: str, points: int | None) -> tuple[float, ...]:
     return tuple(levels[(2 * index + 1) * len(levels) // (2 * points)] for index in range(points))
 
 
+_NO_LOSS = "experiments compare losses, and the loss was not priced; run `inc-mp tune` with tau"
+
+
 def _choices(run: Run, gains: Gains, settings: Settings) -> Experiment:
     tau = run.recipe.tau or run.plan.tau
+    if tau is None:
+        message = "choices are compared at a tau, and the loss was not priced; run `inc-mp tune` with tau"
+        raise InputError(message)
     trials = [_trial(solve(gains, run.losses, tau), 0, tau)]
     for strategy in BASELINES:
         for seed in range(3 if strategy == RANDOM else 1):
@@ -140,7 +147,7 @@ def _choices(run: Run, gains: Gains, settings: Settings) -> Experiment:
 def _prediction(run: Run, gains: Gains, settings: Settings) -> Experiment:
     everything = baseline(gains, run.losses, UNIFORM, 1.0)
     levels = levels_of("prediction", settings.points)
-    plans = [(solve(gains, run.losses, level * everything.nrmse), level) for level in levels]
+    plans = [(solve(gains, run.losses, level * _nrmse(everything)), level) for level in levels]
     trials = [_trial(plan, 0, level) for plan, level in [*plans, (everything, 1.0)]]
     return _measured(run, gains, "prediction", trials)
 
@@ -173,7 +180,7 @@ def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
     everything = baseline(gains, run.losses, UNIFORM, 1.0)
     trials = []
     for level in levels_of("accuracy", settings.points):
-        tau = level * everything.nrmse
+        tau = level * _nrmse(everything)
         for seed in range(settings.draws):
             trials.append(_trial(solve(gains, run.losses, tau), seed, level))
             for strategy in (PREFIX, RANDOM):
@@ -212,7 +219,16 @@ def _if_priced(make: Callable[[], Plan], seed: int, level: float) -> list[Trial]
 
 
 def _trial(plan: Plan, seed: int, level: float) -> Trial:
-    return Trial(plan.strategy, seed, level, plan.gain, plan.quantized, plan.loss_mse, plan.interval)
+    value, interval = plan.loss_mse, plan.interval
+    if value is None or interval is None:
+        raise InputError(_NO_LOSS)
+    return Trial(plan.strategy, seed, level, plan.gain, plan.quantized, value, interval)
+
+
+def _nrmse(plan: Plan) -> float:
+    if plan.nrmse is None:
+        raise InputError(_NO_LOSS)
+    return plan.nrmse
 
 
 def _measured(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
@@ -224,21 +240,28 @@ def _measured(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Exp
 
 
 def _measured_trial(run: Run, trial: Trial) -> Trial:
-    """Return a trial with its measured loss MSE, and its prediction's interval for as many samples."""
-    meter, prices = run.meter, run.losses
+    """Return a trial with its measured loss MSE and KL, and its prediction's interval for as many samples."""
+    meter, losses = run.meter, run.losses.measured_loss
     changes = (meter.losses(trial.quantized) - meter.losses(())) ** 2
     formats = dict.fromkeys(trial.quantized, meter.format)
-    predicted = sample_losses_mse(prices, formats, run.recipe.model.dtype)
+    base = run.recipe.model.dtype
+    _, interval = predict(losses, formats, base, measured=len(changes))
+    of_kl = run.losses.kl
+    kl = KLMeasurement(
+        meter.divergence,
+        lambda ops: None if of_kl is None else predict(of_kl, formats, base, measured=len(changes)),
+    )
     return replace(
         trial,
-        interval=loss_interval(predicted, drift=prices.drift, measured=len(changes)),
+        interval=interval or trial.interval,
         measured=float(changes.mean()),
         measured_interval=mean_ratio_interval(changes, np.ones_like(changes), meter.verify_confidence),
+        kl=kl.point(trial.quantized, meter.verify_confidence),
     )
 
 
 def _experiment(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
-    losses = run.losses.loss if name == "choices" else run.meter.losses(())
+    losses = run.losses.sensitivity.loss if name == "choices" else run.meter.losses(())
     return Experiment(
         name=name,
         objective=gains.objective,

@@ -80,6 +80,16 @@ def asks_for_attention(kind: type[nn.Module]) -> bool:
     return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
+def supports_sdpa(model: nn.Module) -> bool:
+    """Tell whether every part of a model says that SDPA attention computes what its eager attention does.
+
+    The public setter would refuse, but it also overwrites sub-configurations. 5.24.
+    """
+    flags = [getattr(type(module), "_supports_sdpa", None) for module in model.modules()]
+    known = [flag for flag in flags if flag is not None]
+    return bool(known) and all(known)
+
+
 def eager_attention(module: nn.Module) -> Callable[..., Any] | None:
     """Find the attention function that a module calls by default; None if it has sinks or position biases.
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.literals import Through
 from inc_mp_plugin.core.results import LEAST_SAMPLES
 from inc_mp_plugin.model.batches import batch_size, samples
 
@@ -25,6 +26,7 @@ class HeldOut:
         random_plans: how many plans are drawn to compare predictions with.
         seed: of the draws.
         load: returns the batches of as many samples, after a number of others.
+        through: what lowers the ops of the model that runs them.
     """
 
     identify: Callable[[], dict[str, Any]]
@@ -32,11 +34,14 @@ class HeldOut:
     random_plans: int
     seed: int
     load: Callable[[int], Sequence[Batch]]
+    through: Through = "inc"
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOutBatches:
     """Held-out batches in memory, with how many random plans are measured on them, drawn from `seed`.
+
+    `through` says what lowers the ops of the model that runs them.
 
     Each is equal to itself alone, and a copy of it is itself: INC copies and compares its configurations.
     """
@@ -44,6 +49,7 @@ class HeldOutBatches:
     batches: Sequence[Batch]
     random_plans: int
     seed: int
+    through: Through = "inc"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HeldOutBatches:
         """Return itself."""
@@ -81,7 +87,7 @@ class HeldOutBatches:
         def load(skip: int) -> Sequence[Batch]:
             return _Part(self.batches, skip, skip + count)
 
-        return HeldOut(identify, count, self.random_plans, self.seed, load)
+        return HeldOut(identify, count, self.random_plans, self.seed, load, self.through)
 
     def check_others(self, calibration: Iterable[Batch], *, verify: bool) -> None:
         """Refuse samples that calibration has seen, or, with `verify`, that both halves hold.

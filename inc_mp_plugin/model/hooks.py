@@ -40,6 +40,23 @@ def watching(
             handle.remove()
 
 
+@contextmanager
+def recorded(model: nn.Module) -> Iterator[list[Any]]:
+    """Record the outputs of a model inside a `with`.
+
+    Yields:
+        The output of each forward pass of the whole model, in order; it grows as the model is run.
+    """
+    outputs: list[Any] = []
+
+    def keep(name: str, args: Any, kwargs: Any, output: Any) -> None:
+        del name, args, kwargs
+        outputs.append(output)
+
+    with watching({"": model}, after=keep):
+        yield outputs
+
+
 def _call(function: Callable[..., Any], name: str, module: nn.Module, *values: Any) -> Any:
     del module
     return function(name, *values)

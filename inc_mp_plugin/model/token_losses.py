@@ -70,7 +70,7 @@ class _TokenLosses(torch.autograd.Function):
         ctx.ignored = ignored
         log_sums = torch.empty(labels.shape, dtype=torch.float32, device=logits.device)
         picked = torch.empty_like(log_sums)
-        for block in _blocks(logits):
+        for block in blocks(logits):
             x, index = logits[block].float(), _index(labels[block], ignored)
             log_sums[block] = x.logsumexp(dim=-1)
             picked[block] = x.gather(-1, index)[:, 0]
@@ -83,7 +83,7 @@ class _TokenLosses(torch.autograd.Function):
         logits, labels, log_sums = ctx.saved_tensors
         outer = outer.masked_fill(labels == ctx.ignored, 0.0)
         gradient = torch.empty_like(logits)
-        for block in _blocks(logits):
+        for block in blocks(logits):
             part = (logits[block].float() - log_sums[block][:, None]).exp_()
             index = _index(labels[block], ctx.ignored)
             part.scatter_add_(-1, index, part.new_full(index.shape, -1.0))
@@ -91,8 +91,8 @@ class _TokenLosses(torch.autograd.Function):
         return gradient, None, None
 
 
-def _blocks(logits: Tensor) -> Iterator[tuple[int, slice]]:
-    """Yield a sample and a slice of its tokens, as many as fit into `_BLOCK` elements."""
+def blocks(logits: Tensor) -> Iterator[tuple[int, slice]]:
+    """Yield a sample and a slice of its tokens, few enough to stay in a processor's cache."""
     samples, tokens, vocabulary = logits.shape
     step = max(_BLOCK // vocabulary, 1)
     for sample in range(samples):

@@ -121,7 +121,8 @@ def heldout_of(recipe: Recipe) -> HeldOut | None:
         _check_against_calibration(recipe, section, skip)
         return _batches(recipe, section, skip)
 
-    return HeldOut(identify, section.samples, section.random_plans, section.seed, load)
+    plans, seed = section.random_plans, section.seed
+    return HeldOut(identify, section.samples, plans, seed, load, section.through)
 
 
 def check_data(recipe: Recipe) -> None:

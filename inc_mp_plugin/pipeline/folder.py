@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import Demands, kept_lines
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import NoiseModel, Strategy
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import OpValues, Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.pipeline.data import subject_of
@@ -89,13 +89,13 @@ class Run:
         return read_sensitivity(self.folder)
 
     @cached_property
-    def losses(self) -> LossModel:
+    def losses(self) -> Costs:
         """Prices of the ops that every target can run in a lower format, beside their KV cache."""
         return self._priced(self.job, self.demands, self.recipe.noise)
 
-    def _priced(self, job: Job, demands: Demands, noise: NoiseModel) -> LossModel:
+    def _priced(self, job: Job, demands: Demands, noise: NoiseModel) -> Costs:
         runnable = self.sensitivity.of(job.runnable(self.graph))
-        return LossModel(with_scales(runnable, held_back_for(job, runnable)), noise, demands.cached)
+        return Costs(with_scales(runnable, held_back_for(job, runnable)), noise, demands.cached)
 
     @cached_property
     def free_gains(self) -> dict[str, Gains]:
@@ -156,7 +156,7 @@ class Run:
         return solve_overrides(stored, planned, changes)
 
     @cached_property
-    def planned_losses(self) -> LossModel:
+    def planned_losses(self) -> Costs:
         """Prices of the ops that the targets of the plan can run, with the plan's noise and KV cache."""
         return self._priced(self.planned, self.planned_demands, self.plan.noise)
 
@@ -166,7 +166,9 @@ class Run:
         if not VALIDATION.path(self.folder).exists():
             return None
         validation = VALIDATION.read(self.folder)
-        same = validation.plan.quantized == self.plan.quantized and validation.tau == self.plan.tau
+        kl = None if validation.kl is None else validation.kl.threshold
+        measured, now = (validation.tau, validation.plan.quantized), (self.plan.tau, self.plan.quantized)
+        same = measured == now and (validation.kl is None or kl == self.plan.kl)
         return validation if same else None
 
     @cached_property

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         NoiseModel,
         Objective,
         Strategy,
+        Yardstick,
     )
     from inc_mp_plugin.core.plan import Plan
     from inc_mp_plugin.core.request import Request
@@ -59,8 +60,10 @@ def tune(
     batches: Iterable[Any] | None,
     *,
     tau: float | None = None,
+    kl: float | None = None,
     gain_fraction: float | None = None,
     budget: float | None = None,
+    constraint: Yardstick | None = None,
     objective: Objective = "memory",
     strategy: Strategy = "ip_mse",
     seed: int = 0,
@@ -82,6 +85,7 @@ def tune(
     kv_cache: KVCache = "bf16",
     attention: Attention = "eager",
     reuse_cache: bool = False,
+    run: Mapping[str, Any] | None = None,
     serving: Serving | None = None,
     out: str | Path,
 ) -> Plan:
@@ -95,13 +99,18 @@ def tune(
             sensitivities are those that another process measured of this model in `out`. Of several
             processes of torch.distributed each gives its own batches; the plan is the same in all.
         tau: threshold of the normalized RMSE of the loss (eq. 5).
-        gain_fraction: instead, the least gain, as a fraction of the largest; the plan has the least loss.
+        kl: threshold of the KL divergence from the model in its base format, nats per token (per sample of a
+            classifier); with tau, both hold.
+        gain_fraction: instead, the least gain, as a fraction of the largest; the plan has the least KL
+            divergence or loss.
         budget: instead, the most cost, as a fraction of what everything costs in the base format.
+        constraint: "kl" or "loss", the yardstick that is least for a given gain; by default that of the
+            threshold, else "kl" if the model predicts a distribution and has no `loss_fn`.
         objective: "memory", "theoretical_time", "bit_operations", "roofline" or "empirical_time".
         strategy: "ip_mse"; "eagl" or "alps", which price ops in other ways; or a baseline: "random" (of
             `seed`), "prefix" or "uniform".
         seed: seed of the order of "random".
-        confidence: level of the interval whose upper end is within the loss budget, such as 0.95.
+        confidence: level of the interval whose upper end is within the thresholds, such as 0.95.
         noise: "uniform" as in the paper (eq. 16 to 18), "log_uniform" (see `core.formats.alpha`), or
             "measured", as INC rounds with its scales.
         scale_method: INC's method of choosing scales; if None, each target's default, and without targets
@@ -117,8 +126,8 @@ def tune(
         clock: deprecated; see `timing`.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
         allowed: names of the ops that may leave the base format; all if None.
-        verify: measure plans through INC on held-out samples, and correct the loss budget until tau surely
-            holds.
+        verify: measure plans through INC on held-out samples, and correct the budgets until the thresholds
+            surely hold.
         verify_confidence: level of the intervals of measured losses.
         validation: held-out batches that the plan and random plans are measured on, through INC in a copy of
             the model; or a mapping of `data` (the batches), `random_plans` (20) and `seed` (0). With
@@ -128,6 +137,8 @@ def tune(
         kv_cache: "bf16" (the base format) or "fp8", on Gaudi.
         attention: "eager" (two products) or "flash" (one kernel), of optimum-habana.
         reuse_cache: if optimum-habana is run with its option of that name.
+        run: cost of finding the plan: a mapping of `estimator` ("sample" or "batch") and `draws` (1), of the
+            KL divergence; see `Estimate`.
         serving: deprecated; see `kv_cache`, `attention` and `reuse_cache`.
         out: folder of the artefacts; a second call reuses those that are still valid.
 
@@ -137,14 +148,13 @@ def tune(
     folder, model = Path(out), unwrapped(model)
     timing = timing_from(timing, clock)
     name, scales = noise_from(noise, scales)
-    heldout = heldout_batches(validation)
-    if heldout is not None and batches is None:
-        message = "validation measures through INC, which needs calibration batches; give batches, too"
-        raise InputError(message)
+    heldout = _heldout(validation, batches)
     keys = {
         "tau": tau,
+        "kl": kl,
         "gain_fraction": gain_fraction,
         "budget": budget,
+        "constraint": constraint,
         "objective": objective,
         "strategy": strategy,
         "seed": seed,
@@ -159,6 +169,7 @@ def tune(
         "verify_confidence": verify_confidence,
         "validation": heldout,
         "targets": targets,
+        "run": run,
         **asdict(serving_from(serving, Serving(kv_cache, attention, reuse_cache))),
     }
     recipe = recipe_of(keys, base_format(model), getattr(model, "name_or_path", "") or type(model).__name__)
@@ -172,6 +183,15 @@ def tune(
         return _plan(job, subject, folder)
 
     return in_all_processes(job, subject, make, folder)
+
+
+def _heldout(validation: Any, batches: Iterable[Any] | None) -> HeldOutBatches | None:
+    """Read `validation`, which goes with calibration batches alone."""
+    heldout = heldout_batches(validation)
+    if heldout is not None and batches is None:
+        message = "validation measures through INC, which needs calibration batches; give batches, too"
+        raise InputError(message)
+    return heldout
 
 
 def _job(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.knobs import KNOBS, check_knobs
-from inc_mp_plugin.core.literals import IN_MEMORY
+from inc_mp_plugin.core.literals import IN_MEMORY, THROUGH
 from inc_mp_plugin.core.numbers import is_number
 from inc_mp_plugin.core.request import Request
 from inc_mp_plugin.gain.bench import TimingSettings
@@ -20,7 +20,7 @@ from inc_mp_plugin.pipeline.sections import TimingSection, ValidationSection
 if TYPE_CHECKING:
     from inc_mp_plugin.pipeline.recipe import Recipe
 
-_OF_VALIDATION = ("data", "random_plans", "seed")
+_OF_VALIDATION = ("data", "random_plans", "seed", "through")
 
 
 def recipe_of(keys: Mapping[str, Any], base: str, name: str = "") -> Recipe:
@@ -35,9 +35,10 @@ def recipe_of(keys: Mapping[str, Any], base: str, name: str = "") -> Recipe:
     Raises:
         InputError: keys or values are not allowed; the text has one line per fault.
     """
-    check_knobs(*(keys.get(knob) for knob in KNOBS))
+    check_knobs(**{knob: keys.get(knob) for knob in KNOBS})
     _check_types(keys)
     given: dict[str, Any] = {key: _content(value) for key, value in keys.items()}
+    given["run"] = given.get("run") or {}
     batches = keys.get("validation")
     if isinstance(batches, HeldOutBatches):
         given["validation"] = {
@@ -45,6 +46,7 @@ def recipe_of(keys: Mapping[str, Any], base: str, name: str = "") -> Recipe:
             "samples": batches.samples(verify=keys.get("verify", False)),
             "random_plans": batches.random_plans,
             "seed": batches.seed,
+            "through": batches.through,
         }
     model = {"name_or_path": name, "dtype": base, "weights": IN_MEMORY}
     return recipe_in_memory({**given, "model": model, "calibration": {"data": "in memory"}})
@@ -54,7 +56,8 @@ def heldout_batches(given: Any) -> HeldOutBatches | None:
     """Read `validation`: held-out batches, or a mapping with the batches as its `data`; None if not given.
 
     Raises:
-        InputError: these are no batches, or the mapping has other keys than `data`, `random_plans`, `seed`.
+        InputError: these are no batches, or the mapping has other keys than `data`, `random_plans`, `seed`
+            and `through`, or values of other kinds.
     """
     if given is None or isinstance(given, HeldOutBatches):
         return given
@@ -72,12 +75,16 @@ def heldout_batches(given: Any) -> HeldOutBatches | None:
     except InputError as error:
         message = f"validation: {error}"
         raise InputError(message) from error
+    through = keys.pop("through", THROUGH[0])
+    if through not in THROUGH:
+        message = f"validation.through is {through!r}; it must be {' or '.join(THROUGH)}"
+        raise InputError(message)
     for key, value in keys.items():
         if not isinstance(value, int) or isinstance(value, bool):
             message = f"validation.{key} is {value!r}; it must be a whole number"
             raise InputError(message)
-    defaults = {key: ValidationSection.model_fields[key].default for key in _OF_VALIDATION[1:]}
-    return HeldOutBatches(batches, **{**defaults, **keys})
+    defaults = {key: ValidationSection.model_fields[key].default for key in _OF_VALIDATION[1:3]}
+    return HeldOutBatches(batches, **{**defaults, **keys}, through=through)
 
 
 def _check_types(keys: Mapping[str, Any]) -> None:

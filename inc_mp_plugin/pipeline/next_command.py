@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from inc_mp_plugin.pipeline.sections import ModelSection
 
 SERVING_KEYS = ("kv_cache", "attention", "reuse_cache")
-PLAN_KEYS = (*KNOBS, *("objective", "strategy", "seed", "noise", "confidence", "targets"), *SERVING_KEYS)
+PLAN_KEYS = (
+    *KNOBS,
+    *("constraint", "objective", "strategy", "seed", "noise", "confidence", "targets"),
+    *SERVING_KEYS,
+)
 DRY_RUN = "dry-run.json"
 
 

@@ -20,6 +20,7 @@ from inc_mp_plugin.core.literals import (
     NoiseModel,
     Objective,
     Strategy,
+    Yardstick,
 )
 from inc_mp_plugin.core.results import LEAST_SAMPLES, VERIFY_CONFIDENCE
 from inc_mp_plugin.pipeline.faults import in_one_line
@@ -31,6 +32,7 @@ from inc_mp_plugin.pipeline.sections import (
     DataSection,
     ModelSection,
     RequestSection,
+    RunSection,
     Section,
     Threshold,
     TimingSection,
@@ -54,8 +56,10 @@ class Recipe(Section):
     device: Accelerator = "gaudi2"
     formats: tuple[str, ...] = ("fp8_e4m3",)
     tau: Threshold | None = None
+    kl: Threshold | None = None
     gain_fraction: Fraction | None = None
     budget: Fraction | None = None
+    constraint: Yardstick | None = None
     loss: str = AUTO
     noise: NoiseModel = "uniform"
     scale_method: str | None = None
@@ -69,6 +73,7 @@ class Recipe(Section):
     request: RequestSection | None = None
     timing: TimingSection | None = None
     validation: ValidationSection | None = None
+    run: RunSection = RunSection()
 
     @field_validator("formats")
     @classmethod
@@ -106,7 +111,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Recipe:
         check_formats((self.model.dtype, *self.formats))
-        check_knobs(self.tau, self.gain_fraction, self.budget)
+        check_knobs(self.tau, self.gain_fraction, self.budget, self.kl)
         fault = self._strategy_fault() or self._target_fault() or self._heldout_fault()
         if fault:
             raise ValueError(fault)
@@ -114,8 +119,9 @@ class Recipe(Section):
 
     def _strategy_fault(self) -> str:
         strategy = self.strategy
-        if strategy in _BASELINES and self.tau is None:
-            return f"strategy {strategy} is held to a threshold: give tau, neither gain_fraction nor budget"
+        if strategy in _BASELINES and self.tau is None and self.kl is None:
+            only = "give kl or tau, neither gain_fraction nor budget"
+            return f"strategy {strategy} is held to a threshold: {only}"
         if self.confidence and strategy != "ip_mse":
             return "confidence makes ip_mse keep to the upper end of the loss; it goes with no other strategy"
         return ""
@@ -146,10 +152,11 @@ class Recipe(Section):
     def _heldout_fault(self) -> str:
         if self.validation and _place(self.validation) == _place(self.calibration):
             return "validation.data is calibration.data; held-out samples must be others"
-        if self.verify and (self.validation is None or self.tau is None or self.strategy != "ip_mse"):
+        held = self.tau is not None or self.kl is not None
+        if self.verify and not (self.validation and held and self.strategy == "ip_mse"):
             in_memory = self.model.weights == IN_MEMORY
             heldout = "validation, held-out batches" if in_memory else "validation: {data: HELDOUT.jsonl}"
-            return f"verify measures ip_mse plans on held-out samples; give tau, and {heldout}"
+            return f"verify measures ip_mse plans on held-out samples; give kl or tau, and {heldout}"
         if self.verify and self.validation and self.validation.samples < LEAST_SAMPLES:
             return (
                 f"validation.samples is {self.validation.samples}; verify needs at least {LEAST_SAMPLES} to "
@@ -206,10 +213,11 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> 
     content = store.unmarked(content, "recipe", "ops")
     for override in overrides:
         _override(content, override)
-    # Thresholds among the overrides replace all thresholds of the recipe.
+    # Thresholds among the overrides replace all thresholds of the recipe; `tau=null` takes one away.
     overridden = set(map(key_of, overrides)) & set(KNOBS)
-    for knob in set(KNOBS) - overridden if overridden else ():
-        content.pop(knob, None)
+    if any(content.get(knob) is not None for knob in overridden):
+        for knob in set(KNOBS) - overridden:
+            content.pop(knob, None)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

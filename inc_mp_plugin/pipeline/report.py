@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.results import Experiment, Stability
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.report.artefacts import RunArtefacts
@@ -74,7 +74,7 @@ def read_artefacts(folder: Path) -> RunArtefacts:
         str(folder),
         run.recipe.model_dump(mode="json"),
         run.graph,
-        LossModel(run.sensitivity, losses.noise, losses.cached),
+        Costs(run.sensitivity, losses.noise, losses.cached),
         losses.ops,
         run.free_gains,
         run.plan,
@@ -142,7 +142,7 @@ def _job(run: Run, plan_from: Json) -> Job:
     return job if job.gain_fraction is None and job.budget is None else replace(job, tau=None)
 
 
-def _stability(run: Run, losses: LossModel, job: Job, correction: float) -> Stability:
+def _stability(run: Run, losses: Costs, job: Job, correction: float) -> Stability:
     plan = run.plan
     gains = constrained(run.free_gains[plan.objective], run.planned_demands)
     values = run.values(job.strategy)

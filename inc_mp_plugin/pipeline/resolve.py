@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.demands import Serving
+from inc_mp_plugin.core.estimate import Estimate
 from inc_mp_plugin.core.literals import IN_MEMORY
 from inc_mp_plugin.core.plan import VALUE_METHODS
 from inc_mp_plugin.core.request import Request
@@ -38,12 +39,15 @@ def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
         formats=recipe.formats,
         objective=recipe.objective,
         tau=recipe.tau,
+        kl=recipe.kl,
         gain_fraction=recipe.gain_fraction,
         budget=recipe.budget,
+        constraint=recipe.constraint,
         strategy=recipe.strategy,
         seed=recipe.seed,
         confidence=recipe.confidence,
         noise=recipe.noise,
+        estimate=Estimate(recipe.run.estimator, recipe.run.draws, recipe.seed),
         consumer_scales=consumer_scales(recipe.targets, recipe.device, recipe.scale_method),
         scale_method=recipe.scale_method,
         device=recipe.device,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inc_mp_plugin.core.literals import Labels, TimedDevice, Weights
+from inc_mp_plugin.core.literals import Estimator, Labels, Through, TimedDevice, Weights
 from inc_mp_plugin.model.data.shape import BatchShape
 from inc_mp_plugin.model.data.source import DataSource, Excerpt
 
@@ -87,11 +87,23 @@ class CalibrationSection(DataSection):
 class ValidationSection(DataSection):
     """Held-out samples, never those of the calibration, and the number of random plans to compare.
 
-    A plan is reported on the first `samples` of the data; a closed loop reads as many after them.
+    A plan is reported on the first `samples` of the data; a closed loop reads as many after them. `through`
+    says what lowers ops there: INC itself, or hooks that round as INC on a CPU does.
     """
 
     random_plans: Annotated[int, Field(ge=3)] = 20
     seed: int = 0
+    through: Through = "inc"
+
+
+class RunSection(Section):
+    """The cost of finding a plan, and nothing of the plan that would be found with unlimited samples.
+
+    `estimator` and `draws` are those of the KL divergence; see `Estimate`.
+    """
+
+    estimator: Estimator = "sample"
+    draws: Count = 1
 
 
 class RequestSection(Section):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.graph import Graph
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.pipeline.data import check_data, subject_of, subject_without_weights
@@ -100,7 +100,7 @@ def dry_run(recipe: Recipe, out: Path) -> Outcome:
     subject, job = subject_without_weights(recipe), job_of(recipe)
     mark_dry_run(out, job.recipe)
     job = replace(job, objective=objective, strategy=IP_MSE, timing=None)
-    job = replace(job, tau=1.0, gain_fraction=None, budget=None, confidence=None)
+    job = replace(job, tau=1.0, kl=None, gain_fraction=None, budget=None, constraint=None, confidence=None)
     return run_stages(job, subject, out)
 
 
@@ -141,7 +141,7 @@ def run_stages(job: Job, subject: Subject, out: Path) -> Outcome:
     sensitivity, demands = with_scales(measured.of(runnable), held_back), job.demands(graph, held_back)
     gains = gains_stage(job, subject, graph, sensitivity, demands=demands, out=out)
     check_objective(gains, job.objective)
-    losses = LossModel(sensitivity, noise, demands.cached)
+    losses = Costs(sensitivity, noise, demands.cached)
     if subject.has_weights:
         plan = _plan(job, subject, graph, losses, gains=gains, demands=demands, out=out)
     else:
@@ -155,7 +155,7 @@ def _plan(
     job: Job,
     subject: Subject,
     graph: Graph,
-    losses: LossModel,
+    losses: Costs,
     *,
     gains: Mapping[str, Gains],
     demands: Demands,
@@ -177,7 +177,7 @@ def _plan(
 
 
 def _verified_correction(
-    job: Job, meter: LossMeter, gains: Mapping[str, Gains], losses: LossModel, *, demands: Demands, out: Path
+    job: Job, meter: LossMeter, gains: Mapping[str, Gains], losses: Costs, *, demands: Demands, out: Path
 ) -> float:
     """Return the largest correction of the loss budget with a measured loss surely within tau."""
     loop = verification_stage(
@@ -188,7 +188,7 @@ def _verified_correction(
     )
     measured = sum(tested.ops > 0 for tested in loop.rounds)
     say(
-        f"verify: {measured} plans measured, the loss budget is corrected by {loop.correction:.4g}; the "
+        f"verify: {measured} plans measured, the budgets are corrected by {loop.correction:.4g}; the "
         "plan is reported on other samples"
     )
     return loop.correction

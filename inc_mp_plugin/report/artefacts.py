@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import IN_MEMORY
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.results import Experiment, Frontier, Stability, Validation, Verification
 from inc_mp_plugin.core.timings import TimeValidation
@@ -31,7 +31,7 @@ class RunArtefacts:
     folder: str
     recipe: Json
     graph: Graph
-    losses: LossModel
+    losses: Costs
     runnable: tuple[str, ...]
     gains: Mapping[str, Gains]
     plan: Plan

@@ -71,7 +71,7 @@ class Strips:
 class MapCell:
     """One op on the map: its lower format, its shares of loss budget and gain in %, and a note in words.
 
-    `level` is 0 in the base format, else 1 to 4 by the share of the loss budget.
+    `level` is 0 in the base format, else 1 to 4 by the share of the budget.
     """
 
     format: str

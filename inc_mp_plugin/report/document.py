@@ -7,11 +7,12 @@ from dataclasses import replace
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Missing, ReportInfo, Section
 from inc_mp_plugin.report.experiment_sections import experiment_sections
-from inc_mp_plugin.report.loss_sections import closed_loop_blocks, frontier_blocks, validation_blocks
+from inc_mp_plugin.report.loss_sections import closed_loop_blocks, frontier_blocks
 from inc_mp_plugin.report.plan_sections import budget, headline, plan_map, ties, uncertainty
 from inc_mp_plugin.report.reproduce_sections import left_out, reproduce
-from inc_mp_plugin.report.text import plan_table
+from inc_mp_plugin.report.text import plan_table, threshold
 from inc_mp_plugin.report.time_section import time_blocks
+from inc_mp_plugin.report.validation_section import validation_blocks
 
 
 def report_info(run: RunArtefacts) -> ReportInfo:
@@ -21,7 +22,7 @@ def report_info(run: RunArtefacts) -> ReportInfo:
     sections = (
         Section("plan", "The plan", headline(run, table)),
         Section("map", "Layers and ops", plan_map(table)),
-        Section("budget", "Where the loss budget goes", budget(table)),
+        Section("budget", "Where the budget goes", budget(table)),
         Section("ties", "What the consumers tie together", ties(run)),
         Section("frontier", "Gain against loss", frontier_blocks(run)),
         Section("validation", "Predicted against measured loss", validation_blocks(run)),
@@ -39,6 +40,6 @@ def report_info(run: RunArtefacts) -> ReportInfo:
     )
     return ReportInfo(
         f"Mixed-precision plan of {run.model}",
-        f"objective {plan.objective} · strategy {plan.strategy} · tau {plan.tau:.4g}",
+        f"objective {plan.objective} · strategy {plan.strategy} · {threshold(plan)}",
         tuple(section for section in complete if section.blocks),
     )

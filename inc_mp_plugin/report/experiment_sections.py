@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
-from inc_mp_plugin.core.results import Experiment, Point, Trial
+from inc_mp_plugin.core.results import Experiment, KLPoint, Point, Trial
 from inc_mp_plugin.report.accuracy_section import accuracy_blocks
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Blocks, Chart, Section, Series, Strips, Table
-from inc_mp_plugin.report.loss_sections import against_measured
 from inc_mp_plugin.report.measured import with_interval
 from inc_mp_plugin.report.text import amount, percent, span, split_name
 from inc_mp_plugin.report.trials import levels, mean_gain, measured, strategies
+from inc_mp_plugin.report.validation_section import against_measured
 
 _COMPARED = {
     "curve": "Of several draws the mean, with the least and the largest as a band.",
@@ -85,6 +85,7 @@ def _runs(marks: Iterable[bool]) -> tuple[tuple[int, int], ...]:
 
 def _trials_table(caption: str, experiment: Experiment, labels: Sequence[str]) -> Table:
     any_measured = bool(measured(experiment.trials))
+    any_kl = any(trial.kl is not None and trial.kl.measured for trial in experiment.trials)
     rows = tuple(
         (
             label,
@@ -94,11 +95,21 @@ def _trials_table(caption: str, experiment: Experiment, labels: Sequence[str]) -
             f"{trial.predicted:.2e}",
             span(trial.interval, ".2e"),
             *(_measured(trial) if any_measured else ()),
+            *(_kl(trial.kl) if any_kl else ()),
         )
         for label, trial in zip(labels, experiment.trials, strict=True)
     )
-    columns = ("plan", "ops", "gain", "%", "loss MSE, predicted", "interval")
-    return Table(caption, (*columns, *(("measured", "ratio") if any_measured else ())), rows)
+    columns: tuple[str, ...] = ("plan", "ops", "gain", "%", "loss MSE, predicted", "interval")
+    columns += ("measured", "ratio") if any_measured else ()
+    columns += ("KL, predicted", "measured") if any_kl else ()
+    return Table(caption, columns, rows)
+
+
+def _kl(point: KLPoint | None) -> tuple[str, str]:
+    if point is None:
+        return "–", "–"
+    predicted = "–" if point.predicted is None else f"{point.predicted:.2e}"
+    return predicted, with_interval(point.measured, point.measured_interval, ".2e")
 
 
 def _measured(trial: Trial) -> tuple[str, str]:

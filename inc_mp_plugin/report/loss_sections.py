@@ -1,19 +1,19 @@
-"""Sections on the loss: gain against it, predicted against measured, and the closed loop."""
+"""Sections on the loss: gain against it, and the closed loop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from statistics import fmean
 
 from inc_mp_plugin.core.numbers import rounded_up
-from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.core.results import Curve, Frontier, Point, Validation, Verification, verdict
+from inc_mp_plugin.core.plan import Interval, Plan
+from inc_mp_plugin.core.results import Curve, Frontier, Round, Verification
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Block, Blocks, Chart, Series, Table, Values
-from inc_mp_plugin.report.measured import measured_text, with_interval
 from inc_mp_plugin.report.text import amount, percent, span
 
 _GAIN = "gain, % of the largest"
+_YARDSTICKS = {"loss": "NRMSE of the loss", "kl": "KL divergence, nats per token"}
 
 
 def frontier_blocks(run: RunArtefacts) -> Blocks:
@@ -30,7 +30,7 @@ def frontier_blocks(run: RunArtefacts) -> Blocks:
 
 
 def _frontier_chart(frontier: Frontier, plan: Plan, gain: float | None) -> Chart:
-    exact, largest, nrmse = frontier.curves[0], frontier.largest_gain, frontier.nrmse
+    exact, largest, nrmse = frontier.curves[0], frontier.largest_gain, frontier.threshold
     knee = percent(exact.gain[frontier.knee], largest), nrmse(exact.loss_mse[frontier.knee])
     lower, upper = tuple(map(nrmse, exact.low)), tuple(map(nrmse, exact.high))
     label = f"{exact.strategy}, with its interval"
@@ -40,14 +40,15 @@ def _frontier_chart(frontier: Frontier, plan: Plan, gain: float | None) -> Chart
         Series(label, exact.strategy, *_curve(frontier, exact), lower, upper, band=True),
         Series("knee", "knee", knee[:1], knee[1:]),
     ]
-    if gain is not None:
-        series.append(Series("the plan", "plan", (percent(gain, largest),), (plan.nrmse,)))
+    predicted = plan.predicted_kl if frontier.yardstick == "kl" else plan.nrmse
+    if gain is not None and predicted is not None:
+        series.append(Series("the plan", "plan", (percent(gain, largest),), (predicted,)))
     return Chart(
         f"frontier-{frontier.objective}",
         f"What does each share of the {frontier.objective} gain ({frontier.source}, at most "
         f"{amount(largest, frontier.unit)}) cost in loss? Below: better.",
         _GAIN,
-        "NRMSE of the loss, predicted",
+        _YARDSTICKS[frontier.yardstick] + ", predicted",
         tuple(series),
     )
 
@@ -59,7 +60,7 @@ def _draws(frontier: Frontier, strategy: str) -> Iterator[Series]:
 
 def _curve(frontier: Frontier, curve: Curve) -> tuple[Values, Values]:
     gains = tuple(percent(gain, frontier.largest_gain) for gain in curve.gain)
-    return gains, tuple(map(frontier.nrmse, curve.loss_mse))
+    return gains, tuple(map(frontier.threshold, curve.loss_mse))
 
 
 def frontier_table(frontier: Frontier) -> Table:
@@ -67,7 +68,8 @@ def frontier_table(frontier: Frontier) -> Table:
 
     The losses are normalized RMSEs; that of `random` is the root of the draws' mean loss MSE.
     """
-    exact, nrmse = frontier.curves[0], frontier.nrmse
+    exact, nrmse = frontier.curves[0], frontier.threshold
+    key = "kl" if frontier.yardstick == "kl" else "tau"
     rows = []
     for k, (gain, loss_mse) in enumerate(zip(exact.gain, exact.loss_mse, strict=True)):
         share = f"{percent(gain, frontier.largest_gain):.1f}{' knee' if k == frontier.knee else ''}"
@@ -76,9 +78,9 @@ def frontier_table(frontier: Frontier) -> Table:
         row = (amount(gain, frontier.unit), share, str(exact.ops[k]), f"{nrmse(loss_mse):.3g}", ends)
         rows.append((*row, *others, rounded_up(nrmse(loss_mse))))
     return Table(
-        f"{frontier.objective} ({frontier.source}), of {amount(frontier.largest_gain, frontier.unit)}: NRMSE "
-        "of the loss. The knee stands out; `tau=` gives a plan to `inc-mp solve`.",
-        ("gain", "%", "ops", "ip_mse", "its interval", "prefix", "random, mean", "tau="),
+        f"{frontier.objective} ({frontier.source}), of {amount(frontier.largest_gain, frontier.unit)}: "
+        f"{_YARDSTICKS[frontier.yardstick]}. The knee stands out; `{key}=` gives a plan to `inc-mp solve`.",
+        ("gain", "%", "ops", "ip_mse", "its interval", "prefix", "random, mean", f"{key}="),
         tuple(rows),
         marked=(frontier.knee,),
     )
@@ -93,80 +95,7 @@ def _mean_nrmse(frontier: Frontier, strategy: str, gain: float) -> str:
     reached = [loss for loss in losses if loss is not None]
     if not reached or len(reached) < len(losses):
         return "–"
-    return f"{frontier.nrmse(fmean(reached)):.3g}"
-
-
-def validation_blocks(run: RunArtefacts) -> Blocks:
-    """Make the text, the chart and the table of predicted against measured loss MSE."""
-    validation = run.validation
-    if validation is None:
-        command = run.how_to("inc-mp validate", "validation=heldout")
-        return (run.missing("validation", "Measured losses", command),)
-    chart = against_measured(
-        "validation",
-        "Does the predicted loss MSE come true? Bars are the intervals of the predictions; on the line, "
-        "measured = predicted.",
-        (("random plans", "point", validation.points), ("the plan", "plan", (validation.plan,))),
-    )
-    table = validation_table(validation, run.plan.confidence)
-    return measured_text(validation, run.plan), chart, table
-
-
-def against_measured(name: str, caption: str, series: Sequence[tuple[str, str, Sequence[Point]]]) -> Chart:
-    """Make the chart of predicted against measured loss MSE.
-
-    Both axes are logarithmic, so a point with a loss MSE of 0 has no place there and is left out.
-
-    Args:
-        name: of the chart's files.
-        caption: the question that the chart answers.
-        series: label, style (one of `plots.STYLES`) and points of each.
-    """
-    drawn = []
-    for label, style, points in series:
-        positive = [point for point in points if point.predicted > 0 and point.measured > 0]
-        drawn.append(
-            Series(
-                label,
-                style,
-                tuple(point.predicted for point in positive),
-                tuple(point.measured for point in positive),
-                x_low=tuple(point.interval.low for point in positive),
-                x_high=tuple(point.interval.high for point in positive),
-            )
-        )
-    values = [value for points in drawn for value in (*points.x, *points.y)]
-    if values:
-        ends = (min(values), max(values))
-        drawn.insert(0, Series("measured = predicted", "reference", ends, ends))
-    labels = ("loss MSE, predicted", "loss MSE, measured")
-    return Chart(name, caption, *labels, tuple(drawn), logarithmic_x=True, logarithmic_y=True)
-
-
-def validation_table(validation: Validation, confidence: float) -> Table:
-    """Make the table of predicted against measured loss MSE.
-
-    The plan comes first, then the random plans by rising prediction.
-    """
-    points = (validation.plan, *sorted(validation.points, key=lambda point: point.predicted))
-    return Table(
-        f"Loss MSE on {validation.samples} held-out samples; ! is outside of the interval that was predicted "
-        f"for as many. In brackets: {100 * validation.verify_confidence:g} % intervals of what was measured.",
-        ("ops lowered", "predicted", f"{100 * confidence:g} % interval", "measured", "predicted / measured"),
-        tuple(
-            (
-                f"{'the plan: ' if point is validation.plan else ''}{len(point.quantized)}",
-                f"{point.predicted:.3e}",
-                span(point.interval, ".2e"),
-                with_interval(point.measured, point.measured_interval, ".2e")
-                + ("" if point.covered else " !"),
-                f"{point.predicted / point.measured:.2f}" if point.measured else "–",
-            )
-            for point in points
-        ),
-        left=0,
-        marked=(0,),
-    )
+    return f"{frontier.threshold(fmean(reached)):.3g}"
 
 
 def closed_loop_blocks(run: RunArtefacts) -> Blocks:
@@ -175,59 +104,96 @@ def closed_loop_blocks(run: RunArtefacts) -> Blocks:
     if loop is None:
         command = run.how_to("inc-mp tune RECIPE.yaml verify=true --out", "validation=heldout, verify=True")
         return (run.missing("verification", "Measured corrections", command),)
+    bounds = " and ".join(_bounds(loop))
     text = (
-        f"A plan holds if the upper end of its {100 * loop.verify_confidence:g} % interval is within tau. "
-        "Plans are tested from tight to loose, first in wide steps and then in narrow ones, each up to the "
-        "first that does not hold. The "
-        f"{loop.samples} held-out samples of this section serve no other purpose: what is reported of the "
-        "chosen plan is measured on others."
+        f"A plan holds if the upper end of its {100 * loop.verify_confidence:g} % interval is within "
+        f"{bounds}. Plans are tested from tight to loose, first in wide steps and then in narrow ones, each "
+        f"up to the first that does not hold. The {loop.samples} held-out samples of this section serve no "
+        "other purpose: what is reported of the chosen plan is measured on others."
     )
     return text, _loop_chart(loop, plan), _loop_table(loop, plan)
 
 
+def _bounds(loop: Verification) -> list[str]:
+    """Name what a plan of the loop was held to."""
+    return [name for name, given in (("tau", loop.tau), ("kl", loop.kl)) if given is not None]
+
+
 def _loop_chart(loop: Verification, plan: Plan) -> Chart:
+    """Draw the measured KL where kl is the only threshold, else the NRMSE."""
     # The plan that lowers nothing is where the search starts; here it would only stretch the axes.
     lowering = [tested for tested in loop.rounds if tested.ops]
-    rounds = sorted(lowering, key=lambda tested: (tested.gain, tested.predicted_nrmse))
+    by_kl = loop.tau is None
+    rounds = sorted(lowering, key=lambda tested: (tested.gain, _values(tested, by_kl)[1]))
     x = tuple(percent(tested.gain, plan.largest_gain) for tested in rounds)
-    measured = tuple(tested.measured_nrmse for tested in rounds)
-    ends = [tested.interval or (tested.measured_nrmse, tested.measured_nrmse) for tested in rounds]
+    values = [_values(tested, by_kl) for tested in rounds]
+    ends = [interval or (measured, measured) for _, measured, interval in values]
     lower, upper = tuple(bottom for bottom, _ in ends), tuple(top for _, top in ends)
+    priced = [
+        (at, predicted) for at, (predicted, _, _) in zip(x, values, strict=True) if predicted is not None
+    ]
     choice = loop.rounds[loop.chosen]
-    at_choice = (percent(choice.gain, plan.largest_gain),)
+    name, limit = ("kl", loop.kl) if by_kl else ("tau", loop.tau)
+    of = "KL divergence" if by_kl else "loss"
     return Chart(
         "closed-loop",
-        f"How far can the loss budget be stretched until the interval of the loss measured on {loop.samples} "
-        "held-out samples reaches tau?",
+        f"How far can the budget be stretched until the interval of the {of} measured on {loop.samples} "
+        f"held-out samples reaches {name}?",
         _GAIN,
-        "NRMSE of the loss",
+        "KL divergence, nats per token" if by_kl else "NRMSE of the loss",
         (
-            Series("tau", "limit", (min(x, default=0.0), max(x, default=100.0)), (loop.tau, loop.tau)),
-            Series("predicted", "predicted", x, tuple(tested.predicted_nrmse for tested in rounds)),
-            Series("measured, with its interval", "measured", x, measured, lower, upper),
-            Series("chosen", "plan", at_choice, (choice.measured_nrmse,)),
+            Series(name, "limit", (min(x, default=0.0), max(x, default=100.0)), (limit or 0.0,) * 2),
+            Series("predicted", "predicted", tuple(at for at, _ in priced), tuple(y for _, y in priced)),
+            Series(
+                "measured, with its interval", "measured", x, tuple(y for _, y, _ in values), lower, upper
+            ),
+            Series(
+                "chosen", "plan", (percent(choice.gain, plan.largest_gain),), (_values(choice, by_kl)[1],)
+            ),
         ),
     )
 
 
+def _values(tested: Round, by_kl: bool) -> tuple[float | None, float, Interval | None]:
+    """Return what was predicted and measured of a plan, and the interval of the latter."""
+    if by_kl:
+        return tested.predicted_kl, tested.measured_kl or 0.0, tested.kl_interval
+    return tested.predicted_nrmse, tested.measured_nrmse, tested.interval
+
+
 def _loop_table(loop: Verification, plan: Plan) -> Table:
+    limits = ", ".join(f"{name} {getattr(loop, name):.6g}" for name in _bounds(loop))
+    columns = [name for by_kl in _kinds(loop) for name in _headings(by_kl)]
     return Table(
-        f"Plans in the order they were measured, tau {loop.tau:.6g}; the chosen one stands out. "
-        "The correction multiplies the loss budget.",
-        ("correction", "ops", "gain", "%", "predicted", "measured", "interval", "tau"),
+        f"Plans in the order they were measured, {limits}; the chosen one stands out. "
+        "The correction multiplies the budgets.",
+        ("correction", "ops", "gain", "%", *columns, "verdict"),
         tuple(
             (
                 f"{tested.correction:.4g}",
                 str(tested.ops),
                 amount(tested.gain, plan.unit),
                 f"{percent(tested.gain, plan.largest_gain):.1f}",
-                f"{tested.predicted_nrmse:.3g}",
-                f"{tested.measured_nrmse:.3g}",
-                span(tested.interval) if tested.interval else "–",
-                verdict(tested.interval, loop.tau),
+                *(cell for by_kl in _kinds(loop) for cell in _cells(*_values(tested, by_kl))),
+                loop.thresholds.verdict(tested.measured),
             )
             for tested in loop.rounds
         ),
         left=0,
         marked=(loop.chosen,),
     )
+
+
+def _kinds(loop: Verification) -> list[bool]:
+    """List what is shown of each plan: the loss, KL (True), or both."""
+    return [name == "kl" for name in _bounds(loop)]
+
+
+def _headings(by_kl: bool) -> tuple[str, str, str]:
+    of = "KL " if by_kl else ""
+    return f"{of}predicted", f"{of}measured", f"{of}interval"
+
+
+def _cells(predicted: float | None, measured: float, interval: Interval | None) -> tuple[str, str, str]:
+    before = "–" if predicted is None else f"{predicted:.3g}"
+    return before, f"{measured:.3g}", span(interval) if interval else "–"

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 
-from inc_mp_plugin.core.plan import Interval
-from inc_mp_plugin.core.results import EXCEEDED, HELD, verdict
+from inc_mp_plugin.core.plan import Interval, Plan
+from inc_mp_plugin.core.verdicts import EXCEEDED, HELD, verdict
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Bars, Blocks, MapCell, MapGrid, PlanMap, Table, Tile, Tiles
-from inc_mp_plugin.report.measured import without_cache
+from inc_mp_plugin.report.measured import changes_text, without_cache
 from inc_mp_plugin.report.text import Cell, PlanTable, amount, has_tau, nrmse_of, percent, span, tie_groups
 
 _TOP = 12
@@ -21,18 +21,49 @@ _LONGEST = 30  # characters of a label in a chart
 def headline(run: RunArtefacts, table: PlanTable) -> Blocks:
     """Make the key figures of the plan, and its summary in sentences."""
     plan = run.plan
-    ends = nrmse_of(plan, plan.interval.low), nrmse_of(plan, plan.interval.high)
     lower = ", ".join(table.lower) or "a lower format"
     share = f"{percent(plan.gain, plan.largest_gain):.1f} % of the largest there is"
-    interval = f"{100 * plan.confidence:g} % interval {span(ends)}"
     tiles = (
         Tile("Ops lowered", f"{len(plan.quantized)} of {len(plan.formats)}", f"to {lower} from {plan.base}"),
         Tile(f"Gain: {plan.objective}", amount(plan.gain, plan.unit), share),
-        Tile("NRMSE of the loss, predicted", f"{plan.nrmse:.3g}", interval),
+        *_predicted_tiles(plan),
+        *_kl_tiles(run),
         _measured_tile(run),
         _tau_tile(run),
     )
     return Tiles(tiles), *table.summary
+
+
+def _predicted_tiles(plan: Plan) -> list[Tile]:
+    """Make the key figures of the predictions that the plan has."""
+    level, tiles = f"{100 * plan.confidence:g} % interval", []
+    if plan.predicted_kl is not None:
+        interval = f"{level} {span(plan.kl_interval)}" if plan.kl_interval else "too few rows for an interval"
+        tiles.append(Tile("KL divergence, predicted", f"{plan.predicted_kl:.3g}", interval))
+    if plan.nrmse is not None and plan.interval is not None:
+        ends = nrmse_of(plan, plan.interval.low), nrmse_of(plan, plan.interval.high)
+        tiles.append(Tile("NRMSE of the loss, predicted", f"{plan.nrmse:.3g}", f"{level} {span(ends)}"))
+    return tiles
+
+
+def _kl_tiles(run: RunArtefacts) -> list[Tile]:
+    """Make the key figures of the measured KL divergence and of its threshold, if there are any."""
+    validation, limit, tiles = run.validation, run.plan.kl, []
+    point = None if validation is None else validation.plan.kl
+    if validation is not None and point is not None:
+        ends = f"interval {span(point.measured_interval)}, " if point.measured_interval else ""
+        tiles.append(Tile("KL divergence, measured", f"{point.measured:.3g}", f"{ends}{changes_text(point)}"))
+    if limit is None:
+        return tiles
+    if validation is not None and point is not None and not without_cache(run.plan):
+        judged = validation.kl_verdict
+        colour = {HELD: "good", EXCEEDED: "bad"}.get(judged, "")
+        return [*tiles, Tile("Threshold kl", f"{limit:.4g}", f"{judged}, as measured", colour)]
+    place, colour = ("within", "") if (run.plan.predicted_kl or 0.0) <= limit else ("above", "bad")
+    return [
+        *tiles,
+        Tile("Threshold kl", f"{limit:.4g}", f"{place} it by the prediction, not measured", colour),
+    ]
 
 
 def _measured_nrmse(run: RunArtefacts) -> tuple[float, Interval | None, int] | None:
@@ -60,22 +91,24 @@ def _measured_tile(run: RunArtefacts) -> Tile:
 
 def _tau_tile(run: RunArtefacts) -> Tile:
     label, tau = "Threshold tau", run.plan.tau
-    if not has_tau(run.plan):
-        return Tile(label, "–", "the plan was asked for a gain")
+    if tau is None or not has_tau(run.plan):
+        return Tile(
+            label, "–", "the plan was asked for a gain" if run.plan.kl is None else "the plan is held to kl"
+        )
     measured = None if without_cache(run.plan) else _measured_nrmse(run)
     if measured is not None:
         judged = verdict(measured[1], tau)
         colour = {HELD: "good", EXCEEDED: "bad"}.get(judged, "")
         return Tile(label, f"{tau:.4g}", f"{judged}, as measured", colour)
-    place, colour = ("within", "") if run.plan.nrmse <= tau else ("above", "bad")
+    place, colour = ("within", "") if (run.plan.nrmse or 0.0) <= tau else ("above", "bad")
     return Tile(label, f"{tau:.4g}", f"{place} it by the prediction, not measured", colour)
 
 
 def plan_map(table: PlanTable) -> Blocks:
     """Make the map: layers down, ops across; then the ops outside of layers."""
     caption = (
-        "Which ops run in a lower format? In their cells: share of the loss budget and, below it, share of "
-        "the largest gain, in %. The stronger the colour, the more of the loss budget; a dot is the "
+        "Which ops run in a lower format? In their cells: share of the budget and, below it, share of "
+        "the largest gain, in %. The stronger the colour, the more of the budget; a dot is the "
         "base format."
     )
     on_map = partial(_map_cell, table, max((cell.loss_percent for cell in table.cells), default=0.0))
@@ -94,13 +127,13 @@ def _map_cell(table: PlanTable, largest: float, cell: Cell | None) -> MapCell | 
     if not cell.lowered:
         return MapCell("", "·", "", f"{cell.label}: {cell.format}", 0)
     loss, gain = f"{cell.loss_percent:.1f}", f"{cell.gain_percent:.1f}"
-    note = f"{cell.label}: {cell.format}, {loss} % of the loss budget, {gain} % of the largest gain"
+    note = f"{cell.label}: {cell.format}, {loss} % of the budget, {gain} % of the largest gain"
     level = 1 + min(3, int(4.0 * math.sqrt(max(0.0, cell.loss_percent) / largest))) if largest else 1
     return MapCell(cell.format if len(table.lower) > 1 else "", loss, gain, note, level)
 
 
 def budget(table: PlanTable) -> Blocks:
-    """Make the text and the charts of the ops and the kinds of op that the loss budget goes to."""
+    """Make the text and the charts of the ops and the kinds of op that the budget goes to."""
     cells = [cell for cell in table.cells if cell.lowered]
     if not cells:
         return ("No op is lowered, so none is spent.",)
@@ -112,14 +145,14 @@ def budget(table: PlanTable) -> Blocks:
     by_kind += [("KV cache in FP8", table.cache_percent)] if table.cache_percent else []
     unused = (("not used", 100.0 - spent, f"{100.0 - spent:.1f}"),) if spent < 99.95 else ()
     top = _largest((_short(cell.label), cell.loss_percent) for cell in cells)
-    label = "share of the loss budget, %"
+    label = "share of the budget, %"
     return (
-        f"{spent:.1f} % of the loss budget is spent, {max(0.0, 100.0 - spent):.1f} % is left. "
+        f"{spent:.1f} % of the budget is spent, {max(0.0, 100.0 - spent):.1f} % is left. "
         f"The {len(top)} most expensive of {len(cells)} lowered ops take "
         f"{math.fsum(share for _, share, _ in top):.1f} %.",
         Bars(
             "budget-kinds",
-            "Which kinds of op take the loss budget? In brackets: how many are lowered.",
+            "Which kinds of op take the budget? In brackets: how many are lowered.",
             label,
             (*_largest(by_kind), *unused),
         ),
@@ -159,7 +192,9 @@ def ties(run: RunArtefacts) -> Blocks:
 def uncertainty(run: RunArtefacts) -> Blocks:
     """Make the text on plans from redrawn samples, and the table of the ops that change their format."""
     stability, plan = run.stability, run.plan
-    start = f"Planned again from {stability.draws} redrawn sets of the {len(run.losses.loss)} samples,"
+    start = (
+        f"Planned again from {stability.draws} redrawn sets of the {run.losses.sensitivity.samples} samples,"
+    )
     if not stability.changed:
         return (f"{start} the plan stays the same: more samples would hardly change it.",)
     least, most = amount(stability.gain_low, plan.unit), amount(stability.gain_high, plan.unit)

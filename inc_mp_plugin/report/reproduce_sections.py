@@ -53,7 +53,8 @@ def commands(run: RunArtefacts) -> Iterator[str]:
         yield f"# in Python: inc_mp_plugin.tune(model, batches, ..., out={run.folder!r})"
     else:
         yield f"inc-mp tune recipe.yaml --out {folder}"
-    keys = ("objective", "strategy", "seed", "tau", "gain_fraction", "budget", "noise", "confidence")
+    keys: tuple[str, ...] = ("objective", "strategy", "seed", "tau", "kl", "gain_fraction", "budget")
+    keys += ("constraint", "noise", "confidence")
     goal = {key: depends_on.get("plan", {}).get(key) for key in keys}
     other = {key: value for key, value in goal.items() if value != run.recipe.get(key)}
     changed = [f"{key}={value}" for key, value in other.items() if value is not None]
@@ -64,8 +65,11 @@ def commands(run: RunArtefacts) -> Iterator[str]:
     if run.validation is not None and not run.in_memory:
         yield f"inc-mp validate {folder}"
     if run.time is not None:
-        taus = "".join(f" --tau {tau!r}" for tau in depends_on.get("time_validation", {}).get("taus", ()))
-        yield f"inc-mp validate {folder} --time{taus}"
+        given = depends_on.get("time_validation", {})
+        options = "".join(
+            f" --{key} {value!r}" for key in ("tau", "kl") for value in given.get(f"{key}s", ())
+        )
+        yield f"inc-mp validate {folder} --time{options}"
     for experiment in run.experiments:
         settings = depends_on.get(f"experiments/{experiment.name}-{experiment.objective}", {})
         options = "".join(f" --task {shlex.quote(task)}" for task in settings.get("tasks", ()))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Plan, TieCost
+from inc_mp_plugin.report.shares import budget_shares
 from inc_mp_plugin.targets.layout import expert_role
+
+NO_THRESHOLD = "not held to a threshold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class PlanTable:
 
     `layers` maps a layer to one cell per column, None where the layer has no such op; `outside` are the
     ops outside of layers. `lower` are the formats below the base that the plan uses; `cache_percent` is
-    the share of the loss budget that a KV cache in FP8 takes.
+    the share of the budget that a KV cache in FP8 takes.
     """
 
     lower: tuple[str, ...]
@@ -59,35 +62,33 @@ class PlanTable:
         return (*inside, *self.outside)
 
 
-def plan_table(plan: Plan, gains: Gains, losses: LossModel) -> PlanTable:
+def plan_table(plan: Plan, gains: Gains, costs: Costs) -> PlanTable:
     """Arrange a plan by layer and op.
 
-    The gain of a group is shared equally among its lowered ops; groups of one op need no sharing. The loss
-    budget is that of the ops and of a KV cache in FP8 together.
+    The gain of a group is shared equally among its lowered ops; groups of one op need no sharing. The budget
+    is that of the ops and of a KV cache in FP8 together.
 
     Args:
         plan: to arrange.
         gains: of every group, for the objective of the plan.
-        losses: source of the loss MSE of every op, and of a KV cache in FP8.
+        costs: of every op, and of a KV cache in FP8.
     """
     gain_of, lowered = _gain_shares(plan, gains), plan.lowered
-    cache = float(losses.cache_loss_mse.mean())
-    capacity = losses.without_drift(plan.loss_budget) + cache
-    loss_mse = {format_name: losses.loss_mse(format_name) for format_name in set(lowered.values())}
+    shares, cache = budget_shares(plan, costs)
     rows: dict[str, dict[str, Cell]] = {}
     for op, (layer, column) in places([name for group in gains.groups for name in group.ops]).items():
-        loss = loss_mse[lowered[op]][op] if op in lowered else 0.0
-        shares = percent(loss, capacity), percent(gain_of.get(op, 0.0), plan.largest_gain)
-        cell = Cell(layer, column, plan.formats[op], op in lowered, *shares)
+        own = shares.get(op, 0.0), percent(gain_of.get(op, 0.0), plan.largest_gain)
+        cell = Cell(layer, column, plan.formats[op], op in lowered, *own)
         row = rows.setdefault(layer, {})
         row[column] = _together(row[column], cell) if column in row else cell
     outside = tuple(rows.pop("", {}).values())
     columns = tuple(dict.fromkeys(column for row in rows.values() for column in row))
     layers = {layer: tuple(map(row.get, columns)) for layer, row in rows.items()}
-    lines, share = summary(plan), percent(cache, capacity)
+    lines = summary(plan)
     if cache:
-        lines.insert(3, f"The KV cache in FP8 takes {share:.1f} % of the loss budget; the rest is the ops'.")
-    return PlanTable(tuple(sorted(loss_mse)), columns, layers, outside, tuple(lines), share)
+        lines.insert(3, f"The KV cache in FP8 takes {cache:.1f} % of the budget; the rest is the ops'.")
+    lower = tuple(sorted(set(lowered.values())))
+    return PlanTable(lower, columns, layers, outside, tuple(lines), cache)
 
 
 def _together(first: Cell, second: Cell) -> Cell:
@@ -137,35 +138,57 @@ def places(ops: Sequence[str]) -> dict[str, tuple[str, str]]:
 def summary(plan: Plan) -> list[str]:
     """Describe the plan in a few sentences."""
     lower = sorted(set(plan.lowered.values())) or ["a lower format"]
-    gap = "" if plan.gap is None else f", gap {plan.gap:.1g}"
     lines = [
         f"{len(plan.quantized)} of {len(plan.formats)} ops run in {', '.join(lower)}, "
         f"the others in {plan.base}.",
         f"Gain ({plan.objective}, {plan.source}): {amount(plan.gain, plan.unit)}, "
         f"{percent(plan.gain, plan.largest_gain):.1f} % of the largest there is.",
-        f"Predicted NRMSE of the loss: {plan.nrmse:.4g} ({threshold(plan)}; {plan.strategy}: {plan.status}"
-        f"{gap}); {100 * plan.confidence:g} % of fresh sample sets lie between "
-        f"{nrmse_of(plan, plan.interval.low):.4g} and {nrmse_of(plan, plan.interval.high):.4g}.",
+        *_predicted(plan),
     ]
     if plan.correction != 1.0:
-        lines.append(f"The loss budget is {plan.correction:.4g} times that of tau, so that it surely holds.")
-    lines += tie_lines(plan)
-    if not plan.binds and has_tau(plan):
-        lines.append(
-            f"tau {plan.tau:.6g} does not bind: everything that gains anything fits, "
-            f"at an NRMSE of {plan.nrmse:.4g}."
+        limits = (
+            "those of the thresholds" if plan.kl is not None and has_tau(plan) else "that of the threshold"
         )
+        lines.append(f"The budget is {plan.correction:.4g} times {limits}, so that it surely holds.")
+    lines += tie_lines(plan)
+    if not plan.binds and threshold(plan) != NO_THRESHOLD:
+        of_kl = plan.constraint == "kl" or plan.nrmse is None
+        value = f"a KL divergence of {plan.predicted_kl:.4g}" if of_kl else f"an NRMSE of {plan.nrmse:.4g}"
+        lines.append(f"{threshold(plan)} does not bind: everything that gains anything fits, at {value}.")
     return lines
+
+
+def _predicted(plan: Plan) -> list[str]:
+    """Say what is predicted of a plan's outputs, with intervals; the yardstick of the plan comes first."""
+    gap = "" if plan.gap is None else f", gap {plan.gap:.1g}"
+    origin = f" ({threshold(plan)}; {plan.strategy}: {plan.status}{gap})"
+    sets = f"; {100 * plan.confidence:g} % of fresh sample sets lie between"
+    kl, loss = [], []
+    if plan.predicted_kl is not None:
+        ends = "" if plan.kl_interval is None else f"{sets} {_between(plan.kl_interval)}"
+        of = origin if plan.constraint == "kl" else ""
+        kl = [f"Predicted KL divergence: {plan.predicted_kl:.4g} nats per token{of}{ends}."]
+    if plan.nrmse is not None and plan.interval is not None:
+        ends = _between(nrmse_of(plan, end) for end in plan.interval)
+        of = origin if plan.constraint == "loss" else ""
+        loss = [f"Predicted NRMSE of the loss: {plan.nrmse:.4g}{of}{sets} {ends}."]
+    return [*kl, *loss] if plan.constraint == "kl" else [*loss, *kl]
+
+
+def _between(ends: Iterable[float]) -> str:
+    return " and ".join(f"{end:.4g}" for end in ends)
 
 
 def has_tau(plan: Plan) -> bool:
     """Tell if a plan was held to a tau; one that was only asked for a gain has its own loss as tau."""
-    return (plan.tau, plan.loss_budget) != (plan.nrmse, plan.loss_mse)
+    return plan.tau is not None and (plan.tau, plan.loss_budget) != (plan.nrmse, plan.loss_mse)
 
 
 def threshold(plan: Plan) -> str:
-    """Name the threshold that a plan was held to, if any."""
-    return f"tau {plan.tau:.6g}" if has_tau(plan) else "not held to a tau"
+    """Name the thresholds that a plan was held to, if any."""
+    kl = [] if plan.kl is None else [f"kl {plan.kl:.6g}"]
+    tau = [f"tau {plan.tau:.6g}"] if has_tau(plan) else []
+    return " and ".join([*kl, *tau]) or NO_THRESHOLD
 
 
 def tie_lines(plan: Plan) -> list[str]:
@@ -184,7 +207,7 @@ def tie_groups(plan: Plan) -> list[tuple[str, list[TieCost], str]]:
 
 def nrmse_of(plan: Plan, loss_mse: float) -> float:
     """Return the normalized RMSE of another loss MSE, of the same samples as the plan's loss MSE."""
-    return plan.nrmse * math.sqrt(loss_mse / plan.loss_mse) if plan.loss_mse else 0.0
+    return plan.nrmse * math.sqrt(loss_mse / plan.loss_mse) if plan.nrmse and plan.loss_mse else 0.0
 
 
 def percent(part: float, whole: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from inc_mp_plugin.core.knobs import KEY_OF
 from inc_mp_plugin.core.timings import TimeValidation
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Blocks, Chart, Series, Table, Values
@@ -99,11 +100,11 @@ def _with_diagonal(points: Series) -> tuple[Series, ...]:
 def _plans_table(times: TimeValidation) -> Table:
     return Table(
         f"Time saved by whole plans, of {milliseconds(times.price_s)} ms on {times.description}",
-        ("objective", "tau", "ops", "sum of groups, ms", "measured, ms", "difference", "adds up"),
+        ("objective", "threshold", "ops", "sum of groups, ms", "measured, ms", "difference", "adds up"),
         tuple(
             (
                 plan.objective,
-                f"{plan.tau:.4g}",
+                f"{KEY_OF[plan.yardstick]} {plan.tau:.4g}",
                 str(len(plan.quantized)),
                 _with_error(plan.predicted_s, plan.predicted_stderr_s),
                 _with_error(plan.measured_s, plan.measured_stderr_s),

@@ -25,12 +25,12 @@ ARITHMETIC = {
     "gains": 1,
     "timing": 1,
     "plan": 2,
-    "losses": 2,
-    "verification": 1,
-    "validation": 1,
+    "losses": 3,
+    "verification": 2,
+    "validation": 2,
     "time_validation": 1,
     "frontier": 2,
-    "experiment": 1,
+    "experiment": 2,
 }
 _NUMBERS = "arithmetic"
 

@@ -37,14 +37,16 @@ def with_drift(
 ) -> Sensitivity:
     """Return the same sensitivities, with the drift of the mean loss measured in one more forward pass.
 
-    With r_i the loss change of sample i when every op runs in the (first) format, and d the sum of the
-    ops' loss MSE of the first order::
+    With r_i the loss change of sample i when every op runs in the (first) format, and k the KL divergence of
+    all ops per token::
 
-        drift = mean_i r_i / d,    standard error: sd(r_i) / (sqrt(N) d)
+        drift = mean_i r_i / k,    standard error: sd(r_i) / (sqrt(N) k)
 
-    The second-order change q^T H q / 2 has mean sum E[q^2] H_zz / 2. This mean adds up over ops, as d does.
-    Where H is close to the Fisher information of the tokens, as near a minimum of a cross entropy, the mean
-    is the same multiple of d for every op. So one number, from everything rounded, serves every plan.
+    The second-order change q^T H q / 2 has mean sum E[q^2] H_zz / 2, which adds up over ops, as k does. H is
+    close to the Fisher information of the model's predictions, the Hessian of k, up to a factor of how like
+    the data is to the model's own text. So one factor serves every plan, and the shift of an op is that
+    times its own k. Where the KL divergence was not measured, the sum of the ops' loss MSE d stands for k:
+    the gradients of the loss of a text are draws of the same kind, of one label per token.
 
     Args:
         model: leaves as it came.
@@ -58,7 +60,8 @@ def with_drift(
         NonFiniteError: a loss is NaN or infinite when everything is rounded.
     """
     format_name = rounding.formats[0]
-    first_order = float(sensitivity.rounding[format_name].sum(axis=1).mean())
+    curvature = sensitivity if sensitivity.kl is None else sensitivity.kl
+    first_order = float(curvature.rounding[format_name].sum(axis=1).mean()) / curvature.tokens_per_row
     losses = rounded_losses(model, graph, batches, loss_fn, rounding=rounding, format_name=format_name)
     change = losses - sensitivity.loss
     if not np.isfinite(change).all():

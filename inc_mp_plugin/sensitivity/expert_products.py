@@ -53,29 +53,3 @@ class _Products(torch.autograd.Function):
             torch.mm(of_output[rows], linear.weight, out=of_value[rows])
         ctx.watch(value, of_value, of_output)
         return of_value, None, None
-
-
-class WeightNorms:
-    """||a * dg/dW||^2 of one sample after the other, in memory that is used again."""
-
-    def __init__(self, weight: Tensor, factors: Sequence[Tensor]) -> None:
-        """Take the weight, and the factors a of its shape."""
-        self._factors = [factor.float().contiguous() for factor in factors]
-        self._gradient = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-        in_place = len(factors) == 1 and weight.dtype == torch.float32
-        self._product = self._gradient if in_place else torch.empty_like(self._factors[0])
-
-    def of(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """Compute them for every factor, from the sample's inputs and the gradients of their outputs.
-
-        The gradients of several runs of one module are added before squaring.
-        """
-        (value, of_output), *others = pairs
-        torch.mm(of_output.T, value, out=self._gradient)
-        for other, of_other in others:
-            self._gradient.addmm_(of_other.T, other)
-        norms, flat = [], self._product.view(-1)
-        for factor in self._factors:
-            torch.mul(self._gradient, factor, out=self._product)
-            norms.append(torch.dot(flat, flat))
-        return norms

@@ -27,26 +27,25 @@ _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One run of a layer: the rows that go to experts, and the sample of each row."""
+    """One run of a layer: the rows that go to experts."""
 
     sent: Sent
-    samples: Tensor
 
-    @staticmethod
-    def of(sent: Sent, size: int) -> _Call:
-        """Tell the sample of each row: hidden states come sample by sample.
+    def samples(self, size: int) -> Tensor:
+        """Tell the sample of each row, of so many samples: hidden states come sample by sample.
 
         Raises:
             MixedSamplesError: the tokens are no multiple of the samples.
         """
-        if sent.tokens % size:
+        if self.sent.tokens % size:
             raise MixedSamplesError
-        return _Call(sent, sent.source % sent.tokens // (sent.tokens // size))
+        samples: Tensor = self.sent.source % self.sent.tokens // (self.sent.tokens // size)
+        return samples
 
     def per_row(self, of_experts: Iterable[int]) -> Tensor:
         """Repeat numbers, one for each expert, for the rows of the expert."""
         numbers, counts = (
-            torch.tensor(list(values), device=self.samples.device)
+            torch.tensor(list(values), device=self.sent.source.device)
             for values in (of_experts, self.sent.counts.values())
         )
         return numbers.repeat_interleave(counts)
@@ -141,11 +140,17 @@ class ExpertTaps:
             for projection in _PROJECTIONS:
                 self._add_weights(layer, projection)
 
+    def restart(self, totals: Totals) -> None:
+        """Add to other totals from now on, in another backward pass through the same forward pass."""
+        self._totals = totals
+        self._size = len(totals.input)
+
     def _run(self, layer: _Layer, hidden: Tensor, *routing: Tensor) -> Tensor:
         sent = sent_rows(layer.module, len(layer.experts), (hidden, *routing))
         if not sent.counts:
             return torch.zeros_like(hidden)
-        call = _Call.of(sent, self._size)
+        call = _Call(sent)
+        call.samples(self._size)  # refuses what cannot be told apart before anything is computed
         layer.calls += 1
         layer.reached.update(sent.counts)
         value = hidden[sent.source]
@@ -163,12 +168,13 @@ class ExpertTaps:
             self._totals.largest[0].scatter_reduce_(0, columns, largest, "amax")
 
         def watch(value: Tensor, of_value: Tensor, of_output: Tensor) -> None:
+            samples = call.samples(self._size)
             for key, total in self._totals.of_inputs.items():
                 part = value if key == "input" else self._rounding(call, ops, value, key)
                 norms = (part.float() * of_value.float()).square_().sum(dim=1).double()
-                total.index_put_((call.samples, columns), norms, accumulate=True)
+                total.index_put_((samples, columns), norms, accumulate=True)
             if not self._inputs_only:
-                keys = call.per_row(call.sent.counts) * self._size + call.samples
+                keys = call.per_row(call.sent.counts) * self._size + samples
                 layer.due[projection].append(Rows(keys, value.detach(), of_output))
                 if len(layer.due[projection]) == layer.calls:
                     self._add_weights(layer, projection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,24 +11,18 @@ from torch import nn
 
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.model.finite import watched
-from inc_mp_plugin.model.losses import sample_losses
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.model.batches import Batch
-    from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.sensitivity.rows import Rows
 
 
-def where_not_finite(
-    model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None, *, rows: Rows
-) -> str:
+def where_not_finite(model: nn.Module, graph: Graph, run: Callable[[], None], *, rows: Rows) -> str:
     """Name the op where the first NaN or infinity appears: run the batch again and look.
 
     Args:
         model: as it ran when the rows were measured.
         graph: from `capture`.
-        batch: whose rows are not finite.
-        loss_fn: as in `measure_sensitivity`.
+        run: runs the model on the batch.
         rows: of the batch.
     """
     broken: list[str] = []
@@ -37,7 +32,7 @@ def where_not_finite(
             broken.append(f"NaN or infinity in the {'output' if inputs else 'input'} of op {name!r}")
 
     with torch.no_grad(), watched(model, graph.by_name, look):
-        sample_losses(model, batch, loss_fn)
+        run()
     if broken:
         return broken[0]
     names = np.array([op.name for op in graph.ops])

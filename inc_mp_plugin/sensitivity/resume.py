@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial as with_settings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from inc_mp_plugin.core.estimate import Estimate
 from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.sensitivity.drift import with_drift
+from inc_mp_plugin.sensitivity.one_batch import Measured, Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.rows import Rows, concatenate, from_arrays, join, to_arrays
-from inc_mp_plugin.sensitivity.taylor import sensitivity_rows, with_weights
+from inc_mp_plugin.sensitivity.rows import Rows, concatenate, from_arrays, to_arrays
+from inc_mp_plugin.sensitivity.taylor import sensitivity_rows, united
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.runtime.store import Partial
     from inc_mp_plugin.scales.methods import Scales
 
+_SAMPLES = "samples"  # name of an array: how many the rows are of
 _passes = with_settings(
     tracked, noun="batch", shorter="fewer samples (calibration.samples) or shorter ones take less"
 )
@@ -38,6 +42,8 @@ def measure_in_steps(
     loss_fn: LossFunction | None,
     *,
     partial: Partial,
+    loss: bool = True,
+    kl: Estimate | None = None,
     scales: Scales | None = None,
     formats: Sequence[str] = (),
 ) -> Sensitivity:
@@ -53,30 +59,33 @@ def measure_in_steps(
         batches: calibration batches of this process.
         loss_fn: as in `measure_sensitivity`.
         partial: where rows are kept until all are there. Each process needs one of its own.
+        loss: measure the sensitivities of the loss.
+        kl: how those of the KL divergence are estimated; None if they are not measured.
         scales: as in `measure_sensitivity`.
         formats: as in `measure_sensitivity`.
 
     Raises:
         InputError, NonFiniteError: as `measure_sensitivity`.
     """
-    rows = _restore([partial.load()], formats)
-    samples = sum(len(part.loss) for part in rows)
+    rows, samples = _restore(partial.load(), formats)
     sizes = np.cumsum([0, *(batch_size(batch) for batch in batches)]).tolist()
     done = sizes.index(samples) if samples in sizes else 0
     if not done:
-        rows = []
+        rows = {}
     else:
         say(f"sensitivity: going on after {samples} samples that were measured before")
+    own = loss_fn if loss else None
     with _passes(batches if scales is not None else (), "Maxabs of inputs") as calibration:
-        rounding = observe_rounding(model, graph, calibration, loss_fn, scales=scales, formats=formats)
+        rounding = observe_rounding(model, graph, calibration, own, scales=scales, formats=formats)
+    settings = Pass(model, graph, loss_fn, rounding, loss, kl)
     with _passes(batches[done:], "Sensitivity", done=done) as remaining:
-        first = sizes[done] + 1
-        for measured in sensitivity_rows(model, graph, remaining, loss_fn, rounding=rounding, first=first):
-            rows = [concatenate([*rows, measured])]
-            partial.save(to_arrays(rows[0]))
-    rows = _restore(ranks.exchange_arrays(to_arrays(rows[0]) if rows else {}), formats)
-    sensitivity = with_weights(model, join(graph, rows))
-    if rounding is not None:
+        for measured in sensitivity_rows(settings, remaining, first=sizes[done] + 1):
+            rows = {key: concatenate([*_of(rows, key), part]) for key, part in measured.items()}
+            done += 1
+            partial.save(_to_arrays(rows, sizes[done]))
+    parts = [_restore(part, formats)[0] for part in ranks.exchange_arrays(_to_arrays(rows, sizes[done]))]
+    sensitivity = united(settings, [part for part in parts if part])
+    if rounding is not None and loss:
         with _passes(batches, "Everything rounded") as everything:
             sensitivity = with_drift(
                 model, graph, everything, loss_fn, rounding=rounding, sensitivity=sensitivity
@@ -85,7 +94,25 @@ def measure_in_steps(
     return sensitivity
 
 
-def _restore(parts: Sequence[dict[str, Any]], formats: Sequence[str]) -> list[Rows]:
-    """Make rows of their arrays; rows of other formats, and empty parts, do not count."""
-    rows = [from_arrays(arrays) for arrays in parts if "largest" in arrays]
-    return [part for part in rows if set(part.rounding) == set(formats)]
+def _of(rows: Measured, key: Yardstick) -> list[Rows]:
+    return [rows[key]] if key in rows else []
+
+
+def _to_arrays(rows: Measured, samples: int) -> dict[str, Any]:
+    """Name the arrays of the rows by all yardsticks, and the number of samples that they are of."""
+    arrays = {f"{key} {name}": array for key, part in rows.items() for name, array in to_arrays(part).items()}
+    return {**arrays, _SAMPLES: np.array(samples)} if arrays else {}
+
+
+def _restore(arrays: Mapping[str, Any], formats: Sequence[str]) -> tuple[Measured, int]:
+    """Make rows of their arrays, and count their samples; rows of other formats do not count."""
+    rows: Measured = {}
+    for key in get_args(Yardstick):
+        own = {
+            name.removeprefix(f"{key} "): part for name, part in arrays.items() if name.startswith(f"{key} ")
+        }
+        if own:
+            rows[key] = from_arrays(own)
+    if any(set(part.rounding) != set(formats) for part in rows.values()) or _SAMPLES not in arrays:
+        return {}, 0
+    return rows, int(arrays[_SAMPLES])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import leaves
-from inc_mp_plugin.model.batches import batch_size, told_nan
+from inc_mp_plugin.model.batches import batch_size, call, placed, told_nan
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured
@@ -208,12 +208,20 @@ def observe_maxabs(
             for batch in batches:
                 if loss_fn is None:
                     check_labels(model, batch, first)
-                sample_losses(model, batch, loss_fn)
+                _run(model, batch, loss_fn)
                 note = note or told_nan(batch, first)
                 first += batch_size(batch)
         maxabs = _of_all_ranks(maxabs)
         _check_finite(modules, maxabs, note)
     return maxabs
+
+
+def _run(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> None:
+    """Run the model for its inputs alone: labels are not needed, unless a loss function runs it."""
+    if loss_fn is None:
+        call(model, placed(model, batch))
+    else:
+        sample_losses(model, batch, loss_fn)
 
 
 def _of_all_ranks(maxabs: MaxAbs) -> MaxAbs:

@@ -111,6 +111,16 @@ class Taps:
             self._add_weight(tap)
         self._experts.finish()
 
+    def restart(self, size: int) -> None:
+        """Start new totals, for another backward pass through the same forward pass.
+
+        Args:
+            size: number of rows: the samples, or 1 for all of them together.
+        """
+        self.totals = self.totals.restarted(size)
+        self._size = size
+        self._experts.restart(self.totals)
+
     def _before(self, op: str, args: Any, kwargs: Any) -> Any:
         if _is_empty(args, kwargs):
             return None

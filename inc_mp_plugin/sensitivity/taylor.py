@@ -1,34 +1,34 @@
-"""Gradient sensitivity of the loss (eq. 12 to 24): one forward and backward pass prices every format."""
+"""Gradient sensitivity (eq. 12 to 24): one forward and backward pass prices every format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError, unknown
+from inc_mp_plugin.core.estimate import Estimate
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.model.batches import batch_size, is_packed, sample_lengths, samples, told_nan
 from inc_mp_plugin.model.experts import layer_of
 from inc_mp_plugin.model.losses import check_labels, sample_losses
-from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.model.modes import as_measured, say_unreached
 from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.expert_taps import whole_layers
-from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
+from inc_mp_plugin.sensitivity.one_batch import Measured, Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.rows import Rows, concatenate, join
+from inc_mp_plugin.sensitivity.rows import concatenate, join
 from inc_mp_plugin.sensitivity.taps import Taps, largest_magnitude
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError
 
@@ -36,11 +36,9 @@ if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.scales.methods import Scales
-    from inc_mp_plugin.sensitivity.rounded import Errors
 
-# Gradients of FP16 models underflow below 6e-8; they are computed scaled up by this power of two.
-_SCALE = {torch.float16: 2.0**12}
 _ROUNDING = 0.1  # far more than kernels differ by, relative to a loss
+_BOTH = ("loss", "kl", "both")
 
 
 def measure_sensitivity(
@@ -49,6 +47,8 @@ def measure_sensitivity(
     batches: Iterable[Any],
     loss_fn: LossFunction | None = None,
     *,
+    yardstick: Literal["loss", "kl", "both"] = "loss",
+    estimate: Estimate | None = None,
     scales: Scales | None = None,
     formats: Sequence[str] = (),
 ) -> Sensitivity:
@@ -64,14 +64,28 @@ def measure_sensitivity(
     to this op alone, even where another op reads the same tensor. The gradient of a weight is formed for
     one sample at a time, squared, summed and dropped. The result does not depend on the batch size.
 
+    The KL divergence takes the same pass. With labels y_t drawn from the model's own distributions
+    p(. | t), and L = -sum_t log p(y_t | t), the mean over y of the gradient of log p is 0 and its covariance
+    the Fisher information F, which is the Hessian of KL(p || p_q) at an error q = 0. With the text given,
+    labels of different positions and samples are independent, so that no cross terms are left::
+
+        KL(q) = q^T F q / 2 = E_y[(q . dL/dz)^2] / 2                + O(q^3)
+
+    summed over positions. With independent errors of elements and ops, E[(q . dL/dz)^2] is the sum of
+    ||q * dL/dz||^2 over ops: s_i with L in the place of g, without any labels in the data. Assumed are
+    errors that are small, independent of each other and of y; the text as given; and, in a mixture of
+    experts, that no token changes its experts. (F as a curvature: Martens, arXiv 1412.1193; true against
+    empirical F: Kunstner et al., 1905.12558; squares of a batch's summed gradient: Sophia, 2305.14342; F for
+    rounding a language model: YAQA, 2505.22988.)
+
     With scales, and beyond the paper, the error q of INC's own rounding of z stands in the place of the
     noise alpha z^2 that is expected in a format. The scales come from the maxabs over all batches (one
     more forward pass)::
 
         d_i = || q_i * dg_i/dz_i ||^2,  q = dequantize(quantize(z)) - z
 
-    Then the drift of the mean loss with everything rounded is measured, too (`sensitivity.drift`, one more
-    forward pass).
+    Then, of the loss, the drift of its mean with everything rounded is measured, too (`sensitivity.drift`,
+    one more forward pass).
 
     Args:
         model: runs in evaluation mode and in its own precision, and leaves as it came.
@@ -79,25 +93,53 @@ def measure_sensitivity(
         batches: a list, `DataLoader` or generator of tensors, tuples or dicts; the first axis counts samples.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; None for the loss that
             transformers trains such a model with.
+        yardstick: of the sensitivities: "loss"; "kl"; or "both", those of KL as `kl` of those of the loss.
+        estimate: rows, draws and seed of the KL divergence.
         scales: how INC scales to FP8; without them, no rounding error is measured.
         formats: FP8 formats whose rounding error is measured under these scales.
 
     Returns:
-        Loss and sensitivities per sample, and d_i per format. Ops that no batch ran, such as experts that no
+        Loss and sensitivities per row, and d_i per format. Ops that no batch ran, such as experts that no
         token was sent to, are left out, and named in a warning of the logger `inc_mp_plugin`.
 
     Raises:
-        InputError: there is no batch; a loss is not one number per sample, or has no gradient; or formats
-            are not FP8, or come without scales.
+        InputError: there is no batch; a loss is not one number per sample, or has no gradient; the model
+            predicts no distribution; or formats are not FP8, or come without scales.
         NonFiniteError: a NaN or an infinity; the text names the op.
     """
+    if yardstick not in _BOTH:
+        raise InputError(unknown("yardstick", yardstick, _BOTH))
     model, batches = unwrapped(model), plain_batches(batches)
-    rounding = observe_rounding(model, graph, batches, loss_fn, scales=scales, formats=formats)
-    rows = sensitivity_rows(model, graph, batches, loss_fn, rounding=rounding)
-    sensitivity = with_weights(model, join(graph, list(rows)))
-    if rounding is None:
+    loss, kl = yardstick != "kl", None if yardstick == "loss" else estimate or Estimate()
+    if kl is not None:
+        kl.check()
+    own = loss_fn if loss else None
+    rounding = observe_rounding(model, graph, batches, own, scales=scales, formats=formats)
+    settings = Pass(model, graph, loss_fn, rounding, loss, kl)
+    sensitivity = united(settings, list(sensitivity_rows(settings, batches)))
+    if rounding is None or not loss:
         return sensitivity
     return with_drift(model, graph, batches, loss_fn, rounding=rounding, sensitivity=sensitivity)
+
+
+def united(settings: Pass, rows: Sequence[Measured]) -> Sensitivity:
+    """Unite the rows of all batches, and add the maxabs of weights.
+
+    Raises:
+        InputError: there are no rows.
+    """
+    model, graph = settings.model, settings.graph
+    loss = None
+    if settings.loss:
+        loss = with_weights(model, join(graph, [part["loss"] for part in rows]))
+    if settings.kl is not None:
+        kl = with_weights(model, join(graph, [part["kl"] for part in rows], settings.kl))
+        loss = kl if loss is None else replace(loss, kl=kl)
+    if loss is None:
+        message = "neither the loss nor the KL divergence was to be measured"
+        raise InputError(message)
+    say_unreached(graph, loss.ops)
+    return loss
 
 
 def with_weights(model: nn.Module, sensitivity: Sensitivity) -> Sensitivity:
@@ -116,137 +158,104 @@ def with_weights(model: nn.Module, sensitivity: Sensitivity) -> Sensitivity:
     return replace(sensitivity, maxabs=maxabs)
 
 
-def sensitivity_rows(
-    model: nn.Module,
-    graph: Graph,
-    batches: Iterable[Batch],
-    loss_fn: LossFunction | None = None,
-    *,
-    rounding: Errors | None = None,
-    first: int = 1,
-) -> Iterator[Rows]:
+def sensitivity_rows(settings: Pass, batches: Iterable[Batch], *, first: int = 1) -> Iterator[Measured]:
     """Yield the rows of each batch in turn: `measure_sensitivity`, in steps.
 
     Between two steps the model is as it came.
 
     Args:
-        model: as in `measure_sensitivity`.
-        graph: from `capture`.
+        settings: the model, and what is measured.
         batches: as in `measure_sensitivity`.
-        loss_fn: as in `measure_sensitivity`.
-        rounding: rounding errors q in some formats, or their root mean square; without, none is measured.
-        first: number of the first sample, for the texts of errors.
+        first: number of the first sample, for the texts of errors, and for the labels that are drawn.
 
     Raises:
         InputError: a loss is not one number per sample, or has no gradient.
         NonFiniteError: a NaN or an infinity; the text names the op.
     """
-    separable: bool | None = None
-    contrastive: bool | None = None
-    measure = partial(_measure, model, graph, loss_fn=loss_fn, rounding=rounding)
+    kinds = _Kinds(settings)
     for batch in batches:
-        if loss_fn is None:
-            check_labels(model, batch, first)
-        with as_measured(model):
-            if separable is None and batch_size(batch) > 1:
-                separable = _separable(model, graph, batch, loss_fn)
-            if separable is False and contrastive is None and batch_size(batch) > 1:
-                contrastive = _contrastive(model, batch, loss_fn)
+        size = batch_size(batch)
+        if settings.loss and settings.loss_fn is None:
+            check_labels(settings.model, batch, first)
+        with as_measured(settings.model):
             try:
-                rows = _rows(measure, batch, together=bool(separable), contrastive=bool(contrastive))
+                rows = _rows(settings, kinds, batch, range(first, first + size))
             except NonFiniteError as error:
                 message = f"{error}{told_nan(batch, first)}"
                 raise NonFiniteError(message) from error
         yield rows
-        first += batch_size(batch)
+        first += size
 
 
-def _rows(measure: Callable[..., Rows], batch: Batch, *, together: bool, contrastive: bool) -> Rows:
+class _Kinds:
+    """Kinds of a model: does a row belong to one sample, does a loss depend on other samples; asked once."""
+
+    def __init__(self, settings: Pass) -> None:
+        """Prepare; nothing is tried yet."""
+        self._settings = settings
+        self._separable: bool | None = None
+        self._contrastive: bool | None = None
+
+    def separable(self, batch: Batch) -> bool:
+        """Tell if row i of every tensor belongs to sample i alone; tried on a batch of two or more."""
+        if self._separable is None and batch_size(batch) > 1:
+            self._separable = _separable(self._settings, batch)
+        return bool(self._separable)
+
+    def contrastive(self, batch: Batch) -> bool:
+        """Tell if a sample's loss depends on the batch's other samples, by more than rounding."""
+        if self._contrastive is None and batch_size(batch) > 1:
+            self._contrastive = _contrastive(self._settings, batch)
+        return bool(self._contrastive)
+
+
+def _rows(settings: Pass, kinds: _Kinds, batch: Batch, numbers: range) -> Measured:
     """Measure the rows of a batch: all samples at once where their rows are separate, else one by one.
 
-    The loss of one sample is of the whole batch where samples are told from each other, or packed.
+    The loss of one sample is of the whole batch where samples are told from each other, or packed. Where the
+    KL divergence has one row for the batch, nothing is told apart.
     """
-    if together:
+    whole = settings.kl is not None and settings.kl.rows == "batch"
+    if whole and not settings.loss:
+        return settings.measure(batch, numbers, whole=True)
+    if kinds.separable(batch):
         # A tensor of this very batch may mix samples all the same: tokens routed to an expert.
         with suppress(MixedSamplesError):
-            return measure(batch)
-    numbers = range(batch_size(batch))
-    if contrastive or is_packed(batch):
-        return concatenate([measure(batch, loss_of=i) for i in numbers])
-    return concatenate([measure(samples(batch, i, i + 1)) for i in numbers])
+            return settings.measure(batch, numbers, whole=whole)
+    if whole:
+        loss = _rows(replace(settings, kl=None), kinds, batch, numbers)
+        return {**loss, **replace(settings, loss=False).measure(batch, numbers, whole=True)}
+    if kinds.contrastive(batch) or is_packed(batch):
+        parts = [settings.measure(batch, numbers, loss_of=i) for i in range(len(numbers))]
+    else:
+        parts = [settings.measure(samples(batch, i, i + 1), numbers[i : i + 1]) for i in range(len(numbers))]
+    return {key: concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _contrastive(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> bool:
-    """Tell whether a sample's loss depends on the batch's other samples, by more than rounding."""
-    if is_packed(batch):
+def _contrastive(settings: Pass, batch: Batch) -> bool:
+    if is_packed(batch) or not settings.loss:
         return False
     with torch.no_grad():
         pair = samples(batch, 0, 2)
-        beside, alone = (sample_losses(model, part, loss_fn)[0] for part in (pair, samples(pair, 0, 1)))
+        beside, alone = (_loss_of_first(settings, part) for part in (pair, samples(pair, 0, 1)))
     return not bool(torch.isclose(beside, alone, rtol=_ROUNDING, atol=0.0))
 
 
-def _separable(model: nn.Module, graph: Graph, batch: Batch, loss_fn: LossFunction | None) -> bool:
-    """Tell whether row i of every tensor belongs to sample i alone.
+def _loss_of_first(settings: Pass, batch: Batch) -> torch.Tensor:
+    return sample_losses(settings.model, batch, settings.loss_fn)[0]
 
-    Tried on two samples: the gradient of the first sample's loss must not reach rows of the second sample.
-    """
+
+def _separable(settings: Pass, batch: Batch) -> bool:
+    """Tell if the gradient of one sample's loss reaches no row of a second sample, tried on two."""
     # Rows of an expert in a list are tokens: they can be as many as the samples and yet belong to others.
-    layers = whole_layers(model, graph)
-    in_lists = any(op.share < 1 and layer_of(op.name) not in layers for op in graph.ops)
+    layers = whole_layers(settings.model, settings.graph)
+    in_lists = any(op.share < 1 and layer_of(op.name) not in layers for op in settings.graph.ops)
     if in_lists or is_packed(batch):
         return False
     pair = samples(batch, 0, 2)
     try:
-        with Taps(model, graph, 2, tokens=sample_lengths(batch), inputs_only=True) as taps:
-            losses = _losses(model, pair, loss_fn)
-            torch.autograd.backward(losses[0])
+        with Taps(settings.model, settings.graph, 2, tokens=sample_lengths(batch), inputs_only=True) as taps:
+            torch.autograd.backward(settings.losses(pair)[0])
     except MixedSamplesError:
         return False
     return not bool(taps.totals.input[1].any())
-
-
-def _measure(
-    model: nn.Module,
-    graph: Graph,
-    batch: Batch,
-    *,
-    loss_fn: LossFunction | None,
-    rounding: Errors | None,
-    loss_of: int | None = None,
-) -> Rows:
-    """Measure the rows of a batch, or the one row of its sample `loss_of` over all that the batch holds."""
-    size = 1 if loss_of is not None else batch_size(batch)
-    with Taps(model, graph, size, rounding, tokens=sample_lengths(batch)) as taps:
-        losses = _losses(model, batch, loss_fn)
-        if loss_of is not None:
-            losses = losses[loss_of : loss_of + 1]
-        scale = _SCALE.get(next((p.dtype for p in model.parameters()), torch.float32), 1.0)
-        torch.autograd.backward(losses, torch.full_like(losses, scale))
-        taps.finish()
-        rows = _to_rows(losses, taps, scale)
-    parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values())
-    if not all(np.isfinite(part).all() for part in parts):
-        raise NonFiniteError(where_not_finite(model, graph, batch, loss_fn, rows=rows))
-    return rows
-
-
-def _to_rows(losses: torch.Tensor, taps: Taps, scale: float) -> Rows:
-    totals = taps.totals
-    return Rows(
-        losses.detach().double().cpu().numpy(),
-        totals.input.cpu().numpy() / scale**2,
-        totals.weight.cpu().numpy() / scale**2,
-        taps.called,
-        totals.largest.cpu().numpy()[None],
-        {format_name: part.cpu().numpy() / scale**2 for format_name, part in totals.rounding.items()},
-        {key: part.cpu().numpy() / scale**2 for key, part in totals.second.items()},
-    )
-
-
-def _losses(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> torch.Tensor:
-    losses = sample_losses(model, batch, loss_fn)
-    if not losses.requires_grad:
-        message = "the loss has no gradient; loss_fn must not detach it or switch gradients off"
-        raise InputError(message)
-    return losses

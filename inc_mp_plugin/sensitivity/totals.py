@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,6 +48,12 @@ class Totals:
             {key: torch.zeros_like(nothing) for key in ("input", *formats)},
             torch.full((2, ops), -1.0, dtype=torch.float64, device=device),
         )
+
+    def restarted(self, samples: int) -> Totals:
+        """Return totals of nothing, for as many samples; the largest magnitudes stay."""
+        input, formats = self.input, tuple(self.rounding)
+        fresh = Totals.zeros(samples, input.shape[1], formats=formats, device=input.device)
+        return replace(fresh, largest=self.largest)
 
     @property
     def of_inputs(self) -> dict[str, Tensor]:

@@ -9,17 +9,21 @@ from dataclasses import replace
 
 import numpy as np
 
+from inc_mp_plugin.core.cost_model import CostModel
+from inc_mp_plugin.core.costs import Costs, costs_of
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.knobs import check_knobs
-from inc_mp_plugin.core.loss_model import LossModel, loss_model
+from inc_mp_plugin.core.knobs import KEY_OF, check_knobs, constraint_of
+from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.core.plan import OpValues, Plan
 from inc_mp_plugin.core.results import Curve
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.solver.program import Origin, Program, infeasible, make_plan, make_program
+from inc_mp_plugin.solver.limits import Limits, infeasible
+from inc_mp_plugin.solver.plans import Origin, make_plan
+from inc_mp_plugin.solver.program import Program, Totals, make_program
 from inc_mp_plugin.solver.ties import constrained_program
-from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval
+from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, curve_costs
 
 RANDOM, PREFIX, UNIFORM = "random", "prefix", "uniform"
 BASELINES = (RANDOM, PREFIX, UNIFORM)
@@ -27,10 +31,11 @@ BASELINES = (RANDOM, PREFIX, UNIFORM)
 
 def baseline(
     gains: Gains,
-    sensitivity: Sensitivity | LossModel,
+    sensitivity: Sensitivity | CostModel | Costs,
     strategy: str,
-    tau: float,
+    tau: float | None = None,
     *,
+    kl: float | None = None,
     seed: int = 0,
     demands: Demands = NO_DEMANDS,
     values: OpValues | None = None,
@@ -38,53 +43,74 @@ def baseline(
     """Make the plan of a baseline, which lowers op after op while the loss budget allows.
 
     `random` takes the ops in an order drawn from `seed`, `prefix` in graph order. Both stop before the
-    first op that would lift the predicted loss MSE above tau^2 E[g^2]. `uniform` lowers all ops, whatever
-    the threshold; the loss budget is then the predicted loss MSE. All take the first lower format.
+    first op that would lift the predicted loss MSE above tau^2 E[g^2], or the KL divergence above kl.
+    `uniform` lowers all ops, whatever the thresholds; the budgets are then what is predicted. All take the
+    first lower format.
 
     The values of EAGL and ALPS are no losses, so a threshold is met in this way, too: ops come in the order
     of value per gain, the least first, and each op is lowered that the loss budget still allows.
 
     Args:
         gains: of every configuration of every group, for one objective.
-        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
+        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`, or `Costs`.
         strategy: one of BASELINES, or the method of the values.
         tau: threshold of the normalized RMSE of the loss, above 0.
+        kl: threshold of the KL divergence, nats per token, above 0.
         seed: of the order of `random`.
         demands: of the consumers of the plan, as in `solve`.
         values: of EAGL or ALPS.
 
     Raises:
-        InputError: an unknown strategy, a tau out of range, or a combination of ops without a gain.
-        InfeasibleError: the ops that must leave the base format cost more than tau allows.
+        InputError: an unknown strategy, a threshold out of range, or a combination of ops without a gain.
+        InfeasibleError: the ops that must leave the base format cost more than a threshold allows.
     """
-    check_knobs(tau, None)
+    check_knobs(tau, None, kl=kl)
     if strategy not in BASELINES and (values is None or strategy != values.method):
         raise InputError(unknown("baseline", strategy, BASELINES))
     program = constrained_program(gains, sensitivity, demands)
     steps = order(program, strategy, seed, values)
-    lowered = [op for step in steps for op in step]
-    if strategy != UNIFORM:
-        loss_mse = program.losses.loss_mse(lower_format(program.gains))
-        loss_budget = tau**2 * program.losses.loss_ms
-        capacity = program.losses.without_drift(loss_budget)
-        lowered = list(steps[0])
-        spent = [loss_mse[op] for op in lowered]
-        if math.fsum(spent) > capacity:
-            nrmse, limit = program.nrmse(math.fsum(spent)), f"tau {tau:.6g} allows"
-            raise infeasible(program, demands, loss_budget=loss_budget, nrmse=nrmse, limit=limit)
-        for step in steps[1:]:
-            with_step = [*spent, *(loss_mse[op] for op in step)]
-            if math.fsum(with_step) <= capacity:
-                spent = with_step
-                lowered += step
-            elif values is None:
-                break
-    plan = _lower(program, lowered, strategy, seed=seed, tau=None if strategy == UNIFORM else tau)
+    limits = Limits(tau, kl)
+    if strategy == UNIFORM:
+        ops = [op for step in steps for op in step]
+    else:
+        ops = _within(program, steps, limits, demands, skips=values is not None)
+    plan = _lower(program, ops, strategy, seed=seed, limits=Limits() if strategy == UNIFORM else limits)
     return replace(plan, targets=demands.targets, serving=demands.serving)
 
 
+def _within(
+    program: Program, steps: Sequence[Sequence[str]], limits: Limits, demands: Demands, *, skips: bool
+) -> list[str]:
+    """List the ops of the steps that the thresholds allow, up to the first that they do not, or past it."""
+    ops = list(steps[0])
+    totals = _totals(program, ops)
+    for yardstick in limits.exceeded(program, totals):
+        key, threshold = KEY_OF[yardstick], dict(limits.given())[yardstick]
+        raise infeasible(
+            program,
+            demands,
+            yardstick=yardstick,
+            budget=limits.budget(program.costs, yardstick),
+            value=program.predicted(totals, yardstick),
+            limit=f"{key} {threshold:.6g} allows",
+        )
+    for step in steps[1:]:
+        if not limits.exceeded(program, _totals(program, [*ops, *step])):
+            ops += step
+        elif not skips:
+            break
+    return ops
+
+
+def _totals(program: Program, ops: Sequence[str], gain: float = 0.0) -> Totals:
+    """Add up what ops cost in the first lower format."""
+    prices = program.prices[lower_format(program.gains)]
+    columns = zip(*(prices[op] for op in ops), strict=True)
+    return Totals(gain, *map(math.fsum, columns)) if ops else Totals(gain)
+
+
 def baseline_gaining(
-    gains: Gains, sensitivity: Sensitivity | LossModel, strategy: str, gain: float, *, seed: int = 0
+    gains: Gains, sensitivity: Sensitivity | CostModel | Costs, strategy: str, gain: float, *, seed: int = 0
 ) -> Plan:
     """Make the first plan of a baseline, op after op, that gains this much; see `baseline`.
 
@@ -98,7 +124,7 @@ def baseline_gaining(
     Raises:
         InputError: no plan of the baseline gains as much, or no op can leave the base format.
     """
-    program = make_program(gains, loss_model(sensitivity))
+    program = make_program(gains, costs_of(sensitivity))
     steps = order(program, strategy, seed)
     totals = _gains_step_by_step(program.gains, steps)
     enough = next((k for k, reached in enumerate(totals, 1) if reached >= gain), None)
@@ -107,25 +133,26 @@ def baseline_gaining(
         message = f"the {strategy} baseline never gains {gain:.6g}; its largest gain is {largest:.6g}"
         raise InputError(message)
     lowered = [op for step in steps[:enough] for op in step]
-    return _lower(program, lowered, strategy, seed=seed, tau=None)
+    return _lower(program, lowered, strategy, seed=seed, limits=Limits())
 
 
-def _lower(program: Program, ops: Sequence[str], strategy: str, *, seed: int, tau: float | None) -> Plan:
-    """Make the plan that lowers these ops; without a tau its own loss is its loss budget."""
-    gains, format_name = program.gains, lower_format(program.gains)
-    loss_mse = program.losses.loss_mse(format_name)
+def _lower(program: Program, ops: Sequence[str], strategy: str, *, seed: int, limits: Limits) -> Plan:
+    """Make the plan that lowers these ops; without a threshold its own cost is its budget."""
+    gains = program.gains
     formats = {op: gains.base for group in gains.groups for op in group.ops}
-    formats.update(dict.fromkeys(ops, format_name))
+    formats.update(dict.fromkeys(ops, lower_format(gains)))
     total = gains.total(formats)
     if total is None:
         message = (
             f"the {strategy} plan lowers a combination of ops whose gain was not measured "
-            f"({gains.objective}); take another tau, seed or objective"
+            f"({gains.objective}); take another threshold, seed or objective"
         )
         raise InputError(message)
     orders = {PREFIX: "", UNIFORM: "", RANDOM: f": ops in random order, seed {seed}"}
-    origin = Origin(strategy, tau, "not optimised" + orders.get(strategy, ": ops by value per gain"))
-    return make_plan(program, formats, origin, gain=total[0], loss_mse=math.fsum(loss_mse[op] for op in ops))
+    status = "not optimised" + orders.get(strategy, ": ops by value per gain")
+    constraint = constraint_of(limits.tau, limits.kl, None if program.costs.kl else "loss")
+    origin = Origin(strategy, limits.tau, status, constraint=constraint, kl=limits.kl)
+    return make_plan(program, formats, origin, _totals(program, ops, total[0]))
 
 
 def lower_format(gains: Gains) -> str:
@@ -189,35 +216,36 @@ def _by_value(
     return sorted(rates, key=rates.__getitem__)
 
 
-def baseline_curve(program: Program, strategy: str, seed: int, level: float = DEFAULT_CONFIDENCE) -> Curve:
-    """Compute gain and loss after every step of a baseline, from the first step to the last.
+def baseline_curve(
+    program: Program, yardstick: Yardstick, strategy: str, seed: int, *, level: float = DEFAULT_CONFIDENCE
+) -> Curve:
+    """Compute gain and cost after every step of a baseline, from the first step to the last.
 
     Steps whose gain is not known (a combination that was not measured) are left out.
 
     Args:
         program: the priced configurations.
+        yardstick: of the costs.
         strategy: `random` or `prefix`.
         seed: of the order of `random`.
         level: of the confidence intervals.
     """
-    losses = program.losses
     steps = order(program, strategy, seed)
-    column = {op: place for place, op in enumerate(losses.ops)}
-    samples = losses.sample_loss_mse(lower_format(program.gains))
+    model, format_name = program.costs.by(yardstick), lower_format(program.gains)
+    column = {op: place for place, op in enumerate(model.ops)}
+    samples = model.row_costs(format_name)
     rows = np.stack([samples[:, [column[op] for op in step]].sum(axis=1) for step in steps], axis=1)
-    rows = rows.cumsum(axis=1)
+    rows = rows.cumsum(axis=1) + model.cache_row_costs[:, None]
     lowered = np.cumsum([len(step) for step in steps])
-    interval = loss_interval(rows + losses.cache_loss_mse[:, None], level, losses.drift)
+    prices = program.prices[format_name]
+    shifts = np.cumsum([math.fsum(prices[op].shift for op in step) for step in steps])
+    costs, lower, upper = curve_costs(model, rows, shifts, level)
     gains = np.array(_gains_step_by_step(program.gains, steps))
     measured = ~np.isnan(gains)
     return Curve(
         strategy,
         seed,
-        tuple(lowered[measured].tolist()),
-        tuple(gains[measured].tolist()),
-        tuple(losses.with_drift(d) for d in rows.mean(axis=0)[measured].tolist()),
-        tuple(np.asarray(interval.low)[measured].tolist()),
-        tuple(np.asarray(interval.high)[measured].tolist()),
+        *(tuple(part[measured].tolist()) for part in (lowered, gains, costs, lower, upper)),
     )
 
 

@@ -8,22 +8,28 @@ from fractions import Fraction
 
 import numpy as np
 
+from inc_mp_plugin.core.cost_model import CostModel
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.loss_model import LossModel
+from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.core.results import Curve, Frontier
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_curve
-from inc_mp_plugin.solver.planner import IP_MSE, least_loss
+from inc_mp_plugin.solver.limits import Limits
+from inc_mp_plugin.solver.optimum import least_cost
+from inc_mp_plugin.solver.planner import IP_MSE
+from inc_mp_plugin.solver.program import Program
 from inc_mp_plugin.solver.ties import constrained_program
-from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, loss_interval, sample_losses_mse
+from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, curve_costs, plan_rows
 
 
 def frontier(
     gains: Gains,
-    sensitivity: Sensitivity | LossModel,
+    sensitivity: Sensitivity | CostModel | Costs,
     *,
+    yardstick: Yardstick | None = None,
     points: int = 20,
     draws: int = 10,
     level: float = DEFAULT_CONFIDENCE,
@@ -32,12 +38,13 @@ def frontier(
     """Draw the curve of `ip_mse`, exact at each point, and those of `prefix` and of `random` draws.
 
     The points of `ip_mse` are asked for in equal steps of gain, from none to the largest there is. Each
-    point is the least loss MSE that gains as much. Points that come out the same are merged. A point is
-    dropped if another point has more gain at no more loss.
+    point is the least loss MSE, or KL divergence, that gains as much. Points that come out the same are
+    merged. A point is dropped if another point has more gain at no more loss.
 
     Args:
         gains: of one objective.
-        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
+        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`, or `Costs`.
+        yardstick: "loss" or "kl"; by default the loss, if it was measured.
         points: number of points asked for, at least 2: both ends.
         draws: number of random orders, at least 0; the seeds are 0, 1, ...
         level: of the confidence intervals, between 0 and 1.
@@ -50,36 +57,40 @@ def frontier(
         message = f"points is {points} and draws is {draws}; give at least 2 points and 0 draws"
         raise InputError(message)
     program = constrained_program(gains, sensitivity, demands)
-    gains, losses = program.gains, program.losses
-    formats: dict[tuple[float, float], dict[str, str]] = {}
-    for step in range(points):
-        target = max(Fraction(step, points - 1) * program.most - gains.tolerance, Fraction(0))
-        picks = least_loss(program, target).picks
-        gain, loss_mse = program.totals(picks)
-        formats[gain, losses.with_drift(loss_mse)] = program.formats(picks)
-    best = [(g, d) for g, d in sorted(formats) if all(d < other for more, other in formats if more > g)]
-    samples = [sample_losses_mse(losses, formats[point], gains.base) for point in best]
-    interval = loss_interval(np.stack(samples, axis=1), level, losses.drift)
-    exact = Curve(
-        IP_MSE,
-        0,
-        tuple(sum(name != gains.base for name in formats[point].values()) for point in best),
-        tuple(gain for gain, _ in best),
-        tuple(loss_mse for _, loss_mse in best),
-        tuple(np.asarray(interval.low).tolist()),
-        tuple(np.asarray(interval.high).tolist()),
-    )
-    others = [baseline_curve(program, PREFIX, 0, level)]
-    others += [baseline_curve(program, RANDOM, seed, level) for seed in range(draws)]
+    gains, costs = program.gains, program.costs
+    yardstick = yardstick or ("kl" if costs.loss is None else "loss")
+    exact = _exact_curve(program, yardstick, points, level)
+    others = [baseline_curve(program, yardstick, PREFIX, 0, level=level)]
+    others += [baseline_curve(program, yardstick, RANDOM, seed, level=level) for seed in range(draws)]
     return Frontier(
         gains.objective,
         gains.unit,
         gains.source,
-        losses.loss_ms,
+        1.0 if costs.loss is None else costs.loss.loss_ms,
         program.largest,
         (exact, *others),
         knee(exact.gain, exact.loss_mse),
+        yardstick,
     )
+
+
+def _exact_curve(program: Program, yardstick: Yardstick, points: int, level: float) -> Curve:
+    """Draw the curve of `ip_mse`."""
+    gains, model = program.gains, program.costs.by(yardstick)
+    picks: dict[tuple[float, float], tuple[int, ...]] = {}
+    for step in range(points):
+        target = max(Fraction(step, points - 1) * program.most - gains.tolerance, Fraction(0))
+        choice = least_cost(program, yardstick, target, Limits()).picks
+        totals = program.totals(choice)
+        picks[totals.gain, program.predicted(totals, yardstick)] = choice
+    best = [(g, d) for g, d in sorted(picks) if all(d < other for more, other in picks if more > g)]
+    formats = [program.formats(picks[point]) for point in best]
+    rows = np.stack([plan_rows(model, chosen, gains.base) for chosen in formats], axis=1)
+    shifts = np.array([program.totals(picks[point]).shift for point in best])
+    costs, lower, upper = curve_costs(model, rows, shifts, level)
+    ops = tuple(sum(name != gains.base for name in chosen.values()) for chosen in formats)
+    reached = tuple(gain for gain, _ in best)
+    return Curve(IP_MSE, 0, ops, reached, *(tuple(part.tolist()) for part in (costs, lower, upper)))
 
 
 def knee(gain: Sequence[float], loss_mse: Sequence[float]) -> int:

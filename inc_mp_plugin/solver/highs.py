@@ -13,7 +13,7 @@ import highspy
 import numpy as np
 from numpy.typing import NDArray
 
-from inc_mp_plugin.core.errors import SolverError
+from inc_mp_plugin.core.errors import InfeasibleError, SolverError
 from inc_mp_plugin.solver.search import Floats, Knapsack
 
 
@@ -21,6 +21,7 @@ class Status(enum.Enum):
     """End of a solve; the value is the text that the user reads."""
 
     OPTIMAL = "proved optimal"
+    CLOSE = "no plan is better by more than the gap"
     TIME_LIMIT = "time limit reached: within the constraint, but not proved optimal"
 
 
@@ -86,7 +87,11 @@ def solve_relaxed(knapsack: Knapsack, time_limit_s: float) -> Relaxed:
 
 
 def solve_integer(
-    knapsack: Knapsack, forbidden: Sequence[Sequence[int]], time_limit_s: float
+    knapsack: Knapsack,
+    forbidden: Sequence[Sequence[int]],
+    time_limit_s: float,
+    *,
+    also: Sequence[tuple[Sequence[Floats], float]] = (),
 ) -> Answer | None:
     """Solve the integer program, without the forbidden answers.
 
@@ -94,15 +99,20 @@ def solve_integer(
         knapsack: in pure numbers.
         forbidden: answers that are ruled out, each with one candidate per group.
         time_limit_s: of HiGHS, in seconds.
+        also: costs by group and slack of further rows.
 
     Returns:
         The answer; None if the time was over before there was one.
 
     Raises:
+        InfeasibleError: no answer is within the further rows.
         SolverError: HiGHS stopped without an answer for another reason.
     """
     highs = _load(knapsack, time_limit_s)
     starts = _starts(knapsack)
+    for costs, slack in also:
+        columns = np.arange(starts[-1], dtype=np.int32)
+        highs.addRow(-highspy.kHighsInf, slack, len(columns), columns, np.concatenate(costs))
     for picks in forbidden:
         columns = (starts[:-1] + np.array(picks)).astype(np.int32)
         highs.addRow(-highspy.kHighsInf, len(columns) - 1, len(columns), columns, np.ones(len(columns)))
@@ -115,6 +125,9 @@ def solve_integer(
     answered = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
     if status is Status.TIME_LIMIT and not answered:
         return None
+    if highs.getModelStatus() == highspy.HighsModelStatus.kInfeasible and also:
+        message = "no plan is within both thresholds; give larger ones"
+        raise InfeasibleError(message)
     if status is None or not answered:
         message = f"HiGHS ended with {highs.getModelStatus().name}: no plan was found"
         raise SolverError(message)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from fractions import Fraction
 from typing import NamedTuple
 
+from inc_mp_plugin.core.cost_model import CostModel
+from inc_mp_plugin.core.costs import Costs, costs_of
 from inc_mp_plugin.core.demands import Demands, Tie
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.loss_model import LossModel, loss_model
 from inc_mp_plugin.core.plan import Plan, TieCost
 from inc_mp_plugin.core.sensitivity import Sensitivity
+from inc_mp_plugin.solver.limits import Limits
 from inc_mp_plugin.solver.milp import price
+from inc_mp_plugin.solver.optimum import capacity_of, of_kl, tangent
 from inc_mp_plugin.solver.program import Program, make_program, price_formats, price_options
+from inc_mp_plugin.solver.several_rows import Row
+from inc_mp_plugin.solver.uncertainty import plan_shift
 from inc_mp_plugin.targets.layout import components
 
 
@@ -41,21 +47,23 @@ def constrained(gains: Gains, demands: Demands) -> Gains:
     return replace(gains, groups=tuple(groups))
 
 
-def constrained_program(gains: Gains, sensitivity: Sensitivity | LossModel, demands: Demands) -> Program:
+def constrained_program(
+    gains: Gains, sensitivity: Sensitivity | CostModel | Costs, demands: Demands
+) -> Program:
     """Make the program of what the consumers can run, beside their KV cache.
 
     Args:
         gains: of one objective, constrained or not.
-        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
+        sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`, or `Costs`.
         demands: of the plan's consumers.
 
     Raises:
         InputError: as `constrained` and `make_program`.
     """
-    losses = loss_model(sensitivity)
+    costs = costs_of(sensitivity)
     if demands.cached:
-        losses = replace(losses, cached=demands.cached)
-    return make_program(constrained(gains, demands), losses)
+        costs = replace(costs, cached=demands.cached)
+    return make_program(constrained(gains, demands), costs)
 
 
 _NOTHING = 1e-9  # of the largest gain: differences this small are rounding errors
@@ -136,16 +144,29 @@ def held_to(demands: Demands, plan: Plan, gains: Gains, program: Program) -> Pla
         gains: not constrained.
         program: of the constrained gains.
     """
-    capacity = program.losses.without_drift(plan.loss_budget)
-    gain_per_loss = price(program.candidates, capacity) if demands.ties else 0.0
-    loss_mse = price_formats(gains, program.losses)
+    row = _binding_row(plan, program)
+    least = sum(map(Fraction, program.least(row.cost)), Fraction(0))
+    # The plan's own loss may be a rounding error above its budget.
+    capacity = max(row.capacity, least)
+    gain_per_cost = price(program.candidates(row.cost), capacity) if demands.ties else 0.0
+    prices = price_formats(gains, program.costs)
 
     def worth(group: GroupGains) -> float:
-        options = price_options(group, gains.base, loss_mse)
-        return max((o.gain - gain_per_loss * o.loss_mse for o in options), default=0.0)
+        options = price_options(group, gains.base, prices)
+        return max((o.gain - gain_per_cost * row.cost(o) for o in options), default=0.0)
 
     costs = tuple(TieCost(tie.ops, tie.why, cost) for tie, cost in tie_costs(gains, demands, worth))
     return replace(plan, targets=demands.targets, serving=demands.serving, ties=costs)
+
+
+def _binding_row(plan: Plan, program: Program) -> Row:
+    """Return the row of a plan's own threshold, or of what it is predicted to cost without one."""
+    if plan.constraint == "kl":
+        limits = Limits(kl=plan.predicted_kl if plan.kl is None else plan.kl, correction=plan.correction)
+        return Row(of_kl, capacity_of(program, limits, "kl"))
+    losses = program.costs.loss
+    shift = plan_shift(losses, plan.formats, plan.base).value - losses.cache_shift if losses else 0.0
+    return tangent(program, Limits(plan.tau, correction=plan.correction), shift)
 
 
 def tie_costs(

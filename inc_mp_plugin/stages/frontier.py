@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.results import Frontier
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import Artefact
@@ -29,7 +29,7 @@ FRONTIER = Artefact("frontier", _decode, _encode)
 
 
 def frontier_stage(
-    folder: Path, losses: LossModel, gains: Mapping[str, Gains], demands: Demands, *, points: int, draws: int
+    folder: Path, losses: Costs, gains: Mapping[str, Gains], demands: Demands, *, points: int, draws: int
 ) -> dict[str, Frontier]:
     """Draw the curves of every objective that has gains, or read frontier.json.
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.demands import Demands, Serving
-from inc_mp_plugin.core.literals import Accelerator, NoiseModel, Objective, Strategy
+from inc_mp_plugin.core.estimate import Estimate
+from inc_mp_plugin.core.knobs import constraint_of
+from inc_mp_plugin.core.literals import Accelerator, NoiseModel, Objective, Strategy, Yardstick
 from inc_mp_plugin.core.results import VERIFY_CONFIDENCE
 from inc_mp_plugin.scales.scaleless import ON_A_CPU
 from inc_mp_plugin.solver.planner import IP_MSE
@@ -23,7 +25,17 @@ if TYPE_CHECKING:
     from inc_mp_plugin.scales.methods import Scales
 
 Json = dict[str, Any]
-_GOAL = ("objective", "tau", "gain_fraction", "strategy", "seed", "confidence", "budget")
+_GOAL = (
+    "objective",
+    "tau",
+    "kl",
+    "gain_fraction",
+    "budget",
+    "constraint",
+    "strategy",
+    "seed",
+    "confidence",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +49,17 @@ class Job:
         formats: formats below the base format, the preferred one first.
         objective: kind of gain that the plan maximizes: one of `Objective`.
         tau: threshold of the normalized RMSE of the loss (eq. 5).
+        kl: threshold of the KL divergence, nats per token.
         gain_fraction: instead, the least gain, as a fraction of the largest.
         budget: instead, the most cost, as a fraction of what everything costs in the base format.
+        constraint: yardstick that is least for a given gain, "loss" or "kl"; None for the default.
         strategy: "ip_mse"; "eagl" or "alps"; or a baseline: "random" (of `seed`), "prefix", "uniform".
         seed: seed of the order of "random".
-        confidence: level of the interval whose upper end is held to tau; None for the prediction itself.
+        confidence: level of the interval whose upper end is held to a threshold; None for the prediction
+            itself.
         noise: "uniform", "log_uniform" (see `core.formats.alpha`) or "measured".
         noise_scales: scales of measured noise; None for the other models of noise.
+        estimate: how the KL divergence is estimated: from samples or batches, with how many drawn labels.
         value_scales: scales with which EAGL and ALPS round; None without FP8.
         consumer_scales: scales of all consumers: an op without a scale there stays in the base format.
         scale_method: INC's method of choosing scales; each target's own default if None.
@@ -66,13 +82,16 @@ class Job:
     formats: tuple[str, ...] = ("fp8_e4m3",)
     objective: Objective = "memory"
     tau: float | None = None
+    kl: float | None = None
     gain_fraction: float | None = None
     budget: float | None = None
+    constraint: Yardstick | None = None
     strategy: Strategy = IP_MSE
     seed: int = 0
     confidence: float | None = None
     noise: NoiseModel = "uniform"
     noise_scales: Scales | None = None
+    estimate: Estimate = Estimate()
     value_scales: Scales | None = None
     consumer_scales: tuple[Scales, ...] = (ON_A_CPU,)
     scale_method: str | None = None
@@ -94,6 +113,20 @@ class Job:
     def all_formats(self) -> tuple[str, ...]:
         """The base format, and those below it."""
         return (self.base, *self.formats)
+
+    @property
+    def asks_for_kl(self) -> bool:
+        """True if the KL divergence was asked for, not only taken by default."""
+        return self.kl is not None or self.constraint == "kl"
+
+    @property
+    def yardsticks(self) -> frozenset[Yardstick]:
+        """The yardsticks to measure; with measured noise the KL divergence tells how the loss shifts."""
+        least = constraint_of(self.tau, self.kl, self.constraint)
+        loss = self.tau is not None or least == "loss"
+        kl = self.asks_for_kl or least == "kl" or self.noise == "measured"
+        measured: tuple[tuple[Yardstick, bool], ...] = (("loss", loss), ("kl", kl))
+        return frozenset(yardstick for yardstick, needed in measured if needed)
 
     @property
     def goal(self) -> Json:

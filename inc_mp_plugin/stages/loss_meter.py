@@ -1,23 +1,26 @@
-"""The loss of held-out samples in the model as INC converts it, for any choice of ops."""
+"""Loss and KL divergence of held-out samples in a model with any choice of its ops in the lower format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from functools import cache, cached_property, partial
+from collections.abc import Collection, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inc_mp_plugin.core.divergence import Divergence, from_arrays
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.verdicts import Thresholds
 from inc_mp_plugin.model.finite import first_guilty
 from inc_mp_plugin.model.losses import sample_losses
-from inc_mp_plugin.runtime.progress import say, tracked
+from inc_mp_plugin.runtime.progress import tracked
 from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.runtime.store import Partial, fingerprint
-from inc_mp_plugin.stages.consumer_scales import method_on_a_cpu
+from inc_mp_plugin.stages.comparison import Comparison, Conditions
+from inc_mp_plugin.stages.measured_model import MeasuredModel, ThroughHooks, ThroughInc
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.sensitivity import FloatArray
@@ -27,12 +30,15 @@ if TYPE_CHECKING:
     from inc_mp_plugin.model.switch import Switch
     from inc_mp_plugin.stages.job import Job
 
+_FLOOR, _CONDITIONS = "floor", "conditions"
+
 
 class LossMeter:
-    """Measures losses, each choice of ops once: measured losses are stored beside the artefacts.
+    """Measures losses and KL divergences, each choice of ops once: they are stored beside the artefacts.
 
-    INC converts the model once and for good, for the first loss that is not stored yet; afterwards ops are
-    switched. One lower format is measured: the first of the job.
+    Both come from one run of the model. Through INC, the model is converted once and for good, for the first
+    loss that is not stored yet; afterwards ops are switched. One lower format is measured: the first of the
+    job.
     """
 
     def __init__(
@@ -50,12 +56,12 @@ class LossMeter:
 
         Args:
             job: the formats, and the scale method of INC.
-            heldout: the samples.
+            heldout: the samples, and what lowers ops.
             subject: the model, with the batches that give INC's scales.
             graph: from `capture`.
             ops: names of the ops that may leave the base format.
             out: folder of the artefacts.
-            beside: another meter, whose converted model is used, and whose samples are skipped.
+            beside: another meter, whose model is used, and whose samples are skipped.
         """
         self.format = job.formats[0]
         settings = {
@@ -65,17 +71,26 @@ class LossMeter:
             "scale_method": job.scale_method,
             "ops": fingerprint({"ops": list(ops)}),
         }
-        name, self._skip = "measured_losses.npz", 0
+        name, self._skip = "measured_losses", 0
         if beside is not None:
-            name, self._skip = "verified_losses.npz", heldout.samples
+            name, self._skip = "verified_losses", heldout.samples
             settings["validation.skip"] = self._skip
+        self.through = heldout.through
+        if self.through != "inc":
+            name = f"{name}_{self.through}"
+            settings["validation.through"] = self.through
         self.depends_on = numbered("losses", settings)
         self.verify_confidence = job.verify_confidence
-        self.subject = subject
-        self.samples = heldout
+        self.thresholds = Thresholds(job.tau, job.kl)
+        self.subject, self.samples = subject, heldout
         self._job, self._graph, self._ops, self._out = job, graph, ops, out
-        self._converted: Callable[[], Switch] = cache(self._convert) if beside is None else beside._converted
-        self._partial = Partial(out / name, fingerprint(self.depends_on))
+        if beside is not None:
+            self._model: MeasuredModel = beside._model
+        elif self.through == "hooks":
+            self._model = ThroughHooks(job, subject, graph)
+        else:
+            self._model = ThroughInc(job, subject, graph, ops)
+        self._partial = Partial(out / f"{name}.npz", fingerprint(self.depends_on))
         self._measured = self._partial.load()
 
     def on_other_samples(self) -> LossMeter:
@@ -90,40 +105,86 @@ class LossMeter:
 
     @property
     def switch(self) -> Switch:
-        """The model, converted by INC, with both modules of every op."""
-        return self._converted()
+        """The model, converted by INC, with both modules of every op.
 
-    def _convert(self) -> Switch:
-        from inc_mp_plugin.inc.switching import inc_switch
+        Raises:
+            InputError: it is measured without INC.
+        """
+        if not isinstance(self._model, ThroughInc):
+            message = f"there is no model of INC's through {self.through}; measure through inc"
+            raise InputError(message)
+        return self._model.switch
 
-        say("Quantizing with INC, to measure what was predicted ...")
-        subject = self.subject
-        return inc_switch(
-            subject.model_to_convert(),
-            self._graph,
-            self._ops,
-            base=subject.base,
-            lower=self.format,
-            batches=subject.batches,
-            scale_method=method_on_a_cpu(self._job.scale_method),
-        )
+    @cached_property
+    def _comparison(self) -> Comparison:
+        return Comparison(self._model, self.heldout, self.subject.loss_fn, self._out, bare=self._asks_for_kl)
+
+    @property
+    def _asks_for_kl(self) -> bool:
+        return self._job.asks_for_kl
 
     def losses(self, ops: Collection[str]) -> FloatArray:
         """Measure the loss of each held-out sample with these ops in the lower format, shape (samples,).
 
         Raises:
-            NonFiniteError: a loss is NaN or infinite; the text names the op.
+            NonFiniteError: a loss or a KL divergence is NaN or infinite; the text names the op.
         """
-        key = _key(ops)
-        if key not in self._measured or not np.isfinite(self._measured[key]).all():
-            self.switch.select(dict.fromkeys(ops, self.format))
-            measured = self._run()
-            if not np.isfinite(measured).all():
-                raise NonFiniteError(self._why_not_finite(len(ops)))
-            self._measured[key] = measured
-            self._partial.save(self._measured)
-        losses: FloatArray = self._measured[key]
+        losses: FloatArray = self._values(ops)[_key(ops)]
         return losses
+
+    def divergence(self, ops: Collection[str]) -> Divergence | None:
+        """Measure the KL divergence from the base model with these ops in the lower format.
+
+        None where the model predicts no distributions; it was measured together with the losses.
+
+        Raises:
+            NonFiniteError: as `losses`.
+            InputError: the job asks for a KL divergence, and the model has none.
+        """
+        divergence = from_arrays(self._values(ops), _key(ops))
+        if divergence is None and ops and self._asks_for_kl:
+            raise InputError(self._comparison.why_not)
+        return divergence
+
+    def floor(self) -> float | None:
+        """Measure the KL divergence of the base model from itself in the other attention kernel, nats.
+
+        None where there is no other kernel, or no KL divergence. It is measured once and stored.
+        """
+        if _FLOOR not in self._measured:
+            divergence = self._comparison.of_other_kernel()
+            self._keep(_FLOOR, np.array(np.nan if divergence is None else divergence.mean))
+        floor = float(self._measured[_FLOOR])
+        return None if np.isnan(floor) else floor
+
+    def conditions(self) -> Conditions:
+        """Describe how the model ran when losses were first measured."""
+        if _CONDITIONS not in self._measured:
+            now = self._comparison.conditions()
+            self._keep(_CONDITIONS, np.array([now.attention or "", str(now.threads)]))
+        attention, threads = self._measured[_CONDITIONS].tolist()
+        return Conditions(attention or None, int(threads))
+
+    def _values(self, ops: Collection[str]) -> dict[str, Any]:
+        """Measure a choice of ops, if it is not stored; return all stored values."""
+        key = _key(ops)
+        done = key in self._measured and np.isfinite(self._measured[key]).all()
+        if done and ops and self._asks_for_kl:
+            done = from_arrays(self._measured, key) is not None
+        if not done:
+            losses, divergence = self._comparison.of(dict.fromkeys(ops, self.format))
+            if not np.isfinite(losses).all():
+                raise NonFiniteError(self._why_not_finite(ops, "loss"))
+            if divergence is not None:
+                if not np.isfinite(divergence.kl).all():
+                    raise NonFiniteError(self._why_not_finite(ops, "KL divergence"))
+                self._measured |= divergence.to_arrays(key)
+            self._keep(key, losses)
+        return self._measured
+
+    def _keep(self, key: str, value: Any) -> None:
+        self._measured[key] = value
+        self._partial.save(self._measured)
 
     def measure(self, choices: Sequence[Collection[str]], description: str, shorter: str) -> None:
         """Measure the losses of all choices of ops that are not stored yet, and show the progress.
@@ -155,22 +216,16 @@ class LossMeter:
             )
             raise InputError(message)
 
-    def _why_not_finite(self, lowered: int) -> str:
-        """Name the op where the first NaN or infinity appears, in the model as it is switched now."""
-        message = f"a loss is NaN or infinite with {lowered} ops in {self.format}"
-        for batch in self.heldout:
-            run = partial(sample_losses, batch=batch, loss_fn=self.subject.loss_fn)
-            guilty = first_guilty(self.switch.model, self._graph.by_name, run)
-            if guilty is not None:
-                return f"{message}: op {guilty!r} is the first to make NaN or infinity of finite inputs"
+    def _why_not_finite(self, ops: Collection[str], value: str) -> str:
+        """Name the op where the first NaN or infinity appears with these ops in the lower format."""
+        message = f"a {value} is NaN or infinite with {len(ops)} ops in {self.format}"
+        with self._model.lowered(dict.fromkeys(ops, self.format)) as model:
+            for batch in self.heldout:
+                run = partial(sample_losses, batch=batch, loss_fn=self.subject.loss_fn)
+                guilty = first_guilty(model, self._graph.by_name, run)
+                if guilty is not None:
+                    return f"{message}: op {guilty!r} is the first to make NaN or infinity of finite inputs"
         return f"{message}, although no op makes NaN or infinity of finite inputs: check the model itself"
-
-    def _run(self) -> FloatArray:
-        import torch
-
-        with torch.no_grad():
-            parts = [sample_losses(self.switch.model, batch, self.subject.loss_fn) for batch in self.heldout]
-        return np.asarray(torch.cat(parts).double().cpu().numpy())
 
 
 def _key(ops: Collection[str]) -> str:

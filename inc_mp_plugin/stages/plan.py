@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import OpValues, Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.runtime import store
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Fields of a plan that stand in sections of plan.json.
 _SECTIONS = {"predicted": ("loss_mse", "interval", "nrmse", "gain"), "solver": ("status", "gap", "seconds")}
+_KL = {"predicted_kl": "kl", "kl_interval": "kl_interval"}  # in the section `predicted`
 
 
 def _encode(plan: Plan) -> store.Json:
@@ -32,11 +33,15 @@ def _encode(plan: Plan) -> store.Json:
     content["budget"] = content.pop("loss_budget")
     for section, keys in _SECTIONS.items():
         content[section] = {key: content.pop(key) for key in keys}
+    content["predicted"] |= {name: content.pop(key) for key, name in _KL.items()}
     return content
 
 
 def _decode(content: store.Json) -> Plan:
-    flat = {**content, **content["predicted"], **content["solver"], "loss_budget": content["budget"]}
+    predicted = dict(content["predicted"])
+    # Plans of before 0.2.0 have none.
+    kl = {key: predicted.pop(name, None) for key, name in _KL.items()}
+    flat = {**content, **predicted, **content["solver"], "loss_budget": content["budget"], **kl}
     return from_json(Plan, flat)
 
 
@@ -45,7 +50,7 @@ PLAN = Artefact("plan", _decode, _encode)
 
 def plan_stage(
     job: Job,
-    losses: LossModel,
+    losses: Costs,
     gains: Mapping[str, Gains],
     out: Path,
     *,
@@ -83,7 +88,7 @@ def plan_stage(
 def make_plan(
     job: Job,
     gains: Gains,
-    losses: LossModel,
+    losses: Costs,
     correction: float = 1.0,
     *,
     demands: Demands = NO_DEMANDS,
@@ -104,20 +109,25 @@ def make_plan(
     """
     has_least_gain = job.gain_fraction is not None or job.budget is not None
     if job.strategy != IP_MSE and not (has_least_gain and values is not None):
-        if job.tau is None:
+        if job.tau is None and job.kl is None:
             message = (
-                f"strategy {job.strategy} is held to a threshold: give tau, neither gain_fraction nor budget"
+                f"strategy {job.strategy} is held to a threshold: give kl or tau, neither gain_fraction nor "
+                "budget"
             )
             raise InputError(message)
         from inc_mp_plugin.solver.baselines import baseline
 
-        return baseline(gains, losses, job.strategy, job.tau, seed=job.seed, demands=demands, values=values)
+        return baseline(
+            gains, losses, job.strategy, job.tau, kl=job.kl, seed=job.seed, demands=demands, values=values
+        )
     return solve(
         gains,
         losses,
         job.tau,
+        kl=job.kl,
         gain_fraction=job.gain_fraction,
         budget=job.budget,
+        constraint=job.constraint,
         values=values,
         confidence=job.confidence,
         correction=correction,
@@ -127,7 +137,7 @@ def make_plan(
 
 def plan_depends_on(
     job: Job,
-    losses: LossModel,
+    losses: Costs,
     gains: Mapping[str, Gains],
     *,
     demands: Demands = NO_DEMANDS,
@@ -142,7 +152,7 @@ def plan_depends_on(
         demands: demands of the consumers.
         values: values of the ops, if the strategy has any.
     """
-    rows = store.fingerprint({"loss": losses.loss.tolist(), "rows": _rows(losses.sensitivity)})
+    rows = store.fingerprint({**_rows(losses.sensitivity)})
     follows = {
         **job.goal,
         "sensitivity": rows,
@@ -157,7 +167,13 @@ def plan_depends_on(
 
 def _rows(sensitivity: Sensitivity) -> store.Json:
     arrays = {"input": sensitivity.input, "weight": sensitivity.weight, **sensitivity.rounding}
-    return {name: array.sum(axis=0).tolist() for name, array in arrays.items()}
+    rows: store.Json = {
+        "loss": sensitivity.loss.tolist(),
+        "rows": {name: array.sum(axis=0).tolist() for name, array in arrays.items()},
+    }
+    if sensitivity.tokens is not None:
+        rows["tokens"] = sensitivity.tokens.tolist()
+    return rows if sensitivity.kl is None else {**rows, "kl": _rows(sensitivity.kl)}
 
 
 def check_objective(gains: Mapping[str, Gains], objective: str) -> None:

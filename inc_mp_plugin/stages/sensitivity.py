@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.model.batches import is_packed
 from inc_mp_plugin.runtime import ranks, store
 from inc_mp_plugin.runtime.artefact import Artefact
+from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.rank_plan import ask
 from inc_mp_plugin.runtime.reuse import changes, lasting, numbered, partial, run_stage
 from inc_mp_plugin.stages.sensitivity_arrays import from_arrays, to_arrays, to_content
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.core.estimate import Estimate
     from inc_mp_plugin.core.graph import Graph
     from inc_mp_plugin.core.sensitivity import Sensitivity
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.stages.job import Job
 
 KIND = "sensitivity"
+_OPTIONAL = ("noise.", "kl.", "loss.")  # begin the names of settings that some measurements have
+_NO_LOSS = "loss.left_out"
 HASH = Artefact(KIND, lambda content: str(content["arrays_sha256"]))  # of the arrays beside it
 
 
@@ -38,7 +44,7 @@ def sensitivity_stage(job: Job, subject: Subject, graph: Graph, out: Path) -> Se
         NonFiniteError: a value is NaN or infinite; the text names the op.
     """
     path, arrays = out / "sensitivity.json", out / "sensitivity.npz"
-    depends_on = {**subject.depends_on, **_noise_settings(job, subject.depends_on, path)}
+    depends_on = {**subject.depends_on, **_optional(job, subject.depends_on, path)}
 
     def decode(content: store.Json) -> Sensitivity:
         return from_arrays(store.read_arrays(arrays, content["arrays_sha256"]))
@@ -68,16 +74,52 @@ def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
 
     own = f".{ranks.rank()}" if ranks.rank() else ""
     formats = job.formats if job.noise_scales else ()
+    loss, kl = yardsticks_of(job, subject)
     settings = {**subject.depends_on, "scales": str(job.noise_scales), "formats": list(formats)}
+    settings |= {"loss": loss, "kl": None if kl is None else asdict(kl)}
     return measure_in_steps(
         subject.model,
         graph,
         subject.batches if subject.own_share else ranks.share(subject.batches),
         subject.loss_fn,
         partial=partial(out / f"sensitivity.partial{own}.npz", KIND, settings),
+        loss=loss,
+        kl=kl,
         scales=job.noise_scales,
         formats=formats,
     )
+
+
+def yardsticks_of(job: Job, subject: Subject) -> tuple[bool, Estimate | None]:
+    """Decide what is measured: the loss or not, and how the KL divergence is estimated, if at all.
+
+    Where KL is only the default, it is measured of models that predict a distribution, and whose loss is
+    their own.
+    """
+    loss, kl = "loss" in job.yardsticks, "kl" in job.yardsticks
+    if kl and not job.asks_for_kl:
+        why = "loss_fn says what counts" if subject.loss_fn is not None else _no_distribution(subject)
+        if why:
+            say(f"the yardstick is the loss, not the KL divergence: {why}")
+            loss, kl = True, False
+    return loss, job.estimate if kl else None
+
+
+def _no_distribution(subject: Subject) -> str:
+    """Say why a model has no KL divergence; nothing if it has."""
+    import torch
+
+    from inc_mp_plugin.libraries.torch import evaluating
+    from inc_mp_plugin.model.batches import samples
+    from inc_mp_plugin.model.distributions import distributions
+
+    batch = subject.batches[0]
+    try:
+        with evaluating(subject.model), torch.no_grad():
+            distributions(subject.model, batch if is_packed(batch) else samples(batch, 0, 1))
+    except InputError as error:
+        return str(error).partition(";")[0]
+    return ""
 
 
 def no_losses(ops: Sequence[str]) -> Sensitivity:
@@ -100,26 +142,30 @@ def read_sensitivity(folder: Path) -> Sensitivity:
 
 
 def measured_from(folder: Path) -> store.Json:
-    """Read the dependencies of the sensitivities in a folder, without the settings of the noise.
+    """Read the dependencies of the sensitivities in a folder, without the settings of noise and yardsticks.
 
     Raises:
         InputError: sensitivity.json is missing or damaged.
     """
     stored = store.read_json(folder / "sensitivity.json", KIND).get("depends_on", {})
-    return {key: value for key, value in lasting(stored).items() if not key.startswith("noise.")}
+    return {key: value for key, value in lasting(stored).items() if not key.startswith(_OPTIONAL)}
 
 
-def _noise_settings(job: Job, measured: Mapping[str, Any], path: Path) -> store.Json:
+def _optional(job: Job, measured: Mapping[str, Any], path: Path) -> store.Json:
+    """Collect the settings of the noise and the yardsticks; those of the file if it holds as much."""
+    needed: store.Json = {}
     if job.noise_scales is not None:
-        return {
-            "noise.method": job.noise_scales.method,
-            "noise.device": job.noise_scales.device,
-            "noise.formats": list(job.formats),
-        }
+        needed["noise.method"] = job.noise_scales.method
+        needed["noise.device"] = job.noise_scales.device
+        needed["noise.formats"] = list(job.formats)
+    if "kl" in job.yardsticks:
+        needed |= {f"kl.{key}": value for key, value in asdict(job.estimate).items()}
+    without = {} if "loss" in job.yardsticks else {_NO_LOSS: True}
     try:
         stored = store.read_json(path, KIND).get("depends_on", {})
     except InputError:  # none yet, or a damaged one: it is about to be written
-        return {}
-    own = {key: value for key, value in stored.items() if key.startswith("noise.")}
+        return {**needed, **without}
+    own = {key: value for key, value in stored.items() if key.startswith(_OPTIONAL)}
     others = {key: value for key, value in stored.items() if key not in own}
-    return {} if changes(others, numbered(KIND, measured)) else own
+    holds = all(own.get(key) == value for key, value in needed.items()) and (without or _NO_LOSS not in own)
+    return own if holds and not changes(others, numbered(KIND, measured)) else {**needed, **without}

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
-from inc_mp_plugin.core.loss_model import LossModel
+from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.timings import TimedConfiguration, TimedPlan, TimeValidation
 from inc_mp_plugin.evaluate.additivity import timed_groups
 from inc_mp_plugin.gain.paired_timing import Candidate
+from inc_mp_plugin.report.text import threshold
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import artefact_of
 from inc_mp_plugin.runtime.progress import say
@@ -34,10 +36,10 @@ def time_validation_stage(
     job: Job,
     subject: Subject,
     graph: Graph,
-    losses: LossModel,
+    losses: Costs,
     *,
     gains: Mapping[str, Gains],
-    taus: Sequence[float],
+    thresholds: Sequence[tuple[Yardstick, float]],
     out: Path,
 ) -> TimeValidation:
     """Time the plans of every objective at every threshold end to end, or read time_validation.json.
@@ -48,7 +50,7 @@ def time_validation_stage(
         graph: from `capture`.
         losses: prices of the ops that may leave the base format.
         gains: gains of every objective; those of "empirical_time" predict the times.
-        taus: thresholds.
+        thresholds: tau of the yardstick "loss", or kl.
         out: folder of the artefacts.
 
     Raises:
@@ -60,13 +62,18 @@ def time_validation_stage(
             "timing section"
         )
         raise InputError(message)
-    plans = [solve(gains_of_objective, losses, tau) for tau in taus for gains_of_objective in gains.values()]
+    plans = [
+        _plan_at(of_objective, losses, yardstick, value)
+        for yardstick, value in thresholds
+        for of_objective in gains.values()
+    ]
     candidates = {plan.quantized: Candidate(plan.lowered, 0, total=i) for i, plan in enumerate(plans)}
     candidates.pop((), None)  # the base itself, which needs no measurement
     depends_on = {
         **timing_depends_on(job, subject),
         "gains": store.fingerprint(encode_gains(gains)),
-        "taus": list(taus),
+        "taus": [value for yardstick, value in thresholds if yardstick == "loss"],
+        "kls": [value for yardstick, value in thresholds if yardstick == "kl"],
         "plans": store.fingerprint({"all": [list(ops) for ops in candidates]}),
     }
 
@@ -89,6 +96,10 @@ def time_validation_stage(
     return TIME_VALIDATION.make(out, depends_on, make)
 
 
+def _plan_at(gains: Gains, losses: Costs, yardstick: Yardstick, value: float) -> Plan:
+    return solve(gains, losses, kl=value) if yardstick == "kl" else solve(gains, losses, value)
+
+
 def _compare(
     plan: Plan, measured: Gains, timed: Mapping[tuple[str, ...], TimedConfiguration]
 ) -> TimedPlan | None:
@@ -96,7 +107,8 @@ def _compare(
     configuration = timed.get(plan.quantized, TimedConfiguration({}))
     if predicted is None or configuration.failure:
         why = configuration.failure or "the configuration of one of its groups was not measured"
-        say(f"timing: the {plan.objective} plan at tau {plan.tau:.6g} is left out: {why}")
+        say(f"timing: the {plan.objective} plan at {threshold(plan)} is left out: {why}")
         return None
     measured_s = (configuration.gain_s, configuration.stderr_s)
-    return TimedPlan(plan.objective, plan.tau, plan.quantized, *predicted, *measured_s)
+    level = plan.tau if plan.kl is None else plan.kl
+    return TimedPlan(plan.objective, level or 0.0, plan.quantized, *predicted, *measured_s, plan.constraint)

@@ -15,17 +15,18 @@ from neural_compressor.strategy.strategy import STRATEGIES, TuneStrategy, strate
 from neural_compressor.strategy.utils.tuning_structs import OpTuningConfig
 from torch import nn
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.knobs import check_knobs
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.backend import set_strategy
 from inc_mp_plugin.inc.keys import NAME
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.sensitivity.integer import INT8, IntegerNoise
+from inc_mp_plugin.sensitivity.one_batch import Pass
 from inc_mp_plugin.sensitivity.rounding import observe_maxabs
 from inc_mp_plugin.sensitivity.rows import join
 from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
@@ -87,7 +88,7 @@ def _op(name: str) -> str:
     return name.removesuffix(".module")
 
 
-def measure_int8(model: nn.Module, graph: Graph, batches: Sequence[Any], loss_fn: Any) -> LossModel:
+def measure_int8(model: nn.Module, graph: Graph, batches: Sequence[Any], loss_fn: Any) -> Costs:
     """Price the noise of INT8, D^2 / 12 per element; see `IntegerNoise`.
 
     Args:
@@ -97,8 +98,9 @@ def measure_int8(model: nn.Module, graph: Graph, batches: Sequence[Any], loss_fn
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
     """
     noise = IntegerNoise(observe_maxabs(model, graph, batches, loss_fn))
-    sensitivity = join(graph, list(sensitivity_rows(model, graph, batches, loss_fn, rounding=noise)))
-    return LossModel(sensitivity, "measured")
+    settings = Pass(model, graph, loss_fn, noise)
+    sensitivity = join(graph, [rows["loss"] for rows in sensitivity_rows(settings, batches)])
+    return Costs(sensitivity, "measured")
 
 
 def memory_gains_int8(graph: Graph, names: Collection[str]) -> Gains:

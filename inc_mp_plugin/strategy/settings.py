@@ -16,7 +16,15 @@ from typing import Any
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import converted_format
 from inc_mp_plugin.core.knobs import KNOBS
-from inc_mp_plugin.core.literals import Accelerator, Attention, KVCache, NoiseModel, Objective, Strategy
+from inc_mp_plugin.core.literals import (
+    Accelerator,
+    Attention,
+    KVCache,
+    NoiseModel,
+    Objective,
+    Strategy,
+    Yardstick,
+)
 from inc_mp_plugin.core.request import Request
 from inc_mp_plugin.core.results import VERIFY_CONFIDENCE
 from inc_mp_plugin.gain.bench import TimingSettings
@@ -40,8 +48,8 @@ _UNLIKE_INC = (*KNOBS, "objective", "confidence", "loss_fn")
 class Settings:
     """The keys of ours: those of a recipe, by the same names, for a model that INC has.
 
-    A threshold `tau`, a `gain_fraction` or a `budget`, and what the plan is made for; see `mp.tune`. Beside
-    them, `samples` bounds how many calibration samples are kept for the gradients, and `loss_fn(model,
+    A threshold `tau` or `kl`, a `gain_fraction` or a `budget`, and what the plan is made for; see `mp.tune`.
+    Beside them, `samples` bounds how many calibration samples are kept for the gradients, and `loss_fn(model,
     batch)` returns one loss per sample. Measured noise rounds under the configuration's own scale method.
 
     The consumer is INC on this machine; `targets` are others that must be able to run the plan, too. On a
@@ -50,8 +58,10 @@ class Settings:
     """
 
     tau: float | None = None
+    kl: float | None = None
     gain_fraction: float | None = None
     budget: float | None = None
+    constraint: Yardstick | None = None
     strategy: Strategy = NAME
     seed: int = 0
     objective: Objective = "memory"
@@ -69,6 +79,7 @@ class Settings:
     kv_cache: KVCache | None = None
     attention: Attention = "eager"
     reuse_cache: bool = False
+    run: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, ours: Mapping[str, Any]) -> Settings:

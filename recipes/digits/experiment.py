@@ -118,7 +118,7 @@ def run_seed(folder: Path, effort: Effort, seed: int) -> SeedOutcome:
         _sums(brief, priced, effort.sums, seed),
         {STATISTICS: mixes.trial(priced.ops), SCALED: scaled.trial(priced.ops)},
         {
-            IP_MSE: priced.losses.loss_mse(LOWER),
+            IP_MSE: priced.losses.costs(LOWER),
             **{method: dict(one.values[LOWER]) for method, one in priced.values.items()},
         },
         priced.seconds,

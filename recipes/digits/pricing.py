@@ -24,6 +24,7 @@ from inc_mp_plugin.qat.lsq import code_range, initial_step
 from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.alps import measure_alps
 from inc_mp_plugin.sensitivity.eagl import eagl_values
+from inc_mp_plugin.sensitivity.one_batch import Pass
 from inc_mp_plugin.sensitivity.rows import join
 from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
 from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_gaining
@@ -142,5 +143,5 @@ def losses_of(base: nn.Module, graph: Graph) -> LossModel:
     noise = StepNoise({name: lowered[name].input_quantizer.step.detach() for name in names})
     training = load()[0]
     shown = batches(training.images[:_IMAGES], training.labels[:_IMAGES], _BATCH)
-    rows = sensitivity_rows(as_plain(base), graph, shown, loss_fn, rounding=noise)
-    return LossModel(join(graph, list(rows)), "measured")
+    rows = sensitivity_rows(Pass(as_plain(base), graph, loss_fn, noise), shown)
+    return LossModel(join(graph, [part["loss"] for part in rows]), "measured")

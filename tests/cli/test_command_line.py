@@ -68,7 +68,7 @@ def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
     before = read(folder, "configs/cpu-qdq.json")
     result = call("solve", folder, "tau=0.00005")
     assert result.exit_code == 0, result.output
-    assert "of the loss budget" in result.output
+    assert "of the budget" in result.output
     assert plan_of(folder)["tau"] == 0.00005
     assert len(plan_of(folder)["formats"]) == len(plan_of(finished)["formats"])
     assert plan_of(folder)["predicted"]["gain"] < plan_of(finished)["predicted"]["gain"]
@@ -154,11 +154,11 @@ def interrupt_after(monkeypatch, where, calls):
     ("where", "partial", "said"),
     [
         (
-            "inc_mp_plugin.sensitivity.taylor._measure",
+            "inc_mp_plugin.sensitivity.taylor._rows",
             "sensitivity.partial.npz",
             "going on after 4 samples",
         ),
-        ("inc_mp_plugin.stages.loss_meter.sample_losses", "measured_losses.npz", "Validation"),
+        ("inc_mp_plugin.model.outcome.sample_losses", "measured_losses.npz", "Validation"),
     ],
     ids=["sensitivity", "validation"],
 )
@@ -170,7 +170,7 @@ def test_interrupt_and_resume(project, finished, tmp_path, monkeypatch, where, p
     assert "Interrupted; the same command goes on where it stopped." in result.output
     assert (tmp_path / partial).exists()
     with monkeypatch.context() as patch:  # what is done is not done again
-        steps = {"sensitivity.partial.npz": 1, "measured_losses.npz": 2 * 5}
+        steps = {"sensitivity.partial.npz": 1, "measured_losses.npz": 2 * 7}  # of 5 plans, base, floor
         interrupt_after(patch, where, calls=steps[partial])
         result = call("tune", project / "recipe.yaml", "--out", tmp_path)
     assert result.exit_code == 0, result.output

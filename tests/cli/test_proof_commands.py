@@ -180,12 +180,17 @@ def test_choices_need_no_model(folder):
     assert all(t["measured"] is None for t in trials)
 
 
+def stored_losses(folder):
+    """The losses of every choice of ops that was measured, by the hash that names the choice."""
+    arrays = np.load(folder / "measured_losses.npz")
+    return {name: arrays[name] for name in arrays.files if len(name) == len(fingerprint({}))}
+
+
 def test_the_curve_measures_every_strategy_at_equal_gain(folder):
     result = call("experiment", folder, "curve", "--draws", 2)
     assert result.exit_code == 0, result.output
     experiment = read(folder, "experiments/curve-memory.json")
-    losses = dict(np.load(folder / "measured_losses.npz"))
-    del losses["key"]
+    losses = stored_losses(folder)
     assert len({len(sample_losses) for sample_losses in losses.values()}) == 1
     for trial in experiment["trials"]:
         assert trial["gain"] >= trial["level"] * experiment["largest_gain"] * (1 - 1e-12)
@@ -211,8 +216,7 @@ def test_fewer_points_and_samples_are_less_work(folder):
     assert result.exit_code == 0, result.output
     experiment = read(folder, "experiments/curve-memory.json")
     assert (experiment["samples"], {trial["level"] for trial in experiment["trials"]}) == (2, {0.65, 1.0})
-    losses = dict(np.load(folder / "experiments" / "on-2-samples" / "measured_losses.npz"))
-    del losses["key"]
+    losses = stored_losses(folder / "experiments" / "on-2-samples")
     distinct = {tuple(trial["quantized"]) for trial in experiment["trials"]}
     assert {len(sample_losses) for sample_losses in losses.values()} == {2}
     assert len(losses) == len(distinct) + 1
@@ -229,6 +233,10 @@ def test_predictions_are_held_against_measurements(folder):
     trials = read(folder, "experiments/prediction-memory.json")["trials"]
     assert [t["level"] for t in trials] == [0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0]
     assert [t["predicted"] for t in trials] == sorted(t["predicted"] for t in trials)
+    kl = np.array([[t["kl"]["predicted"], t["kl"]["measured"]] for t in trials if t["quantized"]])
+    assert 0.98 < np.corrcoef(np.log(kl.T))[0, 1] <= 1.0
+    assert 0.7 < kl[:, 0].sum() / kl[:, 1].sum() < 1.4
+    assert "KL, predicted" in told(result)
 
 
 def test_baselines_without_a_gain_are_left_out_and_said_so(folder, monkeypatch):
@@ -255,7 +263,7 @@ def test_baselines_without_a_gain_are_left_out_and_said_so(folder, monkeypatch):
         (["experiment", "curve", "--samples", "100"], "holds 16 samples, 100 are asked for"),
         (["solve", "strategy=prefxi"], "strategy is 'prefxi'"),
         (["solve", "confidence=2"], "confidence is 2"),
-        (["solve", "strategy=prefix", "gain_fraction=0.5"], "held to a threshold: give tau"),
+        (["solve", "strategy=prefix", "gain_fraction=0.5"], "held to a threshold: give kl or tau"),
     ],
 )
 def test_mistakes(folder, arguments, message):

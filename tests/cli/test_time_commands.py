@@ -173,7 +173,7 @@ def test_time_cannot_be_validated_where_none_was_measured(project, tmp_path):
     assert result.exit_code == 2
     assert "holds no measured time; run `inc-mp tune` with objective=empirical_time" in result.output
     result = call("validate", tmp_path, "--tau", "0.1")
-    assert (result.exit_code, "--tau goes with --time" in result.output) == (2, True)
+    assert (result.exit_code, "--tau and --kl go with --time" in result.output) == (2, True)
 
 
 def test_an_impossible_threshold(finished):

@@ -21,7 +21,7 @@ def valued(made_once, project, finished):
     def tune(folder):
         shutil.copytree(finished, folder, dirs_exist_ok=True)
         for method, others in zip(METHODS, [["validation=null"], []], strict=True):
-            changes = [f"strategy={method}", "budget=0.8", *others]
+            changes = [f"strategy={method}", "budget=0.8", "constraint=loss", *others]
             result = call("tune", project / "recipe.yaml", *changes, "--out", folder)
             assert result.exit_code == 0, result.output
 
@@ -91,7 +91,7 @@ def test_files_and_validation_are_those_of_any_plan(folder):
     assert load_captured(folder / "graph.json", None)
     validated = call("validate", folder)
     assert validated.exit_code == 0
-    assert "predicted; not held to a tau" in " ".join(validated.output.split())
+    assert "predicted; held to no tau" in " ".join(validated.output.split())
     assert call("report", folder).exit_code == 0
     page = (folder / "report.html").read_text()
     assert "the plan was asked for a gain" in page
@@ -147,7 +147,7 @@ def test_values_of_other_data_do_not_count(project, folder):
         (["strategy=eagl", "budget=0.1"], 3, "the least budget that can be met is 0."),
         (["budget=2"], 2, "budget is 2"),
         (["budget=0.9", "gain_fraction=0.5"], 2, "give one"),
-        (["strategy=random", "budget=0.9"], 2, "held to a threshold: give tau"),
+        (["strategy=random", "budget=0.9"], 2, "held to a threshold: give kl or tau"),
         (["strategy=egal", "budget=0.9"], 2, "strategy is 'egal'"),
         (["strategy=alps", "budget=0.9", "confidence=0.9"], 2, "it goes with no other strategy"),
     ],

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from inc_mp_plugin.core.divergence import Divergence
 from inc_mp_plugin.core.plan import Interval
-from inc_mp_plugin.core.results import EXCEEDED, HELD, UNDECIDED, verdict
-from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_nrmse
+from inc_mp_plugin.core.verdicts import EXCEEDED, HELD, UNDECIDED, verdict
+from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_values
 
 
 def plain(parts, wholes, level, draws=2000):
@@ -71,12 +72,29 @@ def test_what_says_nothing():
 
 def test_nrmse_by_hand():
     base, changes = np.full(16, 2.0), np.tile([0.1, -0.3], 8)
-    measured = measured_nrmse(base + changes, base, 0.95)
+    measured = measured_values(base + changes, base, 0.95)
     assert measured.nrmse == pytest.approx((0.05 / 4.0) ** 0.5)
     assert measured.interval.low < measured.nrmse < measured.interval.high
     assert measured.interval == pytest.approx(
         [end**0.5 for end in mean_ratio_interval(changes**2, base**2, 0.95)]
     )
+
+
+def test_mean_kl_by_hand():
+    """Of all positions, so that a sample counts by its length; over samples as any ratio of means."""
+    sums, positions = np.tile([1e-3, 4e-3], 8), np.tile([1.0, 10.0], 8)
+    nothing = np.zeros(16)
+    divergence = Divergence(sums, positions, nothing, nothing, nothing, nothing, 0.0)
+    measured = measured_values(np.ones(16), np.ones(16), 0.9, divergence)
+    assert measured.kl == pytest.approx(5e-3 / 11)
+    assert measured.kl_interval == mean_ratio_interval(sums, positions, 0.9)
+    assert measured.kl_interval.low < measured.kl < measured.kl_interval.high
+
+
+def test_nothing_is_held_closer_to_its_threshold_than_the_floor():
+    interval = Interval(1.0, 2.0)
+    assert [verdict(interval, 2.5, floor) for floor in (0.0, 0.5, 0.6)] == [HELD, HELD, UNDECIDED]
+    assert verdict(interval, 0.9, 0.6) == EXCEEDED
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from inc_mp_plugin.core.divergence import Divergence
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.plan import Interval
-from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_nrmse
-from inc_mp_plugin.evaluate.validate import random_plans, validate
+from inc_mp_plugin.evaluate.interval import mean_ratio_interval, measured_values
+from inc_mp_plugin.evaluate.validate import KLMeasurement, random_plans, validate
 
 SHIFTS = {"a": np.array([0.1, -0.1]), "b": np.array([0.0, 0.2]), "c": np.array([0.3, 0.3])}
 OTHERS = [("a",), ("b",), ("c",)]
@@ -51,7 +52,7 @@ def test_intervals_of_what_was_measured():
 
     predicted = predict({"a": 0.01, "b": 0.02, "c": 0.03})
     validation = validate(losses, predicted, ["a", "b"], 0.1, others=OTHERS, level=0.8)
-    measured = measured_nrmse(losses("ab"), base, 0.8)
+    measured = measured_values(losses("ab"), base, 0.8)
     assert (validation.nrmse, validation.nrmse_interval) == (measured.nrmse, measured.interval)
     assert (validation.verdict, validation.verify_confidence) == ("held", 0.8)
     for point in validation.points:
@@ -74,3 +75,46 @@ def test_random_plans_are_repeatable_and_of_all_sizes():
     assert plans == random_plans(ops, 200, seed=3) != random_plans(ops, 200, seed=4)
     assert {len(plan) for plan in plans} == set(range(1, 11))
     assert all(list(plan) == [op for op in ops if op in plan] for plan in plans)
+
+
+KL_OF = {"a": 0.001, "b": 0.004, "c": 0.002}
+
+
+def diverged(ops, scale=1.0):
+    """Two samples of 3 and 5 tokens, KL by the ops' sum; the second sample's tokens alone have any."""
+    total = 8 * scale * sum(KL_OF[op] for op in ops)
+    return Divergence(
+        kl=np.array([0.0, total]),
+        positions=np.array([3.0, 5.0]),
+        flips=np.array([0.0, 2.0]),
+        nll=np.array([6.0, 10.4]),
+        base_nll=np.array([6.0, 10.0]),
+        labels=np.array([3.0, 5.0]),
+        p99=0.9,
+    )
+
+
+def test_kl_by_hand():
+    kl = KLMeasurement(diverged, predict(KL_OF), 0.01, lambda: 1e-6)
+    validation = validate(measure, lambda ops: None, ["a", "b"], None, others=OTHERS, kl=kl)
+    assert [point.predicted for point in validation.points] == [None] * 3
+    assert (validation.log_correlation, validation.ratio, validation.verdict) == (None, None, "not decided")
+    point = validation.plan.kl
+    assert (point.predicted, point.measured) == pytest.approx((0.005, 0.005))
+    assert point.covered
+    assert (point.flips, point.p99) == (0.25, 0.9)
+    assert point.perplexity_ratio == pytest.approx(math.exp(0.4 / 8))
+    assert [p.kl.measured for p in validation.points] == pytest.approx([0.001, 0.004, 0.002])
+    assert validation.kl.log_correlation == pytest.approx(1.0)
+    assert validation.kl.ratio == pytest.approx(1.0)
+    assert (validation.kl.threshold, validation.kl.floor) == (0.01, 1e-6)
+    assert validation.kl_verdict == "not decided"  # two samples give no interval
+
+
+def test_kl_that_was_not_predicted_or_not_measured():
+    unpriced = validate(measure, lambda ops: None, [], 0.1, others=OTHERS, kl=KLMeasurement(diverged))
+    assert (unpriced.kl.log_correlation, unpriced.kl.ratio, unpriced.kl.floor) == (None, None, None)
+    assert (unpriced.plan.kl.measured, unpriced.plan.kl.predicted) == (0.0, None)
+    without = KLMeasurement(lambda ops: None, floor=lambda: pytest.fail("measured a floor"))
+    nothing = validate(measure, lambda ops: None, [], 0.1, others=OTHERS, kl=without)
+    assert (nothing.kl, nothing.plan.kl, nothing.points[0].kl) == (None, None, None)

@@ -101,8 +101,8 @@ def test_measured_rounding_agrees(name):
         mp.measure_sensitivity(model, mp.capture(model, models.prompts()), batches(), **scales)
         for model in pair(name)[::-1]
     )
-    wanted = mp.LossModel(wanted, "measured").loss_mse("fp8_e4m3")
-    for op, loss_mse in mp.LossModel(found, "measured").loss_mse("fp8_e4m3").items():
+    wanted = mp.LossModel(wanted, "measured").costs("fp8_e4m3")
+    for op, loss_mse in mp.LossModel(found, "measured").costs("fp8_e4m3").items():
         if not fused(op):
             assert loss_mse == pytest.approx(wanted[op], rel=0.1), op
 

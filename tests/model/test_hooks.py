@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.libraries.torch import evaluating
-from inc_mp_plugin.model.hooks import watching
+from inc_mp_plugin.model.hooks import recorded, watching
 from inc_mp_plugin.model.modules import class_names, module_of, put_module
 
 
@@ -55,3 +55,23 @@ def test_modules_by_name():
     assert class_names(model) == {"0": "Sequential", "0.0": "Linear", "1": "ReLU"}
     put_module(model, "0.0", nn.Identity())
     assert torch.equal(module_of(model, "0")(torch.ones(1)), torch.ones(1))
+
+
+def test_recorded_outputs_are_those_of_the_whole_model():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
+    x = torch.ones(1, 2)
+    with recorded(model) as outputs:
+        model(x)
+        model[0](x)
+        second = model(2 * x)
+    model(x)
+    assert len(outputs) == 2
+    assert outputs[1] is second
+    assert torch.equal(outputs[0], model(x))
+
+
+def test_a_recorder_leaves_no_hook_behind_an_error():
+    model = nn.Linear(2, 2)
+    with pytest.raises(KeyboardInterrupt), recorded(model):
+        raise KeyboardInterrupt
+    assert not model._forward_hooks

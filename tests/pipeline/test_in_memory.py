@@ -39,7 +39,9 @@ def told(result):
 def test_solve_finds_the_plan_that_python_finds(model, folder):
     assert call("solve", folder, "tau=0.0002").exit_code == 0
     graph = mp.capture(model, BATCHES[0])
-    seen = mp.measure_sensitivity(model, graph, BATCHES, scales=SCALES, formats=("fp8_e4m3",))
+    seen = mp.measure_sensitivity(
+        model, graph, BATCHES, yardstick="both", scales=SCALES, formats=("fp8_e4m3",)
+    )
     losses = mp.LossModel(seen.of([op for op in seen.ops if "lm_head" not in op]), "measured")
     plan = mp.solve(mp.memory_gains(graph, ("fp32", "fp8_e4m3")), losses, tau=0.0002)
     stored = read(folder, "plan.json")
@@ -153,7 +155,7 @@ def test_the_folder_of_an_inc_script(model, tmp_path):
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({}, "give tau"),
+        ({}, "give kl"),
         ({"tau": -1.0}, "tau is -1.0; it must be a number above 0"),
         ({"tau": 0.1, "strategy": "fastest"}, "strategy is 'fastest': input should be 'ip_mse', "),
         ({"tau": 0.1, "objective": "speed"}, "objective is 'speed': input should be 'memory', "),

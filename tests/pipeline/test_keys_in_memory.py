@@ -118,7 +118,9 @@ def test_noise_and_values_round_as_the_first_target_does(tmp_path):
     gains, held = mp.memory_gains(graph), mp.demands(graph, ["vllm-gaudi"])
     predicted = []
     for scales in (mp.Scales("maxabs_hw", "gaudi3"), mp.Scales("maxabs_arbitrary", "cpu")):
-        seen = mp.measure_sensitivity(model, graph, BATCHES, scales=scales, formats=("fp8_e4m3",))
+        seen = mp.measure_sensitivity(
+            model, graph, BATCHES, yardstick="both", scales=scales, formats=("fp8_e4m3",)
+        )
         predicted.append(mp.solve(gains, mp.LossModel(seen, "measured"), TAU, demands=held).loss_mse)
     assert plan.loss_mse == predicted[0] != predicted[1]
 
@@ -141,7 +143,7 @@ def test_timing_is_a_mapping_or_a_value():
 WRONG = [
     ({"objective": "speed"}, "objective is 'speed': input should be 'memory'"),
     ({"strategy": "fastest"}, "strategy is 'fastest': input should be 'ip_mse'"),
-    ({"strategy": "random", "tau": None, "gain_fraction": 0.5}, "held to a threshold: give tau"),
+    ({"strategy": "random", "tau": None, "gain_fraction": 0.5}, "held to a threshold: give kl or tau"),
     ({"strategy": "prefix", "confidence": 0.9}, "it goes with no other strategy"),
     ({"seed": 0.5}, "seed is 0.5: input should be a valid integer"),
     ({"request": 5}, "request is 5: it must hold keys of prompt_tokens, output_tokens, batch_size"),
@@ -152,7 +154,7 @@ WRONG = [
     ({"request": {"prompt_tokens": 1}}, "request.prompt_tokens is 1: input should be greater than 1"),
     ({"timing": {"device": "tpu"}}, "timing.device is 'tpu': input should be 'cpu', 'cuda' or 'hpu'"),
     ({"timing": {"repeats": 2}}, "timing.repeats is 2: input should be greater than or equal to 3"),
-    ({"verify": True}, "verify measures ip_mse plans on held-out samples; give tau, and validation"),
+    ({"verify": True}, "verify measures ip_mse plans on held-out samples; give kl or tau, and validation"),
     ({"verify": "maybe"}, "verify is 'maybe'[;:] it must be [tT]rue or [fF]alse"),
     ({"verify_confidence": 95}, "verify_confidence is 95: input should be less than 1"),
     ({"reuse_cache": "maybe"}, "reuse_cache is 'maybe'[;:] it must be [tT]rue or [fF]alse"),
@@ -174,6 +176,7 @@ OF_PYTHON = [
     ({"validation": []}, "validation holds no batch; give at least one"),
     ({"validation": {"data": HELDOUT, "samples": 3}}, "validation holds the key 'samples'"),
     ({"validation": {"data": HELDOUT, "random_plans": 2}}, "validation.random_plans is 2: input should be"),
+    ({"validation": {"data": HELDOUT, "through": "vllm"}}, "validation.through is 'vllm'"),
     ({"verify": True, "validation": HELDOUT[:2]}, "validation holds 12 samples; verify needs at least 16"),
     ({"verify_confidence": "0.9"}, "verify_confidence is '0.9'; it must be a number, such as 0.95"),
     (

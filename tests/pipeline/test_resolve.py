@@ -25,7 +25,9 @@ def test_the_defaults_of_a_recipe():
     assert job.goal == {
         "objective": "memory",
         "tau": 0.01,
+        "kl": None,
         "gain_fraction": None,
+        "constraint": None,
         "strategy": "ip_mse",
         "seed": 0,
         "confidence": None,

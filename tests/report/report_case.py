@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.graph import Graph, Op, Unsupported
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.results import (
     Curve,
@@ -60,7 +60,7 @@ def plan(**changes):
 
 def losses():
     """Prices of the ops by the noise of the paper."""
-    return LossModel(sensitivity())
+    return Costs(sensitivity())
 
 
 def sensitivity():

@@ -22,8 +22,8 @@ from report_case import (
     plan,
 )
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.results import Stability
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.report.blocks import (
@@ -95,7 +95,7 @@ def test_what_was_measured_decides_whether_tau_held():
 
 def test_map():
     layers, outside = section("map").blocks[0].grids
-    words = "fp8_e4m3, {} % of the loss budget, 25.0 % of the largest gain"
+    words = "fp8_e4m3, {} % of the budget, 25.0 % of the largest gain"
     up = MapCell("", "10.0", "25.0", f"layer 0 up: {words.format('10.0')}", 3)
     down = MapCell("", "20.0", "25.0", f"layer 0 down: {words.format('20.0')}", 3)
     base = MapCell("", "·", "", "layer 1 up: bf16", 0)
@@ -107,13 +107,12 @@ def test_map():
 def test_budget():
     text, kinds, ops = section("budget").blocks
     assert text == (
-        "70.0 % of the loss budget is spent, 30.0 % is left. "
-        "The 3 most expensive of 3 lowered ops take 70.0 %."
+        "70.0 % of the budget is spent, 30.0 % is left. The 3 most expensive of 3 lowered ops take 70.0 %."
     )
-    label, many = "share of the loss budget, %", pytest.approx
+    label, many = "share of the budget, %", pytest.approx
     shares = {"head<&> (1)": 40.0, "down (1)": 20.0, "up (1)": 10.0, "not used": 30.0}
     rows = tuple((name, many(share), f"{share:.1f}") for name, share in shares.items())
-    asked = "Which kinds of op take the loss budget? In brackets: how many are lowered."
+    asked = "Which kinds of op take the budget? In brackets: how many are lowered."
     assert kinds == Bars("budget-kinds", asked, label, rows)
     shares = {"head<&>": 40.0, "layer 0 down": 20.0, "layer 0 up": 10.0}
     rows = tuple((name, many(share), f"{share:.1f}") for name, share in shares.items())
@@ -128,12 +127,11 @@ def test_ops_whose_shortened_labels_coincide_both_count():
         "budget",
         runnable=ops,
         gains={"memory": Gains("memory", "byte", "exact", "bf16", tuple(groups))},
-        losses=LossModel(Sensitivity(ops, np.ones(1), np.array([[1.0, 2.0]]), np.zeros((1, 2)))),
+        losses=Costs(Sensitivity(ops, np.ones(1), np.array([[1.0, 2.0]]), np.zeros((1, 2)))),
         plan=plan(formats=formats, gain=6e6, largest_gain=6e6),
     ).blocks
     assert text == (
-        "30.0 % of the loss budget is spent, 70.0 % is left. "
-        "The 2 most expensive of 2 lowered ops take 30.0 %."
+        "30.0 % of the budget is spent, 70.0 % is left. The 2 most expensive of 2 lowered ops take 30.0 %."
     )
     assert [(label, share) for label, _, share in chart.rows] == [
         ("…jection_with_a_long_name.down", "20.0"),

@@ -6,13 +6,14 @@ import pytest
 from report_case import FRONTIER, OPS, TIMES, VALIDATION, gains, losses, plan
 from rich.console import Console
 
-from inc_mp_plugin.report.loss_sections import frontier_table, validation_table
+from inc_mp_plugin.report.loss_sections import frontier_table
 from inc_mp_plugin.report.measured import measured_text
 from inc_mp_plugin.report.plan_table import print_plan
 from inc_mp_plugin.report.plots import charts_figure, plan_figure
 from inc_mp_plugin.report.terminal import print_blocks
 from inc_mp_plugin.report.text import Cell, amount, places, plan_table, split_name
 from inc_mp_plugin.report.time_section import time_charts, time_tables, time_text
+from inc_mp_plugin.report.validation_section import validation_tables
 
 
 def table(**changes):
@@ -78,7 +79,7 @@ def test_tables_line_up_and_nothing_is_cut_in_a_narrow_window():
 
 def test_validation_is_shown():
     text = printed(
-        print_blocks, [validation_table(VALIDATION, 0.9), measured_text(VALIDATION, plan())], width=100
+        print_blocks, [*validation_tables(VALIDATION, 0.9), measured_text(VALIDATION, plan())], width=100
     )
     assert "90 % interval" in text
     assert "0.83, and 2 of them lie in their interval" in text
@@ -106,9 +107,9 @@ def test_time_is_printed_with_errors_and_a_verdict():
     text = printed(print_blocks, [*time_tables(TIMES), time_text(TIMES)], width=200)
     lines = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
     assert "Time saved by whole plans, of 250.0 ms on a CPU" in lines
-    assert "memory 0.1 2 100.0 ± 2.000 104.0 ± 1.000 +4.0 % yes" in lines
-    assert "memory 0.2 3 100.0 ± 2.000 120.0 ± 1.000 +20.0 % no" in lines
-    assert "empirical_time 0.1 0 0.000 ± 0.000 0.000 ± 0.000 – –" in lines
+    assert "memory tau 0.1 2 100.0 ± 2.000 104.0 ± 1.000 +4.0 % yes" in lines
+    assert "memory tau 0.2 3 100.0 ± 2.000 120.0 ± 1.000 +20.0 % no" in lines
+    assert "empirical_time tau 0.1 0 0.000 ± 0.000 0.000 ± 0.000 – –" in lines
     assert "q, k 30.0 ± 1.000 45.0 2.5" in lines
     assert "1 of 2 plans save what their groups add up to, within 5 % or two standard errors." in lines
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import inc_mp_plugin as mp
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import alpha
 from inc_mp_plugin.core.loss_model import LossModel
@@ -15,7 +16,7 @@ from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.solver.baselines import baseline
 from inc_mp_plugin.solver.frontier import frontier
-from inc_mp_plugin.solver.uncertainty import sample_losses_mse
+from inc_mp_plugin.solver.uncertainty import plan_rows
 
 E4M3 = "fp8_e4m3"
 BATCHES = [{"input_ids": helpers.tokens(3)}]
@@ -93,7 +94,7 @@ def test_a_plan_without_ops_pays_for_its_cache_alone():
     _, losses, demanded, gains = kv_case()
     nothing = mp.solve(gains, losses, gain_fraction=1e-12, demands=replace(demanded, ties=()))
     cache = alpha(E4M3, "uniform") * losses.sensitivity.second["input"].sum(axis=1)
-    priced = replace(losses, cached=demanded.cached).loss_mse(E4M3)
+    priced = replace(losses, cached=demanded.cached).costs(E4M3)
     least = nothing.loss_mse - sum(priced[op] for op in nothing.quantized)
     assert least == pytest.approx(cache.mean(), rel=1e-9)
 
@@ -109,13 +110,13 @@ def test_a_cache_that_the_threshold_does_not_allow():
 def test_baselines_and_frontier_pay_for_it_too():
     _, losses, demanded, gains = kv_case()
     priced = replace(losses, cached=demanded.cached)
-    cache = float(priced.cache_loss_mse.mean())
+    cache = float(priced.cache_row_costs.mean())
     assert baseline(gains, losses, "prefix", 1.0, demands=demanded).loss_mse > cache
     free = replace(demanded, ties=(), lowered={})
     curves = frontier(gains, losses, points=3, draws=1, demands=free).curves
     assert all(curve.loss_mse[0] == pytest.approx(cache, rel=1e-9) for curve in curves)
     assert all(curve.low[0] > 0 for curve in curves)
-    assert sample_losses_mse(priced, {}, "bf16") == pytest.approx(priced.cache_loss_mse)
+    assert plan_rows(priced, {}, "bf16") == pytest.approx(priced.cache_row_costs)
 
 
 def test_what_was_not_measured_is_not_guessed():
@@ -128,7 +129,7 @@ def test_samples_and_ops_are_taken_with_their_second_inputs():
     _, losses, demanded, _ = kv_case()
     rows = np.array([2, 0])
     ops = [op for op in losses.ops if "layers.0" in op]
-    part = replace(losses, cached=demanded.cached).take(rows).of(ops)
+    part = Costs(losses.sensitivity, cached=demanded.cached).take(rows).of(ops).loss
     columns = [losses.ops.index(op) for op in ops]
     expected = alpha(E4M3, "uniform") * losses.sensitivity.second["input"][rows][:, columns].sum(axis=1)
-    assert part.cache_loss_mse == pytest.approx(expected)
+    assert part.cache_row_costs == pytest.approx(expected)

@@ -85,7 +85,11 @@ def last_layer_of(graph):
 def backward_passes(monkeypatch):
     """What is differentiated from now on."""
     passes, backward = [], torch.autograd.backward
-    record = lambda tensors, *gradients: (passes.append(tensors), backward(tensors, *gradients))[1]  # noqa: E731
+
+    def record(tensors, *gradients, **settings):
+        passes.append(tensors)
+        return backward(tensors, *gradients, **settings)
+
     monkeypatch.setattr(torch.autograd, "backward", record)
     return passes
 

@@ -277,7 +277,7 @@ def test_resume(tmp_path):
         measure_in_steps(model, graph, batches, interrupted, partial=saved, **keywords)
     helpers.assert_same_state(before, helpers.state(model))
     assert run.count(False) == len(batches)
-    assert len(saved.load()["loss"]) == 3
+    assert len(saved.load()["loss loss"]) == 3
 
     def counted(model, batch):
         run.append(torch.is_grad_enabled())
@@ -305,7 +305,7 @@ def test_resume_with_other_formats_starts_over(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         measure_in_steps(model, graph, batches, interrupted, partial=saved)
-    assert len(saved.load()["loss"]) == 2
+    assert len(saved.load()["loss loss"]) == 2
     sensitivity = measure_in_steps(
         model, graph, batches, helpers.squared_loss, partial=saved, scales=POW2, formats=E4M3
     )

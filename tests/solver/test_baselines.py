@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import alpha
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline, baseline_curve, baseline_gaining
 from inc_mp_plugin.solver.planner import solve
@@ -72,9 +72,9 @@ def test_draws_differ():
 
 
 def test_a_curve_passes_through_its_plans():
-    program = make_program(GAINS, LossModel(SEEN))
+    program = make_program(GAINS, Costs(SEEN))
     for strategy, seed in (("prefix", 0), ("random", 3)):
-        curve = baseline_curve(program, strategy, seed)
+        curve = baseline_curve(program, "loss", strategy, seed)
         assert curve.ops == tuple(range(9))
         for k, loss_mse in enumerate(curve.loss_mse):
             if k:
@@ -103,7 +103,7 @@ def test_combinations_nobody_measured():
     sensitivity = SEEN.of({"a", "b"})
     with pytest.raises(InputError, match="a combination of ops whose gain was not measured"):
         baseline(gains, sensitivity, "prefix", tau_for(10.0))
-    assert baseline_curve(make_program(gains, LossModel(sensitivity)), "prefix", 0).ops == (0, 1)
+    assert baseline_curve(make_program(gains, Costs(sensitivity)), "loss", "prefix", 0).ops == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_combinations_nobody_measured():
     [
         (("prefxi", 0.1), "unknown baseline 'prefxi'; did you mean 'prefix'"),
         (("random", 0.0), "tau is 0.0; it must be a number above 0"),
-        (("random", None), "give tau"),
+        (("random", None), "give kl"),
     ],
 )
 def test_mistakes(arguments, message):

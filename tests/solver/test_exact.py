@@ -110,12 +110,12 @@ def test_a_threshold_with_layers_of_equal_shape(count, share, seed, equal_losses
     draw = np.random.default_rng(seed)
     totals = [draw.lognormal()] * count if equal_losses else draw.lognormal(size=count).tolist()
     gains, losses = gains_of([1_327_104] * count), sensitivity_of(totals)
-    cheapest = sorted(Fraction(loss) for loss in LossModel(losses).loss_mse(LOW).values())
+    cheapest = sorted(Fraction(loss) for loss in LossModel(losses).costs(LOW).values())
     tau = math.sqrt(share * float(sum(cheapest)))
     plan = solve(gains, losses, tau)
     most = sum(total <= Fraction(plan.loss_budget) for total in itertools.accumulate(cheapest))
     assert len(plan.quantized) == most
-    assert sum(Fraction(LossModel(losses).loss_mse(LOW)[op]) for op in plan.quantized) <= Fraction(
+    assert sum(Fraction(LossModel(losses).costs(LOW)[op]) for op in plan.quantized) <= Fraction(
         plan.loss_budget
     )
     assert plan.loss_mse <= plan.loss_budget

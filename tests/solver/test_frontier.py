@@ -38,7 +38,7 @@ def instance(seed, drift=0.0):
 
 def everything(gains, losses):
     """Gain and loss MSE of every choice."""
-    cost = losses.loss_mse(LOW)
+    cost = losses.costs(LOW)
     for picks in itertools.product(*(range(len(g.configurations)) for g in gains.groups)):
         gain = sum(g.gain[p] for g, p in zip(gains.groups, picks, strict=True))
         lowered = [

@@ -1,4 +1,4 @@
-"""Thresholds that what the consumers fix exceeds: what is named, shares of the loss budget, what helps."""
+"""Thresholds that what the consumers fix exceeds: what is named, shares of the budget, what helps."""
 
 import math
 import re
@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from inc_mp_plugin.core.costs import costs_of
 from inc_mp_plugin.core.demands import Demands, Serving, Tie
 from inc_mp_plugin.core.errors import InfeasibleError
 from inc_mp_plugin.core.formats import alpha
@@ -82,9 +83,7 @@ def test_what_exceeds_the_budget_is_named_and_the_least_tau_works(strategy, dema
 @pytest.mark.parametrize("tau", [0.001, 0.117], ids=["mean exceeds it", "only the upper end does"])
 def test_the_least_tau_at_a_confidence_works(confidence, tau):
     demands, priced = CASES["cache and keys"][0], seen(20, 1.0)
-    with pytest.raises(
-        InfeasibleError, match="where the interval's upper end counts: of the loss budget"
-    ) as no:
+    with pytest.raises(InfeasibleError, match="where the interval's upper end counts: of the budget") as no:
         solve(gains(), priced, tau, confidence=confidence, demands=demands)
     named = float(str(no.value).rsplit(" ", 1)[1])
     plan = solve(gains(), priced, named * (1 + 1e-6), confidence=confidence, demands=demands)
@@ -100,12 +99,12 @@ def test_the_least_tau_for_a_gain_works(fraction):
 
 
 def test_draws_that_allow_no_plan_are_left_out():
-    """With a cache that takes nearly all of the loss budget, about half of the redrawn samples exceed it."""
+    """With a cache that takes nearly all of the budget, about half of the redrawn samples exceed it."""
     demands, priced = CASES["cache"][0], seen(30, 1.0)
-    cache = replace(priced, cached=demands.cached).cache_loss_mse
+    cache = replace(priced, cached=demands.cached).cache_row_costs
     tau = math.sqrt(1.01 * float(cache.mean()))
     plan = solve(gains(), priced, tau, demands=demands)
-    result = stability(plan, priced, lambda other: solve(gains(), other, tau, demands=demands), 40)
+    result = stability(plan, costs_of(priced), lambda other: solve(gains(), other, tau, demands=demands), 40)
     drawn = [np.random.default_rng(seed).integers(0, 30, 30) for seed in range(40)]
     possible = sum(float(cache[rows].mean()) <= tau**2 for rows in drawn)
     assert 0 < result.draws == possible < 40

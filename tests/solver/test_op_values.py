@@ -94,7 +94,7 @@ def test_a_budget_without_values_is_the_least_loss(budget):
 
 
 def test_values_are_no_losses_that_a_threshold_could_hold():
-    with pytest.raises(InputError, match="tau cannot bound the values of eagl, which are no losses"):
+    with pytest.raises(InputError, match="tau and kl cannot bound the values of eagl, which are no losses"):
         solve(gains_of([1.0]), sensitivity_of([1.0]), 0.1, values=values_of([1.0]))
 
 
@@ -151,7 +151,7 @@ def test_an_op_without_a_value_stays():
         (100.0, {"budget": 0.0}, InputError, "above 0 and at most 1"),
         (100.0, {"budget": 1.5}, InputError, "above 0 and at most 1"),
         (100.0, {"budget": 0.9, "gain_fraction": 0.5}, InputError, "give one"),
-        (100.0, {}, InputError, "give tau"),
+        (100.0, {}, InputError, "give kl"),
     ],
     ids=["too small", "no cost", "zero", "more than all", "both", "none"],
 )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import Demands, Tie
 from inc_mp_plugin.core.errors import InfeasibleError, InputError
 from inc_mp_plugin.core.gains import Gains, GroupGains
@@ -78,7 +79,7 @@ def legal(formats, demands):
 
 def best(gains, sensitivity, demands, capacity):
     """Largest gain by trying every choice of formats."""
-    loss = LossModel(sensitivity).loss_mse(LOW)
+    loss = LossModel(sensitivity).costs(LOW)
     gain = [-math.inf]
     for choice in itertools.product((BASE, LOW), repeat=len(OPS)):
         formats = dict(zip(OPS, choice, strict=True))
@@ -137,7 +138,7 @@ def test_the_cost_of_a_tie_by_hand():
     """Alone q is worth lowering, 3 for 1; tied to k and v it is 5 for 21, of a budget of 2.5."""
     gains = single([3.0, 1.0, 1.0, 2.0, 1.0])
     sensitivity = seen([1.0, 10.0, 10.0, 1.0, 1.0])
-    loss = LossModel(sensitivity).loss_mse(LOW)
+    loss = LossModel(sensitivity).costs(LOW)
     unit = loss["o"]
     tau = math.sqrt(2.5 * unit)
     free, tied = solve(gains, sensitivity, tau), solve(gains, sensitivity, tau, demands=DEMANDS["a tie"])
@@ -196,7 +197,7 @@ def test_nothing_priced_that_keeps_to_the_demands():
 @pytest.mark.parametrize("strategy", ["prefix", "random"])
 def test_baselines_lower_ties_whole(strategy):
     gains, sensitivity = single([1.0] * 5), seen([1.0] * 5)
-    loss = LossModel(sensitivity).loss_mse(LOW)["q"]
+    loss = LossModel(sensitivity).costs(LOW)["q"]
     for seed, count in itertools.product(range(4), range(6)):
         tau = math.sqrt((count + 0.5) * loss)
         plan = baseline(gains, sensitivity, strategy, tau, seed=seed, demands=DEMANDS["a tie"])
@@ -206,10 +207,10 @@ def test_baselines_lower_ties_whole(strategy):
 
 def test_a_baseline_starts_with_what_must_be_lowered():
     gains, sensitivity = constrained(single([1.0] * 5), DEMANDS["lowered"]), seen([1.0] * 5)
-    curve = baseline_curve(make_program(gains, LossModel(sensitivity)), "prefix", 0)
+    curve = baseline_curve(make_program(gains, Costs(sensitivity)), "loss", "prefix", 0)
     assert curve.ops == (1, 2, 3, 4, 5)
     assert curve.gain == (1.0, 2.0, 3.0, 4.0, 5.0)
-    least = math.sqrt(LossModel(sensitivity).loss_mse(LOW)["k"])
+    least = math.sqrt(LossModel(sensitivity).costs(LOW)["k"])
     gains, demands = single([1.0] * 5), DEMANDS["lowered"]
     assert baseline(gains, sensitivity, "prefix", 1.0001 * least, demands=demands).quantized == ("k",)
     with pytest.raises(InfeasibleError, match="what must run in a lower format"):
@@ -223,7 +224,7 @@ def test_a_baseline_starts_with_what_must_be_lowered():
 def test_baselines_keep_to_the_demands(build, demands, gain, costs, seed):
     """Every plan is legal and says what it was held to, and none gains more than the best legal one."""
     gains, sensitivity = build(gain), seen(costs)
-    loss = LossModel(sensitivity).loss_mse(LOW)
+    loss = LossModel(sensitivity).costs(LOW)
     forced = math.fsum(loss[op] for op in demands.lowered)
     for strategy, share in itertools.product(("prefix", "random", "uniform"), (0.2, 0.6, 1.1)):
         budget = forced + share * sum(loss.values())
@@ -242,7 +243,7 @@ def test_baselines_keep_to_the_demands(build, demands, gain, costs, seed):
 @given(gain=numbers, costs=numbers)
 def test_the_frontier_is_that_of_the_legal_plans(build, demands, gain, costs):
     gains, sensitivity = build(gain), seen(costs)
-    loss = LossModel(sensitivity).loss_mse(LOW)
+    loss = LossModel(sensitivity).costs(LOW)
     everything = [
         (total(gains, formats), math.fsum(loss[op] for op in OPS if formats[op] == LOW))
         for choice in itertools.product((BASE, LOW), repeat=len(OPS))

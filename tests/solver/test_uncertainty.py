@@ -1,15 +1,22 @@
 """Intervals of predicted loss MSE, against chi-square tables and simulations; stability of known plans."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from inc_mp_plugin.core.costs import Costs, costs_of
+from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import alpha
 from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
+from inc_mp_plugin.solver.limits import Limits
+from inc_mp_plugin.solver.optimum import tangent
 from inc_mp_plugin.solver.planner import solve
-from inc_mp_plugin.solver.uncertainty import loss_interval, resampled, sample_losses_mse, stability
+from inc_mp_plugin.solver.ties import constrained_program
+from inc_mp_plugin.solver.uncertainty import loss_interval, plan_rows, plan_shift, resampled, stability
 
 LOW = "fp8_e4m3"
 ROWS = np.arange(12.0).reshape(3, 4)
@@ -27,8 +34,8 @@ SEEN = LossModel(
 
 def test_losses_of_samples_by_hand():
     formats = {"a": "bf16", "b": "fp8_e4m3", "d": "fp8_e5m2"}
-    assert sample_losses_mse(SEEN, formats, "bf16").tolist() == [101 + 203, 105 + 207, 109 + 211]
-    assert sample_losses_mse(SEEN, {}, "bf16").tolist() == [0, 0, 0]
+    assert plan_rows(SEEN, formats, "bf16").tolist() == [101 + 203, 105 + 207, 109 + 211]
+    assert plan_rows(SEEN, {}, "bf16").tolist() == [0, 0, 0]
 
 
 def test_equal_samples_give_the_chi_square_table():
@@ -48,7 +55,7 @@ def test_drift_against_a_plain_simulation(stderr):
     draw = np.random.default_rng(7)
     drifts = draw.normal(k, stderr, (20_000, 1))
     simulated = ((np.sqrt(d) * draw.standard_normal((20_000, n)) + d * drifts) ** 2).mean(axis=1)
-    interval = loss_interval(np.full(n, d), 0.95, Drift(k, stderr))
+    interval = loss_interval(np.full(n, d), 0.95, Drift(k * d, stderr * d))
     assert interval == pytest.approx(np.quantile(simulated, [0.025, 0.975]), rel=0.05)
 
 
@@ -80,7 +87,7 @@ def test_several_plans_at_once_are_each_alone():
 
 
 def test_nothing_lowered_is_certain():
-    assert loss_interval(np.zeros(8), 0.95, Drift(70.0, 10.0)) == (0.0, 0.0)
+    assert loss_interval(np.zeros(8), 0.95, Drift(0.0, 0.0)) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -0.5, 95.0, float("nan")])
@@ -90,45 +97,46 @@ def test_levels_that_are_no_probability(level):
 
 
 def test_resampling_takes_whole_samples():
-    redrawn = resampled(SEEN, seed=3).sensitivity
+    redrawn = resampled(costs_of(SEEN), seed=3).sensitivity
     rows = {tuple(row) for row in ROWS}
     assert redrawn.samples == 3
     assert {tuple(row) for row in redrawn.input} <= rows
     assert (redrawn.rounding["fp8_e5m2"] == 200 + redrawn.input).all()
-    assert (resampled(SEEN, seed=3).sensitivity.input == redrawn.input).all()
+    assert (resampled(costs_of(SEEN), seed=3).sensitivity.input == redrawn.input).all()
 
 
-def test_drift_there_and_back():
-    arrays = Sensitivity(("a",), np.ones(1), ROWS[:1, :1], ROWS[:1, :1], {}, Drift(77.0, 9.0))
-    drifting = LossModel(arrays, "measured")
-    for loss_mse in (0.0, 1e-9, 1e-4, 0.3):
-        total = drifting.with_drift(loss_mse)
-        assert total == pytest.approx(loss_mse + (77 * loss_mse) ** 2)
-        assert drifting.without_drift(total) == pytest.approx(loss_mse)
-        assert drifting.with_drift(drifting.without_drift(total)) <= total
-    modelled = LossModel(arrays)
-    assert modelled.with_drift(0.3) == modelled.without_drift(0.3) == 0.3
+def test_shifts_by_hand():
+    """By the loss MSE itself, or by the KL divergence of each op where that was measured."""
+    rows = np.array([[0.5, 0.25]])
+    arrays = Sensitivity(("a", "b"), np.ones(1), rows, 0 * rows, {LOW: rows}, Drift(8.0, 1.0))
+    assert LossModel(arrays, "measured").shifts(LOW) == {"a": 4.0, "b": 2.0}
+    assert LossModel(arrays).shifts(LOW) == {"a": 0.0, "b": 0.0}
+    nats = {LOW: np.array([[1.0, 5.0]])}
+    kl = replace(arrays, rounding=nats, yardstick="kl", tokens=np.array([4.0]))
+    losses = LossModel(replace(arrays, kl=kl), "measured")
+    assert losses.shifts(LOW) == {"a": 2.0, "b": 10.0}
+    assert losses.with_shift(0.75, 12.0) == 0.75 + 144.0
+    assert plan_shift(losses, {"a": LOW, "b": "bf16"}, "bf16") == Drift(2.0, 0.25)
 
 
 @pytest.mark.parametrize("loss_mse", [0.0, 1e-18, 1e-3, 0.3, 0.3 * (1 + 1e-15), 1.0, 7.0, 1e6])
 @pytest.mark.parametrize("drift", [0.0, 1e-3, 30.0])
-def test_what_a_cache_and_a_drift_leave_is_within_and_close(loss_mse, drift):
-    """Of a loss MSE far below that of the cache, next to it, and far above it."""
+def test_what_a_cache_and_a_shift_leave_is_close(loss_mse, drift):
+    """The capacity of the tangent at a shift, for a budget below, next to and above what the cache takes."""
     rows = np.full((1, 1), 0.3)
-    arrays = Sensitivity(
-        ("a",),
-        np.ones(1),
-        rows,
-        0 * rows,
-        {"fp8_e4m3": rows},
-        Drift(drift, 0.0),
-        {"input": rows, "fp8_e4m3": rows},
-    )
+    second = {"input": rows, LOW: rows}
+    arrays = Sensitivity(("a",), np.ones(1), rows, 0 * rows, {LOW: rows}, Drift(drift, 0.0), second)
     losses = LossModel(arrays, "measured", frozenset({"a"}))
-    assert losses.cache_loss_mse.mean() == 0.3
-    spent = losses.without_drift(loss_mse)
-    assert losses.with_drift(spent) <= loss_mse
-    assert losses.with_drift(spent + 1e-12 * max(1.0, loss_mse)) >= loss_mse
+    assert losses.cache_row_costs.mean() == 0.3
+    group = GroupGains(("a",), (("bf16",), (LOW,)), (0.0, 1.0), (0.0, 0.0))
+    gains = Gains("memory", "byte", "exact", "bf16", (group,))
+    program = constrained_program(gains, losses, Demands(cached=frozenset({"a"})))
+    shift = 0.7
+    row = tangent(program, Limits(tau=loss_mse**0.5), shift)
+    budget = Limits(tau=loss_mse**0.5).budget(program.costs, "loss")
+    # On the tangent, with the shift itself, what is left is exactly what the budget leaves.
+    left = float(row.capacity) - 2 * (shift + losses.cache_shift) * shift
+    assert losses.with_shift(left, shift) == pytest.approx(budget, rel=1e-9, abs=1e-12)
 
 
 def instance(rows):
@@ -141,7 +149,7 @@ def instance(rows):
 def stability_of(rows, tau):
     gains, sensitivity = instance(rows)
     plan = solve(gains, sensitivity, tau)
-    return stability(plan, LossModel(sensitivity), lambda other: solve(gains, other, tau), 50)
+    return stability(plan, Costs(sensitivity), lambda other: solve(gains, other, tau), 50)
 
 
 def test_equal_samples_never_change_the_plan():

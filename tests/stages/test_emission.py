@@ -123,7 +123,10 @@ def test_the_commands_are_for_the_request_of_the_recipe(tmp_path, plans, overrid
 def test_a_plan_that_was_asked_for_a_gain_names_no_tau(tmp_path):
     plan, graph = planned("llama", ["optimum-habana"], gain_fraction=0.5)
     emit(plan, graph, "optimum-habana", tmp_path, RECIPE)
-    assert "not held to a tau, objective memory" in (tmp_path / "configs" / "optimum-habana.sh").read_text()
+    assert (
+        "not held to a threshold, objective memory"
+        in (tmp_path / "configs" / "optimum-habana.sh").read_text()
+    )
 
 
 def test_only_generated_files_are_removed(tmp_path, caplog):

@@ -77,6 +77,7 @@ def by_hand(net, data):
 
 
 def test_the_noise_of_int8_against_autograd(net, data):
+    from inc_mp_plugin.sensitivity.one_batch import Pass
     from inc_mp_plugin.sensitivity.rounding import observe_maxabs
     from inc_mp_plugin.sensitivity.rows import join
     from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
@@ -84,7 +85,8 @@ def test_the_noise_of_int8_against_autograd(net, data):
     batches = [tuple(part) for part in zip(*(tensor.split(16) for tensor in data), strict=True)]
     graph = mp.capture(net, batches[0][0])
     noise = IntegerNoise(observe_maxabs(net, graph, batches, loss_fn))
-    seen = join(graph, list(sensitivity_rows(net, graph, batches, loss_fn, rounding=noise)))
+    rows = sensitivity_rows(Pass(net, graph, loss_fn, noise), batches)
+    seen = join(graph, [part["loss"] for part in rows])
     losses = dict(zip(seen.ops, seen.rounding["int8"].mean(axis=0), strict=True))
     for name, expected in by_hand(net, data).items():
         assert losses[name] == pytest.approx(expected, rel=1e-4)

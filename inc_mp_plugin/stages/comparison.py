@@ -1,0 +1,168 @@
+"""Runs of a model on held-out samples, compared with the same model in its base format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from inc_mp_plugin.core.divergence import Divergence
+from inc_mp_plugin.model.attention_kernels import attention_kernel, in_other_kernel
+from inc_mp_plugin.model.base_logits import BaseLogits
+from inc_mp_plugin.model.batches import placed
+from inc_mp_plugin.model.divergence import Rows, divergence_rows, joined, labels_in, row_blocks
+from inc_mp_plugin.model.outcome import outcome
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from inc_mp_plugin.core.sensitivity import FloatArray
+    from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.losses import LossFunction
+    from inc_mp_plugin.model.outcome import Outcome
+    from inc_mp_plugin.stages.measured_model import MeasuredModel
+
+    Running = Callable[[], AbstractContextManager[nn.Module]]
+    Results = dict[int, tuple[Tensor, Rows | None]]
+
+
+class Conditions(NamedTuple):
+    """Conditions of a run: the attention kernel, None without attention, and the number of threads."""
+
+    attention: str | None
+    threads: int
+
+
+class Comparison:
+    """Losses, and KL divergences from the base model, of the same held-out samples for any choice of ops.
+
+    The base model's logits are kept in files, as far as they fit there. A batch whose logits do not fit runs
+    through the base model once more for each choice; the results are the same, and two batches of logits are
+    then in memory.
+    """
+
+    def __init__(
+        self,
+        model: MeasuredModel,
+        heldout: Sequence[Batch],
+        loss_fn: LossFunction | None,
+        folder: Path,
+        *,
+        bare: bool,
+    ) -> None:
+        """Prepare; nothing runs yet.
+
+        Args:
+            model: with any of its ops in the lower format.
+            heldout: the held-out batches.
+            loss_fn: as in `sample_losses`.
+            folder: that files are made in, which end with this object.
+            bare: as in `outcome`.
+        """
+        self.why_not = ""
+        self._heldout, self._loss_fn, self._folder, self._bare = heldout, loss_fn, folder, bare
+        self._base: Running = partial(model.lowered, {})
+        self._model = model
+        self._refused: set[int] = set()
+
+    @cached_property
+    def _logits(self) -> BaseLogits:
+        return BaseLogits(self._folder)
+
+    def of(self, formats: Mapping[str, str]) -> tuple[FloatArray, Divergence | None]:
+        """Measure the losses, shape (samples,), and the KL divergence with these ops in a lower format.
+
+        There is no divergence of the base model itself, nor of a model without distributions.
+
+        Args:
+            formats: of the ops that are lowered, by their names.
+        """
+        if not formats:
+            return np.concatenate(
+                [_array(run.losses) for _, run in self._keep_base(range(self._batches))]
+            ), None
+        return self._compared(partial(self._model.lowered, formats))
+
+    def of_other_kernel(self) -> Divergence | None:
+        """Measure the KL divergence of the base model from itself in the other attention kernel.
+
+        None where there is no other kernel, or no distribution.
+        """
+        with self._base() as model, in_other_kernel(model) as name:
+            if name is None:
+                return None
+        return self._compared(self._base_in_other_kernel)[1]
+
+    def conditions(self) -> Conditions:
+        """Describe how the base model runs."""
+        with self._base() as model:
+            return Conditions(attention_kernel(model), torch.get_num_threads())
+
+    @contextmanager
+    def _base_in_other_kernel(self) -> Iterator[nn.Module]:
+        with self._base() as model, in_other_kernel(model):
+            yield model
+
+    @property
+    def _batches(self) -> int:
+        return len(self._heldout)
+
+    def _compared(self, running: Running) -> tuple[FloatArray, Divergence | None]:
+        """Run a model on all batches; compare it with the base model, unless there is no distribution."""
+        results: Results = {}
+        for _ in self._keep_base(self._unknown() if not self.why_not else ()):
+            if self.why_not:
+                break
+        with running() as model:
+            for number, batch in enumerate(self._heldout):
+                blocks = self._logits.blocks(number) if not self.why_not else None
+                if blocks is not None or self.why_not:
+                    results[number] = self._result(self._run(model, batch), blocks, model, batch)
+        for number in sorted(set(range(self._batches)) - results.keys()):
+            batch = self._heldout[number]
+            with self._base() as model:
+                base = self._run(model, batch)
+            with running() as model:
+                blocks = None if base.predicted is None else row_blocks(base.predicted)
+                results[number] = self._result(self._run(model, batch), blocks, model, batch)
+        ordered = [results[number] for number in range(self._batches)]
+        losses, rows = np.concatenate([_array(part) for part, _ in ordered]), [part for _, part in ordered]
+        complete = [part for part in rows if part is not None]
+        return losses, joined(complete) if len(complete) == len(rows) and rows else None
+
+    def _unknown(self) -> list[int]:
+        """List the batches whose base logits are neither kept nor too large for that."""
+        return [n for n in range(self._batches) if n not in self._refused and self._logits.blocks(n) is None]
+
+    def _keep_base(self, numbers: Iterable[int]) -> Iterator[tuple[int, Outcome]]:
+        """Run the base model on some batches, and keep its logits if there is room."""
+        with self._base() as model:
+            for number in numbers:
+                run = self._run(model, self._heldout[number])
+                if run.predicted is not None and not self._logits.keep(number, run.predicted):
+                    self._refused.add(number)
+                yield number, run
+
+    def _run(self, model: nn.Module, batch: Batch) -> Outcome:
+        run = outcome(model, batch, self._loss_fn, bare=self._bare)
+        self.why_not = self.why_not or run.why
+        return run
+
+    def _result(
+        self, run: Outcome, base: Iterable[Tensor] | None, model: nn.Module, batch: Batch
+    ) -> tuple[Tensor, Rows | None]:
+        """Return the losses of a batch and, with base logits, what it adds to a divergence."""
+        if base is None or run.predicted is None:
+            return run.losses, None
+        labels = labels_in(model, placed(model, batch), run.predicted)
+        return run.losses, divergence_rows(base, run.predicted, labels)
+
+
+def _array(losses: Tensor) -> FloatArray:
+    array: FloatArray = losses.detach().double().cpu().numpy()
+    return array

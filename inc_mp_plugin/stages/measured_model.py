@@ -1,0 +1,115 @@
+"""The model that losses are measured in: with any of its ops in the lower format, through INC or hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.scales.methods import Scales
+from inc_mp_plugin.stages.consumer_scales import method_on_a_cpu
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from inc_mp_plugin.model.subject import Subject
+    from inc_mp_plugin.model.switch import Switch
+    from inc_mp_plugin.sensitivity.rounded import Rounder
+    from inc_mp_plugin.stages.job import Job
+
+
+class MeasuredModel(Protocol):
+    """A model whose ops can be put into a lower format."""
+
+    def lowered(self, formats: Mapping[str, str]) -> AbstractContextManager[nn.Module]:
+        """Run these ops, {op: format}, in a lower format inside a `with`, and all others in the base format.
+
+        Yields:
+            The model.
+        """
+
+
+@dataclass
+class ThroughInc:
+    """The model as INC converts it: once and for good, when it is first needed.
+
+    Attributes:
+        job: the formats, and the scale method of INC.
+        subject: the model, with the batches that give INC's scales.
+        graph: from `capture`.
+        ops: names of the ops that may leave the base format.
+    """
+
+    job: Job
+    subject: Subject
+    graph: Graph
+    ops: Sequence[str]
+
+    @cached_property
+    def switch(self) -> Switch:
+        """The model, with both modules of every op."""
+        from inc_mp_plugin.inc.switching import inc_switch
+
+        say("Quantizing with INC, to measure what was predicted ...")
+        return inc_switch(
+            self.subject.model_to_convert(),
+            self.graph,
+            self.ops,
+            base=self.subject.base,
+            lower=self.job.formats[0],
+            batches=self.subject.batches,
+            scale_method=method_on_a_cpu(self.job.scale_method),
+        )
+
+    @contextmanager
+    def lowered(self, formats: Mapping[str, str]) -> Iterator[nn.Module]:
+        """Switch to INC's modules of these ops; they stay until others are asked for."""
+        self.switch.select(formats)
+        yield self.switch.model
+
+
+@dataclass
+class ThroughHooks:
+    """The model with hooks that round inputs and weights, as INC on a CPU would; it leaves as it came.
+
+    Attributes:
+        job: the formats, and the scale method of INC.
+        subject: the model, with the batches whose largest magnitudes give the scales.
+        graph: from `capture`.
+    """
+
+    job: Job
+    subject: Subject
+    graph: Graph
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model without what is wrapped around it."""
+        from inc_mp_plugin.model.wrappers import unwrapped
+
+        return unwrapped(self.subject.model)
+
+    @cached_property
+    def _rounder(self) -> Rounder:
+        from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding, observe_maxabs
+
+        say("Taking the scales from the calibration samples, to measure what was predicted ...")
+        lower, subject = self.job.formats[0], self.subject
+        maxabs = observe_maxabs(self.model, self.graph, subject.batches, subject.loss_fn)
+        if lower in CASTS:
+            return Cast(maxabs)
+        return Rounding(Scales(method_on_a_cpu(self.job.scale_method), "cpu"), (lower,), maxabs)
+
+    @contextmanager
+    def lowered(self, formats: Mapping[str, str]) -> Iterator[nn.Module]:
+        """Round these ops; afterwards the model is as it was."""
+        from inc_mp_plugin.model.modes import as_measured
+        from inc_mp_plugin.sensitivity.rounded import rounded
+
+        rounder = self._rounder
+        with as_measured(self.model), rounded(self.model, rounder, formats):
+            yield self.model

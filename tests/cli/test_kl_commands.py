@@ -1,0 +1,105 @@
+"""KL divergence from the command line: thresholds that are measured, through INC and through hooks."""
+
+import helpers
+import numpy as np
+import pytest
+from helpers import call, read, told
+
+KL = 2e-5
+KEYS = ["tau=null", f"kl={KL}", "noise=measured", "validation.samples=8"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = helpers.small_project(tmp_path_factory.mktemp("kl"))
+    lines = (helpers.SHIPPED / "heldout.jsonl").read_text().splitlines()[:16]
+    (folder / "heldout.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(project):
+    result = call("tune", project / "recipe.yaml", *KEYS, "--out", project / "run")
+    assert result.exit_code == 0, result.output
+    return project / "run"
+
+
+def test_the_contract_of_validation_json(finished):
+    validation, plan = read(finished, "validation.json"), read(finished, "plan.json")
+    assert validation["plan"]["kl"]["predicted"] == pytest.approx(plan["predicted"]["kl"], rel=1e-9)
+    points = [validation["plan"], *validation["points"]]
+    assert all({"predicted", "measured", "interval"} <= point["kl"].keys() for point in points)
+    predicted, measured = np.array([[p["kl"][key] for p in points[1:]] for key in ("predicted", "measured")])
+    summary = validation["kl"]
+    assert summary["ratio"] == pytest.approx(predicted.sum() / measured.sum())
+    assert summary["log_correlation"] == pytest.approx(np.corrcoef(np.log(predicted), np.log(measured))[0, 1])
+    assert summary["log_correlation"] > 0.98
+    assert 0.7 < summary["ratio"] < 1.4
+    assert (summary["threshold"], validation["tau"]) == (KL, None)
+    assert 0 <= summary["floor"] < 1e-12  # FP32 against FP32
+    assert all(point["predicted"] is None for point in points)  # the loss was not priced
+    ran = {key: validation[key] for key in ("through", "attention", "dtype")}
+    assert ran == {"through": "inc", "attention": "eager", "dtype": "fp32"}
+    assert validation["threads"] >= 1
+    arrays = np.load(finished / "measured_losses.npz")
+    kl = [arrays[name] for name in arrays.files if name.endswith(" kl")]
+    assert len(kl) == len(points)
+    assert not list(finished.glob(".base-logits-*"))
+
+
+def test_through_hooks_and_back(finished):
+    """The same numbers by other means, in a file of their own; what INC measured is still there."""
+    before, kept = read(finished, "validation.json"), (finished / "measured_losses.npz").read_bytes()
+    result = call("validate", finished, "--through", "hooks")
+    assert result.exit_code == 0, result.output
+    assert "through hooks that round as INC does" in told(result)
+    hooks = read(finished, "validation.json")
+    assert (hooks["through"], before["through"]) == ("hooks", "inc")
+    for ours, theirs in zip(hooks["points"], before["points"], strict=True):
+        assert ours["kl"]["measured"] == pytest.approx(theirs["kl"]["measured"], rel=1e-3)
+        assert ours["measured"] == pytest.approx(theirs["measured"], rel=1e-2)
+    assert (finished / "measured_losses_hooks.npz").exists()
+    assert (finished / "measured_losses.npz").read_bytes() == kept
+    assert call("validate", finished, "--through", "inc").exit_code == 0
+    assert read(finished, "validation.json") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--through", "hook"], "unknown way to measure 'hook'; did you mean 'hooks'? known: hooks, inc"),
+        (["--through", "inc", "--time"], "--through says who measures losses"),
+    ],
+)
+def test_mistakes(finished, options, message):
+    result = call("validate", finished, *options)
+    assert result.exit_code == 2
+    assert message in told(result)
+
+
+def test_it_is_shown(finished):
+    assert call("report", finished).exit_code == 0
+    page = (finished / "report.html").read_text()
+    shown = told(call("validate", finished))
+    for text in ("measured KL is", "most likely word", "perplexity ×", f"kl {KL:g}: held"):
+        assert text in page
+        assert text in shown
+    assert "KL divergence, measured" in page
+    assert (finished / "figures" / "validation-kl.svg").exists()
+    assert not (finished / "figures" / "validation.svg").exists()  # there is no prediction of the loss
+
+
+def test_a_closed_loop_holds_both(project):
+    keys = [*KEYS, "noise=uniform", "tau=0.00006", "kl=0.000002", "verify=true", "validation.through=hooks"]
+    result = call("tune", project / "recipe.yaml", *keys, "--out", project / "verified")
+    assert result.exit_code == 0, result.output
+    loop, plan = read(project / "verified", "verification.json"), read(project / "verified", "plan.json")
+    assert (loop["tau"], loop["kl"]) == (0.00006, 0.000002)
+    chosen = loop["rounds"][loop["chosen"]]
+    assert chosen["ops"] > 0
+    assert chosen["interval"][1] <= loop["tau"]
+    assert chosen["kl_interval"][1] + loop["floor"] <= loop["kl"]
+    assert chosen["predicted_kl"] == plan["predicted"]["kl"]
+    assert plan["correction"] == chosen["correction"]
+    assert "(tau 6e-05), KL" in told(result)
+    assert (project / "verified" / "verified_losses_hooks.npz").exists()
