@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.core.verdicts import Thresholds
 from inc_mp_plugin.evaluate.closed_loop import close_loop
-from inc_mp_plugin.evaluate.interval import measured_nrmse
+from inc_mp_plugin.evaluate.interval import measured_values
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.solver.planner import solve
 
@@ -64,8 +65,8 @@ class Pool:
         """The plan that the closed loop chooses on some samples, and how many plans it measured."""
         found = close_loop(
             lambda correction: self.at(tau * correction**0.5),
-            lambda plan: measured_nrmse(self.losses[plan.quantized][rows], self.base[rows], level),
-            tau,
+            lambda plan: measured_values(self.losses[plan.quantized][rows], self.base[rows], level),
+            Thresholds(tau),
             samples=len(rows),
             level=level,
         )

@@ -10,13 +10,27 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
+from functools import partial
 
 import torch
+from clock import cpu_seconds, plain
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.model.losses import language_model_loss
+from inc_mp_plugin.core.estimate import Estimate
+
+FP8 = {"scales": mp.Scales("maxabs_arbitrary", "cpu"), "formats": ("fp8_e4m3",)}
+BATCH = Estimate("batch")
+# The most that each may take, in units of forward and backward with the gradients of all weights.
+MODES = {
+    "loss, uniform": (1.10, {}),
+    "kl by batches, uniform": (1.10, {"yardstick": "kl", "estimate": BATCH}),
+    "kl by samples, uniform": (1.10, {"yardstick": "kl"}),
+    "kl by batches, measured": (1.45, {"yardstick": "kl", "estimate": BATCH, **FP8}),
+    "kl by samples, measured": (1.45, {"yardstick": "kl", **FP8}),
+    "both, kl by batches, uniform": (1.80, {"yardstick": "both", "estimate": BATCH}),
+    "both, kl by samples, uniform": (1.80, {"yardstick": "both"}),
+}
 
 
 def build(layers: int, hidden: int) -> LlamaForCausalLM:
@@ -33,22 +47,8 @@ def build(layers: int, hidden: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def plain(model: LlamaForCausalLM, batches: list[dict]) -> None:
-    """Forward and backward of every batch, with the gradients of all weights."""
-    for batch in batches:
-        language_model_loss(model, batch).sum().backward()
-        model.zero_grad(set_to_none=True)
-
-
-def cpu_seconds(run: object, *arguments: object) -> float:
-    """CPU time of one call, over all threads."""
-    start = time.process_time()
-    run(*arguments)
-    return time.process_time() - start
-
-
 def main() -> None:
-    """Print the ratio, pair by pair."""
+    """Print the median ratio of each mode, and the ratios of all pairs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--hidden", type=int, default=512)
@@ -63,14 +63,15 @@ def main() -> None:
     batches = [{"input_ids": torch.randint(0, 4096, shape)} for _ in range(options.batches)]
     graph = mp.capture(model, batches[0])
     plain(model, batches[:1])
-    mp.measure_sensitivity(model, graph, batches[:1])
-    ratios = []
-    for _ in range(options.pairs):
-        base = cpu_seconds(plain, model, batches)
-        ours = cpu_seconds(mp.measure_sensitivity, model, graph, batches)
-        ratios.append(ours / base)
-        print(f"plain {base:6.1f} s   sensitivity {ours:6.1f} s   ratio {ratios[-1]:.3f}", flush=True)
-    print(f"median ratio {statistics.median(ratios):.3f} (wanted: at most 1.10)")
+    for name, (most, keywords) in MODES.items():
+        measure = partial(mp.measure_sensitivity, model, graph, **keywords)
+        measure(batches[:1])
+        ratios = []
+        for _ in range(options.pairs):
+            base = cpu_seconds(plain, model, batches)
+            ratios.append(cpu_seconds(measure, batches) / base)
+        listed = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+        print(f"{name:34} {statistics.median(ratios):.3f} (at most {most}); {listed}", flush=True)
 
 
 if __name__ == "__main__":
