@@ -7,7 +7,7 @@ import pytest
 from report.report_case import gains, plan, sensitivity
 
 from inc_mp_plugin.core.costs import Costs
-from inc_mp_plugin.report.text import plan_table, threshold
+from inc_mp_plugin.report.text import plan_table, summary, threshold
 from inc_mp_plugin.runtime.reuse import changes, run_stage
 
 
@@ -70,3 +70,15 @@ def test_shares_of_ops_and_cache_add_up_to_the_plan():
     assert shares == [pytest.approx(share) for share in (5.0, 20.0, 0.0, 40.0)]
     assert "The KV cache in FP8 takes 5.0 % of the budget; the rest is the ops'." in table.summary
     assert math.fsum(shares) + 5.0 == pytest.approx(100 * plan().loss_mse / plan().loss_budget)
+
+
+def test_a_mixture_of_experts_says_that_its_kl_is_a_lower_bound():
+    """Only where anything is lowered: what is in the base format sends no token elsewhere."""
+    names = ("model.layers.0.mlp.experts.0.up_proj", "lm_head")
+    formats = dict(zip(names, ("fp8_e4m3", "bf16"), strict=True))
+    mixture = plan(formats=formats, predicted_kl=0.001, constraint="kl", kl=0.002)
+    said = " ".join(summary(mixture))
+    assert "Predicted KL divergence: 0.001 nats per token (kl 0.002 and tau 0.1; ip_mse: proved optimal" in said
+    assert "A lower bound: tokens that change their experts are not in it" in said
+    for other in (plan(predicted_kl=0.001), replace(mixture, formats=dict.fromkeys(names, "bf16"))):
+        assert "lower bound" not in " ".join(summary(other))

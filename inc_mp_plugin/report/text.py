@@ -167,12 +167,19 @@ def _predicted(plan: Plan) -> list[str]:
     if plan.predicted_kl is not None:
         ends = "" if plan.kl_interval is None else f"{sets} {_between(plan.kl_interval)}"
         of = origin if plan.constraint == "kl" else ""
-        kl = [f"Predicted KL divergence: {plan.predicted_kl:.4g} nats per token{of}{ends}."]
+        kl = [f"Predicted KL divergence: {plan.predicted_kl:.4g} nats per token{of}{ends}.{_bound(plan)}"]
     if plan.nrmse is not None and plan.interval is not None:
         ends = _between(nrmse_of(plan, end) for end in plan.interval)
         of = origin if plan.constraint == "loss" else ""
         loss = [f"Predicted NRMSE of the loss: {plan.nrmse:.4g}{of}{sets} {ends}."]
     return [*kl, *loss] if plan.constraint == "kl" else [*loss, *kl]
+
+
+def _bound(plan: Plan) -> str:
+    """Say that a prediction is a lower bound where rounding may send a token to other experts."""
+    if not plan.quantized or not any(expert_role(op) for op in plan.formats):
+        return ""
+    return " A lower bound: tokens that change their experts are not in it; measure such a plan (validation)."
 
 
 def _between(ends: Iterable[float]) -> str:
