@@ -78,7 +78,9 @@ def test_a_mixture_of_experts_says_that_its_kl_is_a_lower_bound():
     formats = dict(zip(names, ("fp8_e4m3", "bf16"), strict=True))
     mixture = plan(formats=formats, predicted_kl=0.001, constraint="kl", kl=0.002)
     said = " ".join(summary(mixture))
-    assert "Predicted KL divergence: 0.001 nats per token (kl 0.002 and tau 0.1; ip_mse: proved optimal" in said
+    assert (
+        "Predicted KL divergence: 0.001 nats per token (kl 0.002 and tau 0.1; ip_mse: proved optimal" in said
+    )
     assert "A lower bound: tokens that change their experts are not in it" in said
     for other in (plan(predicted_kl=0.001), replace(mixture, formats=dict.fromkeys(names, "bf16"))):
         assert "lower bound" not in " ".join(summary(other))

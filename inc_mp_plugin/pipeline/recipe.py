@@ -39,6 +39,7 @@ from inc_mp_plugin.pipeline.sections import (
     ValidationSection,
 )
 from inc_mp_plugin.runtime import store
+from inc_mp_plugin.solver.uncertainty import LEAST_ROWS
 from inc_mp_plugin.targets import get_target
 
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -124,7 +125,19 @@ class Recipe(Section):
             return f"strategy {strategy} is held to a threshold: {only}"
         if self.confidence and strategy != "ip_mse":
             return "confidence makes ip_mse keep to the upper end of the loss; it goes with no other strategy"
-        return ""
+        return self._rows_fault()
+
+    def _rows_fault(self) -> str:
+        """Say that an interval of the KL divergence needs more rows, before any is measured."""
+        if not (self.confidence and self.kl) or self.model.weights == IN_MEMORY:
+            return ""
+        samples, rows = self.calibration.samples, self.run.estimator
+        count = samples if rows == "sample" else -(-samples // self.calibration.batch_size)
+        if count >= LEAST_ROWS[rows]:
+            return ""
+        noun = "samples" if rows == "sample" else "batches"
+        needed = f"confidence of a kl needs at least {LEAST_ROWS[rows]} {noun}, and calibration has {count}"
+        return f"{needed}; give more samples, smaller batches, or run: {{estimator: sample}}"
 
     def _target_fault(self) -> str:
         in_memory = self.model.weights == IN_MEMORY  # a plan made in Python may have scales of its own

@@ -73,6 +73,10 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
         ({"validation": {"data": "data.jsonl"}}, "held-out samples must be others"),
         ({"strategy": "prefixes"}, "strategy is 'prefixes'"),
         ({"strategy": "random", "tau": None, "gain_fraction": 0.5}, "held to a threshold: give kl or tau"),
+        (
+            {"kl": 0.1, "confidence": 0.9, "run": {"estimator": "batch"}},
+            r"confidence of a kl needs at least 16 batches, and calibration has \d+; give more",
+        ),
         ({"strategy": "prefix", "confidence": 0.9}, "it goes with no other strategy"),
         ({"verify_confidence": 95}, "verify_confidence is 95"),
         ({"confidence": 95}, "confidence is 95"),
