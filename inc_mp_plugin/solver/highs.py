@@ -126,7 +126,7 @@ def solve_integer(
     if status is Status.TIME_LIMIT and not answered:
         return None
     if highs.getModelStatus() == highspy.HighsModelStatus.kInfeasible and also:
-        message = "no plan is within both thresholds; give larger ones"
+        message = "no plan meets all that is asked for; give larger thresholds, or ask for less gain"
         raise InfeasibleError(message)
     if status is None or not answered:
         message = f"HiGHS ended with {highs.getModelStatus().name}: no plan was found"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+from inc_mp_plugin.core.errors import InfeasibleError
 from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.solver.highs import Status
 from inc_mp_plugin.solver.limits import Limits
@@ -15,7 +16,7 @@ from inc_mp_plugin.solver.program import Option, Program
 from inc_mp_plugin.solver.several_rows import Row, choose_within
 
 _CUTS = 30
-_PROVED = 1e-9  # of a gap: sums of floats differ by less
+_PROVED = 1e-8  # of a loss MSE: what is lower by less counts as equal
 
 Cost = Callable[[Option], float]
 
@@ -69,7 +70,7 @@ def least_cost(program: Program, yardstick: Yardstick, gain: Fraction, limits: L
     """Find the choice of least loss MSE or KL divergence that gains this much, within all thresholds.
 
     The same knapsack with the roles changed: the value is what is saved, the cost the gain lost. With a shift
-    the loss MSE is bounded by tangents; where the choice is that of its own tangent, it is the optimum.
+    the loss MSE is bounded by tangents, and choices are improved until the tangents leave none.
 
     Args:
         program: the priced configurations.
@@ -83,66 +84,72 @@ def least_cost(program: Program, yardstick: Yardstick, gain: Fraction, limits: L
         SolverError: HiGHS stopped without an answer.
     """
     program.costs.by(yardstick)
-    choice, shift = _least(program, yardstick, gain)
-    exceeded = limits.exceeded(program, program.totals(choice.picks))
-    others = [other for other in exceeded if other != yardstick]
-    if not others:
-        return choice
+    choice = _least_of(program, of_kl if yardstick == "kl" else of_loss(0.0), gain)
     rows = [Row(lambda option: -option.gain, -gain)]
-    if "kl" in others:
+    exceeded = limits.exceeded(program, program.totals(choice.picks))
+    if "kl" in exceeded and yardstick == "loss":
         rows.append(Row(of_kl, capacity_of(program, limits, "kl")))
-    else:
+        choice = choose_within(program.groups, rows, lambda option: -option.loss_mse)
+    if "loss" in exceeded and yardstick == "kl":
         rows.append(tangent(program, limits, program.least_totals.shift))
-    only = Limits(limits.tau if "loss" in others else None, limits.kl if "kl" in others else None)
-    cost = of_kl if yardstick == "kl" else of_loss(_slope(program, shift))
-    choice = _cut(program, only.corrected(limits.correction), rows, lambda option: -cost(option))
-    return choice if yardstick == "kl" else _with_gap(program, choice, choice.picks, shift)
+        choice = _cut(program, replace(limits, kl=None), rows, lambda option: -option.kl)
+    if yardstick == "loss" and program.totals(choice.picks).shift:
+        return _least_with_shift(program, rows, choice)
+    return choice
 
 
-def _least(program: Program, yardstick: Yardstick, gain: Fraction) -> tuple[Choice, float]:
-    """Find the choice of least cost that gains this much, and the shift of its last tangent."""
-    choice, shift = _least_of(program, of_kl if yardstick == "kl" else of_loss(0.0), gain), 0.0
-    for _ in range(_CUTS if yardstick == "loss" else 0):
+def _least_with_shift(program: Program, rows: Sequence[Row], choice: Choice) -> Choice:
+    """Find the choice of least loss MSE within the rows, from one to begin with.
+
+    Below the loss MSE of the best choice so far, a tangent at the shift of each choice that was looked at
+    excludes that choice. What is left is the improvement, or nothing, which is the proof.
+    """
+    shifts: list[float] = []
+    for _ in range(_CUTS):
         totals = program.totals(choice.picks)
-        if not totals.shift:
+        value = program.predicted(totals, "loss")
+        shifts.append(totals.shift)
+        budget = Fraction(value * (1.0 - _PROVED))
+        try:
+            other = _below(program, rows, budget, shifts)
+        except InfeasibleError:
+            return replace(choice, status=Status.OPTIMAL, gap=0.0)
+        if other is None:
             break
-        shift = totals.shift
-        other = _least_of(program, of_loss(_slope(program, shift)), gain)
-        checked = _with_gap(program, choice, other.picks, shift)
-        better = program.predicted(program.totals(other.picks), "loss") < program.predicted(totals, "loss")
-        if not checked.gap or not better:
-            return checked, shift
         choice = other
-    return choice, shift
+    return replace(choice, status=Status.CLOSE)
 
 
-def _with_gap(program: Program, choice: Choice, least: Sequence[int], shift: float) -> Choice:
-    """Tell how far a choice may be from the least loss MSE: that of the least choice on a tangent.
+def _below(program: Program, rows: Sequence[Row], budget: Fraction, shifts: list[float]) -> Choice | None:
+    """Find a choice whose loss MSE is within a budget; None if it takes too long.
 
     Args:
         program: the priced configurations.
-        choice: to be judged.
-        least: picks of the choice that is least on the tangent.
-        shift: of the tangent.
+        rows: what the choice keeps to beside.
+        budget: the most loss MSE.
+        shifts: of tangents; those of the choices that exceed the budget are added.
+
+    Raises:
+        InfeasibleError: there is none.
     """
-    value = program.predicted(program.totals(choice.picks), "loss")
-    bound = _tangent_value(program, least, shift)
-    if bound >= value * (1 - _PROVED):  # nothing is below the choice
-        return replace(choice, gap=0.0)
-    return replace(choice, status=Status.CLOSE, gap=1.0 - bound / value)
+    for _ in range(_CUTS):
+        cuts = [_tangent_row(program, budget, shift) for shift in shifts]
+        choice = choose_within(program.groups, [*rows, *cuts], _saved(cuts[-1].cost))
+        totals = program.totals(choice.picks)
+        if program.predicted(totals, "loss") <= budget:
+            return choice
+        if choice.status is Status.TIME_LIMIT:
+            break
+        shifts.append(totals.shift)
+    return None
+
+
+def _saved(cost: Cost) -> Cost:
+    return lambda option: -cost(option)
 
 
 def _least_of(program: Program, cost: Cost, gain: Fraction) -> Choice:
     return choose([[Candidate(-cost(o), -o.gain) for o in group] for group in program.groups], -gain)
-
-
-def _tangent_value(program: Program, picks: Sequence[int], shift: float) -> float:
-    """Bound the loss MSE of a choice from below, by the tangent at a shift."""
-    totals, loss = program.totals(picks), program.costs.loss
-    if loss is None:
-        return 0.0
-    at, own = shift + loss.cache_shift, totals.shift + loss.cache_shift
-    return totals.loss_mse + loss.cache_cost + 2.0 * at * own - at**2
 
 
 def _within_loss(program: Program, limits: Limits) -> tuple[Choice, list[Row]]:
@@ -197,11 +204,15 @@ def tangent(program: Program, limits: Limits, shift: float) -> Row:
         limits: that hold a tau.
         shift: S0, without the KV cache.
     """
-    slope = _slope(program, shift)
-    whole = Fraction(slope) / 2
-    cached = Fraction(0.0 if program.costs.loss is None else program.costs.loss.cache_shift)
-    capacity = capacity_of(program, limits, "loss") + whole**2 - 2 * whole * cached
-    return Row(of_loss(slope), capacity)
+    return _tangent_row(program, Fraction(limits.budget(program.costs, "loss")), shift)
+
+
+def _tangent_row(program: Program, budget: Fraction, shift: float) -> Row:
+    """Return the row of a tangent at a shift, for a budget of loss MSE."""
+    slope, loss = _slope(program, shift), program.costs.measured_loss
+    half, cached = Fraction(slope) / 2, Fraction(loss.cache_shift)
+    left = budget - Fraction(loss.cache_cost)
+    return Row(of_loss(slope), left + half**2 - 2 * half * cached)
 
 
 def _slope(program: Program, shift: float) -> float:

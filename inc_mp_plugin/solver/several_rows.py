@@ -51,7 +51,7 @@ def choose_within(
     started = time.perf_counter()
     scaled = [_scaled(groups, row.cost, row.capacity) for row in rows]
     if any(slack < 0 for _, slack in scaled):
-        message = "no plan is within both thresholds; give larger ones"
+        message = "no plan meets all that is asked for; give larger thresholds, or ask for less gain"
         raise InfeasibleError(message)
     values = [np.array([value(option) for option in group]) for group in groups]
     unit = max((float(np.ptp(part)) for part in values), default=0.0) or 1.0

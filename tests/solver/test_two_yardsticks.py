@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -83,18 +84,18 @@ def test_the_most_gain_within_each(seed, share, drift):
     assert within_loss.predicted_kl in [pytest.approx(nats) for _, _, nats in plans]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), shares, st.sampled_from([0.0, 0.3, -0.3, 3.0]))
 def test_the_least_of_each_for_a_gain(seed, share, drift):
     gains, costs = instance(seed, drift=drift)
-    needed = share * sum(group.gain[1] for group in gains.groups) - 1e-9
+    needed = Fraction(str(share)) * int(sum(group.gain[1] for group in gains.groups))
     plans = [plan for plan in every_plan(gains, costs) if plan[0] >= needed]
     kl = solve(gains, costs, gain_fraction=share)
     loss = solve(gains, costs, gain_fraction=share, constraint="loss")
     assert kl.predicted_kl == pytest.approx(min(nats for _, _, nats in plans))
     least = min(d for _, d, _ in plans)
-    assert loss.loss_mse == pytest.approx(least, rel=max(loss.gap, 1e-9))
-    assert loss.gap < 0.02
+    assert loss.loss_mse == pytest.approx(least, rel=1e-7)
+    assert (loss.gap, loss.status) == (0.0, "proved optimal")
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,7 +104,7 @@ def test_the_least_kl_for_a_gain_within_tau(seed, share, tau_share, drift):
     """The program has two rows where the plan of least KL exceeds tau."""
     gains, costs = instance(seed, drift=drift)
     tau, _ = thresholds(gains, costs, tau_share, 1.0)
-    needed = share * sum(group.gain[1] for group in gains.groups) - 1e-9
+    needed = Fraction(str(share)) * int(sum(group.gain[1] for group in gains.groups))
     legal = [nats for gain, d, nats in every_plan(gains, costs) if gain >= needed and d <= tau**2 * 4.0]
     try:
         plan = solve(gains, costs, tau, gain_fraction=share, constraint="kl")
@@ -143,7 +144,7 @@ def test_an_impossible_pair_names_what_can_be_met():
         solve(gains, costs, kl=nats / 100, gain_fraction=0.9)
     least = float(str(refused.value).rsplit(" ", 1)[1])
     assert solve(gains, costs, kl=least, gain_fraction=0.9).predicted_kl <= least
-    with pytest.raises(InfeasibleError, match="no plan is within both"):
+    with pytest.raises(InfeasibleError, match="no plan meets all that is asked for"):
         solve(gains, costs, math.sqrt(loss / 4.0) / 100, gain_fraction=0.9, constraint="kl")
 
 
