@@ -159,8 +159,9 @@ def test_measured_noise_takes_the_scales_of_the_configuration(method):
     model = helpers.language_model("llama")
     batches = [{"input_ids": ids} for ids in INPUTS]
     graph = mp.capture(model, batches[0])
+    scales = mp.Scales(method, "cpu")
     seen = mp.measure_sensitivity(
-        model, graph, batches, scales=mp.Scales(method, "cpu"), formats=("fp8_e4m3",)
+        model, graph, batches, yardstick="both", scales=scales, formats=("fp8_e4m3",)
     )
     losses = mp.LossModel(seen, "measured")
     plan = mp.solve(mp.memory_gains(graph, ("fp32", "fp8_e4m3")), losses, tau=TAU, confidence=0.9)
