@@ -98,7 +98,10 @@ def yardsticks_of(job: Job, subject: Subject) -> tuple[bool, Estimate | None]:
     """
     loss, kl = "loss" in job.yardsticks, "kl" in job.yardsticks
     if kl and not job.asks_for_kl:
-        why = "loss_fn says what counts" if subject.loss_fn is not None else _no_distribution(subject)
+        own = "loss_fn says what counts" if subject.loss_fn is not None else _no_distribution(subject)
+        # All processes decide alike, those without a batch, too.
+        said = (content.decode().strip() for content in ranks.exchange(f" {own}".encode()))
+        why = next(filter(None, said), "")
         if why:
             say(f"the yardstick is the loss, not the KL divergence: {why}")
             loss, kl = True, False
@@ -109,6 +112,8 @@ def _no_distribution(subject: Subject) -> str:
     """Say why a model has no KL divergence; nothing if it has."""
     import torch
 
+    if not subject.batches:  # this one of several processes has none
+        return ""
     from inc_mp_plugin.libraries.torch import evaluating
     from inc_mp_plugin.model.batches import samples
     from inc_mp_plugin.model.distributions import distributions
