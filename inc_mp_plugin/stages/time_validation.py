@@ -62,11 +62,7 @@ def time_validation_stage(
             "timing section"
         )
         raise InputError(message)
-    plans = [
-        _plan_at(of_objective, losses, yardstick, value)
-        for yardstick, value in thresholds
-        for of_objective in gains.values()
-    ]
+    plans = [_plan_at(g, losses, *threshold) for threshold in thresholds for g in gains.values()]
     candidates = {plan.quantized: Candidate(plan.lowered, 0, total=i) for i, plan in enumerate(plans)}
     candidates.pop((), None)  # the base itself, which needs no measurement
     depends_on = {
@@ -81,17 +77,11 @@ def time_validation_stage(
         partial_file = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
         timing = stopwatch_of(job, subject, graph).measure(list(candidates.values()), partial_file)
         timed = dict(zip(candidates, timing.configurations, strict=True))
-        measured = gains["empirical_time"]
-        compared = [_compare(plan, measured, timed) for plan in plans]
-        validation = TimeValidation(
-            timing.device,
-            timing.description,
-            timing.price_s,
-            tuple(filter(None, compared)),
-            timed_groups(measured, graph),
-        )
+        compared = [_compare(plan, gains["empirical_time"], timed) for plan in plans]
         partial_file.remove()
-        return validation
+        groups = timed_groups(gains["empirical_time"], graph)
+        clock = (timing.device, timing.description, timing.price_s)
+        return TimeValidation(*clock, tuple(filter(None, compared)), groups)
 
     return TIME_VALIDATION.make(out, depends_on, make)
 
