@@ -11,7 +11,6 @@ from torch import Tensor
 from inc_mp_plugin.model.distributions import Distributions
 from inc_mp_plugin.model.losses import IGNORED_LABEL
 from inc_mp_plugin.model.token_losses import blocks, token_losses
-from inc_mp_plugin.runtime import ranks
 
 _STEP = 512  # classes whose probabilities are added up together
 
@@ -24,7 +23,7 @@ def drawn_losses(distributions: Distributions, numbers: Sequence[int], *, seed: 
 
     Args:
         distributions: of a batch.
-        numbers: of its samples.
+        numbers: of its samples, among those of all processes.
         seed: of all labels.
         draw: number of the draw, for several labels per position.
     """
@@ -59,8 +58,8 @@ def draw_labels(distributions: Distributions, numbers: Sequence[int], *, seed: i
 
 
 def _seed(seed: int, number: int, draw: int) -> int:
-    """Compute a seed of what labels depend on; the samples of each process have seeds of their own."""
-    sequence = np.random.SeedSequence([seed, ranks.rank(), number, draw])
+    """Compute a seed of what labels depend on."""
+    sequence = np.random.SeedSequence([seed, number, draw])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

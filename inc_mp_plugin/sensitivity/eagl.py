@@ -15,7 +15,7 @@ from inc_mp_plugin.core.plan import EAGL, OpValues
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.scales.dtypes import dtype_of
-from inc_mp_plugin.sensitivity.rounding import CASTS, finite_weight, quantize
+from inc_mp_plugin.sensitivity.rounding import CASTS, finite_weight, scaled
 
 if TYPE_CHECKING:
     from inc_mp_plugin.scales.methods import Scales
@@ -108,7 +108,8 @@ def weight_codes(weight: Tensor, format_name: str, scales: Scales | None = None)
     """
     if scales is not None and get_format(format_name).is_fp8:
         scale = scales.of_weight(weight, format_name)
-        lowered = quantize(weight, scale, format_name, scales.full_scale(format_name))
+        divided = scaled(weight, scale, scales.full_scale(format_name))
+        lowered = divided.to(dtype_of(format_name))
     elif format_name in CASTS:
         lowered = weight.to(dtype_of(format_name))
     else:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,25 @@ from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.rounded import Errors
 
-_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+_PAIR = ("gate_proj", "up_proj")
+_PROJECTIONS = (*_PAIR, "down_proj")
+_TINY = torch.finfo(torch.float64).tiny
+
+
+class _Read(NamedTuple):
+    """A projection's reading of its rows: its ops, the column of each row, and the gradient of the rows."""
+
+    ops: Sequence[str]
+    columns: Tensor
+    of_value: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One run of a layer: the rows that go to experts."""
+    """One run of a layer: the rows that go to experts, and the gradients of projections' inputs so far."""
 
     sent: Sent
+    reads: dict[str, _Read] = field(default_factory=dict)
 
     def samples(self, size: int) -> Tensor:
         """Tell the sample of each row, of so many samples: hidden states come sample by sample.
@@ -94,6 +105,7 @@ class ExpertTaps:
         errors: Errors | None = None,
         *,
         inputs_only: bool,
+        together: bool,
     ) -> None:
         """Prepare for one batch.
 
@@ -103,6 +115,7 @@ class ExpertTaps:
             totals: to add to.
             errors: rounding errors q in the formats of the totals.
             inputs_only: leave out the gradients of weights.
+            together: see `add_inputs`.
         """
         self._layers = [
             _Layer(name, module, {int(number): expert for number, expert in experts_of(module).items()})
@@ -111,7 +124,7 @@ class ExpertTaps:
         self._columns = columns
         self._totals = totals
         self._errors = errors
-        self._inputs_only = inputs_only
+        self._inputs_only, self._together = inputs_only, together
         self._size = len(totals.input)
 
     @property
@@ -140,9 +153,9 @@ class ExpertTaps:
             for projection in _PROJECTIONS:
                 self._add_weights(layer, projection)
 
-    def restart(self, totals: Totals) -> None:
+    def restart(self, totals: Totals, *, together: bool) -> None:
         """Add to other totals from now on, in another backward pass through the same forward pass."""
-        self._totals = totals
+        self._totals, self._together = totals, together
         self._size = len(totals.input)
 
     def _run(self, layer: _Layer, hidden: Tensor, *routing: Tensor) -> Tensor:
@@ -157,7 +170,7 @@ class ExpertTaps:
         if not value.requires_grad:
             value.requires_grad_()
         expert = next(iter(layer.experts.values()))
-        gate, up = (self._product(layer, call, name, value) for name in ("gate_proj", "up_proj"))
+        gate, up = (self._product(layer, call, name, value) for name in _PAIR)
         return add_up(hidden, sent, self._product(layer, call, "down_proj", expert.join(gate, up)))
 
     def _product(self, layer: _Layer, call: _Call, projection: str, value: Tensor) -> Tensor:
@@ -168,19 +181,35 @@ class ExpertTaps:
             self._totals.largest[0].scatter_reduce_(0, columns, largest, "amax")
 
         def watch(value: Tensor, of_value: Tensor, of_output: Tensor) -> None:
-            samples = call.samples(self._size)
-            for key, total in self._totals.of_inputs.items():
-                part = value if key == "input" else self._rounding(call, ops, value, key)
-                norms = (part.float() * of_value.float()).square_().sum(dim=1).double()
-                total.index_put_((samples, columns), norms, accumulate=True)
+            call.reads[projection] = _Read(ops, columns, of_value)
+            if projection == "down_proj" or len(call.reads) == len(_PAIR):  # a pair reads the same rows
+                self._add_inputs(call, value)
             if not self._inputs_only:
-                keys = call.per_row(call.sent.counts) * self._size + samples
+                keys = call.per_row(call.sent.counts) * self._size + call.samples(self._size)
                 layer.due[projection].append(Rows(keys, value.detach(), of_output))
                 if len(layer.due[projection]) == layer.calls:
                     self._add_weights(layer, projection)
 
         linears = {getattr(layer.experts[n], projection): count for n, count in call.sent.counts.items()}
         return products(value, linears, watch)
+
+    def _add_inputs(self, call: _Call, value: Tensor) -> None:
+        """Add what rows contribute; the errors of a token are the same in all experts, as in `add_inputs`."""
+        reads = list(call.reads.values())
+        call.reads.clear()
+        samples, tokens = call.samples(self._size), call.sent.source % call.sent.tokens
+        for key, total in self._totals.of_inputs.items():
+            products = [
+                (value if key == "input" else self._rounding(call, read.ops, value, key)).float()
+                * read.of_value.float()
+                for read in reads
+            ]
+            norms = [product.square().sum(dim=1).double() for product in products]
+            if self._together and key != "input" and len(reads) == len(_PAIR):
+                share = _joint_share(products, norms, tokens, call.sent.tokens)
+                norms = [norm * share for norm in norms]
+            for read, norm in zip(reads, norms, strict=True):
+                total.index_put_((samples, read.columns), norm, accumulate=True)
 
     def _rounding(self, call: _Call, ops: Iterable[str], value: Tensor, format_name: str) -> Tensor:
         errors: Any = self._errors  # there are no totals of formats without
@@ -203,3 +232,12 @@ class ExpertTaps:
         columns = [self._columns[op] for op in layer.ops(projection, experts.tolist())]
         for total, values in zip((totals.weight, *totals.rounding.values()), norms, strict=True):
             total[:, columns] += values.T
+
+
+def _joint_share(products: Sequence[Tensor], norms: Sequence[Tensor], tokens: Tensor, count: int) -> Tensor:
+    """Compute for each row by how much its token costs together, over the sum of what its rows cost alone."""
+    total = torch.stack(list(products)).sum(dim=0)
+    together = total.new_zeros(count, total.shape[1]).index_add_(0, tokens, total).square().sum(dim=1)
+    alone = together.new_zeros(count, dtype=torch.float64)
+    alone.index_add_(0, tokens, torch.stack(list(norms)).sum(dim=0))
+    return (together.double() / alone.clamp(min=_TINY))[tokens]

@@ -100,11 +100,14 @@ class Pass:
         kl_size = 1 if whole else size
         rows: Measured = {}
         first = size if self.loss else kl_size
-        with Taps(self.model, self.graph, first, self.rounding, tokens=sample_lengths(batch)) as taps:
+        tokens = sample_lengths(batch)
+        with Taps(
+            self.model, self.graph, first, self.rounding, tokens=tokens, together=not self.loss
+        ) as taps:
             losses, distributions = self.forward(batch)
             if losses is not None:
                 rows["loss"] = self._loss_rows(taps, losses, loss_of, keep=distributions is not None)
-                taps.restart(kl_size)
+                taps.restart(kl_size, together=True)
             if distributions is not None:
                 rows["kl"] = self._kl_rows(taps, distributions, numbers, loss_of=loss_of)
         for part in rows.values():

@@ -78,8 +78,9 @@ def measure_in_steps(
     with _passes(batches if scales is not None else (), "Maxabs of inputs") as calibration:
         rounding = observe_rounding(model, graph, calibration, own, scales=scales, formats=formats)
     settings = Pass(model, graph, loss_fn, rounding, loss, kl)
+    first = 1 + ranks.before(sizes[-1]) + sizes[done]
     with _passes(batches[done:], "Sensitivity", done=done) as remaining:
-        for measured in sensitivity_rows(settings, remaining, first=sizes[done] + 1):
+        for measured in sensitivity_rows(settings, remaining, first=first):
             rows = {key: concatenate([*_of(rows, key), part]) for key, part in measured.items()}
             done += 1
             partial.save(_to_arrays(rows, sizes[done]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,7 @@ from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.scales.dtypes import dtype_of
 from inc_mp_plugin.scales.methods import Scale, Scales
+from inc_mp_plugin.scales.nearest import largest_magnitude, to_nearest
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
@@ -30,23 +31,22 @@ if TYPE_CHECKING:
 CASTS = frozenset({"bf16", "fp16"})  # formats that need no scale
 
 
-def quantize(value: Tensor, scale: Scale, format_name: str, full_scale: float) -> Tensor:
-    """Divide by the scale, clamp to the full scale and cast to FP8: the first half of `quantize_dequantize`.
+def scaled(value: Tensor, scale: Scale, full_scale: float) -> Tensor:
+    """Divide by the scale in FP32 and clamp to the full scale: what is cast to FP8, in fresh memory.
 
     Args:
         value: of any shape.
         scale: broadcasts to the value.
-        format_name: an FP8 format.
         full_scale: largest value of the format on the device.
     """
-    return (value.float() / scale.divisor).clamp(-full_scale, full_scale).to(dtype_of(format_name))
+    return (value.float() / scale.divisor).clamp_(-full_scale, full_scale)
 
 
 def quantize_dequantize(value: Tensor, scale: Scale, format_name: str, full_scale: float) -> Tensor:
-    """Round to FP8 and back, bit for bit as INC does on a CPU.
+    """Round to FP8 and back, to the same values as INC does on a CPU.
 
-    In FP32: divide by the scale, clamp to the full scale, cast, multiply by the scale. Then cast to the dtype
-    of the value.
+    In FP32: divide by the scale, clamp to the full scale, round, multiply by the scale. Then cast to the
+    dtype of the value. The result shares no memory with the value.
 
     Args:
         value: of any shape.
@@ -54,7 +54,8 @@ def quantize_dequantize(value: Tensor, scale: Scale, format_name: str, full_scal
         format_name: an FP8 format.
         full_scale: largest value of the format on the device.
     """
-    return (quantize(value, scale, format_name, full_scale).float() * scale.factor).to(value.dtype)
+    nearest = to_nearest(scaled(value, scale, full_scale), format_name)
+    return nearest.mul_(scale.factor).to(value.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class Rounding:
     scales: Scales
     formats: tuple[str, ...]
     maxabs: Mapping[tuple[str, int], Tensor]
+    # A scale takes longer to compute than a small tensor to round.
+    _of_inputs: dict[tuple[str, int, str], Scale] = field(default_factory=dict, repr=False, compare=False)
 
     def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Return the error q of an input of an op, in FP32 and the value's shape.
@@ -77,11 +80,11 @@ class Rounding:
             value: of the input.
             format_name: an FP8 format.
         """
-        return self.input(op, index, value, format_name).float() - value.float()
+        return self.input(op, index, value, format_name).float().sub_(value)
 
     def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
         """Return the error q of a weight, in FP32 and the weight's shape."""
-        return self.weight(weight, format_name).float() - weight.float()
+        return self.weight(weight, format_name).float().sub_(weight)
 
     def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Round an input of an op.
@@ -101,7 +104,10 @@ class Rounding:
                 "the model's forward must not depend on whether gradients are on"
             )
             raise PluginError(message)
-        scale = self.scales.of_input(self.maxabs[op, index], format_name)
+        key = (op, index, format_name)
+        if key not in self._of_inputs:
+            self._of_inputs[key] = self.scales.of_input(self.maxabs[op, index], format_name)
+        scale = self._of_inputs[key]
         return quantize_dequantize(value, scale, format_name, self.scales.full_scale(format_name))
 
     def weight(self, weight: Tensor, format_name: str) -> Tensor:
@@ -197,7 +203,7 @@ def observe_maxabs(
     def look(op: str, args: Any, kwargs: Any) -> None:
         for index, value in enumerate(floating_inputs(args, kwargs)):
             if value.numel():  # an expert may get no token
-                largest = value.detach().abs().max()
+                largest = largest_magnitude(value.detach())
                 before = maxabs.get((op, index), largest)
                 maxabs[op, index] = torch.maximum(before, largest)
 

@@ -19,7 +19,10 @@ from inc_mp_plugin.libraries.torch import leaves, map_tensors, padded, version_o
 from inc_mp_plugin.model.experts import layer_of
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.modules import module_of
+from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.expert_taps import ExpertTaps, whole_layers
+from inc_mp_plugin.sensitivity.pieces import squared_norm
+from inc_mp_plugin.sensitivity.reads import Reader, Reads, add_inputs
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class Taps:
         *,
         tokens: Collection[int] = (),
         inputs_only: bool = False,
+        together: bool = False,
     ) -> None:
         """Prepare for one batch; nothing is hooked yet.
 
@@ -68,19 +72,25 @@ class Taps:
             rounding: rounding errors q in some formats; without, only z counts.
             tokens: numbers of tokens that a sample may have.
             inputs_only: leave out the gradients of weights.
+            together: see `add_inputs`.
         """
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         formats = rounding.formats if rounding else ()
         self.totals = Totals.zeros(size, len(graph.ops), formats=formats, device=device)
         self._errors = rounding
-        self._scratch = torch.empty(0, device=device)
+        self._memory = torch.empty(0, device=device)
         self._size = size
         self._flat = {size * number for number in tokens}
         self._inputs_only = inputs_only
+        self._together = together
+        self._last: tuple[Tensor, Reads] | None = None  # what the op before this one read
+        self._due: dict[int, Reads] = {}  # some gradients have come, others not
         self._hooks = ExitStack()
         columns = {op.name: column for column, op in enumerate(graph.ops)}
         layers = whole_layers(model, graph)
-        self._experts = ExpertTaps(layers, columns, self.totals, rounding, inputs_only=inputs_only)
+        self._experts = ExpertTaps(
+            layers, columns, self.totals, rounding, inputs_only=inputs_only, together=together
+        )
         self._taps = {
             op.name: _Tap(op.name, op.kind, module_of(model, op.name), columns[op.name])
             for op in graph.ops
@@ -102,24 +112,29 @@ class Taps:
     def __exit__(self, *error: object) -> None:
         """Remove every hook, and drop the tensors that are still held."""
         self._hooks.close()
+        self._last = None
+        self._due.clear()
         for tap in self._taps.values():
             tap.pairs.clear()
 
     def finish(self) -> None:
-        """Add the weight gradients that are still due: of ops with an output that the loss ignores."""
+        """Add what is still due: of ops with an output that the loss ignores, and of those beside them."""
+        for reads in list(self._due.values()):
+            self._add_inputs(reads)
         for tap in self._taps.values():
             self._add_weight(tap)
         self._experts.finish()
 
-    def restart(self, size: int) -> None:
+    def restart(self, size: int, *, together: bool) -> None:
         """Start new totals, for another backward pass through the same forward pass.
 
         Args:
             size: number of rows: the samples, or 1 for all of them together.
+            together: see `add_inputs`.
         """
         self.totals = self.totals.restarted(size)
-        self._size = size
-        self._experts.restart(self.totals)
+        self._size, self._together = size, together
+        self._experts.restart(self.totals, together=together)
 
     def _before(self, op: str, args: Any, kwargs: Any) -> Any:
         if _is_empty(args, kwargs):
@@ -137,10 +152,20 @@ class Taps:
             largest = self.totals.largest[index, tap.column]
             torch.maximum(largest, largest_magnitude(tensor.detach()).double(), out=largest)
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
-        # The hook holds a detached twin: a tensor that its own hook holds would never be freed.
-        add_input = partial(self._add_input, tap, index, tensor.detach(), version=version_of(tensor))
+        reads = self._reads(tensor, Reader(tap.name, index, tap.column, tap.kind))
+        add_input = partial(self._add_input, reads, len(reads.readers) - 1)
         branch.register_hook(add_input)  # type: ignore[no-untyped-call]
         return branch
+
+    def _reads(self, tensor: Tensor, reader: Reader) -> Reads:
+        """Add an op to those that read a tensor: beside the op before, if that read the same one."""
+        if reader.joins and self._last is not None and self._last[0] is tensor:
+            self._last[1].readers.append(reader)
+            return self._last[1]
+        # A hook holds a detached twin: a tensor that its own hook holds would never be freed.
+        reads = Reads(tensor.detach(), version_of(tensor), [reader])
+        self._last = (tensor, reads) if reader.joins else None
+        return reads
 
     def _after(self, op: str, args: Any, kwargs: Any, output: Tensor) -> None:
         if _is_empty(args, kwargs):
@@ -158,23 +183,21 @@ class Taps:
             add_output = partial(self._add_output, tap, value, version=version_of(value))
             output.register_hook(add_output)  # type: ignore[no-untyped-call]
 
-    def _add_input(self, tap: _Tap, index: int, value: Tensor, gradient: Tensor, *, version: int) -> None:
-        _check_unchanged(tap, value, version)
-        parts = {"input": value}
-        if self._errors is not None:
-            for format_name in self.totals.rounding:
-                parts[format_name] = self._errors.of_input(tap.name, index, value, format_name)
-        of_second = tap.kind == "bgemm" and index == 1
-        for key, part in parts.items():
-            rows = self.totals.of_inputs[key]
-            for sample, (x, g) in enumerate(zip(self._rows(part), self._rows(gradient), strict=True)):
-                norm = self._squared_norm(x, g)
-                rows[sample, tap.column] += norm
-                if of_second:
-                    self.totals.second[key][sample, tap.column] += norm
+    def _add_input(self, reads: Reads, place: int, gradient: Tensor) -> None:
+        _check_unchanged(reads.readers[place].op, reads.value, reads.version)
+        reads.gradients[place] = gradient
+        self._due[id(reads)] = reads
+        if reads.complete:
+            self._add_inputs(reads)
+
+    def _add_inputs(self, reads: Reads) -> None:
+        del self._due[id(reads)]
+        readers, gradients = zip(*reads.taken(), strict=True)
+        rows = list(zip(*map(self._rows, (reads.value, *gradients)), strict=True))
+        add_inputs(self.totals, rows, readers, errors=self._errors, together=self._together)
 
     def _add_output(self, tap: _Tap, value: Tensor, gradient: Tensor, *, version: int) -> None:
-        _check_unchanged(tap, value, version)
+        _check_unchanged(tap.name, value, version)
         tap.pairs.append((value, gradient))
         if len(tap.pairs) == tap.calls:
             self._add_weight(tap)
@@ -185,7 +208,7 @@ class Taps:
         pairs = [(self._rows(value), self._rows(gradient)) for value, gradient in tap.pairs]
         tap.pairs.clear()
         weight = tap.module.weight.detach()
-        buffer = torch.empty_like(weight)
+        buffer = self._gradient_like(weight)
         parts = [(self.totals.weight, weight)]
         if self._errors is not None:
             parts += [(rows, self._errors.of_weight(weight, f)) for f, rows in self.totals.rounding.items()]
@@ -195,15 +218,13 @@ class Taps:
             for pair in others:
                 buffer += _weight_gradient(tap, *pair, torch.empty_like(weight))
             for rows, factor in parts:
-                rows[sample, tap.column] += self._squared_norm(buffer, factor)
+                rows[sample, tap.column] += squared_norm(buffer, factor)
 
-    def _squared_norm(self, a: Tensor, b: Tensor) -> Tensor:
-        """Compute ||a * b||^2 in FP32, in memory that is used again: fresh memory costs more time."""
-        if self._scratch.numel() < a.numel():
-            self._scratch = torch.empty(a.numel(), dtype=torch.float32, device=a.device)
-        flat = self._scratch[: a.numel()]
-        torch.mul(a.float(), b.float(), out=flat.view(a.shape))
-        return torch.dot(flat, flat)
+    def _gradient_like(self, weight: Tensor) -> Tensor:
+        """Give memory for a gradient that is used again: fresh memory costs as much time as the product."""
+        if self._memory.numel() < weight.numel() or self._memory.dtype != weight.dtype:
+            self._memory = weight.new_empty(weight.numel())
+        return self._memory[: weight.numel()].view(weight.shape)
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """Give one row per sample; a single sample is one row, whatever the first axis counts.
@@ -221,12 +242,6 @@ class Taps:
         return tensor.view(self._size, -1, *tensor.shape[1:])
 
 
-def largest_magnitude(tensor: Tensor, dim: int | None = None) -> Tensor:
-    """Find the largest magnitude of a tensor's elements, or along an axis, without a copy of the tensor."""
-    least, most = tensor.aminmax(dim=dim)
-    return torch.maximum(-least, most)
-
-
 def _is_empty(args: Any, kwargs: Any) -> bool:
     """Tell whether a call is of an expert that no token was sent to."""
     return any(isinstance(x, Tensor) and not x.numel() for x in leaves((args, kwargs)))
@@ -236,7 +251,6 @@ def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) ->
     """Compute dg/dW of one sample and call, into `out`: delta^T x, or its analogue for a convolution."""
     module = tap.module
     if tap.kind == "linear":
-        # Into the same memory for every sample: fresh memory costs as much time as the product.
         rows = gradient.reshape(-1, gradient.shape[-1])
         return torch.mm(rows.T, value.reshape(-1, value.shape[-1]), out=out)
     value, gradient = (t.reshape(-1, *t.shape[-3:]) for t in (value, gradient))
@@ -246,10 +260,10 @@ def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) ->
     return out.copy_(result)
 
 
-def _check_unchanged(tap: _Tap, value: Tensor, version: int) -> None:
+def _check_unchanged(op: str, value: Tensor, version: int) -> None:
     if version_of(value) != version:
         message = (
-            f"the input of op {tap.name!r} is changed in place after the op has read it, so its "
+            f"the input of op {op!r} is changed in place after the op has read it, so its "
             "sensitivity would be wrong; replace the in-place operation in the model's forward"
         )
         raise PluginError(message)

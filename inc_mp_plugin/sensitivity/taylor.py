@@ -24,12 +24,13 @@ from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
+from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.expert_taps import whole_layers
 from inc_mp_plugin.sensitivity.one_batch import Measured, Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.rows import concatenate, join
-from inc_mp_plugin.sensitivity.taps import Taps, largest_magnitude
+from inc_mp_plugin.sensitivity.taps import Taps
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def measure_sensitivity(
 
         d_i = || q_i * dg_i/dz_i ||^2,  q = dequantize(quantize(z)) - z
 
-    Then, of the loss, the drift of its mean with everything rounded is measured, too (`sensitivity.drift`,
+    Of the KL divergence, errors that are equal add up before they are squared (`reads.add_inputs`): those of
+    ops that read one tensor, of tokens that a first layer sees twice, and of keys and values that several
+    heads read. Then, of the loss, the drift of its mean with everything rounded is measured, too (`sensitivity.drift`,
     one more forward pass).
 
     Args:
