@@ -6,6 +6,8 @@
 Judged (of the KL divergence with measured noise): log-correlation at least 0.998, ratio of means 0.9 to 1.1,
 spread of the ratio at most 0.05. A mixture of experts is measured once more with every token
 sent to the experts that it goes to in the base model: the difference is what routing that flips adds.
+`--apart OP` shows the plans with and without one op (such as the head) by themselves; `--measured FILE.npz`
+keeps what was measured, and a second run with it only predicts.
 """
 
 from __future__ import annotations
@@ -118,6 +120,34 @@ def predictions(
             yield yardstick, noise, np.array([(value, *interval) for value, interval in found])
 
 
+def parts_of(plans: list[tuple[str, ...]], op: str | None) -> dict[str, np.ndarray]:
+    """List the plans that stand in one line: all, and those with and without the op."""
+    parts = {"": np.ones(len(plans), dtype=bool)}
+    if op is not None:
+        parts[f", with {op}"] = np.array([op in plan for plan in plans])
+        parts[f", without {op}"] = ~parts[f", with {op}"]
+    return parts
+
+
+def kept(
+    heldout: HeldOut, plans: list[tuple[str, ...]], path: str | None
+) -> dict[str, dict[str, np.ndarray]]:
+    """Measure the plans, or read what an earlier run measured of the same plans."""
+    if path is None or not Path(path).exists():
+        targets = measurements(heldout, plans)
+        if path is not None:
+            arrays = {f"{kind}|{how}": rows[kind] for how, rows in targets.items() for kind in rows}
+            np.savez(path, plans=json.dumps(plans), **arrays)
+        return targets
+    with np.load(path) as stored:
+        if json.loads(str(stored["plans"])) != [list(plan) for plan in plans]:
+            message = f"{path} holds other plans: remove it, or give its model, data and --plans"
+            raise SystemExit(message)
+        names = [name.split("|") for name in stored if "|" in name]
+        hows = dict.fromkeys(how for _, how in names)
+        return {how: {kind: stored[f"{kind}|{how}"] for kind, same in names if same == how} for how in hows}
+
+
 def show(name: str, predicted: np.ndarray, measured: np.ndarray) -> None:
     """Print how well one yardstick is predicted."""
     value, low, high = predicted.T
@@ -126,7 +156,7 @@ def show(name: str, predicted: np.ndarray, measured: np.ndarray) -> None:
     inside = int(((low <= measured) & (measured <= high)).sum())
     ratio = value.mean() / measured.mean()
     print(
-        f"{name:36s} log-correlation {correlation:.4f}   predicted / measured {ratio:.3f}   "
+        f"{name:46s} log-correlation {correlation:.4f}   predicted / measured {ratio:.3f}   "
         f"spread {logs.std():.3f}   within {LEVEL:.0%} interval {inside} of {len(logs)}",
         flush=True,
     )
@@ -142,6 +172,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--plans", type=int, default=100)
+    parser.add_argument("--apart", help="name of an op")
+    parser.add_argument("--measured", help="file of what was measured, .npz")
     options = parser.parse_args()
     model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
     batches = [{"input_ids": tokens} for tokens in batches_of(options.calibration, options.samples, options)]
@@ -150,10 +182,11 @@ def main() -> None:
     rounding = observe_rounding(model, graph, batches, None, scales=SCALES, formats=(FP8,))
     reached = [op.name for op in graph.ops if (op.name, 0) in rounding.maxabs]  # an expert may get no token
     plans = random_plans(reached, options.plans, seed=1)
-    targets = measurements(held_out(model, rounding, fresh), plans)
+    targets = kept(held_out(model, rounding, fresh), plans, options.measured)
     for yardstick, noise, predicted in predictions(model, graph, batches, plans, sum(map(len, fresh))):
         for how, measured in targets.items():
-            show(f"{yardstick}, noise {noise}{how}", predicted, measured[yardstick])
+            for part, chosen in parts_of(plans, options.apart).items():
+                show(f"{yardstick}, noise {noise}{how}{part}", predicted[chosen], measured[yardstick][chosen])
 
 
 if __name__ == "__main__":
