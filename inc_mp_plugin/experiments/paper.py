@@ -188,9 +188,9 @@ def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
                 trials += _if_priced(make, seed, level)
     trials += [_trial(everything, seed, 1.0) for seed in range(settings.draws)]
     examiner = Examiner(run, settings.tasks)
-    experiment = _experiment(run, gains, "accuracy", [])
+    experiment = _measured(run, gains, "accuracy", trials)
     shorter = "fewer --points or --draws, or --limit, take less"
-    with tracked(trials, "Accuracy", noun="plan", shorter=shorter) as plans:
+    with tracked(experiment.trials, "Accuracy", noun="plan", shorter=shorter) as plans:
         scored = [replace(trial, scores=examiner.scores(trial.quantized, trial.seed)) for trial in plans]
     return replace(experiment, trials=tuple(scored), base_scores=examiner.scores((), None))
 

@@ -7,7 +7,14 @@ from statistics import fmean
 
 from inc_mp_plugin.core.results import Experiment
 from inc_mp_plugin.report.blocks import Blocks, Chart, Series, Table
-from inc_mp_plugin.report.trials import deviation, differences, levels, mean_gain, strategies
+from inc_mp_plugin.report.trials import (
+    deviation,
+    differences,
+    levels,
+    mean_gain,
+    measured_kl,
+    strategies,
+)
 
 
 def accuracy_blocks(experiment: Experiment) -> Blocks:
@@ -23,7 +30,7 @@ def accuracy_blocks(experiment: Experiment) -> Blocks:
     scores = tuple((metric, f"{score:.4g}") for metric, score in experiment.base_scores.items())
     base_table = Table("Scores in the base format.", ("score", "value"), scores)
     charts = [_chart(experiment, metric) for metric in metrics]
-    return (text, *charts, _table(experiment, metrics), base_table)
+    return (text, *charts, _table(experiment, metrics), *_beside_kl(experiment, metrics), base_table)
 
 
 def _chart(experiment: Experiment, metric: str) -> Chart:
@@ -69,6 +76,28 @@ def _table(experiment: Experiment, metrics: Sequence[str]) -> Table:
         "column is the mean over all scores but perplexities."
     )
     return Table(caption, ("strategy", *metrics, "mean"), tuple(rows))
+
+
+def _beside_kl(experiment: Experiment, metrics: Sequence[str]) -> tuple[Table, ...]:
+    """Make the table of scores beside the measured KL divergence of the same plans, if it was measured."""
+    if not measured_kl(experiment.trials):
+        return ()
+    rows = []
+    for strategy in strategies(experiment):
+        for level, trials in levels(experiment, strategy).items():
+            changes = (differences(experiment, trials, metric) for metric in metrics)
+            pairs = [_pair((fmean(each), deviation(each)) if each else None) for each in changes]
+            divergences = measured_kl(trials)
+            kl = f"{fmean(divergences):.2e}" if divergences else "–"
+            gain = f"{mean_gain(experiment, trials):.1f}"
+            rows.append((f"{strategy}, {100 * level:.0f} %", gain, kl, *pairs))
+    per = next(trial.kl.per for trial in experiment.trials if trial.kl is not None)
+    caption = (
+        f"The same plans by their measured KL divergence, nats per {per}, under INC's own scales: a score "
+        "counts right answers, KL every word. By threshold, in % of the NRMSE of everything in the lower "
+        "format."
+    )
+    return (Table(caption, ("plan", "gain, %", "KL", *metrics), tuple(rows)),)
 
 
 def _pair(average: tuple[float, float] | None) -> str:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from inc_mp_plugin.core.results import Experiment, KLPoint, Point, Trial
 from inc_mp_plugin.report.accuracy_section import accuracy_blocks
 from inc_mp_plugin.report.artefacts import RunArtefacts
-from inc_mp_plugin.report.blocks import Blocks, Chart, Section, Series, Strips, Table
+from inc_mp_plugin.report.blocks import Blocks, Chart, Section, Strips, Table
+from inc_mp_plugin.report.curve_section import curve_blocks
 from inc_mp_plugin.report.measured import with_interval
 from inc_mp_plugin.report.text import amount, percent, span, split_name
-from inc_mp_plugin.report.trials import levels, mean_gain, measured, strategies
+from inc_mp_plugin.report.trials import measured
 from inc_mp_plugin.report.validation_section import against_measured
-
-_COMPARED = {
-    "curve": "Of several draws the mean, with the least and the largest as a band.",
-    "methods": "One program, three prices of an op: its loss MSE (ip_mse), the entropy of its weight (EAGL), "
-    "the loss with it alone lowered (ALPS).",
-}
 
 
 def experiment_sections(run: RunArtefacts) -> tuple[Section, ...]:
@@ -120,80 +114,44 @@ def _measured(trial: Trial) -> tuple[str, str]:
 
 
 def _prediction(experiment: Experiment) -> Blocks:
-    points: dict[str, list[Point]] = {}
+    of_loss: dict[str, list[Point]] = {}
+    of_kl: dict[str, list[KLPoint]] = {}
     for trial in experiment.trials:
         if trial.measured is not None:
             point = Point(trial.quantized, trial.predicted, trial.interval, trial.measured)
-            points.setdefault(trial.strategy, []).append(point)
-    chart = against_measured(
-        f"prediction-{experiment.objective}",
-        f"Does the predicted loss MSE of {experiment.objective} plans come true at every threshold? On "
-        f"{experiment.samples} held-out samples; bars are the intervals of the predictions.",
-        [(strategy, strategy, group) for strategy, group in points.items()],
-    )
+            of_loss.setdefault(trial.strategy, []).append(point)
+        if trial.kl is not None and trial.kl.predicted is not None:
+            of_kl.setdefault(trial.strategy, []).append(trial.kl)
+    charts = [_come_true(experiment, "loss MSE", "", of_loss)]
+    if of_kl:
+        charts.append(_come_true(experiment, "KL divergence", "-kl", of_kl))
     labels = [f"{trial.strategy}, {100 * trial.level:.0f} %" for trial in experiment.trials]
     caption = (
         "By threshold, in % of the NRMSE of everything in the lower format; ratio: predicted / measured."
     )
-    return chart, _trials_table(caption, experiment, labels)
+    return (*charts, _trials_table(caption, experiment, labels))
 
 
-def _curve(experiment: Experiment) -> Blocks:
-    chart = Chart(
-        f"{experiment.name}-{experiment.objective}",
-        f"At equal {experiment.objective} gain, who loses least? {_COMPARED[experiment.name]} Measured on "
-        f"{experiment.samples} held-out samples. Below: better.",
-        "gain, % of the largest",
-        "loss MSE, measured",
-        tuple(_curve_series(experiment, strategy) for strategy in strategies(experiment)),
-        logarithmic_y=True,
+def _come_true(
+    experiment: Experiment,
+    value: str,
+    ending: str,
+    points: Mapping[str, Sequence[Point]] | Mapping[str, Sequence[KLPoint]],
+) -> Chart:
+    return against_measured(
+        f"prediction-{experiment.objective}{ending}",
+        f"Does the predicted {value} of {experiment.objective} plans come true at every threshold? On "
+        f"{experiment.samples} held-out samples; bars are the intervals of the predictions.",
+        [(strategy, strategy, group) for strategy, group in points.items()],
+        value,
     )
-    return chart, _curve_table(experiment)
-
-
-def _curve_series(experiment: Experiment, strategy: str) -> Series:
-    groups = [(group, measured(group)) for group in levels(experiment, strategy).values()]
-    # On a logarithmic axis a loss of 0 has no place.
-    points = [
-        (mean_gain(experiment, group), losses) for group, losses in groups if losses and min(losses) > 0
-    ]
-    several = any(len(losses) > 1 for _, losses in points)
-    return Series(
-        f"{strategy}, mean of draws" if several else strategy,
-        strategy,
-        tuple(gain for gain, _ in points),
-        tuple(fmean(losses) for _, losses in points),
-        tuple(min(losses) for _, losses in points) if several else (),
-        tuple(max(losses) for _, losses in points) if several else (),
-        band=several,
-    )
-
-
-def _curve_table(experiment: Experiment) -> Table:
-    groups = {strategy: levels(experiment, strategy) for strategy in strategies(experiment)}
-    rows = tuple(
-        (f"{100 * level:.0f}", *(_spread(measured(group.get(level, []))) for group in groups.values()))
-        for level in sorted({trial.level for trial in experiment.trials})
-    )
-    several = any(len(trials) > 1 for group in groups.values() for trials in group.values())
-    spread = "; mean (least to largest)" if several else ""
-    caption = f"Measured loss MSE of {experiment.objective} plans that gain at least so much{spread}."
-    return Table(caption, ("gain, %", *groups), rows, left=0)
-
-
-def _spread(losses: Sequence[float]) -> str:
-    if not losses:
-        return "–"
-    if len(losses) == 1:
-        return f"{losses[0]:.2e}"
-    return f"{fmean(losses):.2e} ({min(losses):.1e} to {max(losses):.1e})"
 
 
 # Title and blocks of each kind of experiment, in the order of the report.
 _KINDS: dict[str, tuple[str, Callable[[Experiment], Blocks]]] = {
     "choices": ("What each strategy lowers", _choices),
     "prediction": ("Predicted against measured loss, over thresholds", _prediction),
-    "curve": ("Measured loss at equal gain", _curve),
-    "methods": ("Ways to price ops, at equal gain", _curve),
+    "curve": ("Measured loss at equal gain", curve_blocks),
+    "methods": ("Ways to price ops, at equal gain", curve_blocks),
     "accuracy": ("Accuracy on tasks", accuracy_blocks),
 }

@@ -29,6 +29,11 @@ def measured(trials: Iterable[Trial]) -> list[float]:
     return [trial.measured for trial in trials if trial.measured is not None]
 
 
+def measured_kl(trials: Iterable[Trial]) -> list[float]:
+    """List the measured KL divergences, as far as there are any."""
+    return [trial.kl.measured for trial in trials if trial.kl is not None]
+
+
 def mean_gain(experiment: Experiment, trials: Iterable[Trial]) -> float:
     """Return the mean gain of trials in percent of the largest."""
     return percent(fmean([trial.gain for trial in trials]), experiment.largest_gain)

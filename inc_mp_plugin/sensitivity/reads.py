@@ -91,7 +91,7 @@ def add_inputs(
                     for reader, gradient in zip(readers, gradients, strict=True)
                 ]
                 norms = _squared_norms(products)
-                if together and key != "input":
+                if together and key != "input" and (len(products) > 1 or same is not None):
                     norms *= _summed_norm(products, same) / norms.sum().clamp(min=_TINY)
                 for reader, norm in zip(readers, norms, strict=True):
                     total[sample, reader.column] += norm
@@ -111,8 +111,10 @@ def _part(value: Tensor, reader: Reader, key: str, errors: Errors | None) -> Ten
 
 
 def _summed_norm(products: Sequence[Tensor], same: Tensor | None) -> Tensor:
-    """Compute the squared norm of the sum of products, of which equal rows are added up, too."""
-    total = products[0] if len(products) == 1 else torch.stack(list(products)).sum(dim=0)
+    """Compute the squared norm of the sum of products, into the first; equal rows are added up, too."""
+    total = products[0]
+    for product in products[1:]:
+        total += product
     if same is not None:
         total = total.flatten(0, -2)
         total = torch.zeros_like(total).index_add_(0, same, total)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
 from inc_mp_plugin.core.graph import Graph
-from inc_mp_plugin.libraries.torch import leaves
+from inc_mp_plugin.libraries.torch import leaves, version_of
 from inc_mp_plugin.model.batches import batch_size, call, placed, told_nan
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.losses import check_labels, sample_losses
@@ -68,11 +68,15 @@ class Rounding:
     scales: Scales
     formats: tuple[str, ...]
     maxabs: Mapping[tuple[str, int], Tensor]
-    # A scale takes longer to compute than a small tensor to round.
-    _of_inputs: dict[tuple[str, int, str], Scale] = field(default_factory=dict, repr=False, compare=False)
+    # A scale takes longer to compute than a small tensor to round. Ops that read one tensor ask for its error
+    # one after the other.
+    _scales: dict[tuple[str, int, str], Scale] = field(default_factory=dict, repr=False, compare=False)
+    _last: dict[str, tuple[Tensor, int, Scale, Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
-        """Return the error q of an input of an op, in FP32 and the value's shape.
+        """Return the error q of an input of an op, in FP32 and the value's shape; not to be changed.
 
         Args:
             op: its name.
@@ -80,7 +84,13 @@ class Rounding:
             value: of the input.
             format_name: an FP8 format.
         """
-        return self.input(op, index, value, format_name).float().sub_(value)
+        scale = self._scale(op, index, format_name)
+        last, version, its_scale, error = self._last.get(format_name, (None, 0, scale, value))
+        changed = last is not value or version != version_of(value)
+        if changed or any(map(torch.ne, its_scale, scale)):
+            error = self.input(op, index, value, format_name).float().sub_(value)
+            self._last[format_name] = value, version_of(value), scale, error
+        return error
 
     def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
         """Return the error q of a weight, in FP32 and the weight's shape."""
@@ -98,6 +108,10 @@ class Rounding:
         Raises:
             PluginError: the calibration batches never gave the op this input.
         """
+        scale = self._scale(op, index, format_name)
+        return quantize_dequantize(value, scale, format_name, self.scales.full_scale(format_name))
+
+    def _scale(self, op: str, index: int, format_name: str) -> Scale:
         if (op, index) not in self.maxabs:
             message = (
                 f"input {index} of op {op!r} was not seen when the maxabs was taken, but it is now; "
@@ -105,10 +119,9 @@ class Rounding:
             )
             raise PluginError(message)
         key = (op, index, format_name)
-        if key not in self._of_inputs:
-            self._of_inputs[key] = self.scales.of_input(self.maxabs[op, index], format_name)
-        scale = self._of_inputs[key]
-        return quantize_dequantize(value, scale, format_name, self.scales.full_scale(format_name))
+        if key not in self._scales:
+            self._scales[key] = self.scales.of_input(self.maxabs[op, index], format_name)
+        return self._scales[key]
 
     def weight(self, weight: Tensor, format_name: str) -> Tensor:
         """Round a weight."""

@@ -87,8 +87,8 @@ def measure_sensitivity(
 
     Of the KL divergence, errors that are equal add up before they are squared (`reads.add_inputs`): those of
     ops that read one tensor, of tokens that a first layer sees twice, and of keys and values that several
-    heads read. Then, of the loss, the drift of its mean with everything rounded is measured, too (`sensitivity.drift`,
-    one more forward pass).
+    heads read. Then, of the loss, the drift of its mean with everything rounded is measured, too
+    (`sensitivity.drift`, one more forward pass).
 
     Args:
         model: runs in evaluation mode and in its own precision, and leaves as it came.

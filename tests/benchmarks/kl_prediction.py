@@ -12,97 +12,46 @@ keeps what was measured, and a second run with it only predicts.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
-import transformers
+from held_out import FP8, SCALES, Change, HeldOut, load, parser_of, samples_of
 from routing import Routing, routers
-from torch import Tensor, nn
+from torch import nn
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.kl_model import KLModel
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.evaluate.validate import random_plans
-from inc_mp_plugin.model.modes import as_measured
-from inc_mp_plugin.sensitivity.rounded import rounded
-from inc_mp_plugin.sensitivity.rounding import Rounding, observe_rounding
+from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.solver.uncertainty import predict
 
-FP8, LEVEL = "fp8_e4m3", 0.95
-SCALES = mp.Scales("maxabs_arbitrary", "cpu")
+LEVEL = 0.95
 NOISES = ("measured", "uniform")
+Targets = dict[str, dict[str, np.ndarray]]
 
 
-class Measured(NamedTuple):
-    """KL divergence per token in nats, loss MSE, and share of the routed tokens that changed an expert."""
-
-    kl: float
-    loss: float
-    flips: float
+def means(change: Change) -> tuple[float, float]:
+    """Compute the KL divergence per token, and the loss MSE."""
+    return float(change.kl.mean()), float(np.square(change.loss).mean())
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The base model's log-probabilities of held-out tokens, and what plans change of them."""
-
-    model: nn.Module
-    rounding: Rounding
-    batches: list[Tensor]
-    base: list[Tensor]
-    routing: Routing
-
-    def measure(self, ops: Collection[str], *, routing_held: bool = False) -> Measured:
-        """Measure the model with these ops rounded."""
-        divergences, changes = [], []
-        held = self.routing.held() if routing_held else self.routing.counted()
-        formats = dict.fromkeys(ops, FP8)
-        with as_measured(self.model), held, rounded(self.model, self.rounding, formats), torch.no_grad():
-            for tokens, base in zip(self.batches, self.base, strict=True):
-                change = base - log_probabilities(self.model, tokens)
-                divergences.append((base.exp() * change).sum(dim=2).mean(dim=1))
-                changes.append(change.gather(2, tokens[:, 1:, None]).squeeze(2).mean(dim=1))
-        loss_mse = torch.cat(changes).square().mean()
-        return Measured(float(torch.cat(divergences).mean()), float(loss_mse), self.routing.flip_share)
-
-
-def log_probabilities(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Predict every token but the first, in FP64: small KL divergences are differences of large numbers."""
-    return model(input_ids=tokens, use_cache=False).logits[:, :-1].double().log_softmax(dim=-1)
-
-
-def held_out(model: nn.Module, rounding: Rounding, batches: list[Tensor]) -> HeldOut:
-    """Run the base model on the held-out tokens."""
-    routing = Routing(routers(model))
-    with as_measured(model), routing.recorded(), torch.no_grad():
-        base = [log_probabilities(model, tokens) for tokens in batches]
-    return HeldOut(model, rounding, batches, base, routing)
-
-
-def batches_of(path: str, count: int, options: argparse.Namespace) -> list[Tensor]:
-    """Read samples of full length, in batches."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(options.model)
-    texts = (json.loads(line)["text"] for line in Path(path).read_text(encoding="utf-8").splitlines())
-    rows = (tokenizer(text).input_ids[: options.tokens] for text in texts)
-    full = [row for row in rows if len(row) == options.tokens]
-    return list(torch.tensor(full[:count]).split(options.batch))
-
-
-def measurements(heldout: HeldOut, plans: list[tuple[str, ...]]) -> dict[str, dict[str, np.ndarray]]:
+def measurements(heldout: HeldOut, routing: Routing, plans: list[tuple[str, ...]]) -> Targets:
     """Measure KL and loss MSE of all plans: as the model routes, and with routing held where it has any."""
-    kl, loss, flips = np.array([heldout.measure(plan) for plan in plans]).T
+
+    def measure(plan: Collection[str]) -> tuple[float, float, float]:
+        return *means(heldout.change(plan, around=routing.counted())), routing.flip_share
+
+    kl, loss, flips = np.array([measure(plan) for plan in plans]).T
     print(f"{len(plans)} plans: {kl.min():.2e} to {kl.max():.2e} nats per token, loss MSE {loss.mean():.2e}")
     targets = {"": {"kl": kl, "loss": loss}}
-    if heldout.routing.modules:
+    if routing.modules:
         print(f"tokens that change an expert of a layer: {flips.min():.2%} to {flips.max():.2%}")
-        kl, loss, _ = np.array([heldout.measure(plan, routing_held=True) for plan in plans]).T
-        targets[", routing held"] = {"kl": kl, "loss": loss}
+        held = [means(heldout.change(plan, around=routing.held())) for plan in plans]
+        targets[", routing held"] = dict(zip(("kl", "loss"), np.array(held).T, strict=True))
     return targets
 
 
@@ -129,12 +78,10 @@ def parts_of(plans: list[tuple[str, ...]], op: str | None) -> dict[str, np.ndarr
     return parts
 
 
-def kept(
-    heldout: HeldOut, plans: list[tuple[str, ...]], path: str | None
-) -> dict[str, dict[str, np.ndarray]]:
+def kept(heldout: HeldOut, routing: Routing, plans: list[tuple[str, ...]], path: str | None) -> Targets:
     """Measure the plans, or read what an earlier run measured of the same plans."""
     if path is None or not Path(path).exists():
-        targets = measurements(heldout, plans)
+        targets = measurements(heldout, routing, plans)
         if path is not None:
             arrays = {f"{kind}|{how}": rows[kind] for how, rows in targets.items() for kind in rows}
             np.savez(path, plans=json.dumps(plans), **arrays)
@@ -164,26 +111,23 @@ def show(name: str, predicted: np.ndarray, measured: np.ndarray) -> None:
 
 def main() -> None:
     """Print a line for each yardstick and model of the noise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    for name in ("model", "calibration", "heldout"):
-        parser.add_argument(name)
-    parser.add_argument("--samples", type=int, default=48)
-    parser.add_argument("--fresh", type=int, default=48, help="held-out samples")
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
+    parser = parser_of(__doc__, samples=48, fresh=48)
     parser.add_argument("--plans", type=int, default=100)
     parser.add_argument("--apart", help="name of an op")
     parser.add_argument("--measured", help="file of what was measured, .npz")
     options = parser.parse_args()
-    model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
-    batches = [{"input_ids": tokens} for tokens in batches_of(options.calibration, options.samples, options)]
-    fresh = batches_of(options.heldout, options.fresh, options)
+    model = load(options.model)
+    samples = samples_of(options.calibration, options.samples, options)
+    batches = [{"input_ids": tokens} for tokens in samples.split(options.batch)]
+    fresh = samples_of(options.heldout, options.fresh, options)
     graph = mp.capture(model, batches[0])
     rounding = observe_rounding(model, graph, batches, None, scales=SCALES, formats=(FP8,))
     reached = [op.name for op in graph.ops if (op.name, 0) in rounding.maxabs]  # an expert may get no token
     plans = random_plans(reached, options.plans, seed=1)
-    targets = kept(held_out(model, rounding, fresh), plans, options.measured)
-    for yardstick, noise, predicted in predictions(model, graph, batches, plans, sum(map(len, fresh))):
+    routing = Routing(routers(model))
+    heldout = HeldOut.of(model, rounding, fresh, options.batch, routing.recorded())
+    targets = kept(heldout, routing, plans, options.measured)
+    for yardstick, noise, predicted in predictions(model, graph, batches, plans, len(fresh)):
         for how, measured in targets.items():
             for part, chosen in parts_of(plans, options.apart).items():
                 show(f"{yardstick}, noise {noise}{how}{part}", predicted[chosen], measured[yardstick][chosen])

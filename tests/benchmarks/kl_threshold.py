@@ -10,73 +10,70 @@ at the mean KL of the plan on fresh samples of the pool. Judged: at most the thr
 
 from __future__ import annotations
 
-import argparse
-from functools import cache
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import transformers
-from kl_prediction import FP8, SCALES, batches_of, log_probabilities
+from held_out import FP8, SCALES, HeldOut, load, parser_of, samples_of
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.costs import Costs
-from inc_mp_plugin.model.modes import as_measured
-from inc_mp_plugin.sensitivity.rounded import rounded
+from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 
 
+class Outcome(NamedTuple):
+    """A plan of one draw: measured KL divergence over the threshold, and its share of the largest gain."""
+
+    ratio: float
+    gain: float
+
+
+def outcomes(
+    heldout: HeldOut, gains: Gains, costs: Costs, options: object, confidence: float | None
+) -> Iterator[Outcome]:
+    """Plan and measure, draw by draw."""
+    for seed in range(options.draws):
+        order = np.random.default_rng(seed).permutation(len(heldout.samples))
+        ours, fresh = order[: options.samples], order[options.samples :][: options.fresh]
+        plan = mp.solve(gains, costs.take(ours), kl=options.kl, confidence=confidence)
+        kl = float(heldout.change(plan.quantized, fresh).kl.mean())
+        yield Outcome(kl / options.kl, plan.gain / plan.largest_gain)
+
+
+def show(noise: str, confidence: float | None, drawn: list[Outcome]) -> None:
+    """Print how often the threshold held, and the gain."""
+    ratios, gains = np.array(drawn).T
+    held, nearly = np.mean(ratios <= 1.0), np.mean(ratios <= 1.1)
+    print(
+        f"noise {noise:9s} confidence {confidence or 'none':5}  within {held:4.0%}  within 1.10 kl "
+        f"{nearly:4.0%}  measured / kl: mean {ratios.mean():.3f}, 95th percentile "
+        f"{np.quantile(ratios, 0.95):.3f}  gain {gains.mean():.1%}",
+        flush=True,
+    )
+
+
 def main() -> None:
-    """Print, per noise and confidence, how often the threshold held, and the gain."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    for name in ("model", "calibration", "heldout"):
-        parser.add_argument(name)
+    """Print a line per noise and confidence."""
+    parser = parser_of(__doc__, samples=64, fresh=128)
     parser.add_argument("--kl", type=float, default=0.001)
-    parser.add_argument("--samples", type=int, default=64, help="of calibration, in each draw")
-    parser.add_argument("--fresh", type=int, default=128, help="that a plan is measured on, in each draw")
-    parser.add_argument("--pool", type=int, default=320)
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--draws", type=int, default=100)
     options = parser.parse_args()
-    model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
-    halves = [batches_of(path, options.pool // 2, options) for path in (options.calibration, options.heldout)]
-    batches = [tokens for half in halves for tokens in half]
-    pool = [{"input_ids": tokens} for tokens in batches]
-    graph = mp.capture(model, pool[0])
-    sensitivity = mp.measure_sensitivity(model, graph, pool, yardstick="kl", scales=SCALES, formats=(FP8,))
-    rounding = observe_rounding(model, graph, pool, None, scales=SCALES, formats=(FP8,))
+    model = load(options.model)
+    pool = torch.cat([samples_of(path, 10**6, options) for path in (options.calibration, options.heldout)])
+    batches = [{"input_ids": tokens} for tokens in pool.split(options.batch)]
+    print(f"{len(pool)} samples: {options.samples} to plan, {options.fresh} others to measure")
+    graph = mp.capture(model, batches[0])
+    settings = {"scales": SCALES, "formats": (FP8,)}
+    sensitivity = mp.measure_sensitivity(model, graph, batches, yardstick="kl", **settings)
+    rounding = observe_rounding(model, graph, batches, None, **settings)
+    heldout = HeldOut.of(model, rounding, pool, options.batch)
     gains = mp.memory_gains(graph, ("fp32", FP8))
-    with as_measured(model), torch.no_grad():
-        base = [log_probabilities(model, tokens) for tokens in batches]
-
-    @cache
-    def divergences(ops: tuple[str, ...]) -> np.ndarray:
-        """KL per token of every sample of the pool."""
-        parts = []
-        with as_measured(model), rounded(model, rounding, dict.fromkeys(ops, FP8)), torch.no_grad():
-            for tokens, before in zip(batches, base, strict=True):
-                change = before - log_probabilities(model, tokens)
-                parts.append((before.exp() * change).sum(dim=2).mean(dim=1))
-        return torch.cat(parts).numpy()
-
-    count = len(sensitivity.loss)
     for noise in ("measured", "uniform"):
         for confidence in (None, 0.95):
-            ratios, shares = [], []
-            for seed in range(options.draws):
-                order = np.random.default_rng(seed).permutation(count)
-                ours, fresh = order[: options.samples], order[options.samples :][: options.fresh]
-                costs = Costs(sensitivity.take(ours), noise)
-                plan = mp.solve(gains, costs, kl=options.kl, confidence=confidence)
-                ratios.append(float(divergences(plan.quantized)[fresh].mean()) / options.kl)
-                shares.append(plan.gain / plan.largest_gain)
-            held, nearly = np.mean(np.array(ratios) <= 1.0), np.mean(np.array(ratios) <= 1.1)
-            print(
-                f"noise {noise:9s} confidence {confidence or 'none':5}  within {held:4.0%}  within 1.10 kl "
-                f"{nearly:4.0%}  measured / kl: mean {np.mean(ratios):.3f}, 95th percentile "
-                f"{np.quantile(ratios, 0.95):.3f}  gain {np.mean(shares):.1%}",
-                flush=True,
-            )
+            costs = Costs(sensitivity, noise)
+            show(noise, confidence, list(outcomes(heldout, gains, costs, options, confidence)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from report_case import VALIDATION, artefacts, plan
+from report_case import ACCURACY, CURVE, PREDICTION, VALIDATION, artefacts, plan
 
 from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.plan import Interval
@@ -161,3 +161,40 @@ def test_a_closed_loop_of_kl(tau):
     assert table.rows[2][-1] == "exceeded"
     assert len(table.columns) == len(table.rows[0]) == (8 if tau is None else 11)
     assert all(math.isfinite(value) for series in chart.series for value in (*series.x, *series.y))
+
+
+def with_kl(experiment, *measured):
+    """The same experiment; its trials have these measured KL divergences, predicted a tenth higher."""
+    ends = Interval(0.0, 0.1)
+    trials = tuple(
+        replace(trial, kl=KLPoint(1.1 * kl, ends, kl, ends, 0.0, 0.0))
+        for trial, kl in zip(experiment.trials, measured, strict=True)
+    )
+    return replace(experiment, trials=trials)
+
+
+def test_curves_have_a_chart_and_a_table_for_each_yardstick():
+    curve = with_kl(CURVE, 0.02, 0.04, 0.01, 0.0)
+    _, _, chart, table = section("curve", experiments=(curve,)).blocks
+    assert (chart.name, chart.y_label) == ("curve-memory-kl", "KL divergence, nats per token, measured")
+    assert chart.series == (
+        Series(
+            "random, mean of draws", "random", (62.5,), (pytest.approx(0.03),), (0.02,), (0.04,), band=True
+        ),
+        Series("ip_mse", "ip_mse", (50.0,), (0.01,)),
+    )
+    assert table.rows == (("20", "–", "0.00e+00"), ("50", "3.00e-02 (2.0e-02 to 4.0e-02)", "1.00e-02"))
+
+
+def test_predictions_of_both_yardsticks():
+    prediction = with_kl(PREDICTION, *[0.01] * len(PREDICTION.trials))
+    _, chart, _ = section("prediction", experiments=(prediction,)).blocks
+    assert (chart.name, chart.x_label) == ("prediction-memory-kl", "KL divergence, predicted")
+    assert chart.series[1].x == pytest.approx([0.011] * len(PREDICTION.trials))
+    assert chart.series[1].y == (0.01,) * len(PREDICTION.trials)
+
+
+def test_scores_beside_the_divergence_of_the_same_plans():
+    *_, table, _ = section("accuracy", experiments=(with_kl(ACCURACY, 0.01, 0.03),)).blocks
+    assert table.columns == ("plan", "gain, %", "KL", "piqa/acc", "wiki/perplexity")
+    assert table.rows == (("ip_mse, 50 %", "50.0", "2.00e-02", "+0.000 ± 2.83", "+10.000 ± 0.00"),)
