@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -60,6 +61,16 @@ class CostModel:
         if self.cached:
             whole = whole - self._of_second(format_name)
         return self._per_token(whole)
+
+    def plan_row_costs(self, format_name: str, lowered: Collection[str]) -> FloatArray:
+        """Predict the cost of these ops together, all in one format, row by row, shape (rows,).
+
+        Raises:
+            InputError: as `row_costs`.
+        """
+        columns = [i for i, op in enumerate(self.ops) if op in lowered]
+        together: FloatArray = self.row_costs(format_name)[:, columns].sum(axis=1)
+        return together
 
     @cached_property
     def cache_row_costs(self) -> FloatArray:

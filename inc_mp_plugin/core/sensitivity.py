@@ -48,6 +48,10 @@ class Sensitivity:
     `second` holds the part of a bgemm's second input (keys, values), shape (rows, ops): the part of
     `input` under the key "input", and the part of `rounding` under each format.
 
+    `shared` holds, by format, what an op adds to its own part of `rounding` where all ops that read the same
+    tensors are rounded, shape (rows, ops); equal numbers in `reads`, shape (ops,), tell such ops, -1 an op
+    that reads alone. Both are only there where they were measured: of the KL divergence.
+
     `maxabs` holds largest magnitudes over all samples, shape (ops,). Under "input" there is the maxabs of an
     op's input (of two inputs, the smaller maxabs). Under "weight" there is the maxabs of its weight, and
     under "channel" the smallest maxabs of the weight's output channels; both are infinite without a weight.
@@ -70,6 +74,8 @@ class Sensitivity:
     tokens: FloatArray | None = None
     sizes: FloatArray | None = None
     kl: Sensitivity | None = None
+    shared: Mapping[str, FloatArray] = field(default_factory=dict)
+    reads: NDArray[np.int64] | None = None
 
     @property
     def samples(self) -> int:
@@ -101,6 +107,7 @@ class Sensitivity:
             ops=tuple(self.ops[index] for index in columns),
             maxabs={part: largest[columns] for part, largest in self.maxabs.items()},
             kl=None if self.kl is None else self.kl.of(names),
+            reads=None if self.reads is None else self.reads[columns],
             **self._squares(lambda array: array[:, columns]),
         )
 
@@ -126,4 +133,5 @@ class Sensitivity:
             "weight": change(self.weight),
             "rounding": {name: change(array) for name, array in self.rounding.items()},
             "second": {key: change(array) for key, array in self.second.items()},
+            "shared": {name: change(array) for name, array in self.shared.items()},
         }

@@ -65,7 +65,8 @@ def with_drift(
     """
     format_name = rounding.formats[0]
     curvature = sensitivity if sensitivity.kl is None else sensitivity.kl
-    first_order = float(curvature.rounding[format_name].sum(axis=1).mean()) / curvature.tokens_per_row
+    squares = curvature.rounding[format_name] + curvature.shared.get(format_name, 0.0)
+    first_order = float(squares.sum(axis=1).mean()) / curvature.tokens_per_row
     losses = rounded_losses(model, graph, batches, loss_fn, rounding=rounding, format_name=format_name)
     change = losses - sensitivity.loss
     if not np.isfinite(change).all():

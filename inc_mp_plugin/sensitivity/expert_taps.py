@@ -183,7 +183,7 @@ class ExpertTaps:
         def watch(value: Tensor, of_value: Tensor, of_output: Tensor) -> None:
             call.reads[projection] = _Read(ops, columns, of_value)
             if projection == "down_proj" or len(call.reads) == len(_PAIR):  # a pair reads the same rows
-                self._add_inputs(call, value)
+                self._add_inputs(call, value, self._columns[layer.ops("gate_proj", layer.experts)[0]])
             if not self._inputs_only:
                 keys = call.per_row(call.sent.counts) * self._size + call.samples(self._size)
                 layer.due[projection].append(Rows(keys, value.detach(), of_output))
@@ -193,8 +193,11 @@ class ExpertTaps:
         linears = {getattr(layer.experts[n], projection): count for n, count in call.sent.counts.items()}
         return products(value, linears, watch)
 
-    def _add_inputs(self, call: _Call, value: Tensor) -> None:
-        """Add what rows contribute; the errors of a token are the same in all experts, as in `add_inputs`."""
+    def _add_inputs(self, call: _Call, value: Tensor, first: int) -> None:
+        """Add what rows contribute, as in `add_inputs`: the errors of a token are the same in all experts.
+
+        `first` is the column of the layer's first op, which numbers the ops that read its tokens.
+        """
         reads = list(call.reads.values())
         call.reads.clear()
         samples, tokens = call.samples(self._size), call.sent.source % call.sent.tokens
@@ -205,11 +208,14 @@ class ExpertTaps:
                 for read in reads
             ]
             norms = [product.square().sum(dim=1).double() for product in products]
-            if self._together and key != "input" and len(reads) == len(_PAIR):
-                share = _joint_share(products, norms, tokens, call.sent.tokens)
-                norms = [norm * share for norm in norms]
             for read, norm in zip(reads, norms, strict=True):
                 total.index_put_((samples, read.columns), norm, accumulate=True)
+            if self._together and key != "input" and len(reads) == len(_PAIR):
+                more = _joint_share(products, norms, tokens, call.sent.tokens) - 1.0
+                for read, norm in zip(reads, norms, strict=True):
+                    where = (samples, read.columns)
+                    self._totals.shared[key].index_put_(where, norm * more, accumulate=True)
+                    self._totals.reads[read.columns] = first
 
     def _rounding(self, call: _Call, ops: Iterable[str], value: Tensor, format_name: str) -> Tensor:
         errors: Any = self._errors  # there are no totals of formats without

@@ -156,7 +156,7 @@ class Pass:
         Raises:
             NonFiniteError: there is one; the text names the op.
         """
-        parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values())
+        parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values(), *rows.shared.values())
         if all(np.isfinite(part).all() for part in parts):
             return
         with torch.no_grad():
@@ -190,6 +190,8 @@ def _to_rows(taps: Taps, losses: Tensor, counts: tuple[Tensor, Tensor], factor: 
         totals.largest.cpu().numpy()[None],
         scaled(totals.rounding),
         scaled(totals.second),
+        scaled(totals.shared),
+        totals.reads.cpu().numpy()[None],
     )
 
 

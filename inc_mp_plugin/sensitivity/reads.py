@@ -64,14 +64,14 @@ def add_inputs(
 ) -> None:
     """Add ||z * dg/dz||^2 of one tensor z and the branch of each op that reads it, sample by sample.
 
-    Equal values have equal rounding errors. So the errors of ops that read one tensor are the same, and those
-    of rows of a tensor that are equal. The products q * g of the ops k and such rows t add up before they are
-    squared::
+    Equal values have equal rounding errors. So the errors of rows t of a tensor that are equal are the same,
+    and those of ops k that read one tensor. Their products q * g add up before they are squared: of one op,
+    and of all of them together::
 
-        || sum_kt q * g_kt ||^2
+        || sum_t q * g_kt ||^2,    || sum_kt q * g_kt ||^2
 
-    Each op has a share of that, in proportion to its own sum of squares: so costs add up to what the ops
-    cost together; of an op that is lowered alone, the share is an estimate.
+    The second is not the sum of the first over ops: each op has a share of the difference, in proportion to
+    its own square, in `totals.shared`.
 
     Args:
         totals: to add to.
@@ -86,17 +86,37 @@ def add_inputs(
         parts = pieces(*tensors) if same is None else iter([tuple(tensors)])
         for value, *gradients in parts:
             for key, total in totals.of_inputs.items():
+                equal = None if key == "input" else same
                 products = [
-                    _part(value, reader, key, errors).float() * gradient.float()
+                    _summed(_part(value, reader, key, errors).float() * gradient.float(), equal)
                     for reader, gradient in zip(readers, gradients, strict=True)
                 ]
                 norms = _squared_norms(products)
-                if together and key != "input" and (len(products) > 1 or same is not None):
-                    norms *= _summed_norm(products, same) / norms.sum().clamp(min=_TINY)
                 for reader, norm in zip(readers, norms, strict=True):
                     total[sample, reader.column] += norm
                     if reader.kind == "bgemm" and reader.index == 1:
                         totals.second[key][sample, reader.column] += norm
+                if together and key != "input" and len(readers) > 1:
+                    _add_shared(totals, key, sample, readers, products=products, norms=norms)
+
+
+def _add_shared(
+    totals: Totals,
+    key: str,
+    sample: int,
+    readers: Sequence[Reader],
+    *,
+    products: Sequence[Tensor],
+    norms: Tensor,
+) -> None:
+    """Add each op's share of what equal errors add; the products are added up into the first."""
+    whole = products[0]
+    for product in products[1:]:
+        whole += product
+    shares = norms * (_squared_norms([whole]) / norms.sum().clamp(min=_TINY) - 1.0)
+    for reader, share in zip(readers, shares, strict=True):
+        totals.shared[key][sample, reader.column] += share
+        totals.reads[reader.column] = readers[0].column
 
 
 def _repeats(reader: Reader) -> bool:
@@ -110,15 +130,12 @@ def _part(value: Tensor, reader: Reader, key: str, errors: Errors | None) -> Ten
     return errors.of_input(reader.op, reader.index, value, key)
 
 
-def _summed_norm(products: Sequence[Tensor], same: Tensor | None) -> Tensor:
-    """Compute the squared norm of the sum of products, into the first; equal rows are added up, too."""
-    total = products[0]
-    for product in products[1:]:
-        total += product
-    if same is not None:
-        total = total.flatten(0, -2)
-        total = torch.zeros_like(total).index_add_(0, same, total)
-    return _squared_norms([total])[0]
+def _summed(product: Tensor, same: Tensor | None) -> Tensor:
+    """Add up the rows that are equal; `same` is from `repeats`."""
+    if same is None:
+        return product
+    rows = product.flatten(0, -2)
+    return torch.zeros_like(rows).index_add_(0, same, rows)
 
 
 def _squared_norms(tensors: Sequence[Tensor]) -> Tensor:

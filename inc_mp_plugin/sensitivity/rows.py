@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,15 @@ from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.scales.methods import INPUT
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from inc_mp_plugin.core.sensitivity import FloatArray
 
-_ROUNDING, _SECOND = "rounding ", "second "  # begin the names of these arrays; the key follows
+_ROUNDING, _SECOND, _SHARED = (
+    "rounding ",
+    "second ",
+    "shared ",
+)  # begin the names of these arrays; the key follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +31,9 @@ class Rows:
     """Sensitivities of the rows of one batch or of several: its samples, or all of them together.
 
     `loss`, `tokens` and `sizes` (positions and samples of a row) have shape (rows,), `largest` has shape
-    (batches, 2, ops), all other arrays have shape (rows, ops). `called` names the ops that ran. `largest`
-    holds the largest magnitude of an op's first and second input, -1 where there is none. `rounding` (by
-    format) and `second` are as in `Totals`.
+    (batches, 2, ops), `reads` (batches, ops), all other arrays have shape (rows, ops). `called` names the ops
+    that ran. `largest` holds the largest magnitude of an op's first and second input, -1 where there is none.
+    `rounding` and `shared` (by format), `second` and `reads` are as in `Totals`.
     """
 
     loss: FloatArray
@@ -37,8 +43,10 @@ class Rows:
     weight: FloatArray
     called: frozenset[str]
     largest: FloatArray
-    rounding: Mapping[str, FloatArray] = field(default_factory=dict)
-    second: Mapping[str, FloatArray] = field(default_factory=dict)
+    rounding: Mapping[str, FloatArray]
+    second: Mapping[str, FloatArray]
+    shared: Mapping[str, FloatArray]
+    reads: NDArray[np.int64]
 
 
 def to_arrays(rows: Rows) -> dict[str, Any]:
@@ -53,20 +61,23 @@ def to_arrays(rows: Rows) -> dict[str, Any]:
         "largest": rows.largest,
         **{f"{_ROUNDING}{format_name}": part for format_name, part in rows.rounding.items()},
         **{f"{_SECOND}{key}": part for key, part in rows.second.items()},
+        **{f"{_SHARED}{format_name}": part for format_name, part in rows.shared.items()},
+        "reads": rows.reads,
     }
 
 
 def from_arrays(arrays: Mapping[str, Any]) -> Rows:
     """Invert `to_arrays`."""
-    rounding, second = (
+    rounding, second, shared = (
         {name.removeprefix(start): part for name, part in arrays.items() if name.startswith(start)}
-        for start in (_ROUNDING, _SECOND)
+        for start in (_ROUNDING, _SECOND, _SHARED)
     )
     called = frozenset(arrays["called"].tolist())
     loss, tokens, sizes, input, weight = (
         arrays[key] for key in ("loss", "tokens", "sizes", "input", "weight")
     )
-    return Rows(loss, tokens, sizes, input, weight, called, arrays["largest"], rounding, second)
+    parts = (loss, tokens, sizes, input, weight, called, arrays["largest"], rounding, second, shared)
+    return Rows(*parts, arrays["reads"])
 
 
 def concatenate(rows: Sequence[Rows]) -> Rows:
@@ -94,7 +105,16 @@ def join(graph: Graph, rows: Sequence[Rows], estimate: Estimate | None = None) -
     largest = whole.largest.max(axis=0)
     maxabs = {INPUT: np.where(largest < 0, np.inf, largest).min(axis=0)}
     parts = (whole.loss, whole.input, whole.weight, whole.rounding)
-    joined = Sensitivity(names, *parts, second=whole.second, maxabs=maxabs).of(whole.called)
+    reads = whole.reads.max(axis=0)
+    several = bool((reads >= 0).any())
+    joined = Sensitivity(
+        names,
+        *parts,
+        second=whole.second,
+        maxabs=maxabs,
+        shared=whole.shared if several else {},
+        reads=reads if several else None,
+    ).of(whole.called)
     if estimate is None:
         return joined
     return replace(

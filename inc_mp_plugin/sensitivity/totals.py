@@ -21,7 +21,9 @@ class Totals:
     holds ||q * dg/dz||^2 of inputs and weight together, with the true rounding error q. `second` holds the
     parts that the second inputs of bgemms contribute: to `input` under the key "input", to `rounding` under
     each format. `largest`, shape (2, ops), is the largest magnitude of the first and the second input, -1
-    where there is none.
+    where there is none. `shared[format]`, shape (samples, ops), is what an op adds to its own part where all
+    ops that read the same tensors are rounded; `reads`, shape (ops,), numbers these sets of ops, -1 for an op
+    that is in none.
     """
 
     input: Tensor
@@ -29,6 +31,8 @@ class Totals:
     rounding: dict[str, Tensor]
     second: dict[str, Tensor]
     largest: Tensor
+    shared: dict[str, Tensor]
+    reads: Tensor
 
     @staticmethod
     def zeros(samples: int, ops: int, *, formats: Collection[str], device: torch.device) -> Totals:
@@ -47,6 +51,8 @@ class Totals:
             {format_name: torch.zeros_like(nothing) for format_name in formats},
             {key: torch.zeros_like(nothing) for key in ("input", *formats)},
             torch.full((2, ops), -1.0, dtype=torch.float64, device=device),
+            {format_name: torch.zeros_like(nothing) for format_name in formats},
+            torch.full((ops,), -1, device=device),
         )
 
     def restarted(self, samples: int) -> Totals:

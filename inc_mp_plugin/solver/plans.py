@@ -86,5 +86,6 @@ def _kl_fields(
     model = program.costs.kl
     if model is None:
         return {}
-    _, interval = predict(model, formats, program.gains.base, level=origin.confidence)
-    return {"predicted_kl": program.kl(totals), "kl_interval": interval}
+    value, interval = predict(model, formats, program.gains.base, level=origin.confidence)
+    # A program's sum holds what ops that read one tensor would add if all of them were lowered.
+    return {"predicted_kl": min(value, program.kl(totals) or 0.0), "kl_interval": interval}

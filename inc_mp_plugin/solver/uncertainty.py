@@ -37,8 +37,8 @@ def plan_rows(model: CostModel, formats: Mapping[str, str], base: str) -> FloatA
     """
     total = np.array(model.cache_row_costs)
     for format_name in sorted(set(formats.values()) - {base}):  # sums of floats depend on the order
-        columns = [i for i, op in enumerate(model.ops) if formats.get(op) == format_name]
-        total += model.row_costs(format_name)[:, columns].sum(axis=1)
+        lowered = {op for op, name in formats.items() if name == format_name}
+        total += model.plan_row_costs(format_name, lowered)
     return total
 
 

@@ -12,7 +12,7 @@ from inc_mp_plugin.core.sensitivity import NO_DRIFT, Drift, Sensitivity
 from inc_mp_plugin.runtime.store import Json
 
 # Names of arrays begin with these; the format, the key or the part follows.
-_ROUNDING, _SECOND, _MAXABS, _KL = "rounding_", "second_", "maxabs_", "kl_"
+_ROUNDING, _SECOND, _SHARED, _MAXABS, _KL = "rounding_", "second_", "shared_", "maxabs_", "kl_"
 
 
 def to_content(sensitivity: Sensitivity, arrays_sha256: str) -> Json:
@@ -43,9 +43,10 @@ def to_arrays(sensitivity: Sensitivity) -> dict[str, Any]:
     """Name the arrays of sensitivity.npz; those of the rounding error only where it was measured."""
     rounding = {f"{_ROUNDING}{format_name}": rows for format_name, rows in sensitivity.rounding.items()}
     drift = {"drift": np.array(sensitivity.measured_drift)} if rounding else {}
-    counts = {"tokens": sensitivity.tokens, "sizes": sensitivity.sizes}
+    counts = {"tokens": sensitivity.tokens, "sizes": sensitivity.sizes, "reads": sensitivity.reads}
     kl = {} if sensitivity.kl is None else to_arrays(sensitivity.kl)
     second = {f"{_SECOND}{key}": rows for key, rows in sensitivity.second.items()}
+    second |= {f"{_SHARED}{format_name}": rows for format_name, rows in sensitivity.shared.items()}
     return {
         "loss": sensitivity.loss,
         "input": sensitivity.input,
@@ -72,9 +73,9 @@ def from_arrays(arrays: Mapping[str, Any]) -> Sensitivity:
     Raises:
         ValueError: the arrays do not fit together.
     """
-    rounding, second, maxabs, kl = (
+    rounding, second, shared, maxabs, kl = (
         {key.removeprefix(start): rows for key, rows in arrays.items() if key.startswith(start)}
-        for start in (_ROUNDING, _SECOND, _MAXABS, _KL)
+        for start in (_ROUNDING, _SECOND, _SHARED, _MAXABS, _KL)
     )
     sensitivity = Sensitivity(
         tuple(str(name) for name in arrays["ops"]),
@@ -91,11 +92,14 @@ def from_arrays(arrays: Mapping[str, Any]) -> Sensitivity:
         tokens=arrays.get("tokens"),
         sizes=arrays.get("sizes"),
         kl=from_arrays(kl) if kl else None,
+        shared=shared,
+        reads=arrays.get("reads"),
     )
     shape = (len(sensitivity.loss), len(sensitivity.ops))
-    rows = (sensitivity.input, sensitivity.weight, *rounding.values(), *second.values())
+    rows = (sensitivity.input, sensitivity.weight, *rounding.values(), *second.values(), *shared.values())
     fit = all(array.shape == shape for array in rows)
-    if not fit or any(array.shape != shape[1:] for array in maxabs.values()):
+    of_ops = [*maxabs.values(), *([] if sensitivity.reads is None else [sensitivity.reads])]
+    if not fit or any(array.shape != shape[1:] for array in of_ops):
         message = "the arrays do not fit together"
         raise ValueError(message)
     return sensitivity

@@ -76,7 +76,14 @@ def test_ops_that_read_one_tensor_cost_together_what_its_error_does():
     sensitivity, rounding = measured(model)
     for row, number in enumerate((1, 2)):
         expected = by_autograd(model, rounding, IDS[row : row + 1], number)
-        assert sensitivity.rounding[E4M3][row, :2].sum() == pytest.approx(expected, rel=1e-4)
+        assert together(sensitivity)[row, :2].sum() == pytest.approx(expected, rel=1e-4)
+    # Read by both: `down` reads alone.
+    assert sensitivity.reads.tolist() == [0, 0, -1]
+    assert (sensitivity.shared[E4M3][:, 2] == 0).all()
+
+
+def together(sensitivity):
+    return sensitivity.rounding[E4M3] + sensitivity.shared[E4M3]
 
 
 def test_the_loss_of_the_paper_counts_every_op_by_itself():
@@ -96,6 +103,7 @@ def test_the_loss_of_the_paper_counts_every_op_by_itself():
             )
             expected = sum(float(part.detach().square().sum()) for part in parts)
             assert sensitivity.rounding[E4M3][row, column] == pytest.approx(expected, rel=1e-4)
+    assert (sensitivity.shared, sensitivity.reads) == ({}, None)
 
 
 def test_an_op_whose_output_is_ignored_does_not_hold_up_the_others():
@@ -142,7 +150,8 @@ def test_a_token_has_one_error_in_all_its_experts(name):
     (of_zeros,) = torch.autograd.grad(losses.sum(), zeros)
     expected = 0.5 * of_zeros.square().view(2, -1).sum(dim=1)
     columns = [c for c, op in enumerate(sensitivity.ops) if op.startswith(layer) and "down" not in op]
-    assert sensitivity.rounding[E4M3][:, columns].sum(axis=1) == pytest.approx(expected.numpy(), rel=1e-4)
+    assert together(sensitivity)[:, columns].sum(axis=1) == pytest.approx(expected.numpy(), rel=1e-4)
+    assert len(set(sensitivity.reads[columns].tolist())) == 1
 
 
 def test_heads_that_read_the_same_values_have_one_error():
