@@ -55,7 +55,8 @@ class KLModel(CostModel):
         shared = self.sensitivity.shared.get(format_name)
         if shared is None or self.noise != "measured":
             return np.zeros_like(self.sensitivity.input)
-        return self._per_token(np.where(shared.mean(axis=0) > 0, shared, 0.0))
+        positive: FloatArray = np.where(shared.mean(axis=0) > 0, shared, 0.0)
+        return positive / self.sensitivity.tokens_per_row
 
     def _beside(self, chosen: np.ndarray) -> FloatArray:
         """Compute for each op the part of the others with its number in `reads` that are chosen, too."""

@@ -26,6 +26,7 @@ def test_scores_of_every_strategy(folder, monkeypatch):
     kinds = {(t["strategy"], t["level"], t["seed"]) for t in experiment["trials"]}
     levels = itertools.product(("ip_mse", "prefix", "random"), (0.3, 0.6, 0.9), (0, 1))
     assert kinds == {*levels, ("uniform", 1.0, 0), ("uniform", 1.0, 1)}
+    assert all(0 <= trial["kl"]["measured"] < 1 for trial in experiment["trials"])
     # The same plan under other scales scores otherwise.
     everything = [t["scores"] for t in experiment["trials"] if t["strategy"] == "uniform"]
     assert len({scores["stdlib_cloze/perplexity"] for scores in everything}) == 2
