@@ -15,7 +15,7 @@ def frontier(
     points: Annotated[int, typer.Option(min=2, help="Points of the exact curve, both ends included.")] = 20,
     draws: Annotated[int, typer.Option(min=0, help="Draws of the random baseline.")] = 10,
 ) -> None:
-    """Show gain against loss for every objective: the exact curve, with the baselines beside it."""
+    """Show gain against loss, or KL, for every objective: the exact curve, with the baselines beside it."""
     from inc_mp_plugin.cli.show import show_frontiers
     from inc_mp_plugin.pipeline.solve import draw_frontier
 

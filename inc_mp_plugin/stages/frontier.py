@@ -9,6 +9,7 @@ from pathlib import Path
 from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.core.results import Frontier
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import Artefact
@@ -29,7 +30,14 @@ FRONTIER = Artefact("frontier", _decode, _encode)
 
 
 def frontier_stage(
-    folder: Path, losses: Costs, gains: Mapping[str, Gains], demands: Demands, *, points: int, draws: int
+    folder: Path,
+    losses: Costs,
+    gains: Mapping[str, Gains],
+    demands: Demands,
+    *,
+    yardstick: Yardstick,
+    points: int,
+    draws: int,
 ) -> dict[str, Frontier]:
     """Draw the curves of every objective that has gains, or read frontier.json.
 
@@ -38,6 +46,7 @@ def frontier_stage(
         losses: prices of the ops that may leave the base format.
         gains: of the configurations that keep to the demands.
         demands: demands of the consumers.
+        yardstick: of the curves; one that was measured.
         points: number of points of the exact curve.
         draws: number of draws of the random baseline.
 
@@ -48,7 +57,7 @@ def frontier_stage(
 
     def make() -> dict[str, Frontier]:
         return {
-            name: frontier(gains_of_objective, losses, points=points, draws=draws)
+            name: frontier(gains_of_objective, losses, yardstick=yardstick, points=points, draws=draws)
             for name, gains_of_objective in gains.items()
             if gains_of_objective.largest > 0
         }
@@ -58,6 +67,7 @@ def frontier_stage(
         "noise": losses.noise,
         "targets": list(demands.targets),
         "serving": asdict(demands.serving),
+        "yardstick": yardstick,
         "points": points,
         "draws": draws,
     }

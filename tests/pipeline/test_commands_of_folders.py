@@ -14,6 +14,7 @@ from inc_mp_plugin.pipeline.emit import emit_files, runs_alike
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.recipe import parse_recipe
 from inc_mp_plugin.pipeline.resolve import job_of
+from inc_mp_plugin.pipeline.solve import draw_frontier
 from inc_mp_plugin.stages.sensitivity_arrays import from_arrays, to_arrays
 from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.layout import Captured
@@ -247,3 +248,12 @@ def test_what_stays_in_the_base_format_is_named(tmp_path):
         f"3 ops stay in fp32: no sample reached them, and so do {rest} ops that share one format with them; "
         "give more samples",
     )
+
+
+@pytest.mark.parametrize(("constraint", "yardstick"), [(None, "kl"), ("loss", "loss")])
+def test_a_frontier_is_drawn_by_the_yardstick_of_the_recipe(tmp_path, constraint, yardstick):
+    model, batches = helpers.language_model("llama"), [{"input_ids": helpers.tokens(4, 8)}]
+    mp.tune(model, batches, tau=0.01, kl=0.001, constraint=constraint, out=tmp_path)
+    (curves,) = draw_frontier(tmp_path, points=4, draws=1).values()
+    assert curves.yardstick == yardstick
+    assert read(tmp_path, "frontier.json")["depends_on"]["yardstick"] == yardstick
