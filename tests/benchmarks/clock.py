@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -22,3 +23,13 @@ def cpu_seconds(run: Callable[..., object], *arguments: object) -> float:
     start = time.process_time()
     run(*arguments)
     return time.process_time() - start
+
+
+def ratios(measure: Callable[[list[dict]], object], model: nn.Module, batches: list[dict], pairs: int) -> str:
+    """Run a measurement and `plain` in turn; give the median of the ratios of CPU time, and all of them."""
+    measure(batches[:1])
+    each = []
+    for _ in range(pairs):
+        base = cpu_seconds(plain, model, batches)
+        each.append(cpu_seconds(measure, batches) / base)
+    return f"{statistics.median(each):.3f} ({', '.join(f'{ratio:.3f}' for ratio in each)})"

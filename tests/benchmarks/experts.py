@@ -11,11 +11,10 @@ on one thread, for threads that wait for each other count as busy.
 from __future__ import annotations
 
 import argparse
-import statistics
 from functools import partial
 
 import torch
-from clock import cpu_seconds, plain
+from clock import plain, ratios
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -69,14 +68,8 @@ def main() -> None:
         plain(model, batches[:1])
         for mode, (most, keywords) in MODES.items():
             measure = partial(mp.measure_sensitivity, model, graphs[name], **keywords)
-            measure(batches[:1])
-            ratios = []
-            for _ in range(options.pairs):
-                base = cpu_seconds(plain, model, batches)
-                ratios.append(cpu_seconds(measure, batches) / base)
-            listed = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-            aim = f" (at most {most})" if name == "experts" else ""
-            print(f"{name:8} {mode:16} {statistics.median(ratios):.3f}{aim}; {listed}", flush=True)
+            aim = f"; at most {most}" if name == "experts" else ""
+            print(f"{name:8} {mode:16} {ratios(measure, model, batches, options.pairs)}{aim}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ machine's speed drifts; on one thread, for threads that wait for each other coun
 from __future__ import annotations
 
 import argparse
-import statistics
 from functools import partial
 
 import torch
-from clock import cpu_seconds, plain
+from clock import plain, ratios
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import inc_mp_plugin as mp
@@ -65,13 +64,7 @@ def main() -> None:
     plain(model, batches[:1])
     for name, (most, keywords) in MODES.items():
         measure = partial(mp.measure_sensitivity, model, graph, **keywords)
-        measure(batches[:1])
-        ratios = []
-        for _ in range(options.pairs):
-            base = cpu_seconds(plain, model, batches)
-            ratios.append(cpu_seconds(measure, batches) / base)
-        listed = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-        print(f"{name:34} {statistics.median(ratios):.3f} (at most {most}); {listed}", flush=True)
+        print(f"{name:34} {ratios(measure, model, batches, options.pairs)}; at most {most}", flush=True)
 
 
 if __name__ == "__main__":
