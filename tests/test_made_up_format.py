@@ -29,6 +29,7 @@ class Blocks:
     """Rounding errors of blocks of 16 along the last axis, each scaled to its largest magnitude."""
 
     formats = (NAME,)
+    maxabs = {}
 
     def of_input(self, op, index, value, format_name):
         return self.of_weight(value, format_name)

@@ -74,41 +74,42 @@ def against_measured(name: str, caption: str, series: Sequence[Named], value: st
 
 
 def validation_tables(validation: Validation, confidence: float) -> tuple[Table, ...]:
-    """Make the tables of predicted against measured loss MSE and, if it was measured, KL divergence.
+    """Make the tables of predicted against measured loss MSE and KL divergence.
 
-    The plan comes first, then the random plans by rising prediction.
+    The plan comes first, then the random plans by rising prediction. A loss that was not predicted has no
+    table beside that of a KL divergence.
 
     Args:
         validation: of the plan.
         confidence: level of the predicted intervals.
     """
-    others = sorted(validation.points, key=lambda point: (point.predicted or 0.0, point.measured))
-    points = (validation.plan, *others)
-    names = [f"{'the plan: ' if point is validation.plan else ''}{len(point.quantized)}" for point in points]
-    level = f"In brackets: {100 * validation.verify_confidence:g} % intervals of what was measured."
-    note = f"on {validation.samples} held-out samples; ! is outside of the interval predicted for as many"
-    columns = ("predicted", f"{100 * confidence:g} % interval", "measured", "predicted / measured")
-    of_loss = Table(
-        f"Loss MSE {note}. {level}",
-        ("ops lowered", *columns),
-        tuple((name, *_cells(point)) for name, point in zip(names, points, strict=True)),
-        left=0,
-        marked=(0,),
+    predicted = ("predicted", f"{100 * confidence:g} % interval")
+    columns = ("ops lowered", *predicted, "measured", "predicted / measured")
+    note = (
+        f"on {validation.samples} held-out samples; ! is outside of the interval predicted for as many. "
+        f"In brackets: {100 * validation.verify_confidence:g} % intervals of what was measured."
     )
-    each = [point.kl for point in points]
+    points = (validation.plan, *sorted(validation.points, key=_order))
+    names = [f"{'the plan: ' if point is validation.plan else ''}{len(point.quantized)}" for point in points]
+    losses = tuple((name, *_cells(point)) for name, point in zip(names, points, strict=True))
+    of_loss = Table(f"Loss MSE {note}", columns, losses, left=0, marked=(0,))
     if validation.kl is None:
         return (of_loss,)
-    per = next((point.per for point in each if point is not None and point.measured), "token")
+    named = [(name, point.kl) for name, point in zip(names, points, strict=True) if point.kl is not None]
+    named[1:] = sorted(named[1:], key=lambda pair: _order(pair[1]))
+    per = next((point.per for _, point in named if point.measured), "token")
     of_kl = Table(
-        f"KL divergence, nats per {per}, {note}. {level}",
-        ("ops lowered", *columns, "99th percentile", "changed, %", "perplexity ×"),
-        tuple(
-            (name, *_kl_cells(point)) for name, point in zip(names, each, strict=True) if point is not None
-        ),
+        f"KL divergence, nats per {per}, {note}",
+        (*columns, "99th percentile", "changed, %", "perplexity ×"),
+        tuple((name, *_kl_cells(point)) for name, point in named),
         left=0,
         marked=(0,),
     )
-    return of_loss, of_kl
+    return (of_kl,) if validation.plan.predicted is None else (of_loss, of_kl)
+
+
+def _order(point: Point | KLPoint) -> tuple[float, float]:
+    return point.predicted or 0.0, point.measured
 
 
 def _cells(point: Point | KLPoint) -> tuple[str, str, str, str]:

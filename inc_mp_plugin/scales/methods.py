@@ -175,12 +175,14 @@ class Scales:
 
     def of_weight(self, weight: Tensor, format_name: str) -> Scale:
         """Return the scale of a weight, or of each of the weight's output channels (its first axis)."""
+        from inc_mp_plugin.scales.nearest import largest_magnitude
+
         method = SCALE_METHODS[self.method]
         limit = self.full_scale(format_name) * method.weight_backoff
         if not method.per_channel_weight:
-            scale = self._rounded(weight.abs().max() / limit, method.weight)
+            scale = self._rounded(largest_magnitude(weight) / limit, method.weight)
         else:
-            unrounded = (weight.abs().flatten(1).amax(dim=1) / limit).clamp(min=_CHANNEL_FLOOR)
+            unrounded = (largest_magnitude(weight.flatten(1), dim=1) / limit).clamp(min=_CHANNEL_FLOOR)
             scale = self._rounded(unrounded, method.weight).view(-1, *[1] * (weight.dim() - 1))
         scale = _not_zero(scale)
         # INC makes the inverse a Python float here, before the second inversion.

@@ -20,8 +20,9 @@ from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.runtime.store import Partial
+from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
 from inc_mp_plugin.sensitivity.rounded import rounded
-from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding, observe_maxabs, observe_rounding
+from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding, observe_rounding
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.losses import LossFunction

@@ -15,7 +15,8 @@ from inc_mp_plugin.core.plan import EAGL, OpValues
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.scales.dtypes import dtype_of
-from inc_mp_plugin.sensitivity.rounding import CASTS, finite_weight, scaled
+from inc_mp_plugin.sensitivity.maxabs import finite_weight
+from inc_mp_plugin.sensitivity.rounding import CASTS, scaled
 
 if TYPE_CHECKING:
     from inc_mp_plugin.scales.methods import Scales

@@ -15,8 +15,10 @@ from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.model.expert import Expert, Sent, add_up
 from inc_mp_plugin.model.expert_stacks import sent_rows
 from inc_mp_plugin.model.experts import experts_of, exposed_layers
+from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.expert_products import products, slices
 from inc_mp_plugin.sensitivity.expert_weights import Rows, weight_norms
+from inc_mp_plugin.sensitivity.reads import TINY
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 _PAIR = ("gate_proj", "up_proj")
 _PROJECTIONS = (*_PAIR, "down_proj")
-_TINY = torch.finfo(torch.float64).tiny
 
 
 class _Read(NamedTuple):
@@ -176,8 +177,8 @@ class ExpertTaps:
     def _product(self, layer: _Layer, call: _Call, projection: str, value: Tensor) -> Tensor:
         ops = layer.ops(projection, call.sent.counts)
         columns = call.per_row(self._columns[op] for op in ops)
-        if not self._inputs_only:
-            largest = value.detach().abs().amax(dim=1).double()
+        if self._errors is None and not self._inputs_only:
+            largest = largest_magnitude(value.detach(), dim=1).double()
             self._totals.largest[0].scatter_reduce_(0, columns, largest, "amax")
 
         def watch(value: Tensor, of_value: Tensor, of_output: Tensor) -> None:
@@ -246,4 +247,4 @@ def _joint_share(products: Sequence[Tensor], norms: Sequence[Tensor], tokens: Te
     together = total.new_zeros(count, total.shape[1]).index_add_(0, tokens, total).square().sum(dim=1)
     alone = together.new_zeros(count, dtype=torch.float64)
     alone.index_add_(0, tokens, torch.stack(list(norms)).sum(dim=0))
-    return (together.double() / alone.clamp(min=_TINY))[tokens]
+    return (together.double() / alone.clamp(min=TINY))[tokens]

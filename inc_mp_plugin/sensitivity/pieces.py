@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_LARGEST = 2**17  # elements: 512 KiB in FP32
+_LARGEST = 2**18  # elements: 1 MiB in FP32
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -17,7 +17,7 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         tensors: of one shape.
 
     Example:
-        >>> [len(part) for (part,) in pieces(torch.zeros(5, 2**16))]
+        >>> [len(part) for (part,) in pieces(torch.zeros(5, 2**17))]
         [2, 2, 1]
     """
     first = tensors[0]

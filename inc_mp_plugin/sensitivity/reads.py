@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from inc_mp_plugin.sensitivity.totals import Totals
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.rounded import Errors
 
-_TINY = torch.finfo(torch.float64).tiny
+TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,53 +82,68 @@ def add_inputs(
         together: add up equal errors; else every element counts by itself, as it does by the noise of the
             paper, alpha z^2.
     """
+    columns = torch.tensor([reader.column for reader in readers], device=totals.input.device)
     for sample, tensors in enumerate(rows):
         same = repeats(tensors[0]) if together and errors is not None and _repeats(readers[0]) else None
-        parts = pieces(*tensors) if same is None else iter([tuple(tensors)])
-        for value, *gradients in parts:
-            for key, total in totals.of_inputs.items():
-                equal = None if key == "input" else same
-                products = [
-                    _summed(_part(value, reader, key, errors).float() * gradient.float(), equal)
-                    for reader, gradient in zip(readers, gradients, strict=True)
-                ]
-                norms = _squared_norms(products)
-                for reader, norm in zip(readers, norms, strict=True):
-                    total[sample, reader.column] += norm
-                    if reader.kind == "bgemm" and reader.index == 1:
-                        totals.second[key][sample, reader.column] += norm
-                if together and key != "input" and len(readers) > 1:
-                    _add_shared(totals, key, sample, readers, products=products, norms=norms)
+        norms = _Norms(readers, errors, same, joint=together and len(readers) > 1)
+        for value, *gradients in pieces(*tensors) if same is None else [tuple(tensors)]:
+            for key in totals.of_inputs:
+                norms.add(key, value, gradients)
+        for key, total in totals.of_inputs.items():
+            alone, whole = norms.squares(key)
+            total[sample].index_add_(0, columns, alone)
+            if readers[0].kind == "bgemm" and readers[0].index == 1:
+                totals.second[key][sample].index_add_(0, columns, alone)
+            if whole is not None:
+                more = whole / alone.sum().clamp(min=TINY) - 1.0
+                totals.shared[key][sample].index_add_(0, columns, alone * more)
+                totals.reads[columns] = columns[0]
 
 
-def _add_shared(
-    totals: Totals,
-    key: str,
-    sample: int,
-    readers: Sequence[Reader],
-    *,
-    products: Sequence[Tensor],
-    norms: Tensor,
-) -> None:
-    """Add each op's share of what equal errors add; the products are added up into the first."""
-    whole = products[0]
-    for product in products[1:]:
-        whole += product
-    shares = norms * (_squared_norms([whole]) / norms.sum().clamp(min=_TINY) - 1.0)
-    for reader, share in zip(readers, shares, strict=True):
-        totals.shared[key][sample, reader.column] += share
-        totals.reads[reader.column] = readers[0].column
+class _Norms:
+    """Norms of products of one sample, piece by piece: of each reader alone, and of all readers as a whole.
+
+    They are squared and summed at the end: a piece is small, so that every operation on it counts.
+    """
+
+    def __init__(
+        self, readers: Sequence[Reader], errors: Errors | None, same: Tensor | None, *, joint: bool
+    ) -> None:
+        """Prepare; `same` is from `repeats`, `joint` says that products of readers add up, too."""
+        self._readers, self._errors, self._same, self._joint = readers, errors, same, joint
+        self._alone: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self._whole: defaultdict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, key: str, value: Tensor, gradients: Sequence[Tensor]) -> None:
+        """Add a piece, by the noise or the errors of a key of the totals."""
+        same = None if key == "input" else self._same
+        products = [
+            _summed(self._factor(reader, value, key) * gradient.float(), same)
+            for reader, gradient in zip(self._readers, gradients, strict=True)
+        ]
+        self._alone[key] += map(torch.linalg.vector_norm, products)
+        if self._joint and key != "input":
+            first, *others = products
+            for product in others:
+                first += product
+            self._whole[key].append(torch.linalg.vector_norm(first))
+
+    def squares(self, key: str) -> tuple[Tensor, Tensor | None]:
+        """Sum the squares over the pieces: of each reader, and of all as a whole if they were added up."""
+        pieces = len(self._alone[key]) // len(self._readers)
+        alone = torch.stack(self._alone[key]).view(pieces, -1).double().square().sum(dim=0)
+        whole = self._whole.get(key)
+        return alone, torch.stack(whole).double().square().sum() if whole else None
+
+    def _factor(self, reader: Reader, value: Tensor, key: str) -> Tensor:
+        if self._errors is None or key == "input":
+            return value.float()
+        return self._errors.of_input(reader.op, reader.index, value, key).float()
 
 
 def _repeats(reader: Reader) -> bool:
     """Tell if rows of an input may repeat: not those of queries and of attention's weights."""
     return reader.joins or reader.index == 1
-
-
-def _part(value: Tensor, reader: Reader, key: str, errors: Errors | None) -> Tensor:
-    if errors is None or key == "input":
-        return value
-    return errors.of_input(reader.op, reader.index, value, key)
 
 
 def _summed(product: Tensor, same: Tensor | None) -> Tensor:
@@ -136,7 +152,3 @@ def _summed(product: Tensor, same: Tensor | None) -> Tensor:
         return product
     rows = product.flatten(0, -2)
     return torch.zeros_like(rows).index_add_(0, same, rows)
-
-
-def _squared_norms(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).double().square()

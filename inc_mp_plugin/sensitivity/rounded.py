@@ -22,6 +22,10 @@ class Errors(Protocol):
     def formats(self) -> tuple[str, ...]:
         """The formats."""
 
+    @property
+    def maxabs(self) -> Mapping[tuple[str, int], Tensor]:
+        """Largest magnitudes over all calibration batches, by op and index of the input, if known."""
+
     def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Return the error of an input of an op, in the value's shape.
 

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from inc_mp_plugin.core.errors import InputError, NonFiniteError, PluginError
+from inc_mp_plugin.core.errors import InputError, PluginError
 from inc_mp_plugin.core.graph import Graph
-from inc_mp_plugin.libraries.torch import leaves, version_of
-from inc_mp_plugin.model.batches import batch_size, call, placed, told_nan
-from inc_mp_plugin.model.hooks import watching
-from inc_mp_plugin.model.losses import check_labels, sample_losses
-from inc_mp_plugin.model.modes import as_measured
-from inc_mp_plugin.model.modules import module_of
-from inc_mp_plugin.runtime import ranks
+from inc_mp_plugin.libraries.torch import version_of
 from inc_mp_plugin.scales.dtypes import dtype_of
 from inc_mp_plugin.scales.methods import Scale, Scales
-from inc_mp_plugin.scales.nearest import largest_magnitude, to_nearest
+from inc_mp_plugin.scales.nearest import to_nearest
+from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
-
-    MaxAbs = dict[tuple[str, int], Tensor]
 
 CASTS = frozenset({"bf16", "fp16"})  # formats that need no scale
 
@@ -189,101 +182,3 @@ def observe_rounding(
     for format_name in formats:
         scales.full_scale(format_name)  # refuses what is not FP8
     return Rounding(scales, tuple(formats), observe_maxabs(model, graph, batches, loss_fn))
-
-
-def floating_inputs(args: Any, kwargs: Any) -> list[Tensor]:
-    """List the inputs of a call that are rounded, in the order of their indices."""
-    tensors = (leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor))
-    return [tensor for tensor in tensors if tensor.is_floating_point()]
-
-
-def observe_maxabs(
-    model: nn.Module, graph: Graph, batches: Iterable[Batch], loss_fn: LossFunction | None
-) -> MaxAbs:
-    """Measure the maxabs of every op's inputs over all batches: {(op, index of the input): maxabs}.
-
-    Args:
-        model: runs in evaluation mode, and leaves as it came.
-        graph: from `capture`.
-        batches: all calibration batches.
-        loss_fn: as in `measure_sensitivity`.
-
-    Raises:
-        NonFiniteError: a NaN or an infinity in an input or a weight; the text names the op.
-    """
-    maxabs: MaxAbs = {}
-
-    def look(op: str, args: Any, kwargs: Any) -> None:
-        for index, value in enumerate(floating_inputs(args, kwargs)):
-            if value.numel():  # an expert may get no token
-                largest = largest_magnitude(value.detach())
-                before = maxabs.get((op, index), largest)
-                maxabs[op, index] = torch.maximum(before, largest)
-
-    with as_measured(model), torch.no_grad():
-        modules = {op.name: module_of(model, op.name) for op in graph.ops}
-        first, note = 1, ""
-        with watching(modules, before=look):
-            for batch in batches:
-                if loss_fn is None:
-                    check_labels(model, batch, first)
-                _run(model, batch, loss_fn)
-                note = note or told_nan(batch, first)
-                first += batch_size(batch)
-        maxabs = _of_all_ranks(maxabs)
-        _check_finite(modules, maxabs, note)
-    return maxabs
-
-
-def _run(model: nn.Module, batch: Batch, loss_fn: LossFunction | None) -> None:
-    """Run the model for its inputs alone: labels are not needed, unless a loss function runs it."""
-    if loss_fn is None:
-        call(model, placed(model, batch))
-    else:
-        sample_losses(model, batch, loss_fn)
-
-
-def _of_all_ranks(maxabs: MaxAbs) -> MaxAbs:
-    """Find the largest over the processes, each of which ran batches of its own."""
-    if ranks.size() == 1:
-        return maxabs
-    # BF16 has no counterpart in numpy; FP32 holds it exactly.
-    mine = {f"{index} {op}": value.float().cpu().numpy() for (op, index), value in maxabs.items()}
-    largest: MaxAbs = {}
-    for part in ranks.exchange_arrays(mine):
-        for name, array in part.items():
-            index, _, op = name.partition(" ")
-            value, key = torch.from_numpy(array), (op, int(index))
-            largest[key] = torch.maximum(largest.get(key, value), value)
-    like = next(iter(maxabs.values()), torch.zeros(()))
-    return {key: value.to(maxabs.get(key, like)) for key, value in largest.items()}
-
-
-def finite_weight(module: nn.Module, op: str, note: str = "") -> Tensor | None:
-    """Return the weight of an op's module; None for a bgemm, which has none.
-
-    Args:
-        module: of the op.
-        op: its name.
-        note: ends the text of the error.
-
-    Raises:
-        NonFiniteError: a NaN or an infinity in the weight; the text names the op.
-    """
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        return None
-    if not weight.abs().max().isfinite():
-        message = f"NaN or infinity in the weight of op {op!r}{note}"
-        raise NonFiniteError(message)
-    return weight
-
-
-def _check_finite(modules: Mapping[str, nn.Module], maxabs: MaxAbs, note: str) -> None:
-    """Refuse NaN and infinity, which a scale would spread silently; the error names the first such op."""
-    broken = {op for (op, _), largest in maxabs.items() if not largest.isfinite()}
-    for op, module in modules.items():
-        finite_weight(module, op, note)
-        if op in broken:
-            message = f"NaN or infinity in the input of op {op!r}{note}"
-            raise NonFiniteError(message)

@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 
     from inc_mp_plugin.core.sensitivity import FloatArray
 
-_ROUNDING, _SECOND, _SHARED = (
-    "rounding ",
-    "second ",
-    "shared ",
-)  # begin the names of these arrays; the key follows
+# What the names of these arrays begin with; the key follows.
+_ROUNDING, _SECOND, _SHARED = "rounding ", "second ", "shared "
 
 
 @dataclass(frozen=True, slots=True)

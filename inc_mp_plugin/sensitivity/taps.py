@@ -78,6 +78,7 @@ class Taps:
         formats = rounding.formats if rounding else ()
         self.totals = Totals.zeros(size, len(graph.ops), formats=formats, device=device)
         self._errors = rounding
+        self._looks = rounding is None and not inputs_only  # else nobody asks for them, or they are known
         self._memory = torch.empty(0, device=device)
         self._size = size
         self._flat = {size * number for number in tokens}
@@ -87,6 +88,8 @@ class Taps:
         self._due: dict[int, Reads] = {}  # some gradients have come, others not
         self._hooks = ExitStack()
         columns = {op.name: column for column, op in enumerate(graph.ops)}
+        if rounding is not None:
+            self.totals.know(rounding.maxabs, columns)
         layers = whole_layers(model, graph)
         self._experts = ExpertTaps(
             layers, columns, self.totals, rounding, inputs_only=inputs_only, together=together
@@ -148,7 +151,7 @@ class Taps:
             return tensor
         self._rows(tensor)
         index = next(indices)
-        if not self._inputs_only and index < len(self.totals.largest):
+        if self._looks and index < len(self.totals.largest):
             largest = self.totals.largest[index, tap.column]
             torch.maximum(largest, largest_magnitude(tensor.detach()).double(), out=largest)
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()

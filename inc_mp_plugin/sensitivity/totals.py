@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -54,6 +54,12 @@ class Totals:
             {format_name: torch.zeros_like(nothing) for format_name in formats},
             torch.full((ops,), -1, device=device),
         )
+
+    def know(self, maxabs: Mapping[tuple[str, int], Tensor], columns: Mapping[str, int]) -> None:
+        """Take the largest magnitudes of inputs, by op and index, as far as the ops have columns."""
+        for (op, index), value in maxabs.items():
+            if op in columns and index < len(self.largest):
+                self.largest[index, columns[op]] = value
 
     def restarted(self, samples: int) -> Totals:
         """Return totals of nothing, for as many samples; the largest magnitudes stay."""

@@ -83,9 +83,9 @@ def _loss_fields(
 def _kl_fields(
     program: Program, formats: Mapping[str, str], origin: Origin, totals: Totals
 ) -> dict[str, Any]:
-    model = program.costs.kl
-    if model is None:
+    model, most = program.costs.kl, program.kl(totals)
+    if model is None or most is None:
         return {}
     value, interval = predict(model, formats, program.gains.base, level=origin.confidence)
     # A program's sum holds what ops that read one tensor would add if all of them were lowered.
-    return {"predicted_kl": min(value, program.kl(totals) or 0.0), "kl_interval": interval}
+    return {"predicted_kl": min(value, most), "kl_interval": interval}

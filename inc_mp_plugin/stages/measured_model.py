@@ -95,7 +95,8 @@ class ThroughHooks:
 
     @cached_property
     def _rounder(self) -> Rounder:
-        from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding, observe_maxabs
+        from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
+        from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding
 
         say("Taking the scales from the calibration samples, to measure what was predicted ...")
         lower, subject = self.job.formats[0], self.subject

@@ -26,8 +26,8 @@ from inc_mp_plugin.inc.keys import NAME
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.sensitivity.integer import INT8, IntegerNoise
+from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
 from inc_mp_plugin.sensitivity.one_batch import Pass
-from inc_mp_plugin.sensitivity.rounding import observe_maxabs
 from inc_mp_plugin.sensitivity.rows import join
 from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
 from inc_mp_plugin.solver.planner import solve

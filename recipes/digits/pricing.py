@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -46,6 +46,7 @@ class StepNoise:
 
     steps: Mapping[str, Tensor]
     formats: tuple[str, ...] = (LOWER,)
+    maxabs: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Noise of the input of an op, in its shape."""

@@ -119,7 +119,7 @@ def test_chart_and_table():
 
 
 def test_a_loss_that_was_not_priced():
-    """Then there is no chart of it, and no prediction in the table and the words."""
+    """Then there is neither a chart nor a table of it, and no prediction in the words."""
     unpriced = replace(
         WITH_KL,
         tau=None,
@@ -128,9 +128,11 @@ def test_a_loss_that_was_not_priced():
         plan=replace(WITH_KL.plan, predicted=None, interval=None),
         points=tuple(replace(point, predicted=None, interval=None) for point in WITH_KL.points),
     )
-    text, chart, of_loss, _ = section("validation", validation=unpriced).blocks
+    text, chart, of_kl = section("validation", validation=unpriced).blocks
     assert chart.name == "validation-kl"
-    assert {row[1] for row in of_loss.rows} == {"–"}
+    assert of_kl.caption.startswith("KL divergence")
+    predictions = [float(row[1]) for row in of_kl.rows[1:]]
+    assert predictions == sorted(predictions)
     bare = plan(**dict.fromkeys(("tau", "loss_budget", "loss_mse", "interval", "nrmse")), kl=0.0015)
     text = measured_text(unpriced, bare)
     assert text.startswith(

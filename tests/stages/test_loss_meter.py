@@ -14,8 +14,9 @@ from inc_mp_plugin.model.losses import language_model_loss
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.subject import subject_in_memory
 from inc_mp_plugin.scales.methods import Scales
+from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
 from inc_mp_plugin.sensitivity.rounded import rounded
-from inc_mp_plugin.sensitivity.rounding import Rounding, observe_maxabs
+from inc_mp_plugin.sensitivity.rounding import Rounding
 from inc_mp_plugin.stages import comparison
 from inc_mp_plugin.stages.job import Job
 from inc_mp_plugin.stages.loss_meter import LossMeter

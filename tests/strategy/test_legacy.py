@@ -77,8 +77,8 @@ def by_hand(net, data):
 
 
 def test_the_noise_of_int8_against_autograd(net, data):
+    from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
     from inc_mp_plugin.sensitivity.one_batch import Pass
-    from inc_mp_plugin.sensitivity.rounding import observe_maxabs
     from inc_mp_plugin.sensitivity.rows import join
     from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
 
