@@ -115,7 +115,13 @@ class _Norms:
         self._whole: defaultdict[str, list[Tensor]] = defaultdict(list)
 
     def add(self, key: str, value: Tensor, gradients: Sequence[Tensor]) -> None:
-        """Add a piece, by the noise or the errors of a key of the totals."""
+        """Add a piece.
+
+        Args:
+            key: of the totals: "input" for the noise, or a format for its errors.
+            value: the piece of the tensor.
+            gradients: the same piece of each reader's gradient.
+        """
         same = None if key == "input" else self._same
         products = [
             _summed(self._factor(reader, value, key) * gradient.float(), same)
