@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import helpers
 import pytest
 import torch
 from device import casts, clock, experiment, values
 from device.page import page
+from device.timed import Graphed, one_step
 
 SCRIPT = Path(__file__).parent / "device" / "run.sh"
 
@@ -26,7 +28,7 @@ def test_the_rehearsal(tmp_path):
     result = run("--out", tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert {name: part["status"] for name, part in results["parts"].items()} == dict.fromkeys("ade", "done")
+    assert {name: part["status"] for name, part in results["parts"].items()} == dict.fromkeys("abcde", "done")
     assert results["device"] == "cpu"
     for case in results["parts"]["a"]["cases"]:
         assert ("fp8 static padded" in case["ways"]) == (case["rows"] < 17)
@@ -34,6 +36,15 @@ def test_the_rehearsal(tmp_path):
             assert entry["count"] >= 2
             flops = 2 * case["rows"] * case["inner"] * case["columns"]
             assert entry["tflops"] == pytest.approx(flops / entry["s"] / 1e12)
+    for way in (way for name, way in results["parts"]["b"].items() if ", " in name):
+        assert len(way["rows"]) == 2**3 - 1 + 1 + 3 + 1 + 1  # q k v, o, gate up, down, head
+        assert [row["groups"] for row in way["structures"]] == [2] * 4
+        assert not any(row["failure"] for row in (*way["rows"], *way["structures"]))
+    plans = results["parts"]["c"]["plans"]
+    assert len({plan["tau"] for plan in plans}) == 4
+    strategies = {"empirical_time", "theoretical_time", "roofline", "memory", "random", "prefix"}
+    assert {plan["strategy"] for plan in plans} <= strategies  # on a CPU, FP8 may gain no time
+    assert strategies - {plan["strategy"] for plan in plans} <= {"empirical_time"}
     tiny = results["parts"]["d"]["tiny"]
     assert tiny["ops"] == 2 * 9 + 1  # seven linear layers and two products of attention, and the head
     assert tiny["pairs"] == 3
@@ -104,6 +115,36 @@ def test_calls_are_measured_forwards_and_backwards(monkeypatch):
 def test_no_round_begins_after_the_limit():
     found = clock.times_s({"A": lambda: None}, device=torch.device("cpu"), rounds=50, limit_s=0.0)
     assert found["A"]["count"] == 2
+
+
+def test_a_decode_step_is_the_same_in_every_call():
+    """Against a pass over the prompt and its next token."""
+    model, ids = helpers.language_model("llama"), helpers.tokens(1, 8)
+    step = one_step(model, {"input_ids": ids})
+    with torch.inference_mode():
+        token = model(input_ids=ids).logits[:, -1:].argmax(-1)
+        expected = model(input_ids=torch.cat([ids, token], dim=1)).logits[:, -1]
+        for _ in range(3):
+            torch.testing.assert_close(step().logits[:, -1], expected)
+
+
+def test_a_graph_of_each_call_and_configuration(monkeypatch):
+    made = []
+    monkeypatch.setattr("device.timed.captured", lambda call, pool: made.append(call) or call)
+    selected = []
+    device = Graphed(clock_of("cuda"), selected.append)
+    calls = [lambda: None, lambda: None]
+    for formats in ({}, {"q": "fp8_e4m3"}, {}, {"q": "fp8_e4m3"}):
+        device.select(formats)
+        for call in calls:
+            assert device.seconds(call) == 1.0
+    assert made == calls * 2
+    assert selected == [{}, {"q": "fp8_e4m3"}] * 2
+
+
+def clock_of(name):
+    """A device on which everything takes a second."""
+    return argparse.Namespace(name=name, description="", seconds=lambda call: 1.0)
 
 
 def test_casts_by_hand():

@@ -6,7 +6,6 @@ what a decode step costs. The product is the public `scaled_mm` where torch runs
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -65,15 +64,3 @@ def _public(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
 def _private(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor) -> Tensor:
     options = {"out_dtype": torch.bfloat16, "use_fast_accum": FAST}
     return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, **options)
-
-
-def fused(function: Callable[..., object], *example: object) -> tuple[Callable[..., object], str]:
-    """Compile a cast; where nothing can be compiled, take it as it is and say why."""
-    on_cpu = all(one.device.type == "cpu" for one in example if isinstance(one, Tensor))
-    # A rehearsal traces as a GPU would, and leaves out the minute that compilers of C++ take.
-    compiled = torch.compile(function, dynamic=True, backend="eager" if on_cpu else "inductor")
-    try:
-        compiled(*example)
-    except (RuntimeError, ImportError, OSError) as error:  # torch's own errors of compiling are RuntimeErrors
-        return function, f"not fused: {type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
-    return compiled, "traced" if on_cpu else "fused"

@@ -27,7 +27,7 @@ def times_s(
         rounds: of A B B A, at most.
         limit_s: no round begins after that; the first one is always made.
     """
-    ready = {name: _captured(run) if device.type == "cuda" else run for name, run in runs.items()}
+    ready = {name: captured(run) if device.type == "cuda" else run for name, run in runs.items()}
     measured: dict[str, list[float]] = {name: [] for name in ready}
     started = time.monotonic()
     for _ in range(rounds):
@@ -44,8 +44,13 @@ def _summary(values: list[float]) -> dict[str, float]:
     return {"s": statistics.median(values), "se_s": error, "count": len(values)}
 
 
-def _captured(run: Callable[[], object]) -> Callable[[], object]:
-    """The run as a CUDA graph; warmed up on a side stream, as capturing asks for."""
+def captured(run: Callable[[], object], pool: object = None) -> Callable[[], object]:
+    """The run as a CUDA graph; warmed up on a side stream, as capturing asks for.
+
+    Args:
+        run: without synchronization, and with the same memory in every call.
+        pool: of memory, that graphs share if none runs beside another; nobody reads their outputs.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -54,7 +59,7 @@ def _captured(run: Callable[[], object]) -> Callable[[], object]:
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         run()
     graph.replay()
     return graph.replay

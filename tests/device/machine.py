@@ -38,7 +38,7 @@ def describe(cpu: bool) -> dict[str, object]:
 
 
 class Part:
-    """A part that is running: its device, its deadline, and the file that it writes as it goes."""
+    """A part that is running: its device, its deadline, and the file (`path`) that it writes as it goes."""
 
     def __init__(self) -> None:
         """Read the options that `experiment` gives."""
@@ -49,7 +49,7 @@ class Part:
         options = parser.parse_args()
         self.cpu: bool = options.cpu
         self.device = torch.device("cpu" if options.cpu else "cuda")
-        self._path, self._ends = options.out, time.monotonic() + options.limit_s
+        self.path, self._ends = options.out, time.monotonic() + options.limit_s
         self.content: dict[str, object] = {}
 
     @property
@@ -59,6 +59,6 @@ class Part:
 
     def save(self) -> None:
         """Write what there is."""
-        aside = self._path.with_suffix(".new")
+        aside = self.path.with_suffix(".new")
         aside.write_text(json.dumps(self.content, indent=1), encoding="utf-8")
-        aside.replace(self._path)
+        aside.replace(self.path)

@@ -17,7 +17,8 @@ def page(results: Json) -> str:
         ("part", "status", "seconds", "reason"),
         ([n, p["status"], p.get("seconds", ""), p.get("reason", "")] for n, p in results["parts"].items()),
     )
-    for name, write in {"a": _products, "d": _passes, "e": _values}.items():
+    writers = {"a": _products, "b": _groups, "c": _plans, "d": _passes, "e": _values}
+    for name, write in writers.items():
         part = results["parts"].get(name, {})
         lines += ["", *write(part, results.get("peaks"))] if len(part) > 2 else []
     return "\n".join(lines) + "\n"
@@ -60,6 +61,61 @@ def _time(entry: Json | None, base: Json | None) -> str:
         return "cannot run"
     faster = f" ({base['s'] / entry['s']:.2f})" if base and "s" in base else ""
     return f"{1e6 * entry['s']:.4g}{faster}"
+
+
+def _groups(part: Json, peaks: Json | None) -> Iterator[str]:
+    del peaks
+    yield "## b. Groups, measured in turn with the base"
+    for name, way in part.items():
+        if not isinstance(way, dict):
+            continue
+        yield f"\n### {name}: {1e3 * way['base_s']:.4g} ms in BF16\n"
+        head = ("group", "alike", "in FP8", "gain, us", "of the base", "pairs")
+        yield from _table(head, (_gain(row, way["base_s"]) for row in way["rows"]))
+        yield "\nAll groups of a structure at once, against their number times the gain of one:\n"
+        head = ("group", "groups", "sum, us", "measured, us", "measured / sum")
+        yield from _table(head, (_sum(row, row["groups"]) for row in way["structures"]))
+
+
+def _gain(row: Json, base_s: float) -> list[object]:
+    names = " ".join(op.rpartition(".")[2] for op in row["lowered"])
+    first = [_place(row["group"]), row["groups_alike"], names]
+    if row["failure"]:
+        return [*first, row["failure"], "", ""]
+    pairs = " + ".join(map(str, row["pairs"]))
+    return [*first, _micro(row["gain_s"], row["stderr_s"]), f"{row['gain_s'] / base_s:.2%}", pairs]
+
+
+def _sum(row: Json, *middle: object) -> list[object]:
+    ratio = "-" if row["failure"] or not row["sum_s"] else f"{row['measured_s'] / row['sum_s']:.3f}"
+    sums = "-" if row["sum_s"] is None else _micro(row["sum_s"], row["sum_stderr_s"])
+    measured = row["failure"] or _micro(row["measured_s"], row["stderr_s"])
+    return [_place(row["group"]) if "group" in row else row["strategy"], *middle, sums, measured, ratio]
+
+
+def _place(group: list[str]) -> str:
+    """The part of a model that a group lies in: `layers.0.self_attn.q_proj`."""
+    return group[0].removeprefix("model.")
+
+
+def _micro(seconds: float, stderr_s: float) -> str:
+    return f"{1e6 * seconds:.4g} ± {1e6 * stderr_s:.2g}"
+
+
+def _plans(part: Json, peaks: Json | None) -> Iterator[str]:
+    del peaks
+    yield "## c. Plans of a prompt, end to end"
+    yield f"\n{1e3 * part['base_s']:.4g} ms in BF16. Sums are undecided where their error is above 3 %.\n"
+    head = ("strategy", "tau", "ops", "sum of groups, us", "measured, us", "measured / sum", "decided")
+    rows = (
+        [*_sum(row, f"{row['tau']:.3g}", row["ops"]), "yes" if row["decided"] else "no", *_losses(row)]
+        for row in part["plans"]
+    )
+    yield from _table((*head, "loss MSE, predicted", "measured"), rows)
+
+
+def _losses(row: Json) -> list[str]:
+    return [f"{row[key]:.3e}" for key in ("loss_mse_predicted", "loss_mse_measured")]
 
 
 def _passes(part: Json, peaks: Json | None) -> Iterator[str]:

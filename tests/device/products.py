@@ -18,13 +18,13 @@ from device.casts import (
     cast_rows,
     cast_static,
     cast_tensor,
-    fused,
     padded_static,
     product,
     runs_public,
 )
 from device.clock import times_s
 from device.machine import Part
+from inc_mp_plugin.libraries.torch import fused
 
 # Inner size and columns; what is not listed has the shape of one that is (k as v, gate as up).
 LLAMA_1B = {"1B q": (2048, 2048), "1B k": (2048, 512), "1B up": (2048, 8192), "1B down": (8192, 2048)}
