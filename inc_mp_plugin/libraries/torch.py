@@ -151,7 +151,7 @@ def scaled_product(a: Tensor, b: Tensor, scales: tuple[Tensor, Tensor], **option
 
 
 def fused(function: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], str]:
-    """Compile a function of elements into one kernel; where nothing compiles, return it as it is, and why.
+    """Make one kernel of a function of elements; where nothing compiles, return it as it is, and why.
 
     On a CPU it is traced alone: as kernels it would take a compiler of C++. 2.13.
 

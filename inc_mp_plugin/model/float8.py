@@ -109,7 +109,7 @@ def float8_switch(model: nn.Module, ops: Sequence[str], batches: Iterable[Batch]
 
 
 def _one_kernel(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """Compile the cast for a model on a GPU; on a CPU take it as it is."""
+    """Make one kernel of the cast for a model on a GPU; on a CPU take it as it is."""
     like = next(model.parameters())
     if like.device.type == "cpu":
         return lowered

@@ -45,5 +45,8 @@ def largest_magnitude(tensor: Tensor, dim: int | None = None) -> Tensor:
         tensor: of any shape.
         dim: the axis; None for all elements.
     """
-    least, most = tensor.aminmax(dim=dim)
+    if dim is None:
+        least, most = tensor.aminmax()
+    else:  # along an axis, aminmax takes ten times as long as both
+        least, most = tensor.amin(dim=dim), tensor.amax(dim=dim)
     return torch.maximum(-least, most)

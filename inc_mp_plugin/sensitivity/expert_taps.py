@@ -18,6 +18,7 @@ from inc_mp_plugin.model.experts import experts_of, exposed_layers
 from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.expert_products import products, slices
 from inc_mp_plugin.sensitivity.expert_weights import Rows, weight_norms
+from inc_mp_plugin.sensitivity.pieces import row_norms
 from inc_mp_plugin.sensitivity.reads import TINY
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 
@@ -203,16 +204,16 @@ class ExpertTaps:
         call.reads.clear()
         samples, tokens = call.samples(self._size), call.sent.source % call.sent.tokens
         for key, total in self._totals.of_inputs.items():
-            products = [
-                (value if key == "input" else self._rounding(call, read.ops, value, key)).float()
-                * read.of_value.float()
-                for read in reads
+            factors = [
+                value if key == "input" else self._rounding(call, read.ops, value, key) for read in reads
             ]
-            norms = [product.square().sum(dim=1).double() for product in products]
+            norms = [row_norms(f, read.of_value) for f, read in zip(factors, reads, strict=True)]
             for read, norm in zip(reads, norms, strict=True):
                 total.index_put_((samples, read.columns), norm, accumulate=True)
             if self._together and key != "input" and len(reads) == len(_PAIR):
-                more = _joint_share(products, norms, tokens, call.sent.tokens) - 1.0
+                (gate, of_gate), (up, of_up) = zip(factors, reads, strict=True)
+                both = gate.float() * of_gate.of_value.float() + up.float() * of_up.of_value.float()
+                more = _joint_share(both, norms[0] + norms[1], tokens, call.sent.tokens) - 1.0
                 for read, norm in zip(reads, norms, strict=True):
                     where = (samples, read.columns)
                     self._totals.shared[key].index_put_(where, norm * more, accumulate=True)
@@ -241,10 +242,13 @@ class ExpertTaps:
             total[:, columns] += values.T
 
 
-def _joint_share(products: Sequence[Tensor], norms: Sequence[Tensor], tokens: Tensor, count: int) -> Tensor:
-    """Compute for each row by how much its token costs together, over the sum of what its rows cost alone."""
-    total = torch.stack(list(products)).sum(dim=0)
-    together = total.new_zeros(count, total.shape[1]).index_add_(0, tokens, total).square().sum(dim=1)
-    alone = together.new_zeros(count, dtype=torch.float64)
-    alone.index_add_(0, tokens, torch.stack(list(norms)).sum(dim=0))
-    return (together.double() / alone.clamp(min=TINY))[tokens]
+def _joint_share(products: Tensor, norms: Tensor, tokens: Tensor, count: int) -> Tensor:
+    """Compute for each row by how much its token costs together, over the sum of what its rows cost alone.
+
+    `products`, shape (rows, inner), and `norms`, shape (rows,), are sums over the projections.
+    """
+    total = products.new_zeros(count, products.shape[1]).index_add_(0, tokens, products)
+    together = torch.linalg.vector_norm(total, dim=1).double().square()
+    alone = torch.zeros_like(together).index_add_(0, tokens, norms)
+    share: Tensor = together / alone.clamp(min=TINY)
+    return share[tokens]

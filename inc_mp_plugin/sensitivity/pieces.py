@@ -44,3 +44,18 @@ def squared_norm(a: Tensor, b: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(x.float() * y.float())
         total += norm.square()
     return total
+
+
+def row_norms(a: Tensor, b: Tensor) -> Tensor:
+    """Compute ||a_i * b_i||^2 of each row i, in FP64, piece by piece.
+
+    Args:
+        a: shape (rows, inner).
+        b: of the same shape.
+
+    Example:
+        >>> row_norms(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 1.0], [5.0, 1.0]]))
+        tensor([5., 9.], dtype=torch.float64)
+    """
+    norms = [torch.linalg.vector_norm(x.float() * y.float(), dim=1) for x, y in pieces(a, b)]
+    return torch.cat(norms).double().square()
