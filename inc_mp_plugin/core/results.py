@@ -126,7 +126,9 @@ class Curve:
     """Gain against predicted loss MSE of one strategy, by rising gain.
 
     Point k lowers `ops[k]` ops; `low` and `high` are the ends of its loss MSE's confidence interval.
-    `seed` tells random draws apart.
+    `seed` tells random draws apart. `needed` is the loss MSE that a threshold must allow for point k to be a
+    plan, which is more where a program counts more than the prediction does (`KLModel`); the exact curve
+    alone has it.
     """
 
     strategy: str
@@ -136,6 +138,7 @@ class Curve:
     loss_mse: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    needed: tuple[float, ...] = ()
 
     def least_loss(self, gain: float) -> float | None:
         """Find the least loss MSE of the points that gain at least this much; None if none does.

@@ -76,7 +76,8 @@ def frontier_table(frontier: Frontier) -> Table:
         ends = span((nrmse(exact.low[k]), nrmse(exact.high[k])))
         others = [_mean_nrmse(frontier, strategy, gain) for strategy in ("prefix", "random")]
         row = (amount(gain, frontier.unit), share, str(exact.ops[k]), f"{nrmse(loss_mse):.3g}", ends)
-        rows.append((*row, *others, rounded_up(nrmse(loss_mse))))
+        needed = max(exact.needed[k], loss_mse) if exact.needed else loss_mse
+        rows.append((*row, *others, rounded_up(nrmse(needed))))
     return Table(
         f"{frontier.objective} ({frontier.source}), of {amount(frontier.largest_gain, frontier.unit)}: "
         f"{_YARDSTICKS[frontier.yardstick]}. The knee stands out; `{key}=` gives a plan to `inc-mp solve`.",

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.formats import alpha
 from inc_mp_plugin.core.gains import Gains, GroupGains
+from inc_mp_plugin.core.kl_model import KLModel
 from inc_mp_plugin.core.loss_model import LossModel
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.solver.frontier import frontier, knee
+from inc_mp_plugin.solver.planner import solve
 
 LOW = "fp8_e4m3"
 
@@ -96,3 +99,24 @@ def test_too_few_points(points, draws):
     gains, losses = instance(0)
     with pytest.raises(InputError, match="give at least 2 points and 0 draws"):
         frontier(gains, losses, points=points, draws=draws)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_threshold_of_a_point_gives_as_much(seed):
+    """Both ops of a group read one tensor: of one alone, a program counts more than the prediction."""
+    gains, losses = instance(seed)
+    shares = np.random.default_rng(seed).lognormal(0.0, 1.0, (5, 6))
+    kl = replace(
+        losses.sensitivity,
+        yardstick="kl",
+        tokens=np.ones(5),
+        shared={LOW: shares},
+        reads=np.array([0, 0, 2, 2, 4, 4]),
+    )
+    model = KLModel(kl, "measured")
+    curve = frontier(gains, model, draws=0).curves[0]
+    points = list(zip(curve.gain, curve.loss_mse, curve.needed, strict=True))[1:]
+    assert all(needed >= cost * (1 - 1e-12) for _, cost, needed in points)
+    assert any(needed > 1.01 * cost for _, cost, needed in points)
+    for gain, _, needed in points:
+        assert solve(gains, model, kl=needed * (1 + 1e-12)).gain >= gain
