@@ -15,7 +15,7 @@ from inc_mp_plugin.runtime.progress import shown, tell
 Arguments = ParamSpec("Arguments")
 
 app = typer.Typer(
-    help="Decide which ops of a model run in FP8, within a bound on the loss: automatic mixed precision.",
+    help="Decide which ops of a model run in FP8, within a bound on its KL divergence or loss.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -62,7 +62,7 @@ def options(
         bool, typer.Option("--verbose", help="Show what INC, torch and transformers log.")
     ] = False,
 ) -> None:
-    """Decide which ops of a model run in FP8, within a bound on the loss: automatic mixed precision."""
+    """Decide which ops of a model run in FP8, within a bound on its KL divergence or loss."""
     if not verbose:
         from inc_mp_plugin.cli.quiet import silence_third_parties
 

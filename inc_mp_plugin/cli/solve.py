@@ -6,7 +6,7 @@ from inc_mp_plugin.cli.app import Folder, Overrides
 
 
 def solve(folder: Folder, overrides: Overrides = None) -> None:
-    """Write plan.json anew, for another tau, objective or strategy; the model is not needed."""
+    """Write plan.json anew, for another threshold, objective or strategy; the model is not needed."""
     from inc_mp_plugin.cli.show import show_plan
     from inc_mp_plugin.pipeline.solve import solve_folder
 

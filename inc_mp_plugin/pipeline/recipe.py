@@ -258,7 +258,7 @@ def recipe_in_memory(content: dict[str, Any]) -> Recipe:
 def _override(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        message = f"{override!r} is not an override; write key=value, such as tau=0.01"
+        message = f"{override!r} is not an override; write key=value, such as kl=0.001"
         raise InputError(message)
     try:
         value = yaml.safe_load(text)

@@ -19,7 +19,7 @@ from inc_mp_plugin.stages.plan import plan_stage
 
 @exclusive
 def solve_folder(folder: Path, overrides: list[str]) -> Plan:
-    """Write plan.json anew from the stored artefacts, for another tau, objective, strategy and so on.
+    """Write plan.json anew from the stored artefacts, for another threshold, objective, strategy and so on.
 
     Raises:
         InputError: an artefact is missing or damaged, or another key is overridden.

@@ -40,13 +40,14 @@ def _frontier_chart(frontier: Frontier, plan: Plan, gain: float | None) -> Chart
         Series(label, exact.strategy, *_curve(frontier, exact), lower, upper, band=True),
         Series("knee", "knee", knee[:1], knee[1:]),
     ]
-    predicted = plan.predicted_kl if frontier.yardstick == "kl" else plan.nrmse
+    of_kl = frontier.yardstick == "kl"
+    predicted, yardstick = (plan.predicted_kl, "KL divergence") if of_kl else (plan.nrmse, "loss")
     if gain is not None and predicted is not None:
         series.append(Series("the plan", "plan", (percent(gain, largest),), (predicted,)))
     return Chart(
         f"frontier-{frontier.objective}",
         f"What does each share of the {frontier.objective} gain ({frontier.source}, at most "
-        f"{amount(largest, frontier.unit)}) cost in loss? Below: better.",
+        f"{amount(largest, frontier.unit)}) cost in {yardstick}? Below: better.",
         _GAIN,
         _YARDSTICKS[frontier.yardstick] + ", predicted",
         tuple(series),

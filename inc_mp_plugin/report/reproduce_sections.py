@@ -55,11 +55,12 @@ def commands(run: RunArtefacts) -> Iterator[str]:
         yield f"inc-mp tune recipe.yaml --out {folder}"
     keys: tuple[str, ...] = ("objective", "strategy", "seed", "tau", "kl", "gain_fraction", "budget")
     keys += ("constraint", "noise", "confidence")
-    goal = {key: depends_on.get("plan", {}).get(key) for key in keys}
+    plan = depends_on.get("plan", {})
+    goal = {key: plan.get(key) for key in keys} | _served(plan)
     other = {key: value for key, value in goal.items() if value != run.recipe.get(key)}
-    changed = [f"{key}={value}" for key, value in other.items() if value is not None]
+    changed = [f"{key}={_written(value)}" for key, value in other.items() if value is not None]
     if changed:
-        yield f"inc-mp solve {folder} {' '.join(changed)}"
+        yield f"inc-mp solve {folder} {' '.join(map(shlex.quote, changed))}"
     if run.frontiers is not None:
         yield f"inc-mp frontier {folder}{_options(depends_on.get('frontier', {}), 'points', 'draws')}"
     if run.validation is not None and not run.in_memory:
@@ -76,6 +77,16 @@ def commands(run: RunArtefacts) -> Iterator[str]:
         options += _options(settings, "draws", "points", "samples", "include_path", "limit")
         yield f"inc-mp experiment {folder} {experiment.name} --objective {experiment.objective}{options}"
     yield f"inc-mp report {folder}"
+
+
+def _served(plan: Json) -> Json:
+    """Return the consumers that a plan is for, and how they run, as keys of a recipe."""
+    return {"targets": plan["targets"], **plan.get("serving", {})} if plan.get("targets") else {}
+
+
+def _written(value: Any) -> str:
+    """Write a value as an override has it."""
+    return json.dumps(value) if isinstance(value, list | bool) else str(value)
 
 
 def _options(settings: Json, *keys: str) -> str:

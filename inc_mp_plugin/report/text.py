@@ -151,7 +151,9 @@ def summary(plan: Plan) -> list[str]:
         )
         lines.append(f"The budget is {plan.correction:.4g} times {limits}, so that it surely holds.")
     lines += tie_lines(plan)
-    if not plan.binds and threshold(plan) != NO_THRESHOLD:
+    if not plan.quantized and threshold(plan) != NO_THRESHOLD:
+        lines.append(f"No op that gains anything fits {threshold(plan)}: everything stays in {plan.base}.")
+    elif not plan.binds and threshold(plan) != NO_THRESHOLD:
         of_kl = plan.constraint == "kl" or plan.nrmse is None
         value = f"a KL divergence of {plan.predicted_kl:.4g}" if of_kl else f"an NRMSE of {plan.nrmse:.4g}"
         lines.append(f"{threshold(plan)} does not bind: everything that gains anything fits, at {value}.")

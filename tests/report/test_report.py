@@ -41,6 +41,12 @@ def test_a_threshold_that_does_not_bind_is_said():
     assert "does not bind: everything that gains anything fits" in table(binds=False).summary[-1]
 
 
+def test_a_threshold_that_no_op_fits_is_said():
+    nothing = dict.fromkeys(plan().formats, "bf16")
+    said = table(formats=nothing, binds=False).summary[-1]
+    assert said == "No op that gains anything fits tau 0.1: everything stays in bf16."
+
+
 def test_names():
     assert split_name("model.layers.12.mlp.experts.3.w1") == ("12", "*.w1")
     assert split_name("model.layers.12.blocks.3.conv") == ("12", "3.conv")
