@@ -56,7 +56,7 @@ def commands(run: RunArtefacts) -> Iterator[str]:
     keys: tuple[str, ...] = ("objective", "strategy", "seed", "tau", "kl", "gain_fraction", "budget")
     keys += ("constraint", "noise", "confidence")
     plan = depends_on.get("plan", {})
-    goal = {key: plan.get(key) for key in keys} | _served(plan)
+    goal = {key: plan.get(key) for key in keys} | _consumers(plan)
     other = {key: value for key, value in goal.items() if value != run.recipe.get(key)}
     changed = [f"{key}={_written(value)}" for key, value in other.items() if value is not None]
     if changed:
@@ -79,7 +79,7 @@ def commands(run: RunArtefacts) -> Iterator[str]:
     yield f"inc-mp report {folder}"
 
 
-def _served(plan: Json) -> Json:
+def _consumers(plan: Json) -> Json:
     """Return the consumers that a plan is for, and how they run, as keys of a recipe."""
     return {"targets": plan["targets"], **plan.get("serving", {})} if plan.get("targets") else {}
 

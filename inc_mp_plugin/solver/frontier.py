@@ -87,10 +87,10 @@ def _exact_curve(program: Program, yardstick: Yardstick, points: int, level: flo
     formats = [program.formats(picks[point]) for point in best]
     rows = np.stack([plan_rows(model, chosen, gains.base) for chosen in formats], axis=1)
     shifts = np.array([program.totals(picks[point]).shift for point in best])
-    costs, low, high = (tuple(part.tolist()) for part in curve_costs(model, rows, shifts, level))
+    costs, lower, upper = (tuple(part.tolist()) for part in curve_costs(model, rows, shifts, level))
     ops = tuple(sum(name != gains.base for name in chosen.values()) for chosen in formats)
     reached, needed = zip(*best, strict=True)
-    return Curve(IP_MSE, 0, ops, reached, costs, low, high, needed)
+    return Curve(IP_MSE, 0, ops, reached, costs, lower, upper, needed)
 
 
 def knee(gain: Sequence[float], loss_mse: Sequence[float]) -> int:
