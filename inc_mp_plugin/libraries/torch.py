@@ -150,24 +150,6 @@ def scaled_product(a: Tensor, b: Tensor, scales: tuple[Tensor, Tensor], **option
     return torch._scaled_mm(a, b, scale_a=scales[0], scale_b=scales[1], **options)
 
 
-def fused(function: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], str]:
-    """Make one kernel of a function of elements; where nothing compiles, return it as it is, and why.
-
-    On a CPU it is traced alone: as kernels it would take a compiler of C++. 2.13.
-
-    Args:
-        function: of tensors, without control flow.
-        example: its arguments.
-    """
-    on_cpu = all(value.device.type == "cpu" for value in example if isinstance(value, Tensor))
-    compiled = torch.compile(function, dynamic=True, backend="eager" if on_cpu else "inductor")
-    try:
-        compiled(*example)
-    except (RuntimeError, ImportError, OSError) as error:  # torch's own errors of compiling are RuntimeErrors
-        return function, f"not fused: {type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
-    return compiled, "traced" if on_cpu else "fused"
-
-
 def convolve(op: nn.Conv2d, value: Tensor, weight: Tensor) -> Tensor:
     """Compute a convolution with another weight, by its part that knows all ways of padding. 2.13.
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.libraries.torch import fused, scaled_product
+from inc_mp_plugin.libraries.torch import scaled_product
 from inc_mp_plugin.model.batches import call
+from inc_mp_plugin.model.compiled import fused
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.switch import Switch
 from inc_mp_plugin.runtime.progress import say

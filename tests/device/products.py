@@ -24,7 +24,7 @@ from device.casts import (
 )
 from device.clock import times_s
 from device.machine import Part
-from inc_mp_plugin.libraries.torch import fused
+from inc_mp_plugin.model.compiled import fused
 
 # Inner size and columns; what is not listed has the shape of one that is (k as v, gate as up).
 LLAMA_1B = {"1B q": (2048, 2048), "1B k": (2048, 512), "1B up": (2048, 8192), "1B down": (8192, 2048)}
