@@ -54,8 +54,9 @@ def row_norms(a: Tensor, b: Tensor) -> Tensor:
         b: of the same shape.
 
     Example:
-        >>> row_norms(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 1.0], [5.0, 1.0]]))
-        tensor([5., 9.], dtype=torch.float64)
+        >>> a, b = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 1.0], [5.0, 1.0]])
+        >>> row_norms(a, b).round(decimals=3).tolist()
+        [5.0, 9.0]
     """
     norms = [torch.linalg.vector_norm(x.float() * y.float(), dim=1) for x, y in pieces(a, b)]
     return torch.cat(norms).double().square()
