@@ -1,7 +1,6 @@
 """What a report says, by equality with what was worked out by hand."""
 
 import json
-import shlex
 
 import numpy as np
 import pytest
@@ -351,15 +350,6 @@ def test_versions_and_commands():
         "inc-mp report 'runs/a b'",
     )
     assert json.loads(recipe.text)["tau"] == 0.1
-
-
-def test_the_command_of_a_plan_for_other_consumers():
-    serving = {"kv_cache": "fp8", "attention": "eager", "reuse_cache": True}
-    settings = {"plan": {"objective": "memory", "tau": 0.1, "targets": ["vllm-gaudi"], "serving": serving}}
-    recipe = {"objective": "memory", "tau": 0.1, "attention": "eager", "targets": ["cpu-qdq"]}
-    _, commands, _ = section("reproduce", recipe=recipe, depends_on=settings).blocks
-    line = commands.text.splitlines()[1]
-    assert shlex.split(line)[3:] == ['targets=["vllm-gaudi"]', "kv_cache=fp8", "reuse_cache=true"]
 
 
 def test_what_is_missing_is_said_once_with_its_command():
