@@ -10,7 +10,7 @@ import transformers
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.pipeline.recipe import load_recipe
 from inc_mp_plugin.pipeline.tune import dry_run
-from inc_mp_plugin.report.text import dry_run_lines
+from inc_mp_plugin.report.dry_run import dry_run_lines
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 LONGER = ("llama-3.3-70b", "qwen3-8b", "qwen3-30b-a3b")

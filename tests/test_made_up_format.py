@@ -34,7 +34,8 @@ class Blocks:
     def of_input(self, op, index, value, format_name):
         return self.of_weight(value, format_name)
 
-    def of_weight(self, weight, format_name):
+    def of_weight(self, weight, format_name, rows=slice(None)):
+        weight = weight[rows]
         blocks = torch.nn.functional.pad(weight.float(), (0, -weight.shape[-1] % BLOCK))
         blocks = blocks.unflatten(-1, (-1, BLOCK))
         scale = blocks.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / 6.0

@@ -37,7 +37,7 @@ def tune(
 
     changes = [*(overrides or []), *(["timing.every_group=true"] if every_group else [])]
     if dry_run:
-        from inc_mp_plugin.report.text import dry_run_lines
+        from inc_mp_plugin.report.dry_run import dry_run_lines
 
         folder = out or Path("runs") / f"{recipe.stem}-dry-run"
         with locked(folder):

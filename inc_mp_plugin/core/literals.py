@@ -8,6 +8,7 @@ Strategy = Literal["ip_mse", "eagl", "alps", "random", "prefix", "uniform"]
 Objective = Literal["memory", "theoretical_time", "bit_operations", "roofline", "empirical_time"]
 Yardstick = Literal["loss", "kl"]
 Estimator = Literal["sample", "batch"]
+Memory = Literal["auto", "low", "high"]  # that a sensitivity pass takes
 Per = Literal["token", "sample"]  # of a KL divergence
 Through = Literal["inc", "hooks"]  # what lowers the ops of a model that is measured
 THROUGH: tuple[Through, ...] = get_args(Through)

@@ -26,6 +26,11 @@ def leaves(tree: Any) -> list[Any]:
     return pytree.tree_leaves(tree)
 
 
+def with_leaves(tree: Any, values: list[Any]) -> Any:
+    """Put other values in the place of those that `leaves` lists, keeping the structure around them. 2.13."""
+    return pytree.tree_unflatten(values, pytree.tree_structure(tree))
+
+
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
     """Apply a function to all that `leaves` lists, keeping the structure around it. 2.13."""
     return pytree.tree_map(function, tree)

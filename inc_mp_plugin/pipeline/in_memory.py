@@ -138,7 +138,7 @@ def tune(
         attention: "eager" (two products) or "flash" (one kernel), of optimum-habana.
         reuse_cache: if optimum-habana is run with its option of that name.
         run: cost of finding the plan: a mapping of `estimator` ("sample" or "batch") and `draws` (1), of the
-            KL divergence; see `Estimate`.
+            KL divergence (see `Estimate`), and `memory` ("auto", "low" or "high"; see `measure_sensitivity`).
         serving: deprecated; see `kv_cache`, `attention` and `reuse_cache`.
         out: folder of the artefacts; a second call reuses those that are still valid.
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inc_mp_plugin.core.literals import Estimator, Labels, Through, TimedDevice, Weights
+from inc_mp_plugin.core.literals import Estimator, Labels, Memory, Through, TimedDevice, Weights
 from inc_mp_plugin.model.data.shape import BatchShape
 from inc_mp_plugin.model.data.source import DataSource, Excerpt
 
@@ -99,11 +99,13 @@ class ValidationSection(DataSection):
 class RunSection(Section):
     """The cost of finding a plan, and nothing of the plan that would be found with unlimited samples.
 
-    `estimator` and `draws` are those of the KL divergence; see `Estimate`.
+    `estimator` and `draws` are those of the KL divergence; see `Estimate`. `memory` tells if the activations
+    of all blocks are kept, or those of one; see `measure_sensitivity`.
     """
 
     estimator: Estimator = "sample"
     draws: Count = 1
+    memory: Memory = "auto"
 
 
 class RequestSection(Section):

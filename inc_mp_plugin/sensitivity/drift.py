@@ -37,6 +37,7 @@ def with_drift(
     *,
     rounding: Rounding,
     sensitivity: Sensitivity,
+    as_used: bool = False,
 ) -> Sensitivity:
     """Return the same sensitivities, with the drift of the mean loss measured in one more forward pass.
 
@@ -59,6 +60,7 @@ def with_drift(
         loss_fn: as in `measure_sensitivity`.
         rounding: rounds to its formats, of which the first counts.
         sensitivity: holds the loss of each sample, and the rounding errors of the format.
+        as_used: see `rounded`.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite when everything is rounded.
@@ -67,7 +69,9 @@ def with_drift(
     curvature = sensitivity if sensitivity.kl is None else sensitivity.kl
     squares = curvature.rounding[format_name] + curvature.shared.get(format_name, 0.0)
     first_order = float(squares.sum(axis=1).mean()) / curvature.tokens_per_row
-    losses = rounded_losses(model, graph, batches, loss_fn, rounding=rounding, format_name=format_name)
+    losses = rounded_losses(
+        model, graph, batches, loss_fn, rounding=rounding, format_name=format_name, as_used=as_used
+    )
     change = losses - sensitivity.loss
     if not np.isfinite(change).all():
         message = (
@@ -91,6 +95,7 @@ def rounded_losses(
     *,
     rounding: Rounding,
     format_name: str,
+    as_used: bool = False,
 ) -> FloatArray:
     """Measure the loss of each sample with the inputs and weights of all ops rounded, shape (samples,).
 
@@ -104,10 +109,11 @@ def rounded_losses(
         loss_fn: as in `measure_sensitivity`.
         rounding: rounds to the format.
         format_name: an FP8 format.
+        as_used: see `rounded`.
     """
     # No plan lowers an expert that no sample reached, even if a sample reaches it once other ops are rounded.
     reached = {op.name: format_name for op in graph.ops if (op.name, 0) in rounding.maxabs}
-    with as_measured(model), torch.no_grad(), rounded(model, rounding, reached):
+    with as_measured(model), torch.no_grad(), rounded(model, rounding, reached, as_used=as_used):
         losses = [sample_losses(model, batch, loss_fn).double().cpu().numpy() for batch in batches]
     everywhere = ranks.exchange_arrays({"losses": np.concatenate([np.zeros(0), *losses])})
     return np.concatenate([part["losses"] for part in everywhere])

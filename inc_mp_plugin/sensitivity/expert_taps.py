@@ -155,6 +155,12 @@ class ExpertTaps:
             for projection in _PROJECTIONS:
                 self._add_weights(layer, projection)
 
+    def forget(self, block: str) -> None:
+        """Count the calls of a block's layers anew: it is about to run once more."""
+        for layer in self._layers:
+            if layer.name.startswith(f"{block}."):
+                layer.calls = 0
+
     def restart(self, totals: Totals, *, together: bool) -> None:
         """Add to other totals from now on, in another backward pass through the same forward pass."""
         self._totals, self._together = totals, together

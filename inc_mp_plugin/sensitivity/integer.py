@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inc_mp_plugin.scales.nearest import largest_magnitude
+
 _STEPS = 255  # of 8 bits, between the least and the largest number
 INT8 = "int8"
 
@@ -40,8 +42,13 @@ class IntegerNoise:
         del format_name
         return torch.full(value.shape, float(_noise(self.maxabs[op, index])), device=value.device)
 
-    def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
+    def of_weight(self, weight: Tensor, format_name: str, rows: slice = slice(None)) -> Tensor:
         """Return the noise of a weight, in FP32 and the weight's shape, whose first axis counts channels.
+
+        Args:
+            weight: the whole of it.
+            format_name: "int8".
+            rows: of the first axis, that alone are returned.
 
         Example:
             >>> noise = IntegerNoise({}).of_weight(torch.tensor([[3.0, -51.0], [255.0, 0.0]]), "int8")
@@ -50,8 +57,9 @@ class IntegerNoise:
                     [4.0000, 4.0000]])
         """
         del format_name
-        channels = weight.float().abs().flatten(1).amax(dim=1)
-        return _noise(channels).view(-1, *[1] * (weight.dim() - 1)).expand(weight.shape)
+        part = weight[rows]
+        channels = largest_magnitude(part.flatten(1), dim=1)
+        return _noise(channels).view(-1, *[1] * (part.dim() - 1)).expand(part.shape)
 
 
 def _noise(maxabs: Tensor) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inc_mp_plugin.core.blocks import repeated_blocks
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.core.estimate import Estimate
 from inc_mp_plugin.core.graph import Graph
@@ -40,7 +42,7 @@ class Pass:
 
     `loss` says that the sensitivities of the loss are measured, `kl` how those of the KL divergence are, if
     at all. `rounding` gives rounding errors q in some formats, or their root mean square; without, none is
-    measured.
+    measured. With `low`, repeated blocks keep their inputs alone, and run once more for their gradients.
     """
 
     model: nn.Module
@@ -49,6 +51,12 @@ class Pass:
     rounding: Errors | None = None
     loss: bool = True
     kl: Estimate | None = None
+    low: bool = False
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the blocks that run once more; none where all activations are kept."""
+        return repeated_blocks(self.graph) if self.low else ()
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, Distributions | None]:
         """Run the model on a batch: the loss of each sample, and the distributions, as far as measured.
@@ -100,9 +108,14 @@ class Pass:
         kl_size = 1 if whole else size
         rows: Measured = {}
         first = size if self.loss else kl_size
-        tokens = sample_lengths(batch)
         with Taps(
-            self.model, self.graph, first, self.rounding, tokens=tokens, together=not self.loss
+            self.model,
+            self.graph,
+            first,
+            self.rounding,
+            tokens=sample_lengths(batch),
+            together=not self.loss,
+            blocks=self.blocks,
         ) as taps:
             losses, distributions = self.forward(batch)
             if losses is not None:

@@ -16,6 +16,7 @@ from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.sensitivity.drift import with_drift
+from inc_mp_plugin.sensitivity.memory import decided
 from inc_mp_plugin.sensitivity.one_batch import Measured, Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.rows import Rows, concatenate, from_arrays, to_arrays
@@ -24,6 +25,7 @@ from inc_mp_plugin.sensitivity.taylor import sensitivity_rows, united
 if TYPE_CHECKING:
     from torch import nn
 
+    from inc_mp_plugin.core.literals import Memory
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.runtime.store import Partial
@@ -46,6 +48,7 @@ def measure_in_steps(
     kl: Estimate | None = None,
     scales: Scales | None = None,
     formats: Sequence[str] = (),
+    memory: Memory = "auto",
 ) -> Sensitivity:
     """Measure as `measure_sensitivity` does, and save the rows after every batch.
 
@@ -63,6 +66,7 @@ def measure_in_steps(
         kl: how those of the KL divergence are estimated; None if they are not measured.
         scales: as in `measure_sensitivity`.
         formats: as in `measure_sensitivity`.
+        memory: as in `measure_sensitivity`.
 
     Raises:
         InputError, NonFiniteError: as `measure_sensitivity`.
@@ -77,7 +81,8 @@ def measure_in_steps(
     own = loss_fn if loss else None
     with _passes(batches if scales is not None else (), "Maxabs of inputs") as calibration:
         rounding = observe_rounding(model, graph, calibration, own, scales=scales, formats=formats)
-    settings = Pass(model, graph, loss_fn, rounding, loss, kl)
+    memory = decided(memory, model, graph, rounded=rounding is not None and loss)
+    settings = Pass(model, graph, loss_fn, rounding, loss, kl, memory == "low")
     first = 1 + ranks.before(sizes[-1]) + sizes[done]
     with _passes(batches[done:], "Sensitivity", done=done) as remaining:
         for measured in sensitivity_rows(settings, remaining, first=first):
@@ -89,7 +94,13 @@ def measure_in_steps(
     if rounding is not None and loss:
         with _passes(batches, "Everything rounded") as everything:
             sensitivity = with_drift(
-                model, graph, everything, loss_fn, rounding=rounding, sensitivity=sensitivity
+                model,
+                graph,
+                everything,
+                loss_fn,
+                rounding=rounding,
+                sensitivity=sensitivity,
+                as_used=settings.low,
             )
     partial.remove()
     return sensitivity

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
@@ -36,8 +35,14 @@ class Errors(Protocol):
             format_name: one of `formats`.
         """
 
-    def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
-        """Return the error of a weight, in the weight's shape."""
+    def of_weight(self, weight: Tensor, format_name: str, rows: slice = slice(None)) -> Tensor:
+        """Return the error of rows of a weight, in their shape.
+
+        Args:
+            weight: the whole of it.
+            format_name: one of `formats`.
+            rows: of its first axis.
+        """
 
 
 class Rounder(Protocol):
@@ -58,7 +63,9 @@ class Rounder(Protocol):
 
 
 @contextmanager
-def rounded(model: nn.Module, rounder: Rounder, formats: Mapping[str, str]) -> Iterator[None]:
+def rounded(
+    model: nn.Module, rounder: Rounder, formats: Mapping[str, str], *, as_used: bool = False
+) -> Iterator[None]:
     """Round the inputs and weights of some ops inside a `with`; then undo it.
 
     Hooks round the inputs. A weight is replaced by a parameter that holds the rounded weight.
@@ -67,18 +74,34 @@ def rounded(model: nn.Module, rounder: Rounder, formats: Mapping[str, str]) -> I
         model: leaves as it came.
         rounder: rounds a tensor.
         formats: of the ops that are rounded, by their names.
+        as_used: round a weight each time its op runs, and drop it then, so that one rounded weight is there
+            at a time; else all are there.
     """
     modules = {op: module_of(model, op) for op in formats}
     weights = {op: w for op, m in modules.items() if (w := parameters_of(m).get("weight")) is not None}
-    try:
-        for op, weight in weights.items():
-            rounded_weight = nn.Parameter(rounder.weight(weight, formats[op]), requires_grad=False)
+
+    def put(op: str) -> None:
+        if op in weights:
+            rounded_weight = nn.Parameter(rounder.weight(weights[op], formats[op]), requires_grad=False)
             parameters_of(modules[op])["weight"] = rounded_weight
-        with watching(modules, before=partial(_round_inputs, rounder, formats)):
+
+    def take(op: str, *_: Any) -> None:
+        if op in weights:
+            parameters_of(modules[op])["weight"] = weights[op]
+
+    def before(op: str, *arguments: Any) -> Any:
+        if as_used:
+            put(op)
+        return _round_inputs(rounder, formats, op, *arguments)
+
+    try:
+        for op in () if as_used else weights:
+            put(op)
+        with watching(modules, before=before, after=take if as_used else None):
             yield
     finally:
-        for op, weight in weights.items():
-            parameters_of(modules[op])["weight"] = weight
+        for op in weights:
+            take(op)
 
 
 def _round_inputs(rounder: Rounder, formats: Mapping[str, str], op: str, *call: Any) -> Any:

@@ -67,6 +67,9 @@ class Rounding:
     _last: dict[str, tuple[Tensor, int, Scale, Tensor]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _last_weight: dict[str, tuple[Tensor, int, Scale]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Return the error q of an input of an op, in FP32 and the value's shape; not to be changed.
@@ -85,9 +88,22 @@ class Rounding:
             self._last[format_name] = value, version_of(value), scale, error
         return error
 
-    def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
-        """Return the error q of a weight, in FP32 and the weight's shape."""
-        return self.weight(weight, format_name).float().sub_(weight)
+    def of_weight(self, weight: Tensor, format_name: str, rows: slice = slice(None)) -> Tensor:
+        """Return the error q of rows of a weight, in FP32 and their shape.
+
+        Args:
+            weight: the whole of it, from which the scale follows.
+            format_name: an FP8 format.
+            rows: of its first axis.
+        """
+        last, version, scale = self._last_weight.get(format_name, (None, 0, None))
+        if last is not weight or version != version_of(weight) or scale is None:
+            scale = self.scales.of_weight(weight, format_name)
+            self._last_weight[format_name] = weight, version_of(weight), scale
+        own = Scale(*(part[rows] if part.dim() else part for part in scale))
+        part = weight[rows]
+        error = quantize_dequantize(part, own, format_name, self.scales.full_scale(format_name))
+        return error.float().sub_(part)
 
     def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Round an input of an op.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
 
 from inc_mp_plugin.core.errors import InputError, PluginError
 from inc_mp_plugin.core.graph import Graph
-from inc_mp_plugin.libraries.torch import leaves, map_tensors, padded, version_of
+from inc_mp_plugin.libraries.torch import leaves, map_tensors, version_of
 from inc_mp_plugin.model.experts import layer_of
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.modules import module_of
+from inc_mp_plugin.model.replay import Replays
 from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.expert_taps import ExpertTaps, whole_layers
-from inc_mp_plugin.sensitivity.pieces import squared_norm
 from inc_mp_plugin.sensitivity.reads import Reader, Reads, add_inputs
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
+from inc_mp_plugin.sensitivity.weight_gradients import WeightGradients
 
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.rounded import Errors
@@ -62,6 +62,7 @@ class Taps:
         tokens: Collection[int] = (),
         inputs_only: bool = False,
         together: bool = False,
+        blocks: Sequence[str] = (),
     ) -> None:
         """Prepare for one batch; nothing is hooked yet.
 
@@ -73,13 +74,14 @@ class Taps:
             tokens: numbers of tokens that a sample may have.
             inputs_only: leave out the gradients of weights.
             together: see `add_inputs`.
+            blocks: names of those that run once more for their gradients; see `Replays`.
         """
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         formats = rounding.formats if rounding else ()
         self.totals = Totals.zeros(size, len(graph.ops), formats=formats, device=device)
         self._errors = rounding
         self._looks = rounding is None and not inputs_only  # else nobody asks for them, or they are known
-        self._memory = torch.empty(0, device=device)
+        self._gradients = WeightGradients(rounding)
         self._size = size
         self._flat = {size * number for number in tokens}
         self._inputs_only = inputs_only
@@ -91,6 +93,7 @@ class Taps:
         if rounding is not None:
             self.totals.know(rounding.maxabs, columns)
         layers = whole_layers(model, graph)
+        self._model, self._blocks, self._replays = model, blocks, Replays(self._forget)
         self._experts = ExpertTaps(
             layers, columns, self.totals, rounding, inputs_only=inputs_only, together=together
         )
@@ -110,6 +113,7 @@ class Taps:
         modules = {name: tap.module for name, tap in self._taps.items()}
         self._hooks.enter_context(watching(modules, self._before, self._after))
         self._hooks.enter_context(self._experts)
+        self._hooks.enter_context(self._replays.of(self._model, self._blocks))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -139,11 +143,20 @@ class Taps:
         self._size, self._together = size, together
         self._experts.restart(self.totals, together=together)
 
+    def _forget(self, block: str) -> None:
+        """Count the calls of a block's ops anew: it is about to run once more."""
+        for tap in self._taps.values():
+            if tap.name.startswith(f"{block}."):
+                tap.calls = 0
+        self._experts.forget(block)
+
     def _before(self, op: str, args: Any, kwargs: Any) -> Any:
         if _is_empty(args, kwargs):
             return None
         tap = self._taps[op]
         tap.calls += 1
+        if self._replays.rehearsing:
+            return None
         return map_tensors(partial(self._branch, tap, count()), (args, kwargs))
 
     def _branch(self, tap: _Tap, indices: Iterator[int], tensor: Tensor) -> Tensor:
@@ -171,7 +184,7 @@ class Taps:
         return reads
 
     def _after(self, op: str, args: Any, kwargs: Any, output: Tensor) -> None:
-        if _is_empty(args, kwargs):
+        if self._replays.rehearsing or _is_empty(args, kwargs):
             return
         tap = self._taps[op]
         if not output.requires_grad:
@@ -210,24 +223,7 @@ class Taps:
             return
         pairs = [(self._rows(value), self._rows(gradient)) for value, gradient in tap.pairs]
         tap.pairs.clear()
-        weight = tap.module.weight.detach()
-        buffer = self._gradient_like(weight)
-        parts = [(self.totals.weight, weight)]
-        if self._errors is not None:
-            parts += [(rows, self._errors.of_weight(weight, f)) for f, rows in self.totals.rounding.items()]
-        for sample in range(self._size):
-            first, *others = [(x[sample], g[sample]) for x, g in pairs]
-            _weight_gradient(tap, *first, buffer)
-            for pair in others:
-                buffer += _weight_gradient(tap, *pair, torch.empty_like(weight))
-            for rows, factor in parts:
-                rows[sample, tap.column] += squared_norm(buffer, factor)
-
-    def _gradient_like(self, weight: Tensor) -> Tensor:
-        """Give memory for a gradient that is used again: fresh memory costs as much time as the product."""
-        if self._memory.numel() < weight.numel() or self._memory.dtype != weight.dtype:
-            self._memory = weight.new_empty(weight.numel())
-        return self._memory[: weight.numel()].view(weight.shape)
+        self._gradients.add(self.totals, tap.column, tap.module, pairs)
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """Give one row per sample; a single sample is one row, whatever the first axis counts.
@@ -248,19 +244,6 @@ class Taps:
 def _is_empty(args: Any, kwargs: Any) -> bool:
     """Tell whether a call is of an expert that no token was sent to."""
     return any(isinstance(x, Tensor) and not x.numel() for x in leaves((args, kwargs)))
-
-
-def _weight_gradient(tap: _Tap, value: Tensor, gradient: Tensor, out: Tensor) -> Tensor:
-    """Compute dg/dW of one sample and call, into `out`: delta^T x, or its analogue for a convolution."""
-    module = tap.module
-    if tap.kind == "linear":
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        return torch.mm(rows.T, value.reshape(-1, value.shape[-1]), out=out)
-    value, gradient = (t.reshape(-1, *t.shape[-3:]) for t in (value, gradient))
-    result: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-        padded(module, value), module.weight.shape, gradient, module.stride, 0, module.dilation, module.groups
-    )
-    return out.copy_(result)
 
 
 def _check_unchanged(op: str, value: Tensor, version: int) -> None:

@@ -27,6 +27,7 @@ from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
 from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.drift import with_drift
 from inc_mp_plugin.sensitivity.expert_taps import whole_layers
+from inc_mp_plugin.sensitivity.memory import decided
 from inc_mp_plugin.sensitivity.one_batch import Measured, Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.rows import concatenate, join
@@ -34,6 +35,7 @@ from inc_mp_plugin.sensitivity.taps import Taps
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.core.literals import Memory
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.scales.methods import Scales
@@ -52,6 +54,7 @@ def measure_sensitivity(
     estimate: Estimate | None = None,
     scales: Scales | None = None,
     formats: Sequence[str] = (),
+    memory: Memory = "auto",
 ) -> Sensitivity:
     """Measure the sensitivity of every op of a graph, sample by sample.
 
@@ -100,6 +103,9 @@ def measure_sensitivity(
         estimate: rows, draws and seed of the KL divergence.
         scales: how INC scales to FP8; without them, no rounding error is measured.
         formats: FP8 formats whose rounding error is measured under these scales.
+        memory: "high" keeps the activations of all blocks; "low" those of one, and runs the others once more,
+            which takes the time of one more forward pass; "auto" decides by what is free. The results are
+            the same, bit for bit.
 
     Returns:
         Loss and sensitivities per row, and d_i per format. Ops that no batch ran, such as experts that no
@@ -118,11 +124,14 @@ def measure_sensitivity(
         kl.check()
     own = loss_fn if loss else None
     rounding = observe_rounding(model, graph, batches, own, scales=scales, formats=formats)
-    settings = Pass(model, graph, loss_fn, rounding, loss, kl)
+    memory = decided(memory, model, graph, rounded=rounding is not None and loss)
+    settings = Pass(model, graph, loss_fn, rounding, loss, kl, memory == "low")
     sensitivity = united(settings, list(sensitivity_rows(settings, batches)))
     if rounding is None or not loss:
         return sensitivity
-    return with_drift(model, graph, batches, loss_fn, rounding=rounding, sensitivity=sensitivity)
+    return with_drift(
+        model, graph, batches, loss_fn, rounding=rounding, sensitivity=sensitivity, as_used=settings.low
+    )
 
 
 def united(settings: Pass, rows: Sequence[Measured]) -> Sensitivity:
@@ -257,7 +266,8 @@ def _separable(settings: Pass, batch: Batch) -> bool:
         return False
     pair = samples(batch, 0, 2)
     try:
-        with Taps(settings.model, settings.graph, 2, tokens=sample_lengths(batch), inputs_only=True) as taps:
+        tokens, blocks = sample_lengths(batch), settings.blocks
+        with Taps(settings.model, settings.graph, 2, tokens=tokens, inputs_only=True, blocks=blocks) as taps:
             torch.autograd.backward(settings.losses(pair)[0])
     except MixedSamplesError:
         return False

@@ -105,12 +105,18 @@ class ThroughHooks:
             return Cast(maxabs)
         return Rounding(Scales(method_on_a_cpu(self.job.scale_method), "cpu"), (lower,), maxabs)
 
+    @cached_property
+    def _as_used(self) -> bool:
+        from inc_mp_plugin.sensitivity.memory import decided
+
+        return decided(self.job.memory, self.model, self.graph, rounded=True) == "low"
+
     @contextmanager
     def lowered(self, formats: Mapping[str, str]) -> Iterator[nn.Module]:
         """Round these ops; afterwards the model is as it was."""
         from inc_mp_plugin.model.modes import as_measured
         from inc_mp_plugin.sensitivity.rounded import rounded
 
-        rounder = self._rounder
-        with as_measured(self.model), rounded(self.model, rounder, formats):
+        rounder, as_used = self._rounder, self._as_used
+        with as_measured(self.model), rounded(self.model, rounder, formats, as_used=as_used):
             yield self.model

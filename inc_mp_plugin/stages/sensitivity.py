@@ -87,6 +87,7 @@ def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
         kl=kl,
         scales=job.noise_scales,
         formats=formats,
+        memory=job.memory,
     )
 
 

@@ -1,0 +1,69 @@
+"""Memory that a sensitivity pass takes beside the weights: of all blocks at once, or of one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from inc_mp_plugin.core.blocks import repeated_blocks
+from inc_mp_plugin.core.graph import Graph, Op
+
+# Between two ops a model keeps more than they read and give: norms in FP32, activations, residuals.
+_KEPT = 1.6
+# While a block is differentiated, gradients of its tensors are there, too.
+_WITH_GRADIENTS = 2.0
+_LOGITS = 3.0  # in the base format: themselves, their gradient, and what the head reads
+_FIXED = 200 * 2**20  # slabs of weight gradients, pieces of tensors, and their errors in FP32
+
+
+class Footprint(NamedTuple):
+    """Bytes that a pass takes beside the weights of the model, with `memory: low` and with `high`."""
+
+    low: int
+    high: int
+
+
+def footprint(graph: Graph, itemsize: int, *, rounded: bool = False) -> Footprint:
+    """Estimate the memory of a sensitivity pass through a batch of the shape that a graph was captured with.
+
+    With t(op) the elements of an op's inputs and outputs, blocks b of ops, and ops outside of blocks::
+
+        high = bytes (1.6 sum_b t(b) + 3 t(outside)) + fixed,  or bytes x weights, if they are more
+        low  = bytes (blocks x t(input of a block) + max(3.2 max_b t(b), 3 t(outside))) + fixed
+
+    Args:
+        graph: from `capture`.
+        itemsize: bytes of an element in the base format.
+        rounded: everything is rounded once, with a copy of all weights in `high`.
+
+    Returns:
+        Both; they are the same for a model without repeated blocks.
+    """
+    names = repeated_blocks(graph)
+    of_blocks = dict.fromkeys(names, 0.0)
+    inputs, outside = 0.0, 0.0
+    entered: set[str] = set()
+    starts = tuple(f"{name}." for name in names)
+    for op in graph.ops:
+        block = next((s[:-1] for s in starts if op.name.startswith(s)), None) if starts else None
+        if block is None:
+            outside += _elements(op)
+            continue
+        of_blocks[block] += _elements(op)
+        if block not in entered:
+            entered.add(block)
+            inputs += sum(gemm.batch * gemm.rows * gemm.inner for gemm in op.gemms)
+    weights = sum(op.weight_elements for op in graph.ops) if rounded else 0
+    tail = _LOGITS * outside
+    high = max(_KEPT * sum(of_blocks.values()) + tail, weights)
+    low = inputs + max(_WITH_GRADIENTS * _KEPT * max(of_blocks.values(), default=0.0), tail)
+    if not names:
+        low = high
+    return Footprint(int(itemsize * low) + _FIXED, int(itemsize * high) + _FIXED)
+
+
+def _elements(op: Op) -> float:
+    """Count the elements of an op's inputs and outputs, weights aside, as often as it is expected to run."""
+    seconds = op.kind == "bgemm"
+    return op.share * sum(
+        g.batch * (g.rows * (g.inner + g.columns) + g.inner * g.columns * seconds) for g in op.gemms
+    )

@@ -1,0 +1,87 @@
+"""Blocks that keep nothing but their inputs, and run once more when their gradients are due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from inc_mp_plugin.libraries.glibc import give_back_freed
+from inc_mp_plugin.libraries.torch import leaves, with_leaves
+from inc_mp_plugin.model.modules import module_of
+
+
+class Replays:
+    """Blocks of a model under reentrant checkpoints.
+
+    A block first runs without gradients, and nothing of it is kept but its inputs. During a backward pass it
+    runs again, with gradients, and gives the same values. Several backward passes replay it several times.
+
+    Attributes:
+        rehearsing: True while a block runs without gradients.
+    """
+
+    def __init__(self, before_replay: Callable[[str], None]) -> None:
+        """Prepare.
+
+        Args:
+            before_replay: is told the name of a block that is about to run with gradients.
+        """
+        self.rehearsing = False
+        self._before_replay = before_replay
+
+    @contextmanager
+    def of(self, model: nn.Module, blocks: Sequence[str]) -> Iterator[None]:
+        """Put these blocks of a model under checkpoints inside a `with`."""
+        with ExitStack() as stack:
+            for name in blocks:
+                stack.enter_context(self._under_checkpoint(name, module_of(model, name)))
+            yield
+
+    @contextmanager
+    def _under_checkpoint(self, name: str, block: nn.Module) -> Iterator[None]:
+        attributes = vars(block)
+        own, forward = attributes.get("forward"), block.forward  # accelerate may have put one there
+        attributes["forward"] = partial(self._run, name, forward)
+        try:
+            yield
+        finally:
+            del attributes["forward"]
+            if own is not None:
+                attributes["forward"] = own
+
+    def _run(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = leaves((args, kwargs))
+        tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
+        results: list[Any] = []
+
+        def run(_: Tensor, *own: Tensor) -> tuple[Tensor, ...]:
+            values = iter(own)
+            inner = [next(values) if isinstance(leaf, Tensor) else leaf for leaf in given]
+            arguments, keywords = with_leaves((args, kwargs), inner)
+            with self._rehearsal(name):
+                result = forward(*arguments, **keywords)
+            if not torch.is_grad_enabled():  # kept after a replay, it would hold all that ran
+                results.append(result)
+            return tuple(leaf for leaf in leaves(result) if isinstance(leaf, Tensor))
+
+        # The first block's input comes from a frozen embedding: without a gradient there, none would flow.
+        outputs = iter(checkpoint(run, torch.zeros((), requires_grad=True), *tensors, use_reentrant=True))
+        result = results.pop()
+        return with_leaves(result, [next(outputs) if isinstance(x, Tensor) else x for x in leaves(result)])
+
+    @contextmanager
+    def _rehearsal(self, name: str) -> Iterator[None]:
+        before, self.rehearsing = self.rehearsing, not torch.is_grad_enabled()
+        if not self.rehearsing:
+            give_back_freed()  # else more is kept, the more blocks have run
+            self._before_replay(name)
+        try:
+            yield
+        finally:
+            self.rehearsing = before

@@ -1,0 +1,69 @@
+"""Memory of a sensitivity pass: that of the activations of all blocks, or of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.footprint import footprint
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.literals import Memory
+from inc_mp_plugin.runtime.progress import say
+
+_MOST = 0.5  # of the memory that is free: the estimate is no more than one
+
+
+def decided(memory: Memory, model: nn.Module, graph: Graph, *, rounded: bool) -> Literal["low", "high"]:
+    """Decide how much memory a sensitivity pass takes.
+
+    Args:
+        memory: as asked for; "auto" is "high" if that takes no more than half of what is free, else "low".
+        model: to be measured.
+        graph: its ops.
+        rounded: see `footprint`.
+
+    Raises:
+        InputError: another word.
+    """
+    if memory not in get_args(Memory):
+        raise InputError(unknown("memory", memory, get_args(Memory)))
+    if memory == "auto":
+        return _automatic(model, graph, rounded=rounded)
+    return memory
+
+
+def _automatic(model: nn.Module, graph: Graph, *, rounded: bool) -> Literal["low", "high"]:
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return "high"
+    needed, free = footprint(graph, parameter.element_size(), rounded=rounded), free_bytes(parameter.device)
+    if free is None or needed.high <= _MOST * free or needed.low >= needed.high:
+        return "high"
+    say(
+        f"memory: low, which takes about {needed.low / 1e9:.1f} GB beside the weights and one more forward "
+        f"pass; high takes {needed.high / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+    )
+    return "low"
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the memory that is free on a device; None if it cannot be told."""
+    if device.type == "cpu":
+        return _available()
+    module = getattr(torch, device.type, None)
+    ask = getattr(module, "mem_get_info", None)
+    return None if ask is None else int(ask(device)[0])
+
+
+def _available() -> int | None:
+    """Read what Linux says new work may take without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    return kilobytes[0] * 1024 if kilobytes else None
