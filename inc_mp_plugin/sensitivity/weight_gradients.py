@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from inc_mp_plugin.libraries.torch import padded
@@ -51,11 +51,10 @@ class WeightGradients:
                 added before squaring, for one weight has one rounding error.
         """
         weight = module.weight.detach()
-        compute: Gradient = (
-            _rows_of_linear if isinstance(module, nn.Linear) else partial(_of_convolution, module)
-        )
-        slabs = _slabs(weight) if isinstance(module, nn.Linear) else iter([slice(0, len(weight))])
-        for rows in slabs:
+        # By the weight, not by the class: INC goes by the names of classes, which may be anybody's.
+        convolves = weight.dim() > 2
+        compute: Gradient = partial(_of_convolution, module) if convolves else _rows_of_linear
+        for rows in [slice(0, len(weight))] if convolves else _slabs(weight):
             part = weight[rows]
             factors = [(totals.weight, part)]
             if self._errors is not None:
@@ -71,14 +70,15 @@ class WeightGradients:
                     total[sample, column] += squared_norm(gradient, factor)
 
     def _like(self, weight: Tensor) -> Tensor:
-        if self._memory.numel() < weight.numel() or self._memory.dtype != weight.dtype:
+        like = (self._memory.dtype, self._memory.device) == (weight.dtype, weight.device)
+        if not like or self._memory.numel() < weight.numel():
             self._memory = weight.new_empty(weight.numel())
         return self._memory[: weight.numel()].view(weight.shape)
 
 
-def _slabs(weight: Tensor) -> Iterator[slice]:
+def _slabs(weight: Tensor) -> list[slice]:
     step = max(1, _SLAB * len(weight) // weight.numel())
-    return (slice(start, start + step) for start in range(0, len(weight), step))
+    return [slice(start, start + step) for start in range(0, len(weight), step)]
 
 
 def _rows_of_linear(value: Tensor, gradient: Tensor, rows: slice, out: Tensor) -> Tensor:

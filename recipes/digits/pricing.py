@@ -53,10 +53,10 @@ class StepNoise:
         del index, format_name
         return torch.full(value.shape, float(self.steps[op]) / 12**0.5)
 
-    def of_weight(self, weight: Tensor, format_name: str) -> Tensor:
-        """Noise of a weight, in its shape."""
+    def of_weight(self, weight: Tensor, format_name: str, rows: slice = slice(None)) -> Tensor:
+        """Noise of rows of a weight, in their shape."""
         step = initial_step(weight.abs().mean(), code_range(format_name, signed=True))
-        return torch.full(weight.shape, float(step) / 12**0.5)
+        return torch.full(weight[rows].shape, float(step) / 12**0.5)
 
 
 @dataclass(frozen=True, slots=True)

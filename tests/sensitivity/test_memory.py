@@ -186,6 +186,23 @@ def test_slabs_of_a_weight_add_up_to_the_whole(method, monkeypatch):
             assert result.rounding[E4M3][sample, column] - by_input == pytest.approx(by_weight, rel=1e-4)
 
 
+class Linear(nn.Module):
+    """A linear layer by its name alone, as INC sees it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 2))
+
+    def forward(self, x):
+        return x @ self.weight.T
+
+
+def test_a_linear_layer_of_another_class_has_the_gradient_of_one():
+    graph = Graph((Op("0", "linear", 1, 6, 1),), (("0",),), (), {})
+    result = mp.measure_sensitivity(nn.Sequential(Linear()), graph, [torch.ones(2, 2)], helpers.summed_loss)
+    assert result.weight.tolist() == [[pytest.approx(6.0)]] * 2
+
+
 def gigabytes(monkeypatch, free):
     monkeypatch.setattr(module, "free_bytes", lambda device: None if free is None else int(free * 1e9))
 
