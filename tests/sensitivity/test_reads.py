@@ -127,8 +127,8 @@ class InputsOnly:
     def of_input(self, op, index, value, format_name):
         return value.to(torch.float8_e4m3fn).float() - value
 
-    def of_weight(self, weight, format_name):
-        return torch.zeros_like(weight)
+    def of_weight(self, weight, format_name, rows=slice(None)):
+        return torch.zeros_like(weight[rows])
 
 
 @capabilities.fused_experts
