@@ -44,7 +44,7 @@ def footprint(graph: Graph, itemsize: int, *, rounded: bool = False) -> Footprin
     entered: set[str] = set()
     starts = tuple(f"{name}." for name in names)
     for op in graph.ops:
-        block = next((s[:-1] for s in starts if op.name.startswith(s)), None) if starts else None
+        block = next((s[:-1] for s in starts if op.name.startswith(s)), None)
         if block is None:
             outside += _elements(op)
             continue
