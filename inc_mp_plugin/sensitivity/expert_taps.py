@@ -18,11 +18,13 @@ from inc_mp_plugin.model.experts import experts_of, exposed_layers
 from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.expert_products import products, slices
 from inc_mp_plugin.sensitivity.expert_weights import Rows, weight_norms
+from inc_mp_plugin.sensitivity.maxabs import raise_to
 from inc_mp_plugin.sensitivity.pieces import row_norms
 from inc_mp_plugin.sensitivity.reads import TINY
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.sensitivity.maxabs import MaxAbs
     from inc_mp_plugin.sensitivity.rounded import Errors
 
 _PAIR = ("gate_proj", "up_proj")
@@ -108,6 +110,7 @@ class ExpertTaps:
         *,
         inputs_only: bool,
         together: bool,
+        maxabs: MaxAbs | None,
     ) -> None:
         """Prepare for one batch.
 
@@ -118,6 +121,7 @@ class ExpertTaps:
             errors: rounding errors q in the formats of the totals.
             inputs_only: leave out the gradients of weights.
             together: see `add_inputs`.
+            maxabs: of the inputs of ops, to be raised; None if nobody asks for it, or if it is known.
         """
         self._layers = [
             _Layer(name, module, {int(number): expert for number, expert in experts_of(module).items()})
@@ -126,7 +130,7 @@ class ExpertTaps:
         self._columns = columns
         self._totals = totals
         self._errors = errors
-        self._inputs_only, self._together = inputs_only, together
+        self._inputs_only, self._together, self._maxabs = inputs_only, together, maxabs
         self._size = len(totals.input)
 
     @property
@@ -184,9 +188,12 @@ class ExpertTaps:
     def _product(self, layer: _Layer, call: _Call, projection: str, value: Tensor) -> Tensor:
         ops = layer.ops(projection, call.sent.counts)
         columns = call.per_row(self._columns[op] for op in ops)
-        if self._errors is None and not self._inputs_only:
-            largest = largest_magnitude(value.detach(), dim=1).double()
-            self._totals.largest[0].scatter_reduce_(0, columns, largest, "amax")
+        if self._maxabs is not None:
+            of_rows = largest_magnitude(value.detach(), dim=1)
+            of_ops = of_rows.new_zeros(len(ops)).scatter_reduce(
+                0, call.per_row(range(len(ops))), of_rows, "amax"
+            )
+            raise_to(self._maxabs, {(op, 0): of_op for op, of_op in zip(ops, of_ops, strict=True)})
 
         def watch(value: Tensor, of_value: Tensor, of_output: Tensor) -> None:
             call.reads[projection] = _Read(ops, columns, of_value)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,20 +42,69 @@ def observe_maxabs(
     Raises:
         NonFiniteError: a NaN or an infinity in an input or a weight; the text names the op.
     """
-    maxabs: MaxAbs = {}
-    with as_measured(model), torch.no_grad():
-        modules = {op.name: module_of(model, op.name) for op in graph.ops}
-        look = _Look(model, modules, loss_fn)
-        first, note = 1, ""
-        for batch in batches:
-            if loss_fn is None:
-                check_labels(model, batch, first)
-            _raise_to(maxabs, look.at(batch))
-            note = note or told_nan(batch, first)
-            first += batch_size(batch)
-        maxabs = _of_all_ranks(maxabs)
-        _check_finite(modules, maxabs, note)
-    return maxabs
+    calibration = Calibration(model, graph, loss_fn, {})
+    for batch in batches:
+        calibration.run(batch)
+    calibration.complete()
+    return calibration.maxabs
+
+
+class Calibration:
+    """The maxabs of every op's inputs over the batches so far; it grows in place.
+
+    Attributes:
+        maxabs: {(op, index of the input): maxabs}.
+        first: number of the next batch's first sample.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        loss_fn: LossFunction | None,
+        maxabs: MaxAbs,
+        *,
+        first: int = 1,
+    ) -> None:
+        """Prepare; nothing has run yet.
+
+        Args:
+            model: runs in evaluation mode, and leaves as it came.
+            graph: from `capture`.
+            loss_fn: as in `measure_sensitivity`.
+            maxabs: of earlier batches.
+            first: number of the first sample.
+        """
+        self.maxabs, self.first = maxabs, first
+        self._model, self._names, self._loss_fn = model, [op.name for op in graph.ops], loss_fn
+        self._look = _Look(model, loss_fn)
+        self._note = ""
+
+    def run(self, batch: Batch) -> None:
+        """Run one more batch without gradients."""
+        if self._loss_fn is None:
+            check_labels(self._model, batch, self.first)
+        with as_measured(self._model), torch.no_grad():
+            self.take(batch, self._look.at(batch, self._modules()))
+
+    def take(self, batch: Batch, maxabs: MaxAbs) -> None:
+        """Count one more batch, whose maxabs is known."""
+        raise_to(self.maxabs, maxabs)
+        self._note = self._note or told_nan(batch, self.first)
+        self.first += batch_size(batch)
+
+    def complete(self) -> None:
+        """Take the largest over all processes, once all batches are there.
+
+        Raises:
+            NonFiniteError: a NaN or an infinity in an input or a weight; the text names the op.
+        """
+        self.maxabs.update(_of_all_ranks(self.maxabs))
+        with as_measured(self._model):
+            _check_finite(self._modules(), self.maxabs, self._note)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {name: module_of(self._model, name) for name in self._names}
 
 
 class _Look:
@@ -64,29 +114,27 @@ class _Look:
     stand in its place: of a small model with many words, the head is a fifth of the time.
     """
 
-    def __init__(
-        self, model: nn.Module, modules: Mapping[str, nn.Module], loss_fn: LossFunction | None
-    ) -> None:
+    def __init__(self, model: nn.Module, loss_fn: LossFunction | None) -> None:
         """Prepare; nothing has run yet."""
-        self._model, self._modules, self._loss_fn = model, modules, loss_fn
+        self._model, self._loss_fn = model, loss_fn
         self._head: str | None = None
         self._batches = 0
 
-    def at(self, batch: Batch) -> MaxAbs:
-        """Measure the maxabs of one batch."""
-        maxabs, calls = self._run(batch)
+    def at(self, batch: Batch, modules: Mapping[str, nn.Module]) -> MaxAbs:
+        """Measure the maxabs of one batch; the modules are those of all ops."""
+        maxabs, calls = self._run(batch, modules)
         if self._head in calls and calls[-1] != self._head:
             # In this batch another op ran after the head: it may have read the zeros.
             self._head = None
-            maxabs, calls = self._run(batch)
+            maxabs, calls = self._run(batch, modules)
         if self._batches == 0 and self._loss_fn is None:
             last = calls[-1] if calls else ""
-            plain = type(self._modules.get(last)) is nn.Linear
+            plain = type(modules.get(last)) is nn.Linear
             self._head = last if plain and calls.count(last) == 1 else None
         self._batches += 1
         return maxabs
 
-    def _run(self, batch: Batch) -> tuple[MaxAbs, list[str]]:
+    def _run(self, batch: Batch, modules: Mapping[str, nn.Module]) -> tuple[MaxAbs, list[str]]:
         """Run the model; give the maxabs, and the ops in the order of their calls."""
         maxabs: MaxAbs = {}
         calls: list[str] = []
@@ -95,10 +143,10 @@ class _Look:
             calls.append(op)
             values = {(op, i): value.detach() for i, value in enumerate(floating_inputs(args, kwargs))}
             # An expert may get no token.
-            _raise_to(maxabs, {key: largest_magnitude(v) for key, v in values.items() if v.numel()})
+            raise_to(maxabs, {key: largest_magnitude(v) for key, v in values.items() if v.numel()})
 
-        head: Any = None if self._head is None else self._modules[self._head]
-        with watching(self._modules, before=look), _zeros(head) if head is not None else nullcontext():
+        head: Any = None if self._head is None else modules[self._head]
+        with watching(modules, before=look), _zeros(head) if head is not None else nullcontext():
             if self._loss_fn is None:
                 call(self._model, placed(self._model, batch))
             else:
@@ -130,26 +178,40 @@ def floating_inputs(args: Any, kwargs: Any) -> list[Tensor]:
     return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
-def _raise_to(maxabs: MaxAbs, others: MaxAbs) -> None:
+def raise_to(maxabs: MaxAbs, others: MaxAbs) -> None:
     """Take the larger of both, in place."""
     for key, value in others.items():
         maxabs[key] = torch.maximum(maxabs[key], value) if key in maxabs else value
+
+
+def to_arrays(maxabs: MaxAbs) -> dict[str, Any]:
+    """Name the arrays of maxabs, for a file or for other processes."""
+    return {
+        "ops": np.array([op for op, _ in maxabs], dtype=str),
+        "indices": np.array([index for _, index in maxabs], dtype=np.int64),
+        "values": np.array([float(value) for value in maxabs.values()]),
+        "dtypes": np.array([str(value.dtype).removeprefix("torch.") for value in maxabs.values()], dtype=str),
+    }
+
+
+def from_arrays(arrays: Mapping[str, Any], device: torch.device) -> MaxAbs:
+    """Invert `to_arrays`, on a device."""
+    columns = (arrays[name].tolist() for name in ("ops", "indices", "values", "dtypes"))
+    return {
+        (op, index): torch.tensor(value, dtype=getattr(torch, dtype), device=device)
+        for op, index, value, dtype in zip(*columns, strict=True)
+    }
 
 
 def _of_all_ranks(maxabs: MaxAbs) -> MaxAbs:
     """Find the largest over the processes, each of which ran batches of its own."""
     if ranks.size() == 1:
         return maxabs
-    # BF16 has no counterpart in numpy; FP32 holds it exactly.
-    mine = {f"{index} {op}": value.float().cpu().numpy() for (op, index), value in maxabs.items()}
+    device = next(iter(maxabs.values()), torch.zeros(())).device
     largest: MaxAbs = {}
-    for part in ranks.exchange_arrays(mine):
-        for name, array in part.items():
-            index, _, op = name.partition(" ")
-            value, key = torch.from_numpy(array), (op, int(index))
-            largest[key] = torch.maximum(largest.get(key, value), value)
-    like = next(iter(maxabs.values()), torch.zeros(()))
-    return {key: value.to(maxabs.get(key, like)) for key, value in largest.items()}
+    for part in ranks.exchange_arrays(to_arrays(maxabs)):
+        raise_to(largest, from_arrays(part, device))
+    return largest
 
 
 def finite_weight(module: nn.Module, op: str, note: str = "") -> Tensor | None:

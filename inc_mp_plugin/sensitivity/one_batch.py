@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,19 +21,23 @@ from inc_mp_plugin.model.distributions import Distributions, distributions_in
 from inc_mp_plugin.model.hooks import recorded
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.sensitivity.drawn_labels import drawn_losses
+from inc_mp_plugin.sensitivity.maxabs import raise_to
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rows import Rows
 from inc_mp_plugin.sensitivity.taps import Taps
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
+    from inc_mp_plugin.sensitivity.maxabs import MaxAbs
     from inc_mp_plugin.sensitivity.rounded import Errors
 
 # Gradients of FP16 models underflow below 6e-8; they are computed scaled up by this power of two.
 _SCALE = {torch.float16: 2.0**12}
 
 Measured = dict[Yardstick, Rows]
+Begun = Callable[[], Measured]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Pass:
     `loss` says that the sensitivities of the loss are measured, `kl` how those of the KL divergence are, if
     at all. `rounding` gives rounding errors q in some formats, or their root mean square; without, none is
     measured. With `low`, repeated blocks keep their inputs alone, and run once more for their gradients.
+    `held` says that the rounding errors' scales are not known before all batches have run: it is raised to
+    the maxabs of each batch, and backward passes wait.
     """
 
     model: nn.Module
@@ -52,6 +58,7 @@ class Pass:
     loss: bool = True
     kl: Estimate | None = None
     low: bool = False
+    held: MaxAbs | None = None
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -89,10 +96,10 @@ class Pass:
             return torch.zeros(0) if losses is None else losses
         return drawn_losses(distributions, range(batch_size(batch)), seed=0, draw=0)
 
-    def measure(
+    def begin(
         self, batch: Batch, numbers: Sequence[int], *, loss_of: int | None = None, whole: bool = False
-    ) -> Measured:
-        """Measure the rows of a batch, by every yardstick.
+    ) -> Begun:
+        """Measure the rows of a batch, by every yardstick; if `held`, run its forward pass alone.
 
         Args:
             batch: of samples.
@@ -100,32 +107,43 @@ class Pass:
             loss_of: one sample whose row alone is measured, over all that the batch holds.
             whole: the KL divergence has one row for all samples together.
 
+        Returns:
+            A function that gives the rows; if `held`, it runs the backward passes.
+
         Raises:
             InputError: a loss is not one number per sample, or has no gradient.
-            NonFiniteError: a NaN or an infinity; the text names the op.
+            NonFiniteError: a NaN or an infinity; the text names the op. The function raises it, too.
         """
         size = 1 if loss_of is not None else batch_size(batch)
         kl_size = 1 if whole else size
-        rows: Measured = {}
-        first = size if self.loss else kl_size
-        with Taps(
+        taps = Taps(
             self.model,
             self.graph,
-            first,
+            size if self.loss else kl_size,
             self.rounding,
+            maxabs=None if self.rounding is None or self.held is not None else self.rounding.maxabs,
             tokens=sample_lengths(batch),
             together=not self.loss,
             blocks=self.blocks,
-        ) as taps:
-            losses, distributions = self.forward(batch)
+        )
+
+        def rows(losses: Tensor | None, distributions: Distributions | None) -> Measured:
+            measured: Measured = {}
             if losses is not None:
-                rows["loss"] = self._loss_rows(taps, losses, loss_of, keep=distributions is not None)
+                measured["loss"] = self._loss_rows(taps, losses, loss_of, keep=distributions is not None)
                 taps.restart(kl_size, together=True)
             if distributions is not None:
-                rows["kl"] = self._kl_rows(taps, distributions, numbers, loss_of=loss_of)
-        for part in rows.values():
-            self._check_finite(part, batch)
-        return rows
+                measured["kl"] = self._kl_rows(taps, distributions, numbers, loss_of=loss_of)
+            return measured
+
+        with taps:
+            outputs = self.forward(batch)
+            measured = rows(*outputs) if self.held is None else {}
+        if self.held is not None:
+            raise_to(self.held, taps.maxabs)
+            return lambda: self._finite(rows(*outputs), batch)
+        checked = self._finite(measured, batch)
+        return lambda: checked
 
     def _loss_rows(self, taps: Taps, losses: Tensor, loss_of: int | None, *, keep: bool) -> Rows:
         own = losses if loss_of is None else losses[loss_of : loss_of + 1]
@@ -163,18 +181,19 @@ class Pass:
         dtype = next((p.dtype for p in self.model.parameters()), torch.float32)
         return _SCALE.get(dtype, 1.0)
 
-    def _check_finite(self, rows: Rows, batch: Batch) -> None:
+    def _finite(self, measured: Measured, batch: Batch) -> Measured:
         """Refuse NaN and infinities.
 
         Raises:
             NonFiniteError: there is one; the text names the op.
         """
-        parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values(), *rows.shared.values())
-        if all(np.isfinite(part).all() for part in parts):
-            return
-        with torch.no_grad():
-            why = where_not_finite(self.model, self.graph, lambda: self.forward_again(batch), rows=rows)
-        raise NonFiniteError(why)
+        for rows in measured.values():
+            parts = (rows.loss, rows.input, rows.weight, *rows.rounding.values(), *rows.shared.values())
+            if not all(np.isfinite(part).all() for part in parts):
+                again = partial(self.forward_again, batch)
+                with torch.no_grad():
+                    raise NonFiniteError(where_not_finite(self.model, self.graph, again, rows=rows))
+        return measured
 
     def forward_again(self, batch: Batch) -> None:
         """Run the model on a batch once more, for those who look at its ops."""
@@ -200,12 +219,24 @@ def _to_rows(taps: Taps, losses: Tensor, counts: tuple[Tensor, Tensor], factor: 
         squares["input"],
         squares["weight"],
         taps.called,
-        totals.largest.cpu().numpy()[None],
+        _largest(taps)[None],
         scaled(totals.rounding),
         scaled(totals.second),
         scaled(totals.shared),
         totals.reads.cpu().numpy()[None],
     )
+
+
+def _largest(taps: Taps) -> FloatArray:
+    """Give the maxabs of each op's first and second input, shape (2, ops); -1 for none."""
+    largest = np.full((2, len(taps.columns)), -1.0)
+    values = [value.double() for value in taps.maxabs.values()]
+    device = values[0].device if values else None
+    together = torch.stack([value.to(device) for value in values]).tolist() if values else []
+    for (op, index), value in zip(taps.maxabs, together, strict=True):
+        if op in taps.columns and index < len(largest):
+            largest[index, taps.columns[op]] = value
+    return largest
 
 
 def _check_gradient(values: Tensor, name: str) -> None:

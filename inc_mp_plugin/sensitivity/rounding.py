@@ -55,12 +55,13 @@ def quantize_dequantize(value: Tensor, scale: Scale, format_name: str, full_scal
 class Rounding:
     """Rounding errors q of a model's ops, one tensor at a time.
 
-    `maxabs` holds, by op and index of the input, the largest magnitude over the calibration batches.
+    `maxabs` holds, by op and index of the input, the largest magnitude over the calibration batches. It may
+    grow until a scale is asked for.
     """
 
     scales: Scales
     formats: tuple[str, ...]
-    maxabs: Mapping[tuple[str, int], Tensor]
+    maxabs: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     # A scale takes longer to compute than a small tensor to round. Ops that read one tensor ask for its error
     # one after the other.
     _scales: dict[tuple[str, int, str], Scale] = field(default_factory=dict, repr=False, compare=False)
@@ -70,6 +71,29 @@ class Rounding:
     _last_weight: dict[str, tuple[Tensor, int, Scale]] = field(
         default_factory=dict, repr=False, compare=False
     )
+
+    @staticmethod
+    def to(scales: Scales | None, formats: Sequence[str]) -> Rounding | None:
+        """Round to formats, with maxabs yet to come; None without scales.
+
+        Args:
+            scales: how INC scales to FP8; None if no rounding errors are to be measured.
+            formats: FP8 formats whose rounding errors are to be measured.
+
+        Raises:
+            InputError: scales without formats or the other way round, or a format that is not FP8.
+        """
+        if (scales is None) != (not formats):
+            message = (
+                f"scales {scales} with formats {list(formats)}: a rounding error is measured in FP8 formats "
+                "under scales; give both or neither"
+            )
+            raise InputError(message)
+        if scales is None:
+            return None
+        for format_name in formats:
+            scales.full_scale(format_name)  # refuses what is not FP8
+        return Rounding(scales, tuple(formats))
 
     def of_input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
         """Return the error q of an input of an op, in FP32 and the value's shape; not to be changed.
@@ -187,14 +211,7 @@ def observe_rounding(
         InputError: scales without formats or the other way round, or a format that is not FP8.
         NonFiniteError: a NaN or an infinity in an input or a weight; the text names the op.
     """
-    if (scales is None) != (not formats):
-        message = (
-            f"scales {scales} with formats {list(formats)}: a rounding error is measured in FP8 formats "
-            "under scales; give both or neither"
-        )
-        raise InputError(message)
-    if scales is None:
-        return None
-    for format_name in formats:
-        scales.full_scale(format_name)  # refuses what is not FP8
-    return Rounding(scales, tuple(formats), observe_maxabs(model, graph, batches, loss_fn))
+    rounding = Rounding.to(scales, formats)
+    if rounding is not None:
+        rounding.maxabs.update(observe_maxabs(model, graph, batches, loss_fn))
+    return rounding

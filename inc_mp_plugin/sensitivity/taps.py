@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,11 +21,13 @@ from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.model.replay import Replays
 from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.expert_taps import ExpertTaps, whole_layers
+from inc_mp_plugin.sensitivity.maxabs import raise_to
 from inc_mp_plugin.sensitivity.reads import Reader, Reads, add_inputs
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 from inc_mp_plugin.sensitivity.weight_gradients import WeightGradients
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.sensitivity.maxabs import MaxAbs
     from inc_mp_plugin.sensitivity.rounded import Errors
 
 
@@ -59,6 +61,7 @@ class Taps:
         size: int,
         rounding: Errors | None = None,
         *,
+        maxabs: Mapping[tuple[str, int], Tensor] | None = None,
         tokens: Collection[int] = (),
         inputs_only: bool = False,
         together: bool = False,
@@ -71,6 +74,7 @@ class Taps:
             graph: its ops.
             size: number of samples in the batch.
             rounding: rounding errors q in some formats; without, only z counts.
+            maxabs: of the ops' inputs over all batches; None if that of this batch is to be noted.
             tokens: numbers of tokens that a sample may have.
             inputs_only: leave out the gradients of weights.
             together: see `add_inputs`.
@@ -80,7 +84,8 @@ class Taps:
         formats = rounding.formats if rounding else ()
         self.totals = Totals.zeros(size, len(graph.ops), formats=formats, device=device)
         self._errors = rounding
-        self._looks = rounding is None and not inputs_only  # else nobody asks for them, or they are known
+        self._looks = maxabs is None and not inputs_only
+        self.maxabs: MaxAbs = {} if maxabs is None else dict(maxabs)
         self._gradients = WeightGradients(rounding)
         self._size = size
         self._flat = {size * number for number in tokens}
@@ -89,13 +94,17 @@ class Taps:
         self._last: tuple[Tensor, Reads] | None = None  # what the op before this one read
         self._due: dict[int, Reads] = {}  # some gradients have come, others not
         self._hooks = ExitStack()
-        columns = {op.name: column for column, op in enumerate(graph.ops)}
-        if rounding is not None:
-            self.totals.know(rounding.maxabs, columns)
+        self.columns = columns = {op.name: column for column, op in enumerate(graph.ops)}
         layers = whole_layers(model, graph)
         self._model, self._blocks, self._replays = model, blocks, Replays(self._forget)
         self._experts = ExpertTaps(
-            layers, columns, self.totals, rounding, inputs_only=inputs_only, together=together
+            layers,
+            columns,
+            self.totals,
+            rounding,
+            inputs_only=inputs_only,
+            together=together,
+            maxabs=self.maxabs if self._looks else None,
         )
         self._taps = {
             op.name: _Tap(op.name, op.kind, module_of(model, op.name), columns[op.name])
@@ -164,9 +173,8 @@ class Taps:
             return tensor
         self._rows(tensor)
         index = next(indices)
-        if self._looks and index < len(self.totals.largest):
-            largest = self.totals.largest[index, tap.column]
-            torch.maximum(largest, largest_magnitude(tensor.detach()).double(), out=largest)
+        if self._looks:
+            raise_to(self.maxabs, {(tap.name, index): largest_magnitude(tensor.detach())})
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
         reads = self._reads(tensor, Reader(tap.name, index, tap.column, tap.kind))
         add_input = partial(self._add_input, reads, len(reads.readers) - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,28 +10,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from inc_mp_plugin.core.errors import InputError, NonFiniteError, unknown
+from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.estimate import Estimate
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.libraries.torch import parameters_of
-from inc_mp_plugin.model.batches import batch_size, is_packed, sample_lengths, samples, told_nan
-from inc_mp_plugin.model.experts import layer_of
-from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured, say_unreached
 from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
 from inc_mp_plugin.scales.nearest import largest_magnitude
-from inc_mp_plugin.sensitivity.drift import with_drift
-from inc_mp_plugin.sensitivity.expert_taps import whole_layers
+from inc_mp_plugin.sensitivity.drift import rounded_losses, with_drift
+from inc_mp_plugin.sensitivity.maxabs import Calibration
 from inc_mp_plugin.sensitivity.memory import decided
 from inc_mp_plugin.sensitivity.one_batch import Measured, Pass
-from inc_mp_plugin.sensitivity.rounding import observe_rounding
-from inc_mp_plugin.sensitivity.rows import concatenate, join
-from inc_mp_plugin.sensitivity.taps import Taps
-from inc_mp_plugin.sensitivity.totals import MixedSamplesError
+from inc_mp_plugin.sensitivity.rounding import Rounding
+from inc_mp_plugin.sensitivity.rows import join
+from inc_mp_plugin.sensitivity.sweeps import Sweeps
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.literals import Memory
@@ -40,7 +35,6 @@ if TYPE_CHECKING:
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.scales.methods import Scales
 
-_ROUNDING = 0.1  # far more than kernels differ by, relative to a loss
 _BOTH = ("loss", "kl", "both")
 
 
@@ -123,15 +117,19 @@ def measure_sensitivity(
     if kl is not None:
         kl.check()
     own = loss_fn if loss else None
-    rounding = observe_rounding(model, graph, batches, own, scales=scales, formats=formats)
+    rounding = Rounding.to(scales, formats)
     memory = decided(memory, model, graph, rounded=rounding is not None and loss)
     settings = Pass(model, graph, loss_fn, rounding, loss, kl, memory == "low")
-    sensitivity = united(settings, list(sensitivity_rows(settings, batches)))
+    sweeps = Sweeps(settings)
+    if rounding is not None:
+        calibration = Calibration(model, graph, own, rounding.maxabs)
+        for _ in sweeps.calibrate(calibration, batches):
+            pass
+    sensitivity = united(settings, list(sweeps.rows(batches)))
     if rounding is None or not loss:
         return sensitivity
-    return with_drift(
-        model, graph, batches, loss_fn, rounding=rounding, sensitivity=sensitivity, as_used=settings.low
-    )
+    losses = rounded_losses(settings, rounding, batches)
+    return with_drift(sensitivity, losses, rounding.formats[0])
 
 
 def united(settings: Pass, rows: Sequence[Measured]) -> Sensitivity:
@@ -171,104 +169,11 @@ def with_weights(model: nn.Module, sensitivity: Sensitivity) -> Sensitivity:
 
 
 def sensitivity_rows(settings: Pass, batches: Iterable[Batch], *, first: int = 1) -> Iterator[Measured]:
-    """Yield the rows of each batch in turn: `measure_sensitivity`, in steps.
-
-    Between two steps the model is as it came.
+    """Yield the rows of each batch in turn, with rounding errors whose scales are known; see `Sweeps.rows`.
 
     Args:
         settings: the model, and what is measured.
         batches: as in `measure_sensitivity`.
-        first: number of the first sample, for the texts of errors, and for the labels that are drawn.
-
-    Raises:
-        InputError: a loss is not one number per sample, or has no gradient.
-        NonFiniteError: a NaN or an infinity; the text names the op.
+        first: number of the first sample.
     """
-    kinds = _Kinds(settings)
-    for batch in batches:
-        size = batch_size(batch)
-        if settings.loss and settings.loss_fn is None:
-            check_labels(settings.model, batch, first)
-        with as_measured(settings.model):
-            try:
-                rows = _rows(settings, kinds, batch, range(first, first + size))
-            except NonFiniteError as error:
-                message = f"{error}{told_nan(batch, first)}"
-                raise NonFiniteError(message) from error
-        yield rows
-        first += size
-
-
-class _Kinds:
-    """Kinds of a model: does a row belong to one sample, does a loss depend on other samples; asked once."""
-
-    def __init__(self, settings: Pass) -> None:
-        """Prepare; nothing is tried yet."""
-        self._settings = settings
-        self._separable: bool | None = None
-        self._contrastive: bool | None = None
-
-    def separable(self, batch: Batch) -> bool:
-        """Tell if row i of every tensor belongs to sample i alone; tried on a batch of two or more."""
-        if self._separable is None and batch_size(batch) > 1:
-            self._separable = _separable(self._settings, batch)
-        return bool(self._separable)
-
-    def contrastive(self, batch: Batch) -> bool:
-        """Tell if a sample's loss depends on the batch's other samples, by more than rounding."""
-        if self._contrastive is None and batch_size(batch) > 1:
-            self._contrastive = _contrastive(self._settings, batch)
-        return bool(self._contrastive)
-
-
-def _rows(settings: Pass, kinds: _Kinds, batch: Batch, numbers: range) -> Measured:
-    """Measure the rows of a batch: all samples at once where their rows are separate, else one by one.
-
-    The loss of one sample is of the whole batch where samples are told from each other, or packed. Where the
-    KL divergence has one row for the batch, nothing is told apart.
-    """
-    whole = settings.kl is not None and settings.kl.rows == "batch"
-    if whole and not settings.loss:
-        return settings.measure(batch, numbers, whole=True)
-    if kinds.separable(batch):
-        # A tensor of this very batch may mix samples all the same: tokens routed to an expert.
-        with suppress(MixedSamplesError):
-            return settings.measure(batch, numbers, whole=whole)
-    if whole:
-        loss = _rows(replace(settings, kl=None), kinds, batch, numbers)
-        return {**loss, **replace(settings, loss=False).measure(batch, numbers, whole=True)}
-    if kinds.contrastive(batch) or is_packed(batch):
-        parts = [settings.measure(batch, numbers, loss_of=i) for i in range(len(numbers))]
-    else:
-        parts = [settings.measure(samples(batch, i, i + 1), numbers[i : i + 1]) for i in range(len(numbers))]
-    return {key: concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def _contrastive(settings: Pass, batch: Batch) -> bool:
-    if is_packed(batch) or not settings.loss:
-        return False
-    with torch.no_grad():
-        pair = samples(batch, 0, 2)
-        beside, alone = (_loss_of_first(settings, part) for part in (pair, samples(pair, 0, 1)))
-    return not bool(torch.isclose(beside, alone, rtol=_ROUNDING, atol=0.0))
-
-
-def _loss_of_first(settings: Pass, batch: Batch) -> torch.Tensor:
-    return sample_losses(settings.model, batch, settings.loss_fn)[0]
-
-
-def _separable(settings: Pass, batch: Batch) -> bool:
-    """Tell if the gradient of one sample's loss reaches no row of a second sample, tried on two."""
-    # Rows of an expert in a list are tokens: they can be as many as the samples and yet belong to others.
-    layers = whole_layers(settings.model, settings.graph)
-    in_lists = any(op.share < 1 and layer_of(op.name) not in layers for op in settings.graph.ops)
-    if in_lists or is_packed(batch):
-        return False
-    pair = samples(batch, 0, 2)
-    try:
-        tokens, blocks = sample_lengths(batch), settings.blocks
-        with Taps(settings.model, settings.graph, 2, tokens=tokens, inputs_only=True, blocks=blocks) as taps:
-            torch.autograd.backward(settings.losses(pair)[0])
-    except MixedSamplesError:
-        return False
-    return not bool(taps.totals.input[1].any())
+    return Sweeps(settings).rows(batches, first=first)

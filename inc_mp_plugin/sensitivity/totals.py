@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,8 +20,7 @@ class Totals:
     `input` and `weight` have shape (samples, ops), in float64. `rounding[format]` has the same shape, and
     holds ||q * dg/dz||^2 of inputs and weight together, with the true rounding error q. `second` holds the
     parts that the second inputs of bgemms contribute: to `input` under the key "input", to `rounding` under
-    each format. `largest`, shape (2, ops), is the largest magnitude of the first and the second input, -1
-    where there is none. `shared[format]`, shape (samples, ops), is what an op adds to its own part where all
+    each format. `shared[format]`, shape (samples, ops), is what an op adds to its own part where all
     ops that read the same tensors are rounded; `reads`, shape (ops,), numbers these sets of ops, -1 for an op
     that is in none.
     """
@@ -30,7 +29,6 @@ class Totals:
     weight: Tensor
     rounding: dict[str, Tensor]
     second: dict[str, Tensor]
-    largest: Tensor
     shared: dict[str, Tensor]
     reads: Tensor
 
@@ -50,22 +48,14 @@ class Totals:
             torch.zeros_like(nothing),
             {format_name: torch.zeros_like(nothing) for format_name in formats},
             {key: torch.zeros_like(nothing) for key in ("input", *formats)},
-            torch.full((2, ops), -1.0, dtype=torch.float64, device=device),
             {format_name: torch.zeros_like(nothing) for format_name in formats},
             torch.full((ops,), -1, device=device),
         )
 
-    def know(self, maxabs: Mapping[tuple[str, int], Tensor], columns: Mapping[str, int]) -> None:
-        """Take the largest magnitudes of inputs, by op and index, as far as the ops have columns."""
-        for (op, index), value in maxabs.items():
-            if op in columns and index < len(self.largest):
-                self.largest[index, columns[op]] = value
-
     def restarted(self, samples: int) -> Totals:
-        """Return totals of nothing, for as many samples; the largest magnitudes stay."""
-        input, formats = self.input, tuple(self.rounding)
-        fresh = Totals.zeros(samples, input.shape[1], formats=formats, device=input.device)
-        return replace(fresh, largest=self.largest)
+        """Return totals of nothing, for as many samples."""
+        ops, formats = self.input.shape[1], tuple(self.rounding)
+        return Totals.zeros(samples, ops, formats=formats, device=self.input.device)
 
     @property
     def of_inputs(self) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from inc_mp_plugin.inc.convert import switchable
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.sensitivity.drift import rounded_losses
+from inc_mp_plugin.sensitivity.one_batch import Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
 from inc_mp_plugin.targets import CPU_QDQ
@@ -33,7 +34,7 @@ def text():
 
 
 def losses_of(model, graph, rounding):
-    return rounded_losses(model, graph, text(), None, rounding=rounding, format_name=E4M3)
+    return np.concatenate(rounded_losses(Pass(model, graph), rounding, text()))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_a_quadratic_loss_drifts_as_its_hessian_says():
     losses = LossModel(sensitivity, "measured")
     first_order = sum(losses.costs(E4M3).values())
     assert losses.drift.value * first_order == pytest.approx(second_order + moved.mean().item(), rel=1e-4)
-    moved = rounded_losses(model, graph, [target], loss, rounding=rounding, format_name=E4M3)
+    (moved,) = rounded_losses(Pass(model, graph, loss), rounding, [target])
     measured = (moved - sensitivity.loss) ** 2
     assert losses.with_shift(first_order, losses.drift.value * first_order) == pytest.approx(
         measured.mean(), rel=0.2

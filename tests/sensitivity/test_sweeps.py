@@ -1,0 +1,137 @@
+"""One forward pass for scales and gradients, and measurements that go on after an interrupt."""
+
+import helpers
+import numpy as np
+import pytest
+import torch
+
+from inc_mp_plugin.core.estimate import Estimate
+from inc_mp_plugin.graph.capture import capture
+from inc_mp_plugin.model.losses import language_model_loss
+from inc_mp_plugin.runtime.store import Partial
+from inc_mp_plugin.scales.methods import Scales
+from inc_mp_plugin.sensitivity import sweeps
+from inc_mp_plugin.sensitivity.resume import measure_in_steps
+from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
+from inc_mp_plugin.stages.sensitivity_arrays import to_arrays
+
+MEASURED = {"scales": Scales("maxabs_pow2", "cpu"), "formats": ("fp8_e4m3",)}
+GB = 10**9
+
+
+def batches():
+    return [{"input_ids": ids} for ids in helpers.tokens(6).split([2, 1, 3])]
+
+
+def leave_room(monkeypatch, count):
+    """Let memory be free for so many batches."""
+    free = iter([100 * GB] * (1 + count) + [0] * len(batches()))
+    monkeypatch.setattr(sweeps, "free_bytes", lambda device: next(free))
+
+
+def assert_equal(one, other):
+    ours, theirs = to_arrays(one), to_arrays(other)
+    assert set(ours) == set(theirs)
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+    assert one.measured_drift == other.measured_drift
+
+
+@pytest.mark.parametrize("held", [1, 3])
+@pytest.mark.parametrize("kinds", ["loss", "kl", "both"])
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_batches_that_wait_for_their_scales(name, kinds, held, monkeypatch):
+    """One forward pass in the place of two gives the same numbers, for as many batches as there is room."""
+    model = helpers.language_model(name)
+    graph = capture(model, batches()[0])
+    passes, results = [], []
+    model.model.embed_tokens.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    for room in (0, held):
+        leave_room(monkeypatch, room)
+        passes.clear()
+        results.append(measure_sensitivity(model, graph, batches(), yardstick=kinds, **MEASURED))
+        everything_rounded = 0 if kinds == "kl" else len(batches())
+        assert passes.count(False) == len(batches()) - room + everything_rounded
+    assert_equal(*results)
+
+
+def test_low_memory_holds_nothing(monkeypatch):
+    model = helpers.language_model("llama")
+    passes = []
+    model.model.embed_tokens.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    monkeypatch.setattr(sweeps, "free_bytes", lambda device: 100 * GB)
+    graph = capture(model, batches()[0])
+    passes.clear()
+    measure_sensitivity(model, graph, batches(), yardstick="kl", memory="low", **MEASURED)
+    assert passes.count(False) == len(batches())
+
+
+def test_memory_that_a_batch_took_is_kept_in_mind(monkeypatch):
+    """50 of 400 GB are taken by the first batch, so that a second one leaves 300, and a third one less."""
+    model = helpers.language_model("llama")
+    passes = []
+    model.model.embed_tokens.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    graph = capture(model, batches()[0])
+    free = iter([400 * GB, 400 * GB, 350 * GB, 300 * GB])
+    monkeypatch.setattr(sweeps, "free_bytes", lambda device: next(free))
+    passes.clear()
+    measure_sensitivity(model, graph, batches(), yardstick="kl", **MEASURED)
+    assert passes.count(False) == 1
+
+
+@pytest.fixture(scope="module")
+def llama():
+    """A model, its graph, and its sensitivities by both yardsticks."""
+    model = helpers.language_model("llama")
+    graph = capture(model, batches()[0])
+    return model, graph, measure_sensitivity(model, graph, batches(), yardstick="both", **MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("room", "stop"), [*((0, stop) for stop in (2, 4, 5, 7, 8, 10)), *((3, stop) for stop in (3, 5, 7))]
+)
+def test_resume(room, stop, llama, tmp_path, monkeypatch):
+    """Whichever forward pass is interrupted, the numbers are the same, and no finished step is made again.
+
+    Passes: a trial whether samples mix; three for the scales, if no batch waits for them; three for the
+    gradients; and three with everything rounded.
+    """
+    model, graph, whole = llama
+    saved = Partial(tmp_path / "partial.npz", "key")
+    settings = {"partial": saved, "loss": True, "kl": Estimate(), **MEASURED}
+    passes = []
+
+    def counted(model, batch):
+        passes.append(batch)
+        if len(passes) == stop:
+            raise KeyboardInterrupt
+        return language_model_loss(model, batch)
+
+    leave_room(monkeypatch, room)
+    before = helpers.state(model)
+    with pytest.raises(KeyboardInterrupt):
+        measure_in_steps(model, graph, batches(), counted, **settings)
+    helpers.assert_same_state(before, helpers.state(model))
+    leave_room(monkeypatch, 0)
+    assert_equal(measure_in_steps(model, graph, batches(), counted, **settings), whole)
+    assert not saved.path.exists()
+    if not room:  # else activations are lost, and their batches run again
+        steps, trials, interrupted = 9, 2, 1
+        assert len(passes) <= steps + trials + interrupted
+
+
+def test_resume_with_other_formats_starts_over(tmp_path):
+    model = helpers.language_model("llama")
+    graph = capture(model, batches()[0])
+    saved = Partial(tmp_path / "partial.npz", "key")
+
+    def interrupted(model, batch):
+        if len(batch["input_ids"]) == 1:
+            raise KeyboardInterrupt
+        return language_model_loss(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_in_steps(model, graph, batches(), interrupted, partial=saved)
+    assert len(saved.load()["loss loss"]) == 2
+    sensitivity = measure_in_steps(model, graph, batches(), language_model_loss, partial=saved, **MEASURED)
+    assert_equal(sensitivity, measure_sensitivity(model, graph, batches(), language_model_loss, **MEASURED))
