@@ -66,7 +66,7 @@ def measuring(settings: Pass, batch: Batch, first: int) -> Iterator[None]:
 
 
 def begin(settings: Pass, kinds: Kinds, batch: Batch, numbers: range) -> Begun:
-    """Begin to measure the rows of a batch: of all samples at once where they are separate, else one by one.
+    """Start to measure the rows of a batch: all samples at once where their rows are separate, or one by one.
 
     The loss of one sample is of the whole batch where samples are told from each other, or packed. Where the
     KL divergence has one row for the batch, nothing is told apart.
