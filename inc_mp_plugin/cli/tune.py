@@ -37,12 +37,16 @@ def tune(
 
     changes = [*(overrides or []), *(["timing.every_group=true"] if every_group else [])]
     if dry_run:
+        from inc_mp_plugin.pipeline.effort import effort_lines
+        from inc_mp_plugin.pipeline.resolve import job_of
         from inc_mp_plugin.report.dry_run import dry_run_lines
 
         folder = out or Path("runs") / f"{recipe.stem}-dry-run"
         with locked(folder):
-            outcome = pipeline.dry_run(load_recipe(recipe, changes), folder)
-        for line in dry_run_lines(outcome.graph, outcome.demands, outcome.gains, outcome.plan):
+            content = load_recipe(recipe, changes)
+            outcome = pipeline.dry_run(content, folder)
+        lines = dry_run_lines(outcome.graph, outcome.demands, outcome.gains, outcome.plan)
+        for line in [*lines, *effort_lines(content, job_of(content), outcome.graph)]:
             typer.echo(line)
         return
     folder = out or Path("runs") / recipe.stem

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 
 from inc_mp_plugin.core.demands import Demands
-from inc_mp_plugin.core.footprint import footprint
-from inc_mp_plugin.core.formats import FORMATS
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.plan import Plan
@@ -29,13 +27,5 @@ def dry_run_lines(graph: Graph, demands: Demands, gains: Gains, plan: Plan) -> l
         *(f"in FP8, {n} ops: {why}" for why, n in Counter(demands.lowered.values()).items()),
         f"largest gain ({gains.objective}, {gains.source}): {amount(plan.gain, gains.unit)} "
         f"with {len(plan.quantized)} ops lowered, of {amount(gains.largest, gains.unit)} without ties",
-        _memory_line(graph, gains.base),
     ]
     return [line[:1].upper() + line[1:] for line in lines]
-
-
-def _memory_line(graph: Graph, base: str) -> str:
-    needed = footprint(graph, FORMATS[base].bits // 8)
-    text = f"a sensitivity pass takes about {needed.high / 1e9:.1f} GB beside the weights"
-    least = f", or {needed.low / 1e9:.1f} GB with run.memory=low"
-    return text + least if needed.low < needed.high else text

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.core.errors import InputError, unknown
-from inc_mp_plugin.core.footprint import footprint
+from inc_mp_plugin.core.footprint import Footprint, footprint
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import Memory
 from inc_mp_plugin.runtime.progress import say
@@ -41,13 +41,27 @@ def _automatic(model: nn.Module, graph: Graph, *, rounded: bool) -> Literal["low
     if parameter is None:
         return "high"
     needed, free = footprint(graph, parameter.element_size(), rounded=rounded), free_bytes(parameter.device)
-    if free is None or needed.high <= _MOST * free or needed.low >= needed.high:
+    if free is None or not takes_low("auto", needed, parameter.device):
         return "high"
     say(
         f"memory: low, which takes about {needed.low / 1e9:.1f} GB beside the weights and one more forward "
         f"pass; high takes {needed.high / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
     )
     return "low"
+
+
+def takes_low(memory: Memory, needed: Footprint, device: torch.device) -> bool:
+    """Tell if a pass takes low memory: if asked for, or by itself where high is too much and low is less.
+
+    Args:
+        memory: as asked for.
+        needed: for either.
+        device: of the pass.
+    """
+    if memory != "auto":
+        return memory == "low"
+    free = free_bytes(device)
+    return free is not None and needed.high > _MOST * free and needed.low < needed.high
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -15,10 +15,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import inc_mp_plugin as mp
@@ -53,7 +55,7 @@ class Peak:
 
 
 def write(folder: Path, layers: int, options: argparse.Namespace) -> None:
-    """Write a Llama of random weights, one layer's worth of memory at a time."""
+    """Write a Llama of random weights in shards, one of them in memory at a time."""
     hidden = options.hidden
     config = LlamaConfig(
         vocab_size=options.vocabulary,
@@ -66,9 +68,26 @@ def write(folder: Path, layers: int, options: argparse.Namespace) -> None:
         tie_word_embeddings=False,
         dtype="bfloat16",
     )
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}
+    shards = defaultdict(dict)
+    for name, shape in shapes.items():
+        part = name.partition(".layers.")[2].partition(".")[0] or name
+        shards[f"model-{part}.safetensors"][name] = shape
+    generator = torch.Generator().manual_seed(0)
+    for file, part in shards.items():
+        tensors = {name: random_weight(shape, generator) for name, shape in part.items()}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, part in shards.items() for name in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def random_weight(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+    """Draw a weight in BF16 as transformers would; those of norms are ones."""
+    if len(shape) == 1:
+        return torch.ones(shape, dtype=torch.bfloat16)
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
 
 
 def measure(folder: Path, memory: str, options: argparse.Namespace) -> None:

@@ -1,0 +1,43 @@
+"""Time of a measurement, before it is made."""
+
+import pytest
+import torch
+
+from inc_mp_plugin.core.graph import Gemm, Graph, Op
+from inc_mp_plugin.sensitivity import effort
+
+
+def graph_of(*ops):
+    return Graph(tuple(ops), tuple((op.name,) for op in ops), (), {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"losses": 1, "measured": False, "drift": False, "low": False}, 3),
+        ({"losses": 2, "measured": True, "drift": True, "low": False}, 1 + 4 + 1 + 1),
+        ({"losses": 2, "measured": True, "drift": True, "low": True}, 1 + 4 + 1 + 1 + 2),
+    ],
+)
+def test_passes(settings, count):
+    assert effort.passes(**settings) == count
+
+
+def test_time_by_hand(monkeypatch):
+    """An expert that runs in a quarter of the passes counts as a quarter."""
+    always = Op("a", "linear", 0, 0, 1, gemms=(Gemm(1, 10, 20, 30), Gemm(2, 10, 5, 30)))
+    expert = Op("b", "linear", 0, 0, 1, gemms=(Gemm(1, 10, 20, 40),), share=0.25)
+    monkeypatch.setattr(effort, "_macs_per_s", lambda gemm, dtype: 1000.0)
+    seconds = effort.estimated_s(graph_of(always, expert), torch.float32, batches=4, passes=3)
+    assert seconds == pytest.approx(1.5 * 3 * 4 * (6000 + 3000 + 2000) / 1000)
+
+
+def test_a_large_product_is_cut(monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "mm", lambda left, right: made.append((left.shape, right.shape)))
+    assert effort._macs_per_s(Gemm(1, 2048, 4096, 128256), torch.bfloat16) > 0
+    assert set(made) == {((2048, 4096), (4096, 256))}
+
+
+def test_a_graph_without_products_takes_no_time():
+    assert effort.estimated_s(graph_of(), torch.float32, batches=4, passes=3) == 0.0
