@@ -22,7 +22,7 @@ def main(folder: str, picture: str) -> None:
         f"{amount(plan.gain, plan.unit)} ({100 * plan.gain / plan.largest_gain:.0f} % of the largest gain); "
         f"{f'kl {plan.kl:g}' if plan.kl is not None else f'tau {plan.tau:g}'}"
     )
-    table = plan_table(plan, run.gains[plan.objective], run.planned_losses)
+    table = plan_table(plan, run.gains[plan.objective], run.as_planned.losses)
     plan_figure(table, title).savefig(picture, dpi=110, facecolor="white")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def show_plan(folder: Path, *, validation: bool = True) -> None:
     """Show the plan of a folder and, if it was measured, its validation."""
     run = Run(folder)
-    print_plan(plan_table(run.plan, run.free_gains[run.plan.objective], run.planned_losses), _console())
+    print_plan(plan_table(run.plan, run.free_gains[run.plan.objective], run.as_planned.losses), _console())
     for line in run.held_back:
         _console().print(f"{line}.", markup=False, soft_wrap=True)
     if validation and run.validation is not None:

@@ -12,7 +12,8 @@ from inc_mp_plugin.core.demands import Demands, kept_lines
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
-from inc_mp_plugin.core.literals import NoiseModel, Strategy
+from inc_mp_plugin.core.knobs import constraint_of
+from inc_mp_plugin.core.literals import Strategy, Yardstick
 from inc_mp_plugin.core.plan import OpValues, Plan
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.pipeline.data import subject_of
@@ -27,7 +28,7 @@ from inc_mp_plugin.pipeline.resolve import job_of
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.reuse import changes
 from inc_mp_plugin.solver.ties import constrained
-from inc_mp_plugin.stages.consumer_scales import consumer_scales, held_back_for, with_scales
+from inc_mp_plugin.stages.consumer_scales import held_back_for, with_scales
 from inc_mp_plugin.stages.gains import GAINS
 from inc_mp_plugin.stages.graph import GRAPH
 from inc_mp_plugin.stages.op_values import stored_values
@@ -91,11 +92,9 @@ class Run:
     @cached_property
     def losses(self) -> Costs:
         """Prices of the ops that every target can run in a lower format, beside their KV cache."""
-        return self._priced(self.job, self.demands, self.recipe.noise)
-
-    def _priced(self, job: Job, demands: Demands, noise: NoiseModel) -> Costs:
-        runnable = self.sensitivity.of(job.runnable(self.graph))
-        return Costs(with_scales(runnable, held_back_for(job, runnable)), noise, demands.cached)
+        runnable = self.sensitivity.of(self.job.runnable(self.graph))
+        scaled = with_scales(runnable, held_back_for(self.job, runnable))
+        return Costs(scaled, self.recipe.noise, self.demands.cached)
 
     @cached_property
     def free_gains(self) -> dict[str, Gains]:
@@ -108,16 +107,18 @@ class Run:
         return self.job.demands(self.graph, held_back_for(self.job, self.sensitivity))
 
     @cached_property
-    def planned(self) -> Job:
-        """The job, with the targets of the plan and their settings of serving."""
-        plan, recipe = self.plan, self.recipe
-        scales = consumer_scales(plan.targets, recipe.device, recipe.scale_method)
-        return replace(self.job, targets=plan.targets, serving=plan.serving, consumer_scales=scales)
+    def as_planned(self) -> Run:
+        """This folder with the keys that its plan was made with; with the recipe's while there is no plan."""
+        if not PLAN.path(self.folder).exists():
+            return self
+        # The plan is there already: nothing is measured for it.
+        return replace(self, overrides=(*self.overrides, *self.solved_again(), "verify=false"))
 
-    @cached_property
-    def planned_demands(self) -> Demands:
-        """The demands of the targets of the plan."""
-        return self.planned.demands(self.graph, held_back_for(self.planned, self.sensitivity))
+    @property
+    def yardstick(self) -> Yardstick:
+        """The recipe's own yardstick, as far as it was measured."""
+        own = constraint_of(self.job.tau, self.job.kl, self.job.constraint)
+        return "kl" if self.losses.loss is None or (own == "kl" and self.losses.kl is not None) else "loss"
 
     @cached_property
     def gains(self) -> dict[str, Gains]:
@@ -133,7 +134,7 @@ class Run:
         """The reasons why ops stay in the base format whatever the threshold, one line each."""
         base, reached = self.recipe.model.dtype, set(self.sensitivity.ops)
         missed = {op.name for op in self.graph.ops} - reached
-        demanded = self.planned_demands
+        demanded = self.as_planned.demands
         lines = kept_lines(demanded.kept, base)
         together = {op for tie in demanded.ties if not missed.isdisjoint(tie.ops) for op in tie.ops}
         if missed:
@@ -151,14 +152,10 @@ class Run:
         """List the overrides of `inc-mp solve` for the plan of this folder, with these changes."""
         plan, stored = self.plan, {key: getattr(self.recipe, key) for key in PLAN_KEYS}
         depends_on = PLAN.made_from(self.folder)
-        planned = {key: depends_on.get(key) for key in PLAN_KEYS}  # a plan may be older than a key
+        # A plan may be older than a key.
+        planned = {key: depends_on.get(key, value) for key, value in stored.items()}
         planned |= {"targets": plan.targets, **asdict(plan.serving)}
         return solve_overrides(stored, planned, changes)
-
-    @cached_property
-    def planned_losses(self) -> Costs:
-        """Prices of the ops that the targets of the plan can run, with the plan's noise and KV cache."""
-        return self._priced(self.planned, self.planned_demands, self.plan.noise)
 
     @cached_property
     def validation(self) -> Validation | None:

@@ -19,10 +19,9 @@ from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import Artefact
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.store import Json
-from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.solver.uncertainty import stability
 from inc_mp_plugin.stages.experiment import experiment_artefact
-from inc_mp_plugin.stages.frontier import FRONTIER, files_read
+from inc_mp_plugin.stages.frontier import FRONTIER, frontier_depends_on
 from inc_mp_plugin.stages.gains import encode
 from inc_mp_plugin.stages.job import Job
 from inc_mp_plugin.stages.plan import PLAN, make_plan, plan_depends_on
@@ -56,9 +55,10 @@ def read_artefacts(folder: Path) -> RunArtefacts:
     run, shelf = Run(folder), _Shelf(folder)
     plan_from = shelf.depends_on_of(PLAN)
     shelf.depends_on_of(HASH)
-    losses, noise = run.planned_losses, {"noise": run.plan.noise}
-    job = _job(run, plan_from)
+    planned = run.as_planned
+    losses, job = planned.losses, _job(planned)
     fresh = plan_depends_on(job, losses, run.free_gains)
+    drawn_from = frontier_depends_on(folder, losses, planned.demands, planned.yardstick)
     same: Json = {key: fresh[key] for key in ("sensitivity", "noise", "gains")}
     if changed := _changed(plan_from, same):
         message = (
@@ -78,8 +78,8 @@ def read_artefacts(folder: Path) -> RunArtefacts:
         losses.ops,
         run.free_gains,
         run.plan,
-        _stability(run, losses, job, plan_from.get("correction", 1.0)),
-        shelf.take(FRONTIER, files_read(folder) | noise),
+        _stability(planned, job, plan_from.get("correction", 1.0)),
+        shelf.take(FRONTIER, drawn_from),
         validation,
         shelf.take(TIME_VALIDATION, {"gains": same["gains"]}),
         shelf.take(VERIFICATION, same | {"objective": job.objective, "tau": plan_from.get("tau")}),
@@ -135,15 +135,14 @@ def _experiments(shelf: _Shelf, gains: Mapping[str, Gains], same: Json) -> tuple
     return tuple(experiment for experiment in experiments if experiment is not None)
 
 
-def _job(run: Run, plan_from: Json) -> Job:
-    """Return the job of the plan, whose goal may be another one than the recipe's."""
-    job = replace(run.job, **{key: plan_from[key] for key in run.job.goal if key in plan_from})
-    # A plan of the least loss for a gain is the same at any tau that allows the plan.
+def _job(planned: Run) -> Job:
+    """Return the job of the plan; one of the least loss for a gain is the same at any tau that allows it."""
+    job = planned.job
     return job if job.gain_fraction is None and job.budget is None else replace(job, tau=None)
 
 
-def _stability(run: Run, losses: Costs, job: Job, correction: float) -> Stability:
-    plan = run.plan
-    gains = constrained(run.free_gains[plan.objective], run.planned_demands)
-    values = run.values(job.strategy)
+def _stability(planned: Run, job: Job, correction: float) -> Stability:
+    plan = planned.plan
+    gains, values = planned.gains[plan.objective], planned.values(job.strategy)
+    losses = planned.losses
     return stability(plan, losses, lambda drawn: make_plan(job, gains, drawn, correction, values=values))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from inc_mp_plugin.core.errors import InputError, unknown
-from inc_mp_plugin.core.knobs import constraint_of
-from inc_mp_plugin.core.literals import IN_MEMORY, Yardstick
+from inc_mp_plugin.core.literals import IN_MEMORY
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.core.results import Frontier
 from inc_mp_plugin.pipeline.folder import Run
@@ -50,7 +49,7 @@ def solve_folder(folder: Path, overrides: list[str]) -> Plan:
 def draw_frontier(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
     """Draw gain against loss, or KL, for every objective that has gains; see `frontier_stage`.
 
-    The yardstick is the recipe's own, as far as it was measured.
+    The curves are of the plan's targets, noise and yardstick.
 
     Args:
         folder: folder of the run.
@@ -60,12 +59,9 @@ def draw_frontier(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
     Raises:
         InputError: an artefact is missing or damaged, or there are too few points.
     """
-    run = Run(folder)
-    job, costs = run.job, run.losses
-    own = constraint_of(job.tau, job.kl, job.constraint)
-    yardstick: Yardstick = "kl" if costs.loss is None or (own == "kl" and costs.kl is not None) else "loss"
+    run = Run(folder).as_planned
     return frontier_stage(
-        folder, costs, run.gains, run.demands, yardstick=yardstick, points=points, draws=draws
+        folder, run.losses, run.gains, run.demands, yardstick=run.yardstick, points=points, draws=draws
     )
 
 

@@ -37,7 +37,7 @@ def validate_plan(folder: Path, *, through: str | None = None, allow_code: bool 
     run = Run(folder, allow_code=allow_code)
     if through is not None and run.recipe.validation is not None:
         run = replace(run, overrides=(f"validation.through={through}",))
-    return validation_stage(run.meter, run.planned_losses, run.plan, folder)
+    return validation_stage(run.meter, run.as_planned.losses, run.plan, folder)
 
 
 @exclusive

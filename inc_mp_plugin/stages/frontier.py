@@ -62,19 +62,25 @@ def frontier_stage(
             if gains_of_objective.largest > 0
         }
 
-    depends_on = {
-        **files_read(folder),
+    drawn_from = frontier_depends_on(folder, losses, demands, yardstick)
+    return FRONTIER.make(folder, {**drawn_from, "points": points, "draws": draws}, make)
+
+
+def frontier_depends_on(folder: Path, losses: Costs, demands: Demands, yardstick: Yardstick) -> store.Json:
+    """Collect what curves follow from, whatever their points are; files by their hashes.
+
+    Args:
+        folder: of the run.
+        losses: prices of the ops that may leave the base format.
+        demands: demands of the consumers.
+        yardstick: of the curves.
+    """
+    gains = store.read_json(GAINS.path(folder), GAINS.kind)
+    return {
+        "sensitivity": HASH.read(folder),
+        "gains": store.fingerprint(gains),
         "noise": losses.noise,
         "targets": list(demands.targets),
         "serving": asdict(demands.serving),
         "yardstick": yardstick,
-        "points": points,
-        "draws": draws,
     }
-    return FRONTIER.make(folder, depends_on, make)
-
-
-def files_read(folder: Path) -> store.Json:
-    """Identify the files of a folder that the curves follow from, by their hashes."""
-    gains = store.read_json(GAINS.path(folder), GAINS.kind)
-    return {"sensitivity": HASH.read(folder), "gains": store.fingerprint(gains)}

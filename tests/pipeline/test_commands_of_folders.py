@@ -13,6 +13,7 @@ from inc_mp_plugin.core.errors import SelectionError
 from inc_mp_plugin.pipeline.emit import emit_files, runs_alike
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.recipe import parse_recipe
+from inc_mp_plugin.pipeline.report import read_artefacts
 from inc_mp_plugin.pipeline.resolve import job_of
 from inc_mp_plugin.pipeline.solve import draw_frontier
 from inc_mp_plugin.stages.sensitivity_arrays import from_arrays, to_arrays
@@ -238,7 +239,7 @@ def test_what_stays_in_the_base_format_is_named(tmp_path):
     assert not set(experts) & set(plan.quantized)
     recipe = parse_recipe(
         {"model": {"name_or_path": "x", "dtype": "fp32"}, "calibration": {"data": "x.jsonl"}, "tau": 1.0},
-        [],
+        ["targets=[vllm-gaudi]"],
         "here",
     )
     run = Run(tmp_path)
@@ -257,3 +258,17 @@ def test_a_frontier_is_drawn_by_the_yardstick_of_the_recipe(tmp_path, constraint
     (curves,) = draw_frontier(tmp_path, points=4, draws=1).values()
     assert curves.yardstick == yardstick
     assert read(tmp_path, "frontier.json")["depends_on"]["yardstick"] == yardstick
+
+
+def test_a_frontier_and_a_report_are_of_the_plan_that_is_there(folder):
+    """Not of the recipe's targets: with a cache in FP8, even the plan of no op has a price."""
+    assert call("solve", folder, "targets=[vllm-gaudi]", "kv_cache=fp8", "tau=1").exit_code == 0
+    of_recipe, of_plan = Run(folder), Run(folder).as_planned
+    assert of_recipe.losses.loss.cache_cost == 0 < of_plan.losses.loss.cache_cost
+    (curves,) = draw_frontier(folder, points=3, draws=1).values()
+    assert curves.curves[0].loss_mse[0] == pytest.approx(of_plan.losses.loss.cache_cost)
+    shown = read_artefacts(folder)
+    assert shown.frontiers == {"memory": curves}
+    assert shown.losses.loss.cache_cost == of_plan.losses.loss.cache_cost
+    assert call("solve", folder).exit_code == 0  # the recipe's own plan again
+    assert "targets" in read_artefacts(folder).outdated["frontier"]

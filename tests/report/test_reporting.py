@@ -18,6 +18,7 @@ from report_case import (
     sensitivity,
 )
 
+from inc_mp_plugin.core.demands import Serving
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.results import Point
 from inc_mp_plugin.pipeline.recipe import parse_recipe
@@ -62,6 +63,9 @@ def add_everything(folder):
         "sensitivity": store.read_json(folder / "sensitivity.json", "sensitivity")["arrays_sha256"],
         "gains": store.fingerprint(store.read_json(folder / "gains.json", "gains")),
         "noise": "uniform",
+        "targets": [],
+        "serving": asdict(Serving()),
+        "yardstick": "loss",
     }
     write(folder, "frontier", "frontier", FRONTIERS.encode({"memory": FRONTIER}), files)
     lowered = read_artefacts(folder).plan.quantized
