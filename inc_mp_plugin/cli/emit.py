@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from inc_mp_plugin.cli.app import Folder
+from inc_mp_plugin.core.errors import InputError
 
 
 def emit(
     folder: Folder,
-    target: Annotated[str, typer.Option(help="Consumer of the file, such as optimum-habana.")],
+    target: Annotated[str, typer.Option(help="Consumer of the file, such as optimum-habana.")] = "",
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -25,7 +26,11 @@ def emit(
     The files are refused unless INC would select exactly the plan, in the modules that the target has.
     """
     from inc_mp_plugin.pipeline.emit import emit_files
+    from inc_mp_plugin.targets import TARGETS
 
+    if not target:
+        message = f"--target is missing; give the consumer of the file: {', '.join(TARGETS)}"
+        raise InputError(message)
     script = emit_files(folder, target, overrides or []).with_suffix(".sh")
     if script.exists():
         typer.echo(f"\n{script}:\n\n{script.read_text(encoding='utf-8')}", nl=False)

@@ -8,8 +8,14 @@ from typing import Any, get_args
 from inc_mp_plugin.pipeline.sections import Section
 
 
-def in_one_line(error: Any, recipe: type[Section]) -> str:
-    """Say in one line where a fault is, which value was given, and what is allowed."""
+def in_one_line(error: Any, recipe: type[Section], *, given: bool = False) -> str:
+    """Say in one line where a fault is, which value was given, and what is allowed.
+
+    Args:
+        error: from pydantic.
+        recipe: its kind.
+        given: the reader knows key and value already, from an override: what is allowed is enough.
+    """
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         *sections, key = error["loc"]
@@ -20,16 +26,22 @@ def in_one_line(error: Any, recipe: type[Section]) -> str:
     if error["type"] == "missing":
         return f"key {where!r} is missing"
     if error["type"] == "value_error":
-        return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
+        fault = str(error["ctx"]["error"])
+        return fault if given or not where else f"{where}: {fault}"
+    allowed = _allowed(error, where, recipe)
     value = "empty" if error["input"] is None else repr(error["input"])
+    return allowed if given else f"{where} is {value}: {allowed}"
+
+
+def _allowed(error: Any, where: str, recipe: type[Section]) -> str:
     if error["type"] == "model_type":
-        return f"{where} is {value}: it must hold keys of {', '.join(_keys_of(recipe, [where]))}"
+        return f"it must hold keys of {', '.join(_keys_of(recipe, [where]))}"
     if error["type"] == "tuple_type":
         example = error["input"] or recipe.model_fields[where].default[0]
-        return f"{where} is {value}: it must be a list, such as [{example}]"
+        return f"it must be a list, such as [{example}]"
     if error["type"] in ("bool_parsing", "bool_type"):
-        return f"{where} is {value}: it must be true or false"
-    return f"{where} is {value}: {error['msg'].lower()}"
+        return "it must be true or false"
+    return str(error["msg"]).lower()
 
 
 def _keys_of(recipe: type[Section], sections: list[Any]) -> list[str]:

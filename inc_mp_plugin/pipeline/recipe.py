@@ -120,11 +120,15 @@ class Recipe(Section):
 
     def _strategy_fault(self) -> str:
         strategy = self.strategy
-        if strategy in _BASELINES and self.tau is None and self.kl is None:
+        gain = self.gain_fraction or self.budget
+        if strategy in _BASELINES and (gain or (self.tau is None and self.kl is None)):
             only = "give kl or tau, neither gain_fraction nor budget"
             return f"strategy {strategy} is held to a threshold: {only}"
         if self.confidence and strategy != "ip_mse":
-            return "confidence makes ip_mse keep to the upper end of the loss; it goes with no other strategy"
+            return (
+                "confidence makes ip_mse keep to an interval's upper end and goes with no other strategy; "
+                f"with {strategy} give confidence=null"
+            )
         return self._rows_fault()
 
     def _rows_fault(self) -> str:
@@ -234,8 +238,7 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> 
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        faults = [(fault, in_one_line(fault, Recipe)) for fault in error.errors()]
-        lines = [f"{_origin(fault, line, overrides, source)}: {line}" for fault, line in faults]
+        lines = [_with_origin(fault, overrides, source) for fault in error.errors()]
         raise InputError("\n".join(lines)) from error
 
 
@@ -274,13 +277,14 @@ def _override(content: dict[str, Any], override: str) -> None:
     content[last] = value
 
 
-def _origin(error: Any, fault: str, overrides: list[str], source: str) -> str:
-    """Name the origin of a fault: the override of the value, or the file and the overrides involved."""
+def _with_origin(error: Any, overrides: list[str], source: str) -> str:
+    """Say a fault after its origin: the override of the value, or the file and the overrides involved."""
     where = [str(part) for part in error["loc"]]
     keys = {override: key_of(override).split(".") for override in overrides}
     for override, key in reversed(keys.items()):
         if where[: len(key)] == key:
-            return f"override {override}"
+            return f"override {override}: {in_one_line(error, Recipe, given=where == key)}"
+    fault = in_one_line(error, Recipe)
     named = [override for override, key in keys.items() if re.search(rf"\b{re.escape(key[-1])}\b", fault)]
     involved = [override for override in named if keys[override][: len(where)] == where]
-    return f"{source} with {' '.join(involved)}" if involved else source
+    return f"{source} with {' '.join(involved)}: {fault}" if involved else f"{source}: {fault}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import Artefact
 from inc_mp_plugin.runtime.codec import from_json, to_json
+from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.solver.planner import IP_MSE, solve
 from inc_mp_plugin.stages.gains import encode as encode_gains
@@ -70,10 +71,13 @@ def plan_stage(
         values: values of the ops, if the strategy has any.
 
     Raises:
-        InputError: there are no gains of the objective.
+        InputError: there are no gains of the objective, or no price of a format.
         InfeasibleError: no plan is within the thresholds.
     """
     check_objective(gains, job.objective)
+    _check_measured(job, losses)
+    for remark in _without_effect(job):
+        say(remark)
 
     def make() -> Plan:
         return make_plan(job, gains[job.objective], losses, correction, demands=demands, values=values)
@@ -83,6 +87,33 @@ def plan_stage(
         "correction": correction,
     }
     return PLAN.make(out, depends_on, make, {"held_back": dict(demands.kept)})
+
+
+def _check_measured(job: Job, losses: Costs) -> None:
+    """Refuse a yardstick or a noise without measurements, before the plan there is said to be made anew.
+
+    Raises:
+        InputError: it was not measured.
+    """
+    if job.tau is not None or job.constraint == "loss":
+        losses.by("loss")
+    if job.asks_for_kl:
+        losses.by("kl")
+    for model in filter(None, (losses.loss, losses.kl)):
+        for format_name in job.formats:
+            model.row_costs(format_name)
+
+
+def _without_effect(job: Job) -> Iterator[str]:
+    """Say which keys have no effect on the plan, though they may stand in a recipe for other plans."""
+    thresholds = [f"{key} {value:g}" for key, value in (("tau", job.tau), ("kl", job.kl)) if value]
+    if job.strategy == "uniform":
+        yield f"strategy uniform lowers every op that may be: {' and '.join(thresholds)} bounds nothing"
+    if job.confidence is not None and not thresholds:
+        yield (
+            f"confidence {job.confidence:g} holds nothing without kl or tau: it is the level of the interval "
+            "that is shown"
+        )
 
 
 def make_plan(

@@ -85,7 +85,7 @@ def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
     ("arguments", "code", "message"),
     [
         (["tune", "nowhere.yaml"], 2, "nowhere.yaml does not exist"),
-        (["tune", "{recipe}", "tau=0"], 2, "tau is 0: input should be greater than 0"),
+        (["tune", "{recipe}", "tau=0"], 2, "override tau=0: input should be greater than 0"),
         (["tune", "{recipe}", "tau=.nan"], 2, "finite"),
         (["tune", "{recipe}", "taw=1", "formts=[x]"], 2, "did you mean 'tau'"),
         (["tune", "{recipe}", "calibration.data=nowhere.jsonl"], 2, "nowhere.jsonl or "),
@@ -101,6 +101,11 @@ def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
         (["solve", "{finished}", "samples=3"], 2, "to change other keys, run `inc-mp tune`"),
         (["solve", "{finished}", "gain_fraction=0.9", "tau=1e-6"], 3, "least tau"),
         (["emit", "{finished}", "--target", "vllm"], 2, "unknown target 'vllm'"),
+        (
+            ["emit", "{finished}"],
+            2,
+            "--target is missing; give the consumer of the file: cpu-bf16, cpu-qdq, ",
+        ),
         (["validate", "nowhere"], 2, "is missing"),
         (["check", "nowhere.json", "--modules", "x.json"], 2, "does not exist"),
         (["check", "{config}"], 2, "give either --modules FILE.json or --model NAME"),

@@ -126,9 +126,25 @@ def test_measured_noise_serves_the_other_models_too(project, folder):
 def test_noise_that_was_not_measured(run_folder):
     result = call("solve", run_folder, "noise=measured")
     assert result.exit_code == 2
+    assert "again" not in result.output  # nothing was made
     assert (
         "the noise of fp8_e4m3 was not measured; `inc-mp tune` with noise=measured does it" in result.output
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "remark"),
+    [
+        (["strategy=uniform", "tau=0.01"], "uniform lowers every op that may be: tau 0.01 bounds nothing"),
+        (["gain_fraction=0.5", "confidence=0.9"], "confidence 0.9 holds nothing without kl or tau"),
+        (["gain_fraction=0.5", "tau=0.01", "confidence=0.9"], ""),
+    ],
+)
+def test_a_key_without_effect_is_said(folder, keys, remark):
+    result = call("solve", folder, *keys, "noise=uniform")
+    assert result.exit_code == 0, result.output
+    assert (remark or "Predicted") in told(result)
+    assert bool(remark) == ("nothing" in told(result))
 
 
 @pytest.mark.parametrize("strategy", ["random", "prefix", "uniform"])
@@ -261,8 +277,8 @@ def test_baselines_without_a_gain_are_left_out_and_said_so(folder, monkeypatch):
         (["experiment", "curve", "--points", "7"], "points is 7; give at most 6 for curve"),
         (["experiment", "prediction", "--samples", "0"], "samples is 0; give at least 1"),
         (["experiment", "curve", "--samples", "100"], "holds 16 samples, 100 are asked for"),
-        (["solve", "strategy=prefxi"], "strategy is 'prefxi'"),
-        (["solve", "confidence=2"], "confidence is 2"),
+        (["solve", "strategy=prefxi"], "override strategy=prefxi: input should be 'ip_mse'"),
+        (["solve", "confidence=2"], "override confidence=2: input should be less than 1"),
         (["solve", "strategy=prefix", "gain_fraction=0.5"], "held to a threshold: give kl or tau"),
     ],
 )

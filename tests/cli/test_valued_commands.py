@@ -145,11 +145,11 @@ def test_values_of_other_data_do_not_count(project, folder):
     ("changes", "code", "said"),
     [
         (["strategy=eagl", "budget=0.1"], 3, "the least budget that can be met is 0."),
-        (["budget=2"], 2, "budget is 2"),
+        (["budget=2"], 2, "override budget=2: input should be less than or equal to 1"),
         (["budget=0.9", "gain_fraction=0.5"], 2, "give one"),
         (["strategy=random", "budget=0.9"], 2, "held to a threshold: give kl or tau"),
-        (["strategy=egal", "budget=0.9"], 2, "strategy is 'egal'"),
-        (["strategy=alps", "budget=0.9", "confidence=0.9"], 2, "it goes with no other strategy"),
+        (["strategy=egal", "budget=0.9"], 2, "override strategy=egal: input should be 'ip_mse'"),
+        (["strategy=alps", "budget=0.9", "confidence=0.9"], 2, "goes with no other strategy"),
     ],
     ids=["too small", "above 1", "two knobs", "a baseline", "unknown", "confidence"],
 )

@@ -144,7 +144,7 @@ WRONG = [
     ({"objective": "speed"}, "objective is 'speed': input should be 'memory'"),
     ({"strategy": "fastest"}, "strategy is 'fastest': input should be 'ip_mse'"),
     ({"strategy": "random", "tau": None, "gain_fraction": 0.5}, "held to a threshold: give kl or tau"),
-    ({"strategy": "prefix", "confidence": 0.9}, "it goes with no other strategy"),
+    ({"strategy": "prefix", "confidence": 0.9}, "goes with no other strategy"),
     ({"seed": 0.5}, "seed is 0.5: input should be a valid integer"),
     ({"request": 5}, "request is 5: it must hold keys of prompt_tokens, output_tokens, batch_size"),
     (

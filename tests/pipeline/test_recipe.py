@@ -73,12 +73,13 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
         ({"validation": {"data": "data.jsonl"}}, "held-out samples must be others"),
         ({"strategy": "prefixes"}, "strategy is 'prefixes'"),
         ({"strategy": "random", "tau": None, "gain_fraction": 0.5}, "held to a threshold: give kl or tau"),
+        ({"strategy": "prefix", "tau": 0.1, "budget": 0.5}, "neither gain_fraction nor budget"),
         (
             {"kl": 0.1, "confidence": 0.9, "run": {"estimator": "batch"}},
             r"confidence of a kl needs at least 16 batches, and calibration has \d+; give more",
         ),
         ({"run": {"memory": "small"}}, "run.memory is 'small'"),
-        ({"strategy": "prefix", "confidence": 0.9}, "it goes with no other strategy"),
+        ({"strategy": "prefix", "confidence": 0.9}, "goes with no other strategy"),
         ({"verify_confidence": 95}, "verify_confidence is 95"),
         ({"confidence": 95}, "confidence is 95"),
         ({"noise": "loud"}, "noise is 'loud'"),
@@ -141,20 +142,24 @@ def test_overrides():
 @pytest.mark.parametrize(
     ("changes", "overrides", "lines"),
     [
-        ({}, ["tau=-1"], ["override tau=-1: tau is -1: input should be greater than 0"]),
+        ({}, ["tau=-1"], ["override tau=-1: input should be greater than 0"]),
         ({"tau": -1}, ["seed=2"], ["file: tau is -1: input should be greater than 0"]),
         (
             {"formats": ["fp9"]},
             ["tau=x", "targets=[a]"],
             [
                 "file: formats: unknown format 'fp9'",
-                "override tau=x: tau is 'x'",
-                "override targets=[a]: targets: unknown target 'a'",
+                "override tau=x: input should be a valid number",
+                "override targets=[a]: unknown target 'a'",
             ],
         ),
-        ({}, ["tau=1", "tau=0"], ["override tau=0: tau is 0"]),
-        ({}, ["calibration.samples=0"], ["override calibration.samples=0: calibration.samples is 0"]),
-        ({}, ["calibration={data: x, samples: 0}"], ["override calibration={data: x, samples: 0}: "]),
+        ({}, ["tau=1", "tau=0"], ["override tau=0: input should be greater than 0"]),
+        ({}, ["calibration.samples=0"], ["override calibration.samples=0: input should be greater than 0"]),
+        (
+            {},
+            ["calibration={data: x, samples: 0}"],
+            ["override calibration={data: x, samples: 0}: calibration.samples is 0: "],
+        ),
         ({}, ["kv_cache=fp8", "seed=2"], ["file with kv_cache=fp8: kv_cache: fp8 is of Gaudi"]),
         ({"kv_cache": "fp8"}, ["seed=2"], ["file: kv_cache: fp8 is of Gaudi"]),
         (
