@@ -68,7 +68,7 @@ def test_shares_of_ops_and_cache_add_up_to_the_plan():
     table = plan_table(plan(), gains(), losses)
     shares = [cell.loss_percent for cell in table.cells]
     assert shares == [pytest.approx(share) for share in (5.0, 20.0, 0.0, 40.0)]
-    assert "The KV cache in FP8 takes 5.0 % of the budget; the rest is the ops'." in table.summary
+    assert "The KV cache in FP8 takes 5.0 % of the allowance; the rest is the ops'." in table.summary
     assert math.fsum(shares) + 5.0 == pytest.approx(100 * plan().loss_mse / plan().loss_budget)
 
 

@@ -69,9 +69,9 @@ class Strips:
 
 @dataclass(frozen=True, slots=True)
 class MapCell:
-    """One op on the map: its lower format, its shares of loss budget and gain in %, and a note in words.
+    """One op on the map: its lower format, its shares of allowance and gain in %, and a note in words.
 
-    `level` is 0 in the base format, else 1 to 4 by the share of the budget.
+    `level` is 0 in the base format, else 1 to 4 by the share of the allowance.
     """
 
     format: str

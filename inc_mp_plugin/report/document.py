@@ -22,7 +22,7 @@ def report_info(run: RunArtefacts) -> ReportInfo:
     sections = (
         Section("plan", "The plan", headline(run, table)),
         Section("map", "Layers and ops", plan_map(table)),
-        Section("budget", "Where the budget goes", budget(table)),
+        Section("budget", "Where the allowance goes", budget(table)),
         Section("ties", "What the consumers tie together", ties(run)),
         Section("frontier", "What a gain costs", frontier_blocks(run)),
         Section("validation", "Predicted against measured", validation_blocks(run)),

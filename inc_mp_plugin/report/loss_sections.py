@@ -139,7 +139,7 @@ def _loop_chart(loop: Verification, plan: Plan) -> Chart:
     of = "KL divergence" if by_kl else "loss"
     return Chart(
         "closed-loop",
-        f"How far can the budget be stretched until the interval of the {of} measured on {loop.samples} "
+        f"How far can the allowance be stretched until the interval of the {of} measured on {loop.samples} "
         f"held-out samples reaches {name}?",
         _GAIN,
         "KL divergence, nats per token" if by_kl else "NRMSE of the loss",
@@ -168,7 +168,7 @@ def _loop_table(loop: Verification, plan: Plan) -> Table:
     columns = [name for by_kl in _kinds(loop) for name in _headings(by_kl)]
     return Table(
         f"Plans in the order they were measured, {limits}; the chosen one stands out. "
-        "The correction multiplies the budgets.",
+        "The correction multiplies the allowance.",
         ("correction", "ops", "gain", "%", *columns, "verdict"),
         tuple(
             (

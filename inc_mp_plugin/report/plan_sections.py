@@ -107,8 +107,8 @@ def _tau_tile(run: RunArtefacts) -> Tile:
 def plan_map(table: PlanTable) -> Blocks:
     """Make the map: layers down, ops across; then the ops outside of layers."""
     caption = (
-        "Which ops run in a lower format? In their cells: share of the budget and, below it, share of "
-        "the largest gain, in %. The stronger the colour, the more of the budget; a dot is the "
+        "Which ops run in a lower format? In their cells: share of the allowance and, below it, share of "
+        "the largest gain, in %. The stronger the colour, the more of the allowance; a dot is the "
         "base format."
     )
     on_map = partial(_map_cell, table, max((cell.loss_percent for cell in table.cells), default=0.0))
@@ -127,13 +127,13 @@ def _map_cell(table: PlanTable, largest: float, cell: Cell | None) -> MapCell | 
     if not cell.lowered:
         return MapCell("", "·", "", f"{cell.label}: {cell.format}", 0)
     loss, gain = f"{cell.loss_percent:.1f}", f"{cell.gain_percent:.1f}"
-    note = f"{cell.label}: {cell.format}, {loss} % of the budget, {gain} % of the largest gain"
+    note = f"{cell.label}: {cell.format}, {loss} % of the allowance, {gain} % of the largest gain"
     level = 1 + min(3, int(4.0 * math.sqrt(max(0.0, cell.loss_percent) / largest))) if largest else 1
     return MapCell(cell.format if len(table.lower) > 1 else "", loss, gain, note, level)
 
 
 def budget(table: PlanTable) -> Blocks:
-    """Make the text and the charts of the ops and the kinds of op that the budget goes to."""
+    """Make the text and the charts of the ops and the kinds of op that the allowance goes to."""
     cells = [cell for cell in table.cells if cell.lowered]
     if not cells:
         return ("No op is lowered, so none is spent.",)
@@ -145,14 +145,14 @@ def budget(table: PlanTable) -> Blocks:
     by_kind += [("KV cache in FP8", table.cache_percent)] if table.cache_percent else []
     unused = (("not used", 100.0 - spent, f"{100.0 - spent:.1f}"),) if spent < 99.95 else ()
     top = _largest((_short(cell.label), cell.loss_percent) for cell in cells)
-    label = "share of the budget, %"
+    label = "share of the allowance, %"
     return (
-        f"{spent:.1f} % of the budget is spent, {max(0.0, 100.0 - spent):.1f} % is left. "
+        f"{spent:.1f} % of the allowance is spent, {max(0.0, 100.0 - spent):.1f} % is left. "
         f"The {len(top)} most expensive of {len(cells)} lowered ops take "
         f"{math.fsum(share for _, share, _ in top):.1f} %.",
         Bars(
             "budget-kinds",
-            "Which kinds of op take the budget? In brackets: how many are lowered.",
+            "Which kinds of op take the allowance? In brackets: how many are lowered.",
             label,
             (*_largest(by_kind), *unused),
         ),

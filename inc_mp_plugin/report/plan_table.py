@@ -12,7 +12,7 @@ from rich.text import Text
 
 from inc_mp_plugin.report.text import Cell, PlanTable
 
-_LEGEND = "% of the budget / % of the largest gain (· base)"
+_LEGEND = "% of the allowance / % of the largest gain (· base)"
 
 
 def print_plan(table: PlanTable, console: Console) -> None:

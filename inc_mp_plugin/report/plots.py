@@ -177,7 +177,7 @@ def _strips_figure(strips: Strips) -> Drawing:
 
 
 def plan_figure(table: PlanTable, title: str) -> Drawing:
-    """Draw a plan as a map: layers down, ops across; a lowered op shows its share of the budget in %."""
+    """Draw a plan as a map: layers down, ops across; a lowered op shows its share of the allowance in %."""
     columns, rows = table.columns, {f"layer {layer}": cells for layer, cells in table.layers.items()}
     # An op outside of layers has a row of its own, and fills its first place.
     rows |= {cell.column: (cell,) for cell in table.outside}
@@ -194,7 +194,7 @@ def plan_figure(table: PlanTable, title: str) -> Drawing:
     axes.spines[:].set_visible(False)
     axes.set_title(title, loc="left", fontsize=10)
     lower = " or ".join(table.lower) or "lower format"
-    axes.set_xlabel(f"blue: {lower}, and its share of the budget in %; grey: base format")
+    axes.set_xlabel(f"blue: {lower}, and its share of the allowance in %; grey: base format")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Shares of the budget of a plan: what each op takes of it."""
+"""Shares of the allowance of a plan: what each op takes of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from inc_mp_plugin.core.plan import Plan
 
 
 def budget_shares(plan: Plan, costs: Costs) -> tuple[dict[str, float], float]:
-    """Return the part of its budget that each lowered op takes, in percent, and that of an FP8 KV cache.
+    """Return the part of its allowance that each lowered op takes, in percent, and that of an FP8 KV cache.
 
-    The budget is that of the threshold, or what the plan is predicted to cost without one. Of a loss MSE
+    The allowance is that of the threshold, or what the plan is predicted to cost without one. Of a loss MSE
     D + S^2, an op takes d + S s, with s its own shift of the mean loss: these parts add up to the whole.
     """
     lowered = plan.lowered

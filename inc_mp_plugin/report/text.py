@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from inc_mp_plugin.core.costs import Costs
@@ -19,7 +19,7 @@ NO_THRESHOLD = "not held to a threshold"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One op of a plan: its place on the map, its format, and its shares of loss budget and largest gain.
+    """One op of a plan: its place on the map, its format, and its shares of allowance and largest gain.
 
     `layer` is "" outside of layers; `lowered` is False in the base format; the shares are in percent.
     """
@@ -43,7 +43,7 @@ class PlanTable:
 
     `layers` maps a layer to one cell per column, None where the layer has no such op; `outside` are the
     ops outside of layers. `lower` are the formats below the base that the plan uses; `cache_percent` is
-    the share of the budget that a KV cache in FP8 takes.
+    the share of the allowance that a KV cache in FP8 takes.
     """
 
     lower: tuple[str, ...]
@@ -63,8 +63,8 @@ class PlanTable:
 def plan_table(plan: Plan, gains: Gains, costs: Costs) -> PlanTable:
     """Arrange a plan by layer and op.
 
-    The gain of a group is shared equally among its lowered ops; groups of one op need no sharing. The budget
-    is that of the ops and of a KV cache in FP8 together.
+    The gain of a group is shared equally among its lowered ops; groups of one op need no sharing. The
+    allowance is that of the ops and of a KV cache in FP8 together.
 
     Args:
         plan: to arrange.
@@ -84,7 +84,7 @@ def plan_table(plan: Plan, gains: Gains, costs: Costs) -> PlanTable:
     layers = {layer: tuple(map(row.get, columns)) for layer, row in rows.items()}
     lines = summary(plan)
     if cache:
-        lines.insert(3, f"The KV cache in FP8 takes {cache:.1f} % of the budget; the rest is the ops'.")
+        lines.insert(3, f"The KV cache in FP8 takes {cache:.1f} % of the allowance; the rest is the ops'.")
     lower = tuple(sorted(set(lowered.values())))
     return PlanTable(lower, columns, layers, outside, tuple(lines), cache)
 
@@ -147,7 +147,7 @@ def summary(plan: Plan) -> list[str]:
         limits = (
             "those of the thresholds" if plan.kl is not None and has_tau(plan) else "that of the threshold"
         )
-        lines.append(f"The budget is {plan.correction:.4g} times {limits}, so that it surely holds.")
+        lines.append(f"The allowance is {plan.correction:.4g} times {limits}, so that it surely holds.")
     lines += tie_lines(plan)
     if not plan.quantized and threshold(plan) != NO_THRESHOLD:
         lines.append(f"No op that gains anything fits {threshold(plan)}: everything stays in {plan.base}.")
@@ -162,14 +162,14 @@ def _predicted(plan: Plan) -> list[str]:
     """Say what is predicted of a plan's outputs, with intervals; the yardstick of the plan comes first."""
     gap = "" if plan.gap is None else f", gap {plan.gap:.1g}"
     origin = f" ({threshold(plan)}; {plan.strategy}: {plan.status}{gap})"
-    sets = f"; {100 * plan.confidence:g} % of fresh sample sets lie between"
+    sets = f"; {100 * plan.confidence:g} % interval for as many fresh samples:"
     kl, loss = [], []
     if plan.predicted_kl is not None:
-        ends = "" if plan.kl_interval is None else f"{sets} {_between(plan.kl_interval)}"
+        ends = "" if plan.kl_interval is None else f"{sets} {span(plan.kl_interval, '.4g')}"
         of = origin if plan.constraint == "kl" else ""
         kl = [f"Predicted KL divergence: {plan.predicted_kl:.4g} nats per token{of}{ends}.{_bound(plan)}"]
     if plan.nrmse is not None and plan.interval is not None:
-        ends = _between(nrmse_of(plan, end) for end in plan.interval)
+        ends = span((nrmse_of(plan, plan.interval.low), nrmse_of(plan, plan.interval.high)), ".4g")
         of = origin if plan.constraint == "loss" else ""
         loss = [f"Predicted NRMSE of the loss: {plan.nrmse:.4g}{of}{sets} {ends}."]
     return [*kl, *loss] if plan.constraint == "kl" else [*loss, *kl]
@@ -180,10 +180,6 @@ def _bound(plan: Plan) -> str:
     if not plan.quantized or not any(expert_role(op) for op in plan.formats):
         return ""
     return " A lower bound: tokens that change their experts are not in it; measure such a plan (validation)."
-
-
-def _between(ends: Iterable[float]) -> str:
-    return " and ".join(f"{end:.4g}" for end in ends)
 
 
 def has_tau(plan: Plan) -> bool:

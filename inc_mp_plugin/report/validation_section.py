@@ -86,7 +86,7 @@ def validation_tables(validation: Validation, confidence: float) -> tuple[Table,
     predicted = ("predicted", f"{100 * confidence:g} % interval")
     columns = ("ops lowered", *predicted, "measured", "predicted / measured")
     note = (
-        f"on {validation.samples} held-out samples; ! is outside of the interval predicted for as many. "
+        f"on {validation.samples} held-out samples; ! is outside of the predicted interval for as many. "
         f"In brackets: {100 * validation.verify_confidence:g} % intervals of what was measured."
     )
     points = (validation.plan, *sorted(validation.points, key=_order))

@@ -116,7 +116,7 @@ def infeasible(
     remedy = f"a larger {key}, or kv_cache=bf16" if demands.serving.kv_cache == "fp8" else f"a larger {key}"
     moves = "loss" if yardstick == "loss" else "outputs"
     message = (
-        f"what must run in a lower format moves the {moves} by more than {limit}: of the budget, "
+        f"what must run in a lower format moves the {moves} by more than {limit}: of the allowance, "
         f"{' and '.join(takes)}; give {remedy}: the least {key} that can be met is "
         f"{least_threshold(costs, yardstick, value)}"
     )

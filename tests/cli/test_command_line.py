@@ -68,7 +68,7 @@ def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
     before = read(folder, "configs/cpu-qdq.json")
     result = call("solve", folder, "tau=0.00005")
     assert result.exit_code == 0, result.output
-    assert "of the budget" in result.output
+    assert "of the allowance" in result.output
     assert plan_of(folder)["tau"] == 0.00005
     assert len(plan_of(folder)["formats"]) == len(plan_of(finished)["formats"])
     assert plan_of(folder)["predicted"]["gain"] < plan_of(finished)["predicted"]["gain"]

@@ -181,7 +181,7 @@ def test_a_cache_that_was_not_measured_is_not_said_to_hold(folder):
 def test_the_share_of_the_cache_and_of_the_ops_is_of_one_budget(folder):
     result = call("solve", folder, "kv_cache=fp8", "tau=1")
     plan, lines = read(folder, "plan.json"), told(result)
-    cache = float(re.search(r"The KV cache in FP8 takes ([\d.]+) % of the budget", lines)[1])
+    cache = float(re.search(r"The KV cache in FP8 takes ([\d.]+) % of the allowance", lines)[1])
     assert cache == pytest.approx(100 * _cache_loss_mse(folder) / plan["budget"], abs=0.051)
 
 

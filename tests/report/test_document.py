@@ -66,8 +66,8 @@ def test_headline():
     text = (
         "3 of 4 ops run in fp8_e4m3, the others in bf16.",
         "Gain (memory, exact): 9 MB, 75.0 % of the largest there is.",
-        "Predicted NRMSE of the loss: 0.08 (tau 0.1; ip_mse: proved optimal, gap 0); 95 % of fresh sample "
-        "sets lie between 0.06761 and 0.09071.",
+        "Predicted NRMSE of the loss: 0.08 (tau 0.1; ip_mse: proved optimal, gap 0); 95 % interval for as "
+        "many fresh samples: 0.06761 to 0.09071.",
     )
     tiles = (
         Tile("Ops lowered", "3 of 4", "to fp8_e4m3 from bf16"),
@@ -95,7 +95,7 @@ def test_what_was_measured_decides_whether_tau_held():
 
 def test_map():
     layers, outside = section("map").blocks[0].grids
-    words = "fp8_e4m3, {} % of the budget, 25.0 % of the largest gain"
+    words = "fp8_e4m3, {} % of the allowance, 25.0 % of the largest gain"
     up = MapCell("", "10.0", "25.0", f"layer 0 up: {words.format('10.0')}", 3)
     down = MapCell("", "20.0", "25.0", f"layer 0 down: {words.format('20.0')}", 3)
     base = MapCell("", "·", "", "layer 1 up: bf16", 0)
@@ -107,12 +107,12 @@ def test_map():
 def test_budget():
     text, kinds, ops = section("budget").blocks
     assert text == (
-        "70.0 % of the budget is spent, 30.0 % is left. The 3 most expensive of 3 lowered ops take 70.0 %."
+        "70.0 % of the allowance is spent, 30.0 % is left. The 3 most expensive of 3 lowered ops take 70.0 %."
     )
-    label, many = "share of the budget, %", pytest.approx
+    label, many = "share of the allowance, %", pytest.approx
     shares = {"head<&> (1)": 40.0, "down (1)": 20.0, "up (1)": 10.0, "not used": 30.0}
     rows = tuple((name, many(share), f"{share:.1f}") for name, share in shares.items())
-    asked = "Which kinds of op take the budget? In brackets: how many are lowered."
+    asked = "Which kinds of op take the allowance? In brackets: how many are lowered."
     assert kinds == Bars("budget-kinds", asked, label, rows)
     shares = {"head<&>": 40.0, "layer 0 down": 20.0, "layer 0 up": 10.0}
     rows = tuple((name, many(share), f"{share:.1f}") for name, share in shares.items())
@@ -131,7 +131,7 @@ def test_ops_whose_shortened_labels_coincide_both_count():
         plan=plan(formats=formats, gain=6e6, largest_gain=6e6),
     ).blocks
     assert text == (
-        "30.0 % of the budget is spent, 70.0 % is left. The 2 most expensive of 2 lowered ops take 30.0 %."
+        "30.0 % of the allowance is spent, 70.0 % is left. The 2 most expensive of 2 lowered ops take 30.0 %."
     )
     assert [(label, share) for label, _, share in chart.rows] == [
         ("…jection_with_a_long_name.down", "20.0"),

@@ -83,7 +83,9 @@ def test_what_exceeds_the_budget_is_named_and_the_least_tau_works(strategy, dema
 @pytest.mark.parametrize("tau", [0.001, 0.117], ids=["mean exceeds it", "only the upper end does"])
 def test_the_least_tau_at_a_confidence_works(confidence, tau):
     demands, priced = CASES["cache and keys"][0], seen(20, 1.0)
-    with pytest.raises(InfeasibleError, match="where the interval's upper end counts: of the budget") as no:
+    with pytest.raises(
+        InfeasibleError, match="where the interval's upper end counts: of the allowance"
+    ) as no:
         solve(gains(), priced, tau, confidence=confidence, demands=demands)
     named = float(str(no.value).rsplit(" ", 1)[1])
     plan = solve(gains(), priced, named * (1 + 1e-6), confidence=confidence, demands=demands)
