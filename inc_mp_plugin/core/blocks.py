@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 
 from inc_mp_plugin.core.graph import Graph, Op
@@ -28,6 +28,16 @@ def repeated_blocks(graph: Graph) -> tuple[str, ...]:
     """
     paths = [(tuple(op.name.split(".")), op) for op in graph.ops]
     return tuple(".".join(path) for row in _rows(0, paths) for path in row)
+
+
+def block_of(name: str, blocks: Iterable[str]) -> str | None:
+    """Find the block that an op, or a module, lies in; None if it lies in none of these.
+
+    Example:
+        >>> block_of("layers.1.up", ["layers.0", "layers.1"]), block_of("layers.10.up", ["layers.1"])
+        ('layers.1', None)
+    """
+    return next((block for block in blocks if name.startswith(f"{block}.")), None)
 
 
 def _rows(depth: int, ops: Sequence[tuple[Path, Op]]) -> list[list[Path]]:

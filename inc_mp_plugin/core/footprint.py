@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from inc_mp_plugin.core.blocks import repeated_blocks
+from inc_mp_plugin.core.blocks import block_of, repeated_blocks
 from inc_mp_plugin.core.graph import Graph, Op
 
 # Between two ops a model keeps more than they read and give: norms in FP32, activations, residuals.
@@ -42,9 +42,8 @@ def footprint(graph: Graph, itemsize: int, *, rounded: bool = False) -> Footprin
     of_blocks = dict.fromkeys(names, 0.0)
     inputs, outside = 0.0, 0.0
     entered: set[str] = set()
-    starts = tuple(f"{name}." for name in names)
     for op in graph.ops:
-        block = next((s[:-1] for s in starts if op.name.startswith(s)), None)
+        block = block_of(op.name, names)
         if block is None:
             outside += _elements(op)
             continue

@@ -41,6 +41,22 @@ def watching(
 
 
 @contextmanager
+def with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module run another function inside a `with`.
+
+    Afterwards it runs its class's own again, or the one that lay on the module: accelerate puts one there.
+    """
+    attributes = vars(module)
+    before = {"forward": attributes["forward"]} if "forward" in attributes else {}
+    attributes["forward"] = forward
+    try:
+        yield
+    finally:
+        del attributes["forward"]
+        attributes |= before
+
+
+@contextmanager
 def recorded(model: nn.Module) -> Iterator[list[Any]]:
     """Record the outputs of a model inside a `with`.
 

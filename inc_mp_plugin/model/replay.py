@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from inc_mp_plugin.libraries.glibc import give_back_freed
 from inc_mp_plugin.libraries.torch import leaves, with_leaves
+from inc_mp_plugin.model.hooks import with_forward
 from inc_mp_plugin.model.modules import module_of
 
 
@@ -40,20 +41,9 @@ class Replays:
         """Put these blocks of a model under checkpoints inside a `with`."""
         with ExitStack() as stack:
             for name in blocks:
-                stack.enter_context(self._under_checkpoint(name, module_of(model, name)))
+                block = module_of(model, name)
+                stack.enter_context(with_forward(block, partial(self._run, name, block.forward)))
             yield
-
-    @contextmanager
-    def _under_checkpoint(self, name: str, block: nn.Module) -> Iterator[None]:
-        attributes = vars(block)
-        own, forward = attributes.get("forward"), block.forward  # accelerate may have put one there
-        attributes["forward"] = partial(self._run, name, forward)
-        try:
-            yield
-        finally:
-            del attributes["forward"]
-            if own is not None:
-                attributes["forward"] = own
 
     def _run(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         given = leaves((args, kwargs))

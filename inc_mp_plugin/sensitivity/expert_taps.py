@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from inc_mp_plugin.core.blocks import block_of
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.model.expert import Expert, Sent, add_up
 from inc_mp_plugin.model.expert_stacks import sent_rows
@@ -162,7 +163,7 @@ class ExpertTaps:
     def forget(self, block: str) -> None:
         """Count the calls of a block's layers anew: it is about to run once more."""
         for layer in self._layers:
-            if layer.name.startswith(f"{block}."):
+            if block_of(layer.name, [block]):
                 layer.calls = 0
 
     def restart(self, totals: Totals, *, together: bool) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from inc_mp_plugin.core.errors import NonFiniteError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import leaves
 from inc_mp_plugin.model.batches import batch_size, call, placed, told_nan
-from inc_mp_plugin.model.hooks import watching
+from inc_mp_plugin.model.hooks import watching, with_forward
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
@@ -154,22 +154,9 @@ class _Look:
         return maxabs, calls
 
 
-@contextmanager
-def _zeros(linear: nn.Linear) -> Iterator[None]:
+def _zeros(linear: nn.Linear) -> AbstractContextManager[None]:
     """Let a linear layer give zeros inside a `with`."""
-
-    def forward(input: Tensor) -> Tensor:
-        return input.new_zeros(*input.shape[:-1], linear.out_features)
-
-    attributes = vars(linear)
-    own = attributes.get("forward")  # accelerate may have put one there
-    attributes["forward"] = forward
-    try:
-        yield
-    finally:
-        del attributes["forward"]
-        if own is not None:
-            attributes["forward"] = own
+    return with_forward(linear, lambda input: input.new_zeros(*input.shape[:-1], linear.out_features))
 
 
 def floating_inputs(args: Any, kwargs: Any) -> list[Tensor]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from inc_mp_plugin.core.blocks import block_of
 from inc_mp_plugin.core.errors import InputError, PluginError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import leaves, map_tensors, version_of
@@ -155,7 +156,7 @@ class Taps:
     def _forget(self, block: str) -> None:
         """Count the calls of a block's ops anew: it is about to run once more."""
         for tap in self._taps.values():
-            if tap.name.startswith(f"{block}."):
+            if block_of(tap.name, [block]):
                 tap.calls = 0
         self._experts.forget(block)
 

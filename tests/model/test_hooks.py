@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from inc_mp_plugin.libraries.torch import evaluating
-from inc_mp_plugin.model.hooks import recorded, watching
+from inc_mp_plugin.model.hooks import recorded, watching, with_forward
 from inc_mp_plugin.model.modules import class_names, module_of, put_module
 
 
@@ -55,6 +55,20 @@ def test_modules_by_name():
     assert class_names(model) == {"0": "Sequential", "0.0": "Linear", "1": "ReLU"}
     put_module(model, "0.0", nn.Identity())
     assert torch.equal(module_of(model, "0")(torch.ones(1)), torch.ones(1))
+
+
+@pytest.mark.parametrize("own", [None, lambda x: x - 1])
+def test_a_forward_comes_back_as_it_was(own):
+    """That of the class, or the one that lay on the module."""
+    model, x = nn.ReLU(), torch.tensor([2.0])
+    if own is not None:
+        model.forward = own
+    before = dict(vars(model))
+    with pytest.raises(KeyboardInterrupt), with_forward(model, lambda x: 5 * x):
+        assert model(x) == 10
+        raise KeyboardInterrupt
+    assert vars(model) == before
+    assert model(x) == (2 if own is None else 1)
 
 
 def test_recorded_outputs_are_those_of_the_whole_model():
