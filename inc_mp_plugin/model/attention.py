@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from inc_mp_plugin.libraries.transformers import (
     implementations_of,
     register_attention,
 )
+from inc_mp_plugin.model.attention_weights import attention_weights
 
 IMPLEMENTATION = "inc_mp_bgemm"
 
@@ -79,16 +81,24 @@ def bgemm_attention(
         query = query.view(batch, key.shape[1], shared, tokens, size)
         key, value = key.unsqueeze(2), value.unsqueeze(2)
     scores = module.matmul_qk(query, key.transpose(-2, -1)).reshape(batch, heads, tokens, -1)
-    scores = scores * scaling
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = attention_weights(scores, partial(_weigh, attention_mask, scaling, softcap))
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     grouped = weights.view(batch, -1, shared, tokens, weights.shape[-1]) if shared > 1 else weights
     output = module.matmul_av(grouped, value).reshape(batch, heads, tokens, -1)
     return output.transpose(1, 2).contiguous(), weights
+
+
+def _weigh(
+    mask: Tensor | None, scaling: float, softcap: float | None, scores: Tensor, heads: slice
+) -> Tensor:
+    """Compute the weights of some heads from their scores; see `bgemm_attention`."""
+    dtype = scores.dtype
+    scores = scores * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + (mask[:, heads] if mask.dim() == 4 and mask.shape[1] > 1 else mask)
+    return nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(dtype)
 
 
 def attention_modules(model: nn.Module) -> dict[str, nn.Module]:

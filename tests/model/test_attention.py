@@ -1,11 +1,14 @@
 """Exposed attention products: bit-identical to eager attention, and gone afterwards."""
 
+from functools import partial
+
 import capabilities
 import helpers
 import pytest
 import torch
 import transformers
 
+from inc_mp_plugin.model import attention, attention_weights
 from inc_mp_plugin.model.attention import attention_modules, expose_bgemms, exposed_bgemms
 
 EXPOSED = [
@@ -101,3 +104,40 @@ def test_a_model_that_loses_modules_meanwhile():
         del model.model.layers[0].mlp
     assert model.config._attn_implementation == before
     assert not hasattr(model.model.layers[0].self_attn, "matmul_qk")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("at_once", [1, 2 * 3 * 12 * 12], ids=["a head", "two heads"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_heads_in_groups_are_bit_identical_to_all_heads(monkeypatch, name, at_once, dtype):
+    """Logits and gradients, of a batch with a mask, of grouped queries and of capped scores."""
+    model = helpers.language_model(name).to(dtype)
+
+    def outcome():
+        model.zero_grad()
+        logits = model(**masked()).logits
+        logits.float().square().sum().backward()
+        with torch.no_grad():
+            assert torch.equal(model(**masked()).logits, logits)
+        return [logits, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    with exposed_bgemms(model):
+        expected = outcome()
+        monkeypatch.setattr(attention_weights, "_AT_ONCE", at_once)
+        shapes, weigh = [], attention.nn.functional.softmax
+        monkeypatch.setattr(
+            attention.nn.functional, "softmax", lambda x, **keys: shapes.append(x.shape) or weigh(x, **keys)
+        )
+        got = outcome()
+    assert all(map(torch.equal, got, expected))
+    heads = model.config.num_attention_heads
+    assert min(shape[1] for shape in shapes) == (1 if at_once == 1 else 2) < heads
+
+
+def test_scores_are_kept_in_the_place_of_weights_in_fp32():
+    """By hand: of 65 x 256 x 256 scores in BF16, the scores, not the FP32 weights that softmax keeps."""
+    scores = torch.randn(1, 65, 256, 256, dtype=torch.bfloat16, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        attention_weights.attention_weights(scores, partial(attention._weigh, None, 0.1, None))
+    assert [(x.dtype, x.numel()) for x in kept] == [(torch.bfloat16, 65 * 2**16)]

@@ -1,0 +1,66 @@
+"""The weights of attention, some heads at a time: in FP32, those of all heads would be most of a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_AT_ONCE = 2**22  # scores: 16 MiB in FP32
+
+Weigh = Callable[[Tensor, slice], Tensor]
+
+
+def attention_weights(scores: Tensor, weigh: Weigh) -> Tensor:
+    """Compute the weights of attention from its scores, bit-identical to `weigh(scores, slice(None))`.
+
+    Of many scores, a few heads at a time go through `weigh`, once more for their gradients. In place of what
+    `weigh` keeps for these, FP32 among it, the scores are kept. In FP32 it keeps no more than the scores.
+
+    Args:
+        scores: shape (batch, heads, tokens, keys).
+        weigh: takes the scores of some heads, and which heads these are; gives weights of the same shape and
+            dtype. Its other inputs have no gradients.
+    """
+    few = scores.numel() <= _AT_ONCE or torch.compiler.is_compiling()
+    if few or (scores.requires_grad and torch.is_grad_enabled() and scores.dtype == torch.float32):
+        return weigh(scores, slice(None))
+    weights: Tensor = _InGroups.apply(scores, weigh)  # type: ignore[no-untyped-call]
+    return weights
+
+
+class _InGroups(torch.autograd.Function):
+    """Weights of a group of heads after the other, with nothing kept but the scores."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, weigh: Weigh) -> Tensor:
+        """Compute the weights."""
+        ctx.save_for_backward(scores)
+        ctx.weigh = weigh
+        weights = torch.empty_like(scores)
+        for heads in _groups(scores):
+            weights[:, heads] = weigh(scores[:, heads], heads)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Compute the gradient of the scores."""
+        (scores,) = ctx.saved_tensors
+        of_scores = torch.empty_like(scores)
+        for heads in _groups(scores):
+            with torch.enable_grad():
+                part = scores[:, heads].detach().requires_grad_()
+                weights = ctx.weigh(part, heads)
+            of_scores[:, heads] = torch.autograd.grad(weights, part, gradient[:, heads])[0]
+        return of_scores, None
+
+
+def _groups(scores: Tensor) -> Iterator[slice]:
+    """Cut the heads into groups of at most so many scores, of one head at least."""
+    heads = scores.shape[1]
+    size = max(1, _AT_ONCE * heads // scores.numel())
+    return (slice(first, first + size) for first in range(0, heads, size))
