@@ -44,8 +44,8 @@ def _seconds(job: Job, graph: Graph, needed: Footprint, batches: int) -> float:
 
     loss, kl = "loss" in job.yardsticks, "kl" in job.yardsticks
     measured = job.noise_scales is not None
-    free_low = takes_low(job.memory, needed, torch.device("cpu"))
+    replays = takes_low(job.memory, needed, torch.device("cpu"))
     count = passes(
-        losses=loss + kl * job.estimate.draws, measured=measured, drift=measured and loss, low=free_low
+        losses=loss + kl * job.estimate.draws, measured=measured, drift=measured and loss, replays=replays
     )
     return estimated_s(graph, dtype_of(job.base), batches=batches, passes=count)

@@ -15,20 +15,20 @@ _TRIALS = 3
 _MOST_MACS = 2**31  # of a trial: a larger product is cut
 
 
-def passes(*, losses: int, measured: bool, drift: bool, low: bool) -> int:
+def passes(*, losses: int, measured: bool, drift: bool, replays: bool) -> int:
     """Count passes over a batch, in units of a plain forward pass; a backward pass counts twice.
 
     Args:
         losses: numbers of losses that are differentiated: yardsticks, or draws of labels.
         measured: scales are taken from the inputs of ops, by a pass of its own in `memory: low`.
         drift: everything is rounded once.
-        low: `memory: low`, in which blocks run once more for each loss.
+        replays: blocks run once more for each loss, as in `memory: low`.
 
     Example:
-        >>> passes(losses=1, measured=True, drift=False, low=True)
+        >>> passes(losses=1, measured=True, drift=False, replays=True)
         5
     """
-    return 1 + 2 * losses + measured + drift + low * losses
+    return 1 + 2 * losses + measured + drift + replays * losses
 
 
 def estimated_s(graph: Graph, dtype: torch.dtype, *, batches: int, passes: int) -> float:

@@ -14,9 +14,9 @@ def graph_of(*ops):
 @pytest.mark.parametrize(
     ("settings", "count"),
     [
-        ({"losses": 1, "measured": False, "drift": False, "low": False}, 3),
-        ({"losses": 2, "measured": True, "drift": True, "low": False}, 1 + 4 + 1 + 1),
-        ({"losses": 2, "measured": True, "drift": True, "low": True}, 1 + 4 + 1 + 1 + 2),
+        ({"losses": 1, "measured": False, "drift": False, "replays": False}, 3),
+        ({"losses": 2, "measured": True, "drift": True, "replays": False}, 1 + 4 + 1 + 1),
+        ({"losses": 2, "measured": True, "drift": True, "replays": True}, 1 + 4 + 1 + 1 + 2),
     ],
 )
 def test_passes(settings, count):
