@@ -55,8 +55,8 @@ def _rows(depth: int, ops: Sequence[tuple[Path, Op]]) -> list[list[Path]]:
 
 
 def _runs_once(members: Sequence[tuple[Path, Op]]) -> bool:
-    """Tell if a module surely runs once: some op of its does."""
-    return any(op.calls == 1 for _, op in members)
+    """Tell if a module surely runs once: some op of its does. An expert may get no token."""
+    return any(op.calls == 1 and op.share == 1.0 for _, op in members)
 
 
 def _contents(depth: int, members: Sequence[tuple[Path, Op]]) -> list[tuple[object, ...]]:

@@ -19,6 +19,15 @@ def graph(*names, sizes=None, calls=None):
     )
 
 
+def with_experts(layers, experts):
+    """So many layers with more experts in each: their ops run in some of the passes."""
+    names = [f"layers.{i}.experts.{j}.up" for i in range(layers) for j in range(experts)]
+    ops = [Op(name, "linear", 1, 6, 1, share=0.9) for name in names]
+    routers = [Op(f"layers.{i}.gate", "linear", 1, 6, 1) for i in range(layers)]
+    whole = [op for i in range(layers) for op in (routers[i], *ops[i * experts : (i + 1) * experts])]
+    return Graph(tuple(whole), (), (), {})
+
+
 def layers(count, prefix="layers", ops=("q", "up")):
     return [f"{prefix}.{i}.{op}" for i in range(count) for op in ops]
 
@@ -38,6 +47,7 @@ CASES = {
         ("layers.0", "layers.1", "layers.2", "layers.3"),
     ),
     "ops beside each other are no blocks": (graph("0", "1", "2"), ()),
+    "experts run beside each other": (with_experts(2, 5), ("layers.0", "layers.1")),
     "of other sizes": (graph(*layers(2), sizes={"layers.1.q": 8}), ()),
     "entered twice": (graph("layers.0.q", "layers.1.q", "layers.0.up", "layers.1.up"), ()),
     "shared by all layers": (graph(*layers(2), calls=dict.fromkeys(layers(2), 3)), ()),
