@@ -18,7 +18,9 @@ def validate(
     ] = False,
     through: Annotated[
         str | None,
-        typer.Option(help="What lowers the ops: `inc`, or `hooks` that round as INC on a CPU does."),
+        typer.Option(
+            help="What lowers ops: `inc`; `hooks` that round as INC does; or `auto`, INC for the plan alone."
+        ),
     ] = None,
     allow_code: AllowCode = False,
     tau: Annotated[

@@ -84,7 +84,8 @@ class Validation:
     predicted over their mean measured loss MSE; both are None where the loss was not priced. `kl` is None
     where no KL divergence was measured.
 
-    `through` says what lowered the ops, `attention`, `dtype` and `threads` how the model ran.
+    `through` says what lowered the ops of the plan, `points_through` those of the random plans (None: the
+    same); `attention`, `dtype` and `threads` how the model ran.
     """
 
     samples: int
@@ -102,6 +103,7 @@ class Validation:
     attention: str | None = None
     dtype: str | None = None
     threads: int | None = None
+    points_through: Through | None = None
 
     @property
     def verdict(self) -> str:
@@ -200,7 +202,8 @@ class Round:
 class Verification:
     """A closed loop: every plan that was measured on held-out samples, and the one that was chosen.
 
-    `verify_confidence` is the level of the rounds' intervals; `kl` and `floor` are those of `Thresholds`.
+    `verify_confidence` is the level of the rounds' intervals; `kl` and `floor` are those of `Thresholds`;
+    `through` says what lowered the ops.
     """
 
     tau: float | None
@@ -210,6 +213,7 @@ class Verification:
     verify_confidence: float = VERIFY_CONFIDENCE
     kl: float | None = None
     floor: float = 0.0
+    through: Through = "inc"
 
     @property
     def thresholds(self) -> Thresholds:

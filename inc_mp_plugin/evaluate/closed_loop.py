@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.plan import Interval
@@ -17,6 +18,7 @@ _WIDE = tuple(1.2**power for power in range(-4, 8))
 _NARROW = (0.25, 0.5, 0.75)  # of the way from a threshold that held to the next, on a logarithmic scale
 _SMALLER = (0.125, 0.25, 0.5)  # of the first threshold, if it did not hold
 _NOTHING = Measured(0.0, Interval(0.0, 0.0), 0.0, Interval(0.0, 0.0))  # of a plan that lowers nothing
+_AHEAD = 4  # plans that are announced together: on average, half of the last ones are in vain
 MOST_PLANS = len(_WIDE) + len(_NARROW)
 
 
@@ -27,6 +29,7 @@ def close_loop(
     *,
     samples: int,
     level: float,
+    ahead: Callable[[Sequence[Plan]], None] = lambda plans: None,
 ) -> Verification:
     """Find the plan of largest gain whose measured normalized RMSE and KL divergence are surely in bounds.
 
@@ -50,14 +53,16 @@ def close_loop(
         thresholds: of both; at least one.
         samples: number of held-out samples.
         level: of the measured intervals, between 0 and 1.
+        ahead: is told the next plans of a row, before the first of them is measured.
 
     Returns:
         All measured plans, in order, and the chosen plan among them. A plan that lowers nothing always holds.
     """
     rounds: list[Round] = []
+    plan_of = cache(lambda part: plan_at(part**2))
 
     def attempt(part: float) -> int:
-        plan = plan_at(part**2)
+        plan = plan_of(part)
         for number, earlier in enumerate(rounds):
             if _known(earlier) == (plan.gain, plan.nrmse, plan.predicted_kl):
                 return number
@@ -77,9 +82,11 @@ def close_loop(
         )
         return len(rounds) - 1
 
-    def row(parts: Iterable[float], last: int) -> tuple[int, float | None]:
+    def row(parts: Sequence[float], last: int) -> tuple[int, float | None]:
         """Find the last plan that holds, and the part of tau at which a plan does not hold."""
-        for part in parts:
+        for place, part in enumerate(parts):
+            if not place % _AHEAD:
+                ahead([plan for other in parts[place : place + _AHEAD] if (plan := plan_of(other)).quantized])
             number = attempt(part)
             if thresholds.verdict(rounds[number].measured) != HELD:
                 return last, part
@@ -88,7 +95,7 @@ def close_loop(
                 break
         return last, None
 
-    largest = plan_at(1.0).largest_gain
+    largest = plan_of(1.0).largest_gain
     last, end = row(_WIDE, attempt(0.0))
     if end is not None:
         last, _ = row(_narrow_steps(end), last)

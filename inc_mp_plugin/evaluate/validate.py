@@ -52,12 +52,23 @@ class KLMeasurement:
         predict: returns the predicted KL, nats per token, and its interval; None where it was not priced.
         threshold: of the plan, nats per token; None if it has none.
         floor: measures the KL of the base model in its two attention kernels; None where there is but one.
+        judge: as `measure`, for the plan that is validated; `measure` itself if None.
     """
 
     measure: Callable[[Collection[str]], Divergence | None]
     predict: Predict = lambda ops: None
     threshold: float | None = None
     floor: Callable[[], float | None] = lambda: None
+    judge: Callable[[Collection[str]], Divergence | None] | None = None
+
+    def point_of_plan(self, ops: Collection[str], level: float) -> KLPoint | None:
+        """Do the same as `point` for the plan, as its judge measures it.
+
+        Args:
+            ops: that the plan quantizes.
+            level: of the interval of the measured value.
+        """
+        return replace(self, measure=self.judge or self.measure).point(ops, level)
 
     def point(self, ops: Collection[str], level: float) -> KLPoint | None:
         """Measure and predict some ops; None where the model has no KL divergence.
@@ -102,6 +113,7 @@ def validate(
     others: Iterable[Collection[str]],
     level: float = VERIFY_CONFIDENCE,
     kl: KLMeasurement | None = None,
+    judge: MeasureLoss | None = None,
 ) -> Validation:
     """Measure the loss MSE of a plan and of other sets of ops, and their KL divergence.
 
@@ -117,42 +129,42 @@ def validate(
         others: sets of ops to compare with, none empty.
         level: of the intervals of measured values, between 0 and 1.
         kl: measures KL divergences, too.
+        judge: as `measure_loss`, for the plan; `measure_loss` itself if None.
 
     Raises:
         InputError: there is no held-out sample.
         NonFiniteError: a loss is NaN or infinite.
     """
-    base = measure_loss(())
-    if not len(base):
+    if not len(measure_loss(())):
         message = "no held-out sample was given; at least one is needed"
         raise InputError(message)
 
-    def measure(ops: Collection[str]) -> FloatArray:
-        losses = measure_loss(ops)
+    def measure(ops: Collection[str], meter: MeasureLoss) -> FloatArray:
+        losses = meter(ops)
         if not np.isfinite(losses).all():
             message = f"the loss is NaN or infinite with {len(ops)} ops quantized"
             raise NonFiniteError(message)
         return losses
 
-    def point(ops: Collection[str], losses: FloatArray) -> Point:
-        changes = (losses - base) ** 2
+    def point(ops: Collection[str], meter: MeasureLoss, of_kl: KLPoint | None) -> Point:
+        changes = (measure(ops, meter) - meter(())) ** 2
         ends = mean_ratio_interval(changes, np.ones_like(changes), level)
         predicted, interval = predict(ops) or (None, None)
-        of_kl = None if kl is None else kl.point(ops, level)
         return Point(tuple(ops), predicted, interval, float(changes.mean()), ends, of_kl)
 
-    with_plan = measure(plan)
-    points = tuple(point(ops, measure(ops)) for ops in others)
+    judge = judge or measure_loss
+    base, with_plan = judge(()), measure(plan, judge)
+    points = tuple(point(ops, measure_loss, None if kl is None else kl.point(ops, level)) for ops in others)
     measured = measured_values(with_plan, base, level)
     of_kl = None if kl is None else kl.validation(points)
-    of_plan = point(plan, with_plan)
+    of_plan = point(plan, judge, None if of_kl is None or kl is None else kl.point_of_plan(plan, level))
     log_correlation, ratio = _agreement(points)
     return Validation(
         samples=len(base),
         loss_ms=float((base**2).mean()),
         tau=tau,
         nrmse=measured.nrmse,
-        plan=of_plan if of_kl is not None else replace(of_plan, kl=None),
+        plan=of_plan,
         points=points,
         log_correlation=log_correlation,
         ratio=ratio,

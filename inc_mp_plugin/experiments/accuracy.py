@@ -80,7 +80,7 @@ class Examiner:
     def _evaluate(self, ops: Collection[str], seed: int | None) -> dict[str, float]:
         from inc_mp_plugin.inc.perturb import perturbed
 
-        switch, batch_size = self._run.meter.switch, self._run.recipe.calibration.batch_size
+        switch, batch_size = self._run.meter.judge.switch, self._run.recipe.calibration.batch_size
         with nullcontext() if seed is None or not ops else perturbed(switch, seed, SPREAD):
             switch.select(dict.fromkeys(ops, self._run.meter.format))
             by_task = evaluate_tasks(

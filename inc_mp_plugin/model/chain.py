@@ -16,6 +16,7 @@ from inc_mp_plugin.model.hooks import with_forward
 from inc_mp_plugin.model.modules import module_of
 
 Run = Callable[..., Any]
+_WITHOUT_MEMORY = (Tensor, type(None), int, float, str, torch.dtype, torch.device)
 
 
 class NoChain(Exception):
@@ -167,6 +168,10 @@ class Pass:
         if name not in self._blocks[self._done : self._done + 1]:
             message = f"{name} runs twice, or not in its turn"
             raise NoChain(message)
+        for leaf in given:
+            if not isinstance(leaf, _WITHOUT_MEMORY):
+                message = f"{name} is given a {type(leaf).__name__}, which may keep what a plan shows it"
+                raise NoChain(message)
         if not self._done:
             return None
         places = [place for place, leaf in enumerate(given) if leaf is self.state]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.core.literals import Through
+from inc_mp_plugin.core.literals import Measuring
 from inc_mp_plugin.core.results import LEAST_SAMPLES
 from inc_mp_plugin.model.batches import batch_size, samples
 
@@ -26,7 +26,7 @@ class HeldOut:
         random_plans: how many plans are drawn to compare predictions with.
         seed: of the draws.
         load: returns the batches of as many samples, after a number of others.
-        through: what lowers the ops of the model that runs them.
+        through: what lowers the ops of the model that runs them; see `LossMeter`.
     """
 
     identify: Callable[[], dict[str, Any]]
@@ -34,14 +34,14 @@ class HeldOut:
     random_plans: int
     seed: int
     load: Callable[[int], Sequence[Batch]]
-    through: Through = "inc"
+    through: Measuring = "auto"
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOutBatches:
     """Held-out batches in memory, with how many random plans are measured on them, drawn from `seed`.
 
-    `through` says what lowers the ops of the model that runs them.
+    `through` says what lowers the ops of the model that runs them; see `LossMeter`.
 
     Each is equal to itself alone, and a copy of it is itself: INC copies and compares its configurations.
     """
@@ -49,7 +49,7 @@ class HeldOutBatches:
     batches: Sequence[Batch]
     random_plans: int
     seed: int
-    through: Through = "inc"
+    through: Measuring = "auto"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HeldOutBatches:
         """Return itself."""

@@ -58,6 +58,10 @@ class Subject:
         """The calibration batches."""
         return self.load_batches()
 
+    def lent(self) -> Subject:
+        """Return the same subject, whose model stays as it is when it is to be converted."""
+        return replace(self, load_model=lambda: self.model, load_batches=lambda: self.batches, borrowed=True)
+
     def model_to_convert(self) -> nn.Module:
         """Return the model for INC to convert for good: a copy with the same weights if it is the user's.
 

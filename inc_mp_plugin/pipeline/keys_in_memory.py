@@ -77,7 +77,7 @@ def heldout_batches(given: Any) -> HeldOutBatches | None:
         raise InputError(message) from error
     through = keys.pop("through", THROUGH[0])
     if through not in THROUGH:
-        message = f"validation.through is {through!r}; it must be {' or '.join(THROUGH)}"
+        message = f"validation.through is {through!r}; it must be {', '.join(THROUGH[:-1])} or {THROUGH[-1]}"
         raise InputError(message)
     for key, value in keys.items():
         if not isinstance(value, int) or isinstance(value, bool):

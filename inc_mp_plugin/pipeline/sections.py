@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inc_mp_plugin.core.literals import Estimator, Labels, Memory, Through, TimedDevice, Weights
+from inc_mp_plugin.core.literals import Estimator, Labels, Measuring, Memory, TimedDevice, Weights
 from inc_mp_plugin.model.data.shape import BatchShape
 from inc_mp_plugin.model.data.source import DataSource, Excerpt
 
@@ -88,12 +88,13 @@ class ValidationSection(DataSection):
     """Held-out samples, never those of the calibration, and the number of random plans to compare.
 
     A plan is reported on the first `samples` of the data; a closed loop reads as many after them. `through`
-    says what lowers ops there: INC itself, or hooks that round as INC on a CPU does.
+    says what lowers ops there: "inc", INC itself; "hooks", which round as INC on a CPU does and measure many
+    plans together; or "auto", INC for the plan and hooks for all other plans.
     """
 
     random_plans: Annotated[int, Field(ge=3)] = 20
     seed: int = 0
-    through: Through = "inc"
+    through: Measuring = "auto"
 
 
 class RunSection(Section):

@@ -9,6 +9,8 @@ from inc_mp_plugin.core.results import KLPoint, KLValidation, Point, Validation
 from inc_mp_plugin.core.verdicts import Measured, Thresholds
 from inc_mp_plugin.report.text import has_tau, span
 
+WAYS = {"inc": "INC", "hooks": "hooks that round as INC does"}  # of lowering ops
+
 
 def without_cache(plan: Plan) -> bool:
     """Tell if losses are measured of a plan's ops alone: INC has no KV cache to put in FP8 on a CPU."""
@@ -39,12 +41,12 @@ def measured_text(validation: Validation, plan: Plan) -> str:
         validation: of the plan.
         plan: that was measured.
     """
-    through = {"inc": "INC", "hooks": "hooks that round as INC does"}[validation.through]
-    texts = [f"On {validation.samples} held-out samples through {through}, {_loss_text(validation, plan)}"]
+    way = WAYS[validation.through]
+    texts = [f"On {validation.samples} held-out samples through {way}, {_loss_text(validation, plan)}"]
     if validation.log_correlation is not None and validation.ratio is not None:
         points = [point for point in validation.points if point.interval is not None]
         agreement = _agreement(validation.log_correlation, validation.ratio, points)
-        texts.append(f"Over {len(validation.points)} random plans {agreement}")
+        texts.append(f"Over {len(validation.points)} random plans{_otherwise(validation)} {agreement}")
     if validation.kl is not None and validation.plan.kl is not None:
         texts.append(_kl_text(validation.kl, validation.plan.kl, validation, unmeasured=without_cache(plan)))
     return " ".join(texts)
@@ -98,8 +100,14 @@ def _kl_text(kl: KLValidation, point: KLPoint, validation: Validation, *, unmeas
         text += ": nothing is held closer to its threshold." if judged and not unmeasured else "."
     if kl.log_correlation is not None and kl.ratio is not None:
         others = [other.kl for other in validation.points if other.kl is not None and other.kl.interval]
-        text += f" Over the random plans, of KL, {_agreement(kl.log_correlation, kl.ratio, others)}"
+        agreement = _agreement(kl.log_correlation, kl.ratio, others)
+        text += f" Over the random plans{_otherwise(validation)}, of KL, {agreement}"
     return text
+
+
+def _otherwise(validation: Validation) -> str:
+    """Say what lowered the ops of random plans, if something else than those of the plan."""
+    return "" if validation.points_through is None else f" through {WAYS[validation.points_through]}"
 
 
 def changes_text(point: KLPoint) -> str:

@@ -11,7 +11,7 @@ from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.verdicts import EXCEEDED, HELD, verdict
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Bars, Blocks, MapCell, MapGrid, PlanMap, Table, Tile, Tiles
-from inc_mp_plugin.report.measured import changes_text, without_cache
+from inc_mp_plugin.report.measured import WAYS, changes_text, without_cache
 from inc_mp_plugin.report.text import Cell, PlanTable, amount, has_tau, nrmse_of, percent, span, tie_groups
 
 _TOP = 12
@@ -66,27 +66,30 @@ def _kl_tiles(run: RunArtefacts) -> list[Tile]:
     ]
 
 
-def _measured_nrmse(run: RunArtefacts) -> tuple[float, Interval | None, int] | None:
-    """Return the plan's NRMSE on held-out samples, its interval, and their number; None if not measured."""
+def _measured_nrmse(run: RunArtefacts) -> tuple[float, Interval | None, int, str] | None:
+    """Return the plan's NRMSE on held-out samples, its interval, their number, and what lowered the ops.
+
+    None if it was not measured.
+    """
     validation, loop, plan = run.validation, run.verification, run.plan
     if validation is not None:
-        return validation.nrmse, validation.nrmse_interval, validation.samples
+        return validation.nrmse, validation.nrmse_interval, validation.samples, WAYS[validation.through]
     if loop is None:
         return None
     choice = loop.rounds[loop.chosen]
     if (choice.correction, choice.gain) != (plan.correction, plan.gain):
         return None
-    return choice.measured_nrmse, choice.interval, loop.samples
+    return choice.measured_nrmse, choice.interval, loop.samples, WAYS[loop.through]
 
 
 def _measured_tile(run: RunArtefacts) -> Tile:
     label, measured = "NRMSE of the loss, measured", _measured_nrmse(run)
     if measured is None:
         return Tile(label, "–", f"run `{run.how_to('inc-mp validate', 'validation=heldout')}`")
-    nrmse, interval, samples = measured
+    nrmse, interval, samples, way = measured
     without = ", without the KV cache in FP8" if without_cache(run.plan) else ""
     ends = f"interval {span(interval)}, " if interval else ""
-    return Tile(label, f"{nrmse:.3g}", f"{ends}through INC, {samples} held-out samples{without}")
+    return Tile(label, f"{nrmse:.3g}", f"{ends}through {way}, {samples} held-out samples{without}")
 
 
 def _tau_tile(run: RunArtefacts) -> Tile:

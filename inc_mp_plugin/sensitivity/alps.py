@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial as bind
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +17,15 @@ from inc_mp_plugin.core.plan import ALPS, OpValues
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.model.outcome import Outcome
 from inc_mp_plugin.model.plain_batches import plain_batches
 from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.runtime import ranks
-from inc_mp_plugin.runtime.progress import say, tracked
+from inc_mp_plugin.runtime.pace import Work
+from inc_mp_plugin.runtime.progress import say, steps, tracked
 from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
-from inc_mp_plugin.sensitivity.rounded import rounded
+from inc_mp_plugin.sensitivity.plan_runs import PlanRuns
 from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding, observe_rounding
 
 if TYPE_CHECKING:
@@ -112,8 +116,8 @@ def measure_alps_without_training(
 ) -> OpValues:
     """Measure ALPS without training: how much the mean loss rises with each op alone rounded.
 
-    There is one forward pass over the batches per op and format. Of several processes, each runs batches of
-    its own, and the values are those of all samples.
+    All ops run side by side, where the model's blocks are a chain: what runs before an op, runs once for
+    all. Of several processes, each runs batches of its own, and the values are those of all samples.
 
     Args:
         model: in its base format; leaves as it came.
@@ -144,17 +148,49 @@ def measure_alps_without_training(
         raise InputError(message)
     ops = [op.name for op in graph.ops if (op.name, 0) in rounder.maxabs]
 
-    def total_loss(lowered: Formats) -> float:
-        with as_measured(model), torch.no_grad(), rounded(model, rounder, lowered):
-            return sum(float(sample_losses(model, batch, loss_fn).double().sum()) for batch in batches)
+    def run(batch: Any) -> Outcome:
+        return Outcome(sample_losses(model, batch, loss_fn), None)
 
-    totals = _scores(_trials(ops, formats), total_loss, partial)
+    with as_measured(model), torch.no_grad():
+        runs = PlanRuns(model, graph, rounder, as_used=True)
+        totals = _total_losses(runs, _trials(ops, formats), batches, run, partial=partial)
     samples = np.array(sum(batch_size(batch) for batch in batches))
     everywhere = ranks.exchange_arrays({"samples": samples, **{k: np.array(v) for k, v in totals.items()}})
     count = sum(int(part["samples"]) for part in everywhere)
     means = {key: sum(float(part[key]) for part in everywhere) / count for key in totals}
     partial.remove()
     return _values(ops, formats, means, "loss")
+
+
+def _total_losses(
+    runs: PlanRuns,
+    trials: Mapping[str, Formats],
+    batches: Sequence[Any],
+    run: Callable[[Any], Outcome],
+    *,
+    partial: Partial,
+) -> dict[str, float]:
+    """Add up the losses of all samples for each trial; after an interrupt, go on at the next batch."""
+    kept, keys = partial.load(), list(trials)
+    done = {key: int(kept.get(f"{key} batches", 0)) for key in keys}
+    totals = {key: float(kept[key]) if done[key] else 0.0 for key in keys}
+    if kept:
+        say(f"alps: going on after {min(done.values())} of {len(batches)} batches that were measured before")
+    size = runs.at_once(bind(run, batches[0])) if batches else 1
+    groups = [keys[start : start + size] for start in range(0, len(keys), size)]
+    due = [[k for k in group if done[k] <= n] for group in groups for n in range(len(batches))]
+    total = sum(runs.steps([trials[key] for key in row]) for row in due)
+    work = Work(f"ALPS, each of {len(keys) - 1} ops alone", total, noun="run", shorter=_SHORTER)
+    with steps(work) as advance:
+        for number, row in zip(cycle(range(len(batches))), due, strict=False):
+            results = runs.results([trials[k] for k in row], bind(run, batches[number]), advance)
+            for members, result in results if row else ():
+                for key in (row[member] for member in members):
+                    totals[key] = _checked(totals[key] + float(result.losses.double().sum()), key)
+                    done[key] = number + 1
+            counts = {f"{key} batches": np.array(count) for key, count in done.items()}
+            partial.save({**{key: np.array(value) for key, value in totals.items()}, **counts})
+    return totals
 
 
 def _values(ops: Sequence[str], formats: Sequence[str], scores: Mapping[str, float], unit: str) -> OpValues:

@@ -25,10 +25,25 @@ if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.model.outcome import Outcome
+    from inc_mp_plugin.sensitivity.plan_runs import PlanRuns
     from inc_mp_plugin.stages.measured_model import MeasuredModel
 
     Running = Callable[[], AbstractContextManager[nn.Module]]
-    Results = dict[int, tuple[Tensor, Rows | None]]
+    Formats = Mapping[str, str]
+
+
+class Part(NamedTuple):
+    """What a batch adds to the losses of a plan, and to its divergence if there is one."""
+
+    losses: FloatArray
+    rows: Rows | None
+
+
+def whole(parts: Sequence[Part]) -> tuple[FloatArray, Divergence | None]:
+    """Join the parts of all batches: losses, shape (samples,), and the divergence, if every part has one."""
+    rows = [part.rows for part in parts if part.rows is not None]
+    losses = np.concatenate([part.losses for part in parts])
+    return losses, joined(rows) if rows and len(rows) == len(parts) else None
 
 
 class Conditions(NamedTuple):
@@ -84,9 +99,35 @@ class Comparison:
         """
         if not formats:
             return np.concatenate(
-                [_array(run.losses) for _, run in self._keep_base(range(self._batches))]
+                [_array(run.losses) for _, run in self._keep_base(range(self.batches))]
             ), None
         return self._compared(partial(self._model.lowered, formats))
+
+    def of_batch(
+        self, runs: PlanRuns, number: int, plans: Sequence[Formats], advance: Callable[[], None]
+    ) -> list[Part]:
+        """Measure one batch with each of several plans; see `of`.
+
+        Args:
+            runs: of the model.
+            number: of the batch.
+            plans: formats of the ops that are lowered.
+            advance: as in `PlanRuns.results`.
+        """
+        parts: dict[int, Part] = {}
+        batch, base = self._heldout[number], None
+        with self._base() as model:
+            for members, run in runs.results(plans, partial(self._run, model, batch), advance):
+                blocks = row_blocks(base.predicted) if base is not None and base.predicted else None
+                part = self._result(run, blocks, model, batch)
+                parts |= dict.fromkeys(members, part)
+                base = base or run
+        return [parts[index] for index in range(len(plans))]
+
+    def at_once(self, runs: PlanRuns) -> int:
+        """Return how many plans may run side by side; see `PlanRuns.at_once`."""
+        with self._base() as model:
+            return runs.at_once(partial(self._run, model, self._heldout[0]))
 
     def of_other_kernel(self) -> Divergence | None:
         """Measure the KL divergence of the base model from itself in the other attention kernel.
@@ -109,12 +150,13 @@ class Comparison:
             yield model
 
     @property
-    def _batches(self) -> int:
+    def batches(self) -> int:
+        """The number of held-out batches."""
         return len(self._heldout)
 
     def _compared(self, running: Running) -> tuple[FloatArray, Divergence | None]:
         """Run a model on all batches; compare it with the base model, unless there is no distribution."""
-        results: Results = {}
+        results: dict[int, Part] = {}
         for _ in self._keep_base(self._unknown() if not self.why_not else ()):
             if self.why_not:
                 break
@@ -123,21 +165,18 @@ class Comparison:
                 blocks = self._logits.blocks(number) if not self.why_not else None
                 if blocks is not None or self.why_not:
                     results[number] = self._result(self._run(model, batch), blocks, model, batch)
-        for number in sorted(set(range(self._batches)) - results.keys()):
+        for number in sorted(set(range(self.batches)) - results.keys()):
             batch = self._heldout[number]
             with self._base() as model:
                 base = self._run(model, batch)
             with running() as model:
                 blocks = None if base.predicted is None else row_blocks(base.predicted)
                 results[number] = self._result(self._run(model, batch), blocks, model, batch)
-        ordered = [results[number] for number in range(self._batches)]
-        losses, rows = np.concatenate([_array(part) for part, _ in ordered]), [part for _, part in ordered]
-        complete = [part for part in rows if part is not None]
-        return losses, joined(complete) if len(complete) == len(rows) and rows else None
+        return whole([results[number] for number in range(self.batches)])
 
     def _unknown(self) -> list[int]:
         """List the batches whose base logits are neither kept nor too large for that."""
-        return [n for n in range(self._batches) if n not in self._refused and self._logits.blocks(n) is None]
+        return [n for n in range(self.batches) if n not in self._refused and self._logits.blocks(n) is None]
 
     def _keep_base(self, numbers: Iterable[int]) -> Iterator[tuple[int, Outcome]]:
         """Run the base model on some batches, and keep its logits if there is room."""
@@ -153,14 +192,12 @@ class Comparison:
         self.why_not = self.why_not or run.why
         return run
 
-    def _result(
-        self, run: Outcome, base: Iterable[Tensor] | None, model: nn.Module, batch: Batch
-    ) -> tuple[Tensor, Rows | None]:
+    def _result(self, run: Outcome, base: Iterable[Tensor] | None, model: nn.Module, batch: Batch) -> Part:
         """Return the losses of a batch and, with base logits, what it adds to a divergence."""
         if base is None or run.predicted is None:
-            return run.losses, None
+            return Part(_array(run.losses), None)
         labels = labels_in(model, placed(model, batch), run.predicted)
-        return run.losses, divergence_rows(base, run.predicted, labels)
+        return Part(_array(run.losses), divergence_rows(base, run.predicted, labels))
 
 
 def _array(losses: Tensor) -> FloatArray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,16 @@ from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.runtime.store import Partial, fingerprint
 from inc_mp_plugin.stages.comparison import Comparison, Conditions
 from inc_mp_plugin.stages.measured_model import MeasuredModel, ThroughHooks, ThroughInc
+from inc_mp_plugin.stages.together import Together
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.core.literals import Through
     from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.heldout import HeldOut
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.model.switch import Switch
+    from inc_mp_plugin.sensitivity.plan_runs import PlanRuns
     from inc_mp_plugin.stages.job import Job
 
 _FLOOR, _CONDITIONS = "floor", "conditions"
@@ -37,8 +41,9 @@ class LossMeter:
     """Measures losses and KL divergences, each choice of ops once: they are stored beside the artefacts.
 
     Both come from one run of the model. Through INC, the model is converted once and for good, for the first
-    loss that is not stored yet; afterwards ops are switched. One lower format is measured: the first of the
-    job.
+    loss that is not stored yet; afterwards ops are switched. Through hooks, many choices are measured
+    together. With "auto" this is a meter through hooks, and its `judge` is one through INC. One lower format
+    is measured: the first of the job.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class LossMeter:
         if beside is not None:
             name, self._skip = "verified_losses", heldout.samples
             settings["validation.skip"] = self._skip
-        self.through = heldout.through
+        self.through: Through = "hooks" if heldout.through == "auto" else heldout.through
         if self.through != "inc":
             name = f"{name}_{self.through}"
             settings["validation.through"] = self.through
@@ -99,9 +104,22 @@ class LossMeter:
         return LossMeter(*same, ops=self._ops, out=self._out, beside=self)
 
     @cached_property
+    def judge(self) -> LossMeter:
+        """The meter of the final plan, on the same samples: through INC, unless hooks were asked for."""
+        if self.samples.through != "auto":
+            return self
+        samples = replace(self.samples, through="inc")
+        return LossMeter(self._job, samples, self.subject.lent(), self._graph, ops=self._ops, out=self._out)
+
+    @cached_property
     def heldout(self) -> Sequence[Batch]:
         """The held-out batches."""
         return self.samples.load(self._skip)
+
+    @property
+    def together(self) -> bool:
+        """True if many choices are measured together, in less time than one after the other."""
+        return self._model.runs is not None
 
     @property
     def switch(self) -> Switch:
@@ -172,15 +190,18 @@ class LossMeter:
         if done and ops and self._asks_for_kl:
             done = from_arrays(self._measured, key) is not None
         if not done:
-            losses, divergence = self._comparison.of(dict.fromkeys(ops, self.format))
-            if not np.isfinite(losses).all():
-                raise NonFiniteError(self._why_not_finite(ops, "loss"))
-            if divergence is not None:
-                if not np.isfinite(divergence.kl).all():
-                    raise NonFiniteError(self._why_not_finite(ops, "KL divergence"))
-                self._measured |= divergence.to_arrays(key)
-            self._keep(key, losses)
+            self._take(ops, *self._comparison.of(dict.fromkeys(ops, self.format)))
         return self._measured
+
+    def _take(self, ops: Collection[str], losses: FloatArray, divergence: Divergence | None) -> None:
+        """Store what was measured of a choice of ops."""
+        if not np.isfinite(losses).all():
+            raise NonFiniteError(self._why_not_finite(ops, "loss"))
+        if divergence is not None:
+            if not np.isfinite(divergence.kl).all():
+                raise NonFiniteError(self._why_not_finite(ops, "KL divergence"))
+            self._measured |= divergence.to_arrays(_key(ops))
+        self._keep(_key(ops), losses)
 
     def _keep(self, key: str, value: Any) -> None:
         self._measured[key] = value
@@ -189,18 +210,33 @@ class LossMeter:
     def measure(self, choices: Sequence[Collection[str]], description: str, shorter: str) -> None:
         """Measure the losses of all choices of ops that are not stored yet, and show the progress.
 
+        Through hooks they are measured together.
+
         Args:
             choices: sets of ops in the lower format.
             description: name of the work.
             shorter: advice to the user on making the work shorter.
         """
-        by_key = {_key(ops): ops for ops in choices}
-        missing = [ops for key, ops in by_key.items() if key not in self._measured]
+        missing = {key: ops for ops in choices if (key := _key(ops)) not in self._measured}
+        if missing and self._model.runs is not None:
+            self._measure_together(self._model.runs, missing, description, shorter)
+            return
         if missing:
             self.losses(())  # converts the model, which is no part of a plan's time
-        with tracked(missing, description, noun="plan", shorter=shorter) as plans:
+        with tracked(list(missing.values()), description, noun="plan", shorter=shorter) as plans:
             for ops in plans:
                 self.losses(ops)
+
+    def _measure_together(
+        self, runs: PlanRuns, missing: Mapping[str, Collection[str]], description: str, shorter: str
+    ) -> None:
+        if (base := _key(())) not in self._measured:
+            missing = {base: (), **missing}
+        plans = {key: dict.fromkeys(ops, self.format) for key, ops in missing.items()}
+        path = self._partial.path.with_suffix(".partial.npz")
+        together = Together(self._comparison, runs, Partial(path, self._partial.key))
+        for key, losses, divergence in together.measured(plans, description, shorter):
+            self._take(missing[key], losses, divergence)
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan that lowers ops to another format than the measured one.

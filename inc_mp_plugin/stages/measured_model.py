@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.model.switch import Switch
+    from inc_mp_plugin.sensitivity.plan_runs import PlanRuns
     from inc_mp_plugin.sensitivity.rounded import Rounder
     from inc_mp_plugin.stages.job import Job
 
 
 class MeasuredModel(Protocol):
     """A model whose ops can be put into a lower format."""
+
+    @property
+    def runs(self) -> PlanRuns | None:
+        """Runs of several plans together; None where plans can only run one after the other."""
 
     def lowered(self, formats: Mapping[str, str]) -> AbstractContextManager[nn.Module]:
         """Run these ops, {op: format}, in a lower format inside a `with`, and all others in the base format.
@@ -48,6 +53,7 @@ class ThroughInc:
     subject: Subject
     graph: Graph
     ops: Sequence[str]
+    runs: None = None
 
     @cached_property
     def switch(self) -> Switch:
@@ -110,6 +116,13 @@ class ThroughHooks:
         from inc_mp_plugin.sensitivity.memory import decided
 
         return decided(self.job.memory, self.model, self.graph, rounded=True) == "low"
+
+    @cached_property
+    def runs(self) -> PlanRuns:
+        """Runs of several plans together."""
+        from inc_mp_plugin.sensitivity.plan_runs import PlanRuns
+
+        return PlanRuns(self.model, self.graph, self._rounder, as_used=self._as_used)
 
     @contextmanager
     def lowered(self, formats: Mapping[str, str]) -> Iterator[nn.Module]:

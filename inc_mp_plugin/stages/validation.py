@@ -14,14 +14,11 @@ from inc_mp_plugin.core.results import Validation
 from inc_mp_plugin.evaluate.validate import KLMeasurement, random_plans, validate
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import artefact_of
-from inc_mp_plugin.runtime.pace import Work
-from inc_mp_plugin.runtime.progress import steps
 from inc_mp_plugin.solver.uncertainty import predict as predict_cost
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.kl_model import KLModel
     from inc_mp_plugin.core.loss_model import LossModel
-    from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.stages.loss_meter import LossMeter
 
     Price = LossModel | KLModel | None
@@ -54,18 +51,22 @@ def validation_stage(meter: LossMeter, losses: Costs, plan: Plan, out: Path) -> 
 
     def make() -> Validation:
         others = random_plans(losses.ops, heldout.random_plans, heldout.seed)
-        work = Work("Validation", 2 + len(others), noun="plan", shorter=_SHORTER)
-        with steps(work) as advance:
-
-            def measure(ops: Collection[str]) -> FloatArray:
-                measured = meter.losses(ops)
-                advance()
-                return measured
-
-            of_loss, of_kl = partial(predict, losses.loss), partial(predict, losses.kl)
-            kl = KLMeasurement(meter.divergence, of_kl, plan.kl, meter.floor)
-            ops, sure = plan.quantized, meter.verify_confidence
-            measured = validate(measure, of_loss, ops, plan.tau, others=others, level=sure, kl=kl)
+        judge, ops = meter.judge, plan.quantized
+        meter.measure([*others, *([ops] if judge is meter else [])], "Validation", _SHORTER)
+        if judge is not meter:
+            judge.measure([ops], "Validation of the plan", _SHORTER)
+        of_loss, of_kl = partial(predict, losses.loss), partial(predict, losses.kl)
+        kl = KLMeasurement(meter.divergence, of_kl, plan.kl, meter.floor, judge.divergence)
+        measured = validate(
+            meter.losses,
+            of_loss,
+            ops,
+            plan.tau,
+            others=others,
+            level=meter.verify_confidence,
+            kl=kl,
+            judge=judge.losses,
+        )
         return _under_its_conditions(measured, meter)
 
     return VALIDATION.make(out, _depends_on(meter, losses, plan), make)
@@ -83,6 +84,8 @@ def _depends_on(meter: LossMeter, losses: Costs, plan: Plan) -> store.Json:
         "kl": plan.kl,
         "verify_confidence": meter.verify_confidence,
     }
+    if meter.judge is not meter:
+        depends_on["plan.through"] = meter.judge.through
     if plan.serving.kv_cache == "fp8":
         depends_on["kv_cache"] = "fp8 (not measured)"
     return depends_on
@@ -91,5 +94,12 @@ def _depends_on(meter: LossMeter, losses: Costs, plan: Plan) -> store.Json:
 def _under_its_conditions(validation: Validation, meter: LossMeter) -> Validation:
     """Add what lowered the ops, and how the model ran."""
     attention, threads = meter.conditions()
-    through, dtype = meter.through, meter.subject.base
-    return replace(validation, through=through, attention=attention, dtype=dtype, threads=threads)
+    through, others, dtype = meter.judge.through, meter.through, meter.subject.base
+    return replace(
+        validation,
+        through=through,
+        points_through=others if others != through else None,
+        attention=attention,
+        dtype=dtype,
+        threads=threads,
+    )

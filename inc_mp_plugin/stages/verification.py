@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -20,6 +20,8 @@ from inc_mp_plugin.runtime.store import Json
 
 if TYPE_CHECKING:
     from inc_mp_plugin.stages.loss_meter import LossMeter
+
+_SHORTER = "fewer samples (validation.samples) take less"
 
 VERIFICATION = artefact_of(Verification, "verification")
 
@@ -50,6 +52,14 @@ def verification_stage(
             say(f"verify: {round_text(measured, plan.nrmse, plan.predicted_kl, thresholds=thresholds)}")
             return measured
 
-        return close_loop(plan_at, measure, thresholds, samples=meter.samples.samples, level=level)
+        def ahead(plans: Sequence[Plan]) -> None:
+            if meter.together:
+                for plan in plans:
+                    meter.check(plan)
+                meter.measure([plan.quantized for plan in plans], "Verification", _SHORTER)
+
+        samples = meter.samples.samples
+        loop = close_loop(plan_at, measure, thresholds, samples=samples, level=level, ahead=ahead)
+        return replace(loop, through=meter.through)
 
     return VERIFICATION.make(out, {**meter.depends_on, **depends_on, "verify_confidence": level}, make)
