@@ -114,6 +114,26 @@ class Chain:
         with _forwards(self.model, self.blocks, run):
             yield
 
+    @contextmanager
+    def shown(self, state: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Let what runs behind the blocks read another hidden state than theirs, inside a `with`.
+
+        Args:
+            state: takes the last block's output, and returns what is read.
+        """
+        last = self.blocks[-1]
+        block = module_of(self.model, last)
+
+        def run(forward: Run, *args: Any, **kwargs: Any) -> Any:
+            result = forward(*args, **kwargs)
+            values = leaves(result)
+            place = _only_tensor(last, values)
+            values[place] = state(values[place])
+            return with_leaves(result, values)
+
+        with with_forward(block, partial(run, block.forward)):
+            yield
+
 
 _STATE = object()  # stands in the place of the tensor in a block's output
 

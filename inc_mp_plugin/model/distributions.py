@@ -79,11 +79,20 @@ def distributions_in(output: Any, model: nn.Module, batch: Batch) -> Distributio
         logits = logits.reshape(size, 1, -1)
         return Distributions(logits, torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device))
     counted = _counted(model, batch, logits)
+    check_counted(counted)
+    return Distributions(logits, counted)
+
+
+def check_counted(counted: Tensor) -> None:
+    """Check that some position of each sample counts.
+
+    Raises:
+        InputError: none of a sample does.
+    """
     empty = (~counted.any(dim=1)).nonzero().flatten().tolist()
     if empty:
         message = f"sample {1 + empty[0]} of a batch has no position that counts, so it has no KL divergence"
         raise InputError(message)
-    return Distributions(logits, counted)
 
 
 def _check_one_class(model: nn.Module, batch: Batch, logits: Tensor) -> None:

@@ -31,7 +31,6 @@ def drawn_losses(distributions: Distributions, numbers: Sequence[int], *, seed: 
     return token_losses(distributions.logits, labels, IGNORED_LABEL).sum(dim=1)
 
 
-@torch.no_grad()
 def draw_labels(distributions: Distributions, numbers: Sequence[int], *, seed: int, draw: int) -> Tensor:
     """Draw a label for every position that counts, `IGNORED_LABEL` elsewhere; shape (samples, positions).
 
@@ -41,14 +40,38 @@ def draw_labels(distributions: Distributions, numbers: Sequence[int], *, seed: i
         seed: of all labels.
         draw: number of the draw.
     """
-    logits, counted = distributions
-    uniform = torch.zeros(counted.shape, dtype=torch.float64, device=logits.device)
+    uniform = uniform_numbers(distributions.counted, numbers, seed=seed, draw=draw)
+    return labels_at(distributions, uniform)
+
+
+def uniform_numbers(counted: Tensor, numbers: Sequence[int], *, seed: int, draw: int) -> Tensor:
+    """Draw a number from 0 to 1 for every position that counts, in FP64; 0 elsewhere.
+
+    Args:
+        counted: positions that count, shape (samples, positions).
+        numbers: of the samples.
+        seed: of all labels.
+        draw: number of the draw.
+    """
+    uniform = torch.zeros(counted.shape, dtype=torch.float64, device=counted.device)
     for place, number in enumerate(numbers):
         generator = torch.Generator().manual_seed(_seed(seed, number, draw))
         # Padding takes no number, so that it changes no label.
         count = int(counted[place].sum())
         values = torch.rand(count, generator=generator, dtype=torch.float64)
-        uniform[place, counted[place]] = values.to(logits.device)
+        uniform[place, counted[place]] = values.to(counted.device)
+    return uniform
+
+
+@torch.no_grad()
+def labels_at(distributions: Distributions, uniform: Tensor) -> Tensor:
+    """Find the label of every position that counts by its uniform number; `IGNORED_LABEL` elsewhere.
+
+    Args:
+        distributions: of some positions.
+        uniform: a number for each of them, shape (samples, positions).
+    """
+    logits, counted = distributions
     labels = torch.full(counted.shape, IGNORED_LABEL, device=logits.device)
     for block in blocks(logits):
         x = logits[block].float()

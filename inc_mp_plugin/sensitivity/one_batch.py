@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -20,16 +20,18 @@ from inc_mp_plugin.model.batches import batch_size, call, placed, sample_lengths
 from inc_mp_plugin.model.distributions import Distributions, distributions_in
 from inc_mp_plugin.model.hooks import recorded
 from inc_mp_plugin.model.losses import sample_losses
+from inc_mp_plugin.sensitivity.backward import Backward, InParts, Labels, Whole
 from inc_mp_plugin.sensitivity.drawn_labels import drawn_losses
 from inc_mp_plugin.sensitivity.maxabs import raise_to
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rows import Rows
+from inc_mp_plugin.sensitivity.tap_rows import to_rows
 from inc_mp_plugin.sensitivity.taps import Taps
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
+    from inc_mp_plugin.model.tail import Tail
     from inc_mp_plugin.sensitivity.maxabs import MaxAbs
     from inc_mp_plugin.sensitivity.rounded import Errors
 
@@ -48,7 +50,8 @@ class Pass:
     at all. `rounding` gives rounding errors q in some formats, or their root mean square; without, none is
     measured. With `low`, repeated blocks keep their inputs alone, and run once more for their gradients.
     `held` says that the rounding errors' scales are not known before all batches have run: it is raised to
-    the maxabs of each batch, and backward passes wait.
+    the maxabs of each batch, and backward passes wait. With a `tail`, logits of a large batch are computed
+    for some tokens at a time.
     """
 
     model: nn.Module
@@ -59,6 +62,7 @@ class Pass:
     kl: Estimate | None = None
     low: bool = False
     held: MaxAbs | None = None
+    tail: Tail | None = None
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -116,6 +120,7 @@ class Pass:
         """
         size = 1 if loss_of is not None else batch_size(batch)
         kl_size = 1 if whole else size
+        tail = self.tail if loss_of is None and self.tail is not None and self.tail.serves(batch) else None
         taps = Taps(
             self.model,
             self.graph,
@@ -125,57 +130,53 @@ class Pass:
             tokens=sample_lengths(batch),
             together=not self.loss,
             blocks=self.blocks,
+            apart=() if tail is None else (tail.op,),
         )
 
-        def rows(losses: Tensor | None, distributions: Distributions | None) -> Measured:
+        def rows(run: Backward) -> Measured:
             measured: Measured = {}
-            if losses is not None:
-                measured["loss"] = self._loss_rows(taps, losses, loss_of, keep=distributions is not None)
+            if self.loss:
+                measured["loss"] = self._loss_rows(taps, run)
                 taps.restart(kl_size, together=True)
-            if distributions is not None:
-                measured["kl"] = self._kl_rows(taps, distributions, numbers, loss_of=loss_of)
+            if self.kl is not None:
+                measured["kl"] = self._kl_rows(taps, run, numbers)
             return measured
 
         with taps:
-            outputs = self.forward(batch)
-            measured = rows(*outputs) if self.held is None else {}
+            run: Backward
+            if tail is None:
+                run = Whole(*self.forward(batch), loss_of)
+            else:
+                run = InParts(tail, taps, placed(self.model, batch))
+            measured = rows(run) if self.held is None else {}
         if self.held is not None:
             raise_to(self.held, taps.maxabs)
-            return lambda: self._finite(rows(*outputs), batch)
+            return lambda: self._finite(rows(run), batch)
         checked = self._finite(measured, batch)
         return lambda: checked
 
-    def _loss_rows(self, taps: Taps, losses: Tensor, loss_of: int | None, *, keep: bool) -> Rows:
-        own = losses if loss_of is None else losses[loss_of : loss_of + 1]
+    def _loss_rows(self, taps: Taps, run: Backward) -> Rows:
         scale = self._scale()
-        torch.autograd.backward(own, torch.full_like(own, scale), retain_graph=keep)
+        losses = run.loss(scale, keep=self.kl is not None)
         taps.finish()
-        every = torch.ones(len(own))
-        return _to_rows(taps, own, (every, every), scale**-2)
+        every = torch.ones(len(losses))
+        return to_rows(taps, losses, (every, every), scale**-2)
 
-    def _kl_rows(
-        self, taps: Taps, distributions: Distributions, numbers: Sequence[int], *, loss_of: int | None
-    ) -> Rows:
+    def _kl_rows(self, taps: Taps, run: Backward, numbers: Sequence[int]) -> Rows:
         """Sum half the squares of all draws, for labels of each sample, or of all samples together."""
         estimate = self.kl or Estimate()
-        rows = len(taps.totals.input)
-        tokens = distributions.counted.sum(dim=1)
+        tokens = run.counted.sum(dim=1)
         sizes, scale = torch.ones(len(tokens)), self._scale() / float(tokens.max())
         losses = torch.zeros(len(tokens))
         for draw in range(estimate.draws):
-            drawn = drawn_losses(distributions, numbers, seed=estimate.seed, draw=draw)
-            own = drawn if loss_of is None else drawn[loss_of : loss_of + 1]
-            keep = draw + 1 < estimate.draws
-            torch.autograd.backward(own, torch.full_like(own, scale), retain_graph=keep)
+            labels = Labels(numbers, estimate.seed, draw)
+            losses = losses + run.drawn(labels, scale, keep=draw + 1 < estimate.draws).cpu() / estimate.draws
             taps.finish()
-            losses = losses + drawn.detach().cpu() / estimate.draws
         parts: list[Tensor] = [losses, tokens, sizes]
-        if loss_of is not None:
-            parts = [part[loss_of : loss_of + 1] for part in parts]
-        if rows == 1:
+        if len(taps.totals.input) == 1:
             parts = [part.double().sum(dim=0, keepdim=True) for part in parts]
         own, tokens, sizes = parts
-        return _to_rows(taps, own, (tokens, sizes), 0.5 * scale**-2 / estimate.draws)
+        return to_rows(taps, own, (tokens, sizes), 0.5 * scale**-2 / estimate.draws)
 
     def _scale(self) -> float:
         dtype = next((p.dtype for p in self.model.parameters()), torch.float32)
@@ -201,42 +202,6 @@ class Pass:
             sample_losses(self.model, batch, self.loss_fn)
         else:
             call(self.model, placed(self.model, batch))
-
-
-def _to_rows(taps: Taps, losses: Tensor, counts: tuple[Tensor, Tensor], factor: float) -> Rows:
-    """Turn totals into rows; squares are multiplied by the factor."""
-    totals = taps.totals
-
-    def scaled(parts: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        return {key: part.cpu().numpy() * factor for key, part in parts.items()}
-
-    tokens, sizes = (count.double().cpu().numpy() for count in counts)
-    squares = scaled({"input": totals.input, "weight": totals.weight})
-    return Rows(
-        losses.detach().double().cpu().numpy(),
-        tokens,
-        sizes,
-        squares["input"],
-        squares["weight"],
-        taps.called,
-        _largest(taps)[None],
-        scaled(totals.rounding),
-        scaled(totals.second),
-        scaled(totals.shared),
-        totals.reads.cpu().numpy()[None],
-    )
-
-
-def _largest(taps: Taps) -> FloatArray:
-    """Give the maxabs of each op's first and second input, shape (2, ops); -1 for none."""
-    largest = np.full((2, len(taps.columns)), -1.0)
-    values = [value.double() for value in taps.maxabs.values()]
-    device = values[0].device if values else None
-    together = torch.stack([value.to(device) for value in values]).tolist() if values else []
-    for (op, index), value in zip(taps.maxabs, together, strict=True):
-        if op in taps.columns and index < len(largest):
-            largest[index, taps.columns[op]] = value
-    return largest
 
 
 def _check_gradient(values: Tensor, name: str) -> None:

@@ -67,6 +67,7 @@ class Taps:
         inputs_only: bool = False,
         together: bool = False,
         blocks: Sequence[str] = (),
+        apart: Collection[str] = (),
     ) -> None:
         """Prepare for one batch; nothing is hooked yet.
 
@@ -80,6 +81,7 @@ class Taps:
             inputs_only: leave out the gradients of weights.
             together: see `add_inputs`.
             blocks: names of those that run once more for their gradients; see `Replays`.
+            apart: names of ops that are tapped apart.
         """
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         formats = rounding.formats if rounding else ()
@@ -94,6 +96,7 @@ class Taps:
         self._together = together
         self._last: tuple[Tensor, Reads] | None = None  # what the op before this one read
         self._due: dict[int, Reads] = {}  # some gradients have come, others not
+        self._apart: set[str] = set()
         self._hooks = ExitStack()
         self.columns = columns = {op.name: column for column, op in enumerate(graph.ops)}
         layers = whole_layers(model, graph)
@@ -110,13 +113,14 @@ class Taps:
         self._taps = {
             op.name: _Tap(op.name, op.kind, module_of(model, op.name), columns[op.name])
             for op in graph.ops
-            if layer_of(op.name) not in layers
+            if layer_of(op.name) not in layers and op.name not in apart
         }
 
     @property
     def called(self) -> frozenset[str]:
         """Names of the ops that ran."""
-        return frozenset([*(tap.name for tap in self._taps.values() if tap.calls), *self._experts.called])
+        ran = (tap.name for tap in self._taps.values() if tap.calls)
+        return frozenset([*ran, *self._experts.called, *self._apart])
 
     def __enter__(self) -> Taps:
         """Put hooks on every op."""
@@ -133,6 +137,25 @@ class Taps:
         self._due.clear()
         for tap in self._taps.values():
             tap.pairs.clear()
+
+    def add(self, op: str, value: Tensor, of_value: Tensor, of_output: Tensor) -> None:
+        """Add a linear op that is tapped apart.
+
+        Args:
+            op: its name.
+            value: its input.
+            of_value: gradient of the input.
+            of_output: gradient of the output.
+        """
+        self._apart.add(op)
+        if self._looks:
+            raise_to(self.maxabs, {(op, 0): largest_magnitude(value)})
+        column = self.columns[op]
+        reads = Reads(value, version_of(value), [Reader(op, 0, column, "linear")], {0: of_value})
+        self._due[id(reads)] = reads
+        self._add_inputs(reads)
+        pair = (self.rows(value), self.rows(of_output))
+        self._gradients.add(self.totals, column, module_of(self._model, op), [pair])
 
     def finish(self) -> None:
         """Add what is still due: of ops with an output that the loss ignores, and of those beside them."""
@@ -172,7 +195,7 @@ class Taps:
     def _branch(self, tap: _Tap, indices: Iterator[int], tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        self._rows(tensor)
+        self.rows(tensor)
         index = next(indices)
         if self._looks:
             raise_to(self.maxabs, {(tap.name, index): largest_magnitude(tensor.detach())})
@@ -202,7 +225,7 @@ class Taps:
                 "its sensitivity cannot be measured"
             )
             raise InputError(message)
-        self._rows(output)
+        self.rows(output)
         if tap.kind != "bgemm" and not self._inputs_only:
             value = leaves((args, kwargs))[0].detach()
             add_output = partial(self._add_output, tap, value, version=version_of(value))
@@ -218,7 +241,7 @@ class Taps:
     def _add_inputs(self, reads: Reads) -> None:
         del self._due[id(reads)]
         readers, gradients = zip(*reads.taken(), strict=True)
-        rows = list(zip(*map(self._rows, (reads.value, *gradients)), strict=True))
+        rows = list(zip(*map(self.rows, (reads.value, *gradients)), strict=True))
         add_inputs(self.totals, rows, readers, errors=self._errors, together=self._together)
 
     def _add_output(self, tap: _Tap, value: Tensor, gradient: Tensor, *, version: int) -> None:
@@ -230,11 +253,11 @@ class Taps:
     def _add_weight(self, tap: _Tap) -> None:
         if not tap.pairs:
             return
-        pairs = [(self._rows(value), self._rows(gradient)) for value, gradient in tap.pairs]
+        pairs = [(self.rows(value), self.rows(gradient)) for value, gradient in tap.pairs]
         tap.pairs.clear()
         self._gradients.add(self.totals, tap.column, tap.module, pairs)
 
-    def _rows(self, tensor: Tensor) -> Tensor:
+    def rows(self, tensor: Tensor) -> Tensor:
         """Give one row per sample; a single sample is one row, whatever the first axis counts.
 
         Raises:

@@ -1,0 +1,68 @@
+"""The part of a language model behind its blocks, run on some tokens at a time."""
+
+import helpers
+import pytest
+import torch
+from torch import nn
+
+from inc_mp_plugin.graph.capture import capture
+from inc_mp_plugin.model import tail as module
+from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.model.tail import tail_of
+
+
+def batch(**more):
+    ids = helpers.tokens(2)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **more}
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_logits_in_parts_are_the_models(name, monkeypatch):
+    model = helpers.language_model(name)
+    data = batch()
+    with torch.no_grad():
+        whole = model(**data).logits
+    with as_measured(model), torch.no_grad():
+        tail = tail_of(model, capture(model, data), data)
+        assert not tail.serves(data)
+        monkeypatch.setattr(module, "_AT_ONCE", 2 * whole.shape[-1] * 5)
+        assert tail.serves(data)
+        parts = tail.parts(data)
+        assert [part.stop - part.start for part in parts] == [5, 5, 2]
+        state = tail.state(data)
+        logits = torch.cat([tail.logits(data, state[:, part]) for part in parts], dim=1)
+    assert tail.op == "lm_head"
+    torch.testing.assert_close(logits, whole, rtol=1e-5, atol=1e-6)
+    assert "forward" not in vars(model.model.layers[-1])
+
+
+class Averaged(nn.Module):
+    """A language model whose logits of a token depend on the other tokens, behind the blocks, too."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, input_ids, attention_mask=None):
+        output = self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        output.logits = output.logits - output.logits.mean(dim=1, keepdim=True)
+        return output
+
+
+def test_no_tail_where_tokens_mix_behind_the_blocks():
+    model = Averaged(helpers.language_model("llama"))
+    with as_measured(model):
+        assert tail_of(model, capture(model, batch()), batch()) is None
+
+
+@pytest.mark.parametrize("data", [batch(pixel_values=torch.zeros(2, 3)), torch.zeros(2, 3), (1, 2)], ids=str)
+def test_no_tail_of_other_batches(data):
+    model = helpers.language_model("llama")
+    with as_measured(model):
+        assert tail_of(model, capture(model, batch()), data) is None
+
+
+def test_no_tail_without_blocks():
+    model = helpers.language_model("llama", num_hidden_layers=1)
+    with as_measured(model):
+        assert tail_of(model, capture(model, batch()), batch()) is None
