@@ -71,6 +71,22 @@ class Tail:
             return logits_of(self.chain.model, batch)
 
 
+class Tails:
+    """The tail of a model, looked for when the first batch comes."""
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        """Prepare; nothing has run yet."""
+        self._model, self._graph = model, graph
+        self._tail: Tail | None = None
+        self._tried = False
+
+    def of(self, batch: Batch) -> Tail | None:
+        """Return the tail if a batch has more logits than are computed at once."""
+        if not self._tried:
+            self._tail, self._tried = tail_of(self._model, self._graph, batch), True
+        return self._tail if self._tail is not None and self._tail.serves(batch) else None
+
+
 def tail_of(model: nn.Module, graph: Graph, batch: Batch) -> Tail | None:
     """Find the tail of a language model, tried on a few tokens; None if it has none.
 

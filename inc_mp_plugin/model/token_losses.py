@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.model.losses import IGNORED_LABEL
+from inc_mp_plugin.model.losses import IGNORED_LABEL, next_labels
+
+if TYPE_CHECKING:
+    from inc_mp_plugin.model.tail import Tail
 
 _BLOCK = 2**20  # elements that are worked on at once: few enough to stay in a processor's cache
 
@@ -29,6 +32,23 @@ def mean_token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     check_classes(labels, logits.shape[-1])
     counts = (labels != IGNORED_LABEL).sum(dim=1)
     mean: Tensor = token_losses(logits, labels, IGNORED_LABEL).sum(dim=1) / counts
+    return mean
+
+
+def mean_losses_in_parts(tail: Tail, batch: Any) -> Tensor:
+    """Compute `mean_token_losses` without gradients, with the logits of some tokens at a time.
+
+    Args:
+        tail: of a language model.
+        batch: on the model's device.
+    """
+    state, labels = tail.state(batch), next_labels(batch)
+    check_classes(labels, tail.classes)
+    losses = [
+        token_losses(tail.logits(batch, state[:, part]), labels[:, part].to(state.device), IGNORED_LABEL)
+        for part in tail.parts(batch)
+    ]
+    mean: Tensor = torch.cat(losses, dim=1).sum(dim=1) / (labels != IGNORED_LABEL).sum(dim=1)
     return mean
 
 

@@ -12,8 +12,11 @@ import torch
 
 from inc_mp_plugin.core.errors import NonFiniteError
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
+from inc_mp_plugin.model.batches import placed
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.model.tail import Tails
+from inc_mp_plugin.model.token_losses import mean_losses_in_parts
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.sensitivity.rounded import rounded
 
@@ -89,9 +92,14 @@ def rounded_losses(
     # No plan lowers an expert that no sample reached, even if a sample reaches it once other ops are rounded.
     names = [op.name for op in settings.graph.ops if (op.name, 0) in rounding.maxabs]
     reached = dict.fromkeys(names, rounding.formats[0])
-    losses = []
+    losses, tails = [], Tails(model, settings.graph)
     with as_measured(model), torch.no_grad(), rounded(model, rounding, reached, as_used=settings.low):
         for batch in batches:
-            losses.append(sample_losses(model, batch, settings.loss_fn).double().cpu().numpy())
+            tail = tails.of(batch) if settings.low and settings.loss_fn is None else None
+            if tail is None:
+                own = sample_losses(model, batch, settings.loss_fn)
+            else:
+                own = mean_losses_in_parts(tail, placed(model, batch))
+            losses.append(own.double().cpu().numpy())
             after(losses[-1])
     return losses

@@ -50,8 +50,8 @@ class Pass:
     at all. `rounding` gives rounding errors q in some formats, or their root mean square; without, none is
     measured. With `low`, repeated blocks keep their inputs alone, and run once more for their gradients.
     `held` says that the rounding errors' scales are not known before all batches have run: it is raised to
-    the maxabs of each batch, and backward passes wait. With a `tail`, logits of a large batch are computed
-    for some tokens at a time.
+    the maxabs of each batch, and backward passes wait. With a `tail`, logits are computed for some tokens
+    at a time.
     """
 
     model: nn.Module
@@ -120,7 +120,7 @@ class Pass:
         """
         size = 1 if loss_of is not None else batch_size(batch)
         kl_size = 1 if whole else size
-        tail = self.tail if loss_of is None and self.tail is not None and self.tail.serves(batch) else None
+        tail = self.tail if loss_of is None else None
         taps = Taps(
             self.model,
             self.graph,

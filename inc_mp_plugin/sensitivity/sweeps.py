@@ -11,14 +11,13 @@ import torch
 from inc_mp_plugin.core.footprint import footprint
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.model.losses import check_labels
-from inc_mp_plugin.model.tail import tail_of
+from inc_mp_plugin.model.tail import Tails
 from inc_mp_plugin.sensitivity.batch_rows import Kinds, begin, measuring
 from inc_mp_plugin.sensitivity.memory import free_bytes
 from inc_mp_plugin.sensitivity.one_batch import Begun, Measured, Pass
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
-    from inc_mp_plugin.model.tail import Tail
     from inc_mp_plugin.sensitivity.maxabs import Calibration, MaxAbs
 
 _MOST = 0.25  # of the memory that is free at the start, for batches whose backward passes wait
@@ -36,8 +35,7 @@ class Sweeps:
         """Prepare; nothing has run yet."""
         self._settings, self._kinds = settings, Kinds(settings)
         self._held: dict[int, Begun] = {}  # by the number of the first sample
-        self._tail: Tail | None = None
-        self._tried = False
+        self._tails = Tails(settings.model, settings.graph)
 
     def calibrate(
         self, calibration: Calibration, batches: Iterable[Batch], *, rows_from: int = 1
@@ -87,9 +85,8 @@ class Sweeps:
         if settings.loss and settings.loss_fn is None:
             check_labels(settings.model, batch, first)
         with measuring(settings, batch, first):
-            if settings.low and settings.loss_fn is None and not self._tried:
-                self._tail, self._tried = tail_of(settings.model, settings.graph, batch), True
-            settings = replace(settings, tail=self._tail)
+            if settings.low and settings.loss_fn is None:
+                settings = replace(settings, tail=self._tails.of(batch))
             return begin(settings, self._kinds, batch, range(first, first + batch_size(batch)))
 
 

@@ -22,7 +22,7 @@ from inc_mp_plugin.model.distributions import Distributions, distributions
 from inc_mp_plugin.model.losses import IGNORED_LABEL
 from inc_mp_plugin.runtime.store import Partial
 from inc_mp_plugin.scales.methods import Scales
-from inc_mp_plugin.sensitivity import one_batch
+from inc_mp_plugin.sensitivity import backward
 from inc_mp_plugin.sensitivity.drawn_labels import draw_labels, drawn_losses
 from inc_mp_plugin.sensitivity.resume import measure_in_steps
 from inc_mp_plugin.sensitivity.taylor import measure_sensitivity
@@ -75,7 +75,7 @@ def each_of_all_labels(monkeypatch, model, x):
                 found.logits[0], torch.tensor(labels), reduction="sum"
             ).unsqueeze(0)
 
-        monkeypatch.setattr(one_batch, "drawn_losses", given)
+        monkeypatch.setattr(backward, "drawn_losses", given)
         yield probability, measure_sensitivity(model, GRAPH, [x], yardstick="kl")
 
 
