@@ -36,7 +36,10 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(("name", "kind", "measured", "rows"), helpers.mostly_slow(CASES, *QUICK))
+@pytest.mark.parametrize(
+    ("name", "kind", "measured", "rows"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_the_same_as_from_all_logits_at_once(name, kind, measured, rows, monkeypatch):
     model = helpers.language_model(name)
     graph = capture(model, batches()[0])
