@@ -231,7 +231,7 @@ class ExpertTaps:
                 for read, norm in zip(reads, norms, strict=True):
                     where = (samples, read.columns)
                     self._totals.shared[key].index_put_(where, norm * more, accumulate=True)
-                    self._totals.reads[read.columns] = first
+                    self._totals.read_together(read.columns, first)
 
     def _rounding(self, call: _Call, ops: Iterable[str], value: Tensor, format_name: str) -> Tensor:
         errors: Any = self._errors  # there are no totals of formats without

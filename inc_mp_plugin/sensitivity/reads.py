@@ -97,7 +97,7 @@ def add_inputs(
             if whole is not None:
                 more = whole / alone.sum().clamp(min=TINY) - 1.0
                 totals.shared[key][sample].index_add_(0, columns, alone * more)
-                totals.reads[columns] = columns[0]
+                totals.read_together(columns, readers[0].column)
 
 
 class _Norms:

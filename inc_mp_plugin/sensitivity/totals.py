@@ -22,7 +22,7 @@ class Totals:
     parts that the second inputs of bgemms contribute: to `input` under the key "input", to `rounding` under
     each format. `shared[format]`, shape (samples, ops), is what an op adds to its own part where all
     ops that read the same tensors are rounded; `reads`, shape (ops,), numbers these sets of ops, -1 for an op
-    that is in none.
+    that is in none. An op that runs beside some ops and then beside others is in one set with all of them.
     """
 
     input: Tensor
@@ -56,6 +56,18 @@ class Totals:
         """Return totals of nothing, for as many samples."""
         ops, formats = self.input.shape[1], tuple(self.rounding)
         return Totals.zeros(samples, ops, formats=formats, device=self.input.device)
+
+    def read_together(self, columns: Tensor, number: int) -> None:
+        """Give ops that read the same tensor one number, and all that any of them has read others with.
+
+        Args:
+            columns: of these ops.
+            number: of the set, from 0.
+        """
+        numbers = self.reads[columns]
+        joined = torch.isin(self.reads, numbers[numbers >= 0])
+        joined[columns] = True
+        self.reads[joined] = number
 
     @property
     def of_inputs(self) -> dict[str, Tensor]:

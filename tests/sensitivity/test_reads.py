@@ -13,6 +13,7 @@ from torch import nn
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.estimate import Estimate
 from inc_mp_plugin.core.graph import Graph, Op
+from inc_mp_plugin.core.kl_model import KLModel
 from inc_mp_plugin.model.distributions import distributions, distributions_in
 from inc_mp_plugin.sensitivity.drawn_labels import drawn_losses
 from inc_mp_plugin.sensitivity.one_batch import Pass
@@ -116,6 +117,32 @@ def test_an_op_whose_output_is_ignored_does_not_hold_up_the_others():
     gate, up, _ = sensitivity.rounding[E4M3].T
     assert (gate > 0).all()
     assert (up == 0).all()
+
+
+def test_an_op_that_reads_beside_several_is_in_one_set_with_all():
+    """`up` runs after `gate` and after `third`: where all are lowered, all that equal errors add counts."""
+    model = Gated().eval()
+    model.third = nn.Linear(16, 12)
+
+    def forward(input_ids):
+        x = model.table(input_ids)
+        y = torch.tanh(model.gate(x)) * model.up(x)
+        x = torch.sin(x)
+        return SimpleNamespace(logits=model.down(y + torch.tanh(model.third(x)) * model.up(x)))
+
+    model.forward = forward
+    ops = (*GRAPH.ops, Op("third", "linear", 1, 192, 1))
+    batch, settings = {"input_ids": IDS}, {"scales": SCALES, "formats": (E4M3,)}
+    graph = Graph(ops, (tuple(op.name for op in ops),), (), {})
+    sensitivity = mp.measure_sensitivity(model, graph, [batch], yardstick="kl", **settings)
+    assert sensitivity.ops == ("gate", "up", "down", "third")
+    gate, up, down, third = sensitivity.reads
+    assert gate == up == third >= 0 > down
+    costs = KLModel(sensitivity, "measured")
+    readers = costs.row_costs(E4M3)[:, [0, 1, 3]].sum(axis=1)
+    assert costs.plan_row_costs(E4M3, ["gate", "up", "third"]) == pytest.approx(readers)
+    alone = sensitivity.rounding[E4M3][:, 0] / sensitivity.tokens_per_row
+    assert costs.plan_row_costs(E4M3, ["gate"]) == pytest.approx(alone)
 
 
 class InputsOnly:
