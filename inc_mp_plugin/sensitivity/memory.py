@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +11,7 @@ from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.footprint import Footprint, footprint
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import Memory
+from inc_mp_plugin.runtime.free_memory import free_memory
 from inc_mp_plugin.runtime.progress import say
 
 _MOST = 0.5  # of the memory that is free: the estimate is no more than one
@@ -67,17 +67,7 @@ def takes_low(memory: Memory, needed: Footprint, device: torch.device) -> bool:
 def free_bytes(device: torch.device) -> int | None:
     """Return the memory that is free on a device; None if it cannot be told."""
     if device.type == "cpu":
-        return _available()
+        return free_memory()
     module = getattr(torch, device.type, None)
     ask = getattr(module, "mem_get_info", None)
     return None if ask is None else int(ask(device)[0])
-
-
-def _available() -> int | None:
-    """Read what Linux says new work may take without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    return kilobytes[0] * 1024 if kilobytes else None
