@@ -165,7 +165,11 @@ BUNDLES = {
         "attention": "flash",
         "reuse_cache": True,
     },
-    "a divergence": {"kl": 0.004, "constraint": "kl", "run": {"estimator": "batch", "draws": 2}},
+    "a divergence": {
+        "kl": 0.004,
+        "constraint": "kl",
+        "run": {"estimator": "batch", "draws": 2, "memory": "low"},
+    },
     "a baseline": {"strategy": "random", "seed": 7, "tau": 0.003},
     "a budget": {"strategy": "alps", "budget": 0.7, "objective": "bit_operations"},
     "a closed loop": {
