@@ -7,8 +7,9 @@ from typing import NamedTuple
 from inc_mp_plugin.core.blocks import block_of, repeated_blocks
 from inc_mp_plugin.core.graph import Graph, Op
 
-# Between two ops a model keeps more than they read and give: norms in FP32, activations, residuals.
-_KEPT = 1.6
+# Between two ops a model keeps more than they read and give: norms in FP32, activations, residuals. What
+# attention's products read and give is most of all scores and weights, with nothing beside them.
+_KEPT, _KEPT_OF_PRODUCTS = 1.6, 1.0
 # While a block is differentiated, gradients of its tensors are there, too.
 _WITH_GRADIENTS = 2.0
 _LOGITS = 3.0  # in the base format: themselves, their gradient, and what the head reads
@@ -25,10 +26,11 @@ class Footprint(NamedTuple):
 def footprint(graph: Graph, itemsize: int, *, rounded: bool = False) -> Footprint:
     """Estimate the memory of a sensitivity pass through a batch of the shape that a graph was captured with.
 
-    With t(op) the elements of an op's inputs and outputs, blocks b of ops, and ops outside of blocks::
+    With t(op) the elements of an op's inputs and outputs, k(b) what block b keeps, the sum of 1.6 t of its
+    linear ops and 1.0 t of its attention products, and ops outside of blocks::
 
-        high = bytes (1.6 sum_b t(b) + 3 t(outside)) + fixed,  or bytes x weights, if they are more
-        low  = bytes (blocks x t(input of a block) + max(3.2 max_b t(b), 3 t(outside))) + fixed
+        high = bytes (sum_b k(b) + 3 t(outside)) + fixed,  or bytes x weights, if they are more
+        low  = bytes (blocks x t(input of a block) + max(2 max_b k(b), 3 t(outside))) + fixed
 
     Args:
         graph: from `capture`.
@@ -47,14 +49,14 @@ def footprint(graph: Graph, itemsize: int, *, rounded: bool = False) -> Footprin
         if block is None:
             outside += _elements(op)
             continue
-        of_blocks[block] += _elements(op)
+        of_blocks[block] += (_KEPT_OF_PRODUCTS if op.kind == "bgemm" else _KEPT) * _elements(op)
         if block not in entered:
             entered.add(block)
             inputs += sum(gemm.batch * gemm.rows * gemm.inner for gemm in op.gemms)
     weights = sum(op.weight_elements for op in graph.ops) if rounded else 0
     tail = _LOGITS * outside
-    high = max(_KEPT * sum(of_blocks.values()) + tail, weights)
-    low = inputs + max(_WITH_GRADIENTS * _KEPT * max(of_blocks.values(), default=0.0), tail)
+    high = max(sum(of_blocks.values()) + tail, weights)
+    low = inputs + max(_WITH_GRADIENTS * max(of_blocks.values(), default=0.0), tail)
     if not names:
         low = high
     return Footprint(int(itemsize * low) + _FIXED, int(itemsize * high) + _FIXED)

@@ -67,6 +67,20 @@ def test_low_memory_grows_by_one_input_per_block_and_high_memory_by_all_that_ops
     assert many.high - few.high == pytest.approx(10 * 4 * 1.6 * 2 * (10 * 2 + 10 * 3), abs=1)
 
 
+def test_attention_products_keep_what_they_read_and_give():
+    """By hand: 3 heads of 5 x 2 by 2 x 7; in low memory with as much for the gradients of one block."""
+    linears = graph(*layers(2))
+    ops = [op for i in range(2) for op in (*linears.ops[2 * i : 2 * i + 2], product(f"layers.{i}.matmul_qk"))]
+    with_products, without = footprint(Graph(tuple(ops), (), (), {}), 2), footprint(linears, 2)
+    elements = 3 * (5 * 2 + 2 * 7 + 5 * 7)
+    assert with_products.high - without.high == pytest.approx(2 * 2 * elements, abs=1)
+    assert with_products.low - without.low == pytest.approx(2 * 2 * elements, abs=1)
+
+
+def product(name):
+    return Op(name, "bgemm", 1, 0, 1, gemms=(Gemm(3, 5, 2, 7),))
+
+
 def test_without_repeated_blocks_both_are_the_same():
     estimate = footprint(graph("0", "1"), 4)
     assert estimate.low == estimate.high
