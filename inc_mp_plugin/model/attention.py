@@ -81,7 +81,9 @@ def bgemm_attention(
         query = query.view(batch, key.shape[1], shared, tokens, size)
         key, value = key.unsqueeze(2), value.unsqueeze(2)
     scores = module.matmul_qk(query, key.transpose(-2, -1)).reshape(batch, heads, tokens, -1)
-    weights = attention_weights(scores, partial(_weigh, attention_mask, scaling, softcap))
+    weights = attention_weights(
+        scores, partial(_weigh, mask=attention_mask, scaling=scaling, softcap=softcap)
+    )
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     grouped = weights.view(batch, -1, shared, tokens, weights.shape[-1]) if shared > 1 else weights
     output = module.matmul_av(grouped, value).reshape(batch, heads, tokens, -1)
@@ -89,7 +91,7 @@ def bgemm_attention(
 
 
 def _weigh(
-    mask: Tensor | None, scaling: float, softcap: float | None, scores: Tensor, heads: slice
+    scores: Tensor, heads: slice, *, mask: Tensor | None, scaling: float, softcap: float | None
 ) -> Tensor:
     """Compute the weights of some heads from their scores; see `bgemm_attention`."""
     dtype = scores.dtype

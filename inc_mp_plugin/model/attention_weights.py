@@ -37,7 +37,13 @@ class _InGroups(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, weigh: Weigh) -> Tensor:
-        """Compute the weights."""
+        """Compute the weights.
+
+        Args:
+            ctx: keeps the scores for their gradient.
+            scores: see `attention_weights`.
+            weigh: see `attention_weights`.
+        """
         ctx.save_for_backward(scores)
         ctx.weigh = weigh
         weights = torch.empty_like(scores)

@@ -139,5 +139,7 @@ def test_scores_are_kept_in_the_place_of_weights_in_fp32():
     scores = torch.randn(1, 65, 256, 256, dtype=torch.bfloat16, requires_grad=True)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        attention_weights.attention_weights(scores, partial(attention._weigh, None, 0.1, None))
+        attention_weights.attention_weights(
+            scores, partial(attention._weigh, mask=None, scaling=0.1, softcap=None)
+        )
     assert [(x.dtype, x.numel()) for x in kept] == [(torch.bfloat16, 65 * 2**16)]
