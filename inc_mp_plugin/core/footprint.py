@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from inc_mp_plugin.core.blocks import block_of, repeated_blocks
 from inc_mp_plugin.core.graph import Graph, Op
 
+LOGITS_AT_ONCE = 2**25  # 128 MiB in FP32: more are computed for some tokens at a time, in low memory
 # Between two ops a model keeps more than they read and give: norms in FP32, activations, residuals. What
 # attention's products read and give is most of all scores and weights, with nothing beside them.
 _KEPT, _KEPT_OF_PRODUCTS = 1.6, 1.0
@@ -30,7 +32,9 @@ def footprint(graph: Graph, itemsize: int, *, rounded: bool = False) -> Footprin
     linear ops and 1.0 t of its attention products, and ops outside of blocks::
 
         high = bytes (sum_b k(b) + 3 t(outside)) + fixed,  or bytes x weights, if they are more
-        low  = bytes (blocks x t(input of a block) + max(2 max_b k(b), 3 t(outside))) + fixed
+        low  = bytes (blocks x t(input of a block) + max(2 max_b k(b), 3 t'(outside))) + fixed
+
+    where t' counts LOGITS_AT_ONCE of a head's outputs at most.
 
     Args:
         graph: from `capture`.
@@ -55,11 +59,21 @@ def footprint(graph: Graph, itemsize: int, *, rounded: bool = False) -> Footprin
             inputs += sum(gemm.batch * gemm.rows * gemm.inner for gemm in op.gemms)
     weights = sum(op.weight_elements for op in graph.ops) if rounded else 0
     tail = _LOGITS * outside
+    in_parts = _LOGITS * _in_parts(graph, names)
     high = max(sum(of_blocks.values()) + tail, weights)
-    low = inputs + max(_WITH_GRADIENTS * max(of_blocks.values(), default=0.0), tail)
+    low = inputs + max(_WITH_GRADIENTS * max(of_blocks.values(), default=0.0), in_parts)
     if not names:
         low = high
     return Footprint(int(itemsize * low) + _FIXED, int(itemsize * high) + _FIXED)
+
+
+def _in_parts(graph: Graph, names: Sequence[str]) -> float:
+    """Count the elements outside of blocks; of a head behind them, the only other op, some outputs alone."""
+    others = [op for op in graph.ops if block_of(op.name, names) is None]
+    if [op.kind for op in others] != ["linear"] or graph.ops[-1] is not others[0]:
+        return sum(map(_elements, others))
+    outputs = sum(gemm.batch * gemm.rows * gemm.columns for gemm in others[0].gemms)
+    return _elements(others[0]) - outputs + min(outputs, LOGITS_AT_ONCE)
 
 
 def _elements(op: Op) -> float:

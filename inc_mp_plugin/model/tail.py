@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from inc_mp_plugin.core.blocks import block_of, repeated_blocks
+from inc_mp_plugin.core.footprint import LOGITS_AT_ONCE
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.model.batches import map_tensors, placed, samples
 from inc_mp_plugin.model.chain import Chain, NoChain, chain_of
@@ -19,7 +20,6 @@ from inc_mp_plugin.model.modules import module_of
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
 
-_AT_ONCE = 2**25  # logits: 128 MiB in FP32
 _TRIED = 16  # tokens
 _OF_TOKENS = {"input_ids", "attention_mask", "position_ids", "labels"}  # in a batch that can be cut so
 
@@ -45,12 +45,12 @@ class Tail:
 
     def serves(self, batch: Batch) -> bool:
         """Tell if a batch has more logits than are computed at once."""
-        return isinstance(batch, dict) and batch["input_ids"].numel() * self.classes > _AT_ONCE
+        return isinstance(batch, dict) and batch["input_ids"].numel() * self.classes > LOGITS_AT_ONCE
 
     def parts(self, batch: Batch) -> list[slice]:
         """Cut the tokens of a batch into parts that run one after the other."""
         count, tokens = _ids(batch).shape
-        step = max(1, _AT_ONCE // (count * self.classes))
+        step = max(1, LOGITS_AT_ONCE // (count * self.classes))
         return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
 
     def state(self, batch: Batch) -> Tensor:

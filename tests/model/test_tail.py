@@ -25,7 +25,7 @@ def test_logits_in_parts_are_the_models(name, monkeypatch):
     with as_measured(model), torch.no_grad():
         tail = tail_of(model, capture(model, data), data)
         assert not tail.serves(data)
-        monkeypatch.setattr(module, "_AT_ONCE", 2 * whole.shape[-1] * 5)
+        monkeypatch.setattr(module, "LOGITS_AT_ONCE", 2 * whole.shape[-1] * 5)
         assert tail.serves(data)
         parts = tail.parts(data)
         assert [part.stop - part.start for part in parts] == [5, 5, 2]

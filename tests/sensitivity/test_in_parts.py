@@ -47,7 +47,7 @@ def test_the_same_as_from_all_logits_at_once(name, kind, measured, rows, monkeyp
     keywords = {"yardstick": kind, "estimate": estimate, **(MEASURED if measured else {})}
     whole = measure_sensitivity(model, graph, batches(), memory="high", **keywords)
     before, shapes = helpers.state(model), set()
-    monkeypatch.setattr(tail, "_AT_ONCE", 2 * model.config.vocab_size * 5)
+    monkeypatch.setattr(tail, "LOGITS_AT_ONCE", 2 * model.config.vocab_size * 5)
     with model.lm_head.register_forward_hook(lambda _, args, output: shapes.add(tuple(output.shape[:2]))):
         parts = measure_sensitivity(model, graph, batches(), memory="low", **keywords)
     helpers.assert_same_state(before, helpers.state(model))
