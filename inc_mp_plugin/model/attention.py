@@ -81,9 +81,9 @@ def bgemm_attention(
         query = query.view(batch, key.shape[1], shared, tokens, size)
         key, value = key.unsqueeze(2), value.unsqueeze(2)
     scores = module.matmul_qk(query, key.transpose(-2, -1)).reshape(batch, heads, tokens, -1)
-    weights = attention_weights(
-        scores, partial(_weigh, mask=attention_mask, scaling=scaling, softcap=softcap)
-    )
+    weigh = partial(_weigh, mask=attention_mask, scaling=scaling, softcap=softcap, dtype=query.dtype)
+    learned = attention_mask is not None and attention_mask.requires_grad
+    weights = weigh(scores, slice(None)) if learned else attention_weights(scores, weigh, query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     grouped = weights.view(batch, -1, shared, tokens, weights.shape[-1]) if shared > 1 else weights
     output = module.matmul_av(grouped, value).reshape(batch, heads, tokens, -1)
@@ -91,15 +91,20 @@ def bgemm_attention(
 
 
 def _weigh(
-    scores: Tensor, heads: slice, *, mask: Tensor | None, scaling: float, softcap: float | None
+    scores: Tensor,
+    heads: slice,
+    *,
+    mask: Tensor | None,
+    scaling: float,
+    softcap: float | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Compute the weights of some heads from their scores; see `bgemm_attention`."""
-    dtype = scores.dtype
     scores = scores * scaling
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if mask is not None:
-        scores = scores + (mask[:, heads] if mask.dim() == 4 and mask.shape[1] > 1 else mask)
+        scores = scores + (mask[..., heads, :, :] if mask.dim() > 2 and mask.shape[-3] > 1 else mask)
     return nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(dtype)
 
 

@@ -14,7 +14,7 @@ _AT_ONCE = 2**22  # scores: 16 MiB in FP32
 Weigh = Callable[[Tensor, slice], Tensor]
 
 
-def attention_weights(scores: Tensor, weigh: Weigh) -> Tensor:
+def attention_weights(scores: Tensor, weigh: Weigh, dtype: torch.dtype) -> Tensor:
     """Compute the weights of attention from its scores, bit-identical to `weigh(scores, slice(None))`.
 
     Of many scores, a few heads at a time go through `weigh`, once more for their gradients. In place of what
@@ -22,13 +22,14 @@ def attention_weights(scores: Tensor, weigh: Weigh) -> Tensor:
 
     Args:
         scores: shape (batch, heads, tokens, keys).
-        weigh: takes the scores of some heads, and which heads these are; gives weights of the same shape and
-            dtype. Its other inputs have no gradients.
+        weigh: takes the scores of some heads, and which heads these are; gives weights of the same shape.
+            Its other inputs have no gradients.
+        dtype: of the weights; under autocast it may be another one than that of the scores.
     """
     few = scores.numel() <= _AT_ONCE or torch.compiler.is_compiling()
     if few or (scores.requires_grad and torch.is_grad_enabled() and scores.dtype == torch.float32):
         return weigh(scores, slice(None))
-    weights: Tensor = _InGroups.apply(scores, weigh)  # type: ignore[no-untyped-call]
+    weights: Tensor = _InGroups.apply(scores, weigh, dtype)  # type: ignore[no-untyped-call]
     return weights
 
 
@@ -36,24 +37,25 @@ class _InGroups(torch.autograd.Function):
     """Weights of a group of heads after the other, with nothing kept but the scores."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, weigh: Weigh) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, weigh: Weigh, dtype: torch.dtype) -> Tensor:
         """Compute the weights.
 
         Args:
             ctx: keeps the scores for their gradient.
             scores: see `attention_weights`.
             weigh: see `attention_weights`.
+            dtype: of the weights.
         """
         ctx.save_for_backward(scores)
         ctx.weigh = weigh
-        weights = torch.empty_like(scores)
+        weights = torch.empty_like(scores, dtype=dtype)
         for heads in _groups(scores):
             weights[:, heads] = weigh(scores[:, heads], heads)
         return weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Compute the gradient of the scores."""
         (scores,) = ctx.saved_tensors
         of_scores = torch.empty_like(scores)
@@ -62,7 +64,7 @@ class _InGroups(torch.autograd.Function):
                 part = scores[:, heads].detach().requires_grad_()
                 weights = ctx.weigh(part, heads)
             of_scores[:, heads] = torch.autograd.grad(weights, part, gradient[:, heads])[0]
-        return of_scores, None
+        return of_scores, None, None
 
 
 def _groups(scores: Tensor) -> Iterator[slice]:

@@ -134,12 +134,45 @@ def test_heads_in_groups_are_bit_identical_to_all_heads(monkeypatch, name, at_on
     assert min(shape[1] for shape in shapes) == (1 if at_once == 1 else 2) < heads
 
 
+def test_under_autocast_heads_in_groups_have_the_dtype_of_all_heads(monkeypatch):
+    """Scores are in BF16 there, and weights in the dtype of the queries."""
+    model = helpers.language_model("llama")
+
+    def logits():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return model(**masked()).logits
+
+    with exposed_bgemms(model):
+        expected = logits()
+        monkeypatch.setattr(attention_weights, "_AT_ONCE", 1)
+        assert torch.equal(logits(), expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 5), (2, 4, 5, 5), (2, 1, 5, 5), (5, 5)])
+def test_a_mask_of_any_shape_and_one_that_is_learned(monkeypatch, shape):
+    """The gradients of the queries, and of the mask, are those of all heads at once."""
+    module = torch.nn.Module().eval()
+    module.matmul_qk, module.matmul_av = attention.Matmul(), attention.Matmul()
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = torch.randn(3, 2, 4, 5, 8, generator=generator).bfloat16()
+    mask = torch.randn(shape, generator=generator).bfloat16()
+
+    def gradients(*, learned):
+        inputs = [query.clone().requires_grad_(), mask.clone().requires_grad_(learned)]
+        output, _ = attention.bgemm_attention(module, inputs[0], key, value, inputs[1])
+        return torch.autograd.grad(output.float().square().sum(), inputs[: 1 + learned])
+
+    expected = [gradients(learned=learned) for learned in (False, True)]
+    monkeypatch.setattr(attention_weights, "_AT_ONCE", 1)
+    for learned, of_all_heads in enumerate(expected):
+        assert all(map(torch.equal, gradients(learned=bool(learned)), of_all_heads))
+
+
 def test_scores_are_kept_in_the_place_of_weights_in_fp32():
     """By hand: of 65 x 256 x 256 scores in BF16, the scores, not the FP32 weights that softmax keeps."""
     scores = torch.randn(1, 65, 256, 256, dtype=torch.bfloat16, requires_grad=True)
-    kept = []
+    kept, options = [], {"mask": None, "scaling": 0.1, "softcap": None, "dtype": torch.bfloat16}
+    weigh = partial(attention._weigh, **options)
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        attention_weights.attention_weights(
-            scores, partial(attention._weigh, mask=None, scaling=0.1, softcap=None)
-        )
+        attention_weights.attention_weights(scores, weigh, torch.bfloat16)
     assert [(x.dtype, x.numel()) for x in kept] == [(torch.bfloat16, 65 * 2**16)]
