@@ -172,6 +172,17 @@ class HandWritten(nn.Module):
         return self.again(torch.tanh(self.again(mixed)))
 
 
+class Scaled(nn.Module):
+    """A block: a linear layer, scaled."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        return torch.tanh(self.inner(x)) * scale
+
+
 class RoutedExperts(nn.Module):
     """Tokens of all samples are sorted to one of two experts: rows mix samples."""
 
