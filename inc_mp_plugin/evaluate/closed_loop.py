@@ -67,19 +67,7 @@ def close_loop(
             if _known(earlier) == (plan.gain, plan.nrmse, plan.predicted_kl):
                 return number
         measured = measure(plan) if plan.quantized else _NOTHING
-        rounds.append(
-            Round(
-                correction=part**2,
-                predicted_nrmse=plan.nrmse,
-                measured_nrmse=measured.nrmse,
-                gain=plan.gain,
-                ops=len(plan.quantized),
-                interval=measured.interval,
-                predicted_kl=plan.predicted_kl,
-                measured_kl=measured.kl,
-                kl_interval=measured.kl_interval,
-            )
-        )
+        rounds.append(_round(part, plan, measured))
         return len(rounds) - 1
 
     def row(parts: Sequence[float], last: int) -> tuple[int, float | None]:
@@ -101,6 +89,27 @@ def close_loop(
         last, _ = row(_narrow_steps(end), last)
     tau, kl, floor = thresholds.tau, thresholds.kl, thresholds.floor
     return Verification(tau, samples, tuple(rounds), last, level, kl, floor)
+
+
+def _round(part: float, plan: Plan, measured: Measured) -> Round:
+    """Make the record of a plan.
+
+    Args:
+        part: of tau that it was solved for.
+        plan: that was measured.
+        measured: its values.
+    """
+    return Round(
+        correction=part**2,
+        predicted_nrmse=plan.nrmse,
+        measured_nrmse=measured.nrmse,
+        gain=plan.gain,
+        ops=len(plan.quantized),
+        interval=measured.interval,
+        predicted_kl=plan.predicted_kl,
+        measured_kl=measured.kl,
+        kl_interval=measured.kl_interval,
+    )
 
 
 def _known(tested: Round) -> tuple[float, float | None, float | None]:

@@ -166,7 +166,7 @@ def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
 
 def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
     job = replace(run.job, value_scales=value_scales(run.recipe))
-    # Before anything is measured through INC, which converts the model for good.
+    # Before anything may be measured through INC, which converts the model for good.
     values = [values_stage(job, run.subject, run.graph, run.folder, method=name) for name in VALUE_METHODS]
     trials = []
     for level in levels_of("methods", settings.points):
@@ -232,7 +232,7 @@ def _nrmse(plan: Plan) -> float:
 
 
 def _measured(run: Run, gains: Gains, name: str, trials: Sequence[Trial]) -> Experiment:
-    """Measure the loss MSE of every trial through INC; equal plans are measured once."""
+    """Measure the loss MSE of every trial, all together; equal plans are measured once."""
     fewer = "--points, --draws or --samples" if name == "curve" else "--points or --samples"
     run.meter.measure([trial.quantized for trial in trials], "Measured plans", f"fewer {fewer} take less")
     measured = [_measured_trial(run, trial) for trial in trials]

@@ -179,7 +179,7 @@ class Pass:
     """A pass through blocks, checked call by call; the last output of a block is its `state`."""
 
     def __init__(self, blocks: Sequence[str]) -> None:
-        """Begin before these blocks, which are to run in this order."""
+        """Prepare for these blocks, which are to run in this order."""
         self._blocks, self._done = blocks, 0
         self.state = torch.empty(0)
 

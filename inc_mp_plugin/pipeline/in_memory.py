@@ -126,13 +126,13 @@ def tune(
         clock: deprecated; see `timing`.
         loss_fn: `loss_fn(model, batch)` returns one loss per sample; the language-model loss if None.
         allowed: names of the ops that may leave the base format; all if None.
-        verify: measure plans through INC on held-out samples, and correct the budgets until the thresholds
-            surely hold.
+        verify: measure plans on held-out samples, and correct the budgets until the thresholds surely hold.
         verify_confidence: level of the intervals of measured losses.
-        validation: held-out batches that the plan and random plans are measured on, through INC in a copy of
-            the model; or a mapping of `data` (the batches), `random_plans` (20) and `seed` (0). With
-            `verify`, the first half of the samples is for this report, and the second half for the
-            correction. Of several processes, those of the first are measured.
+        validation: held-out batches that the plan and random plans are measured on, the plan through INC in
+            a copy of the model; or a mapping of `data` (the batches), `random_plans` (20), `seed` (0) and
+            `through` ("auto"; see `ValidationSection`). With `verify`, the first half of the samples is for
+            this report, and the second half for the correction. Of several processes, those of the first
+            are measured.
         targets: consumers that must be able to run the plan, such as "vllm-gaudi".
         kv_cache: "bf16" (the base format) or "fp8", on Gaudi.
         attention: "eager" (two products) or "flash" (one kernel), of optimum-habana.
@@ -189,7 +189,7 @@ def _heldout(validation: Any, batches: Iterable[Any] | None) -> HeldOutBatches |
     """Read `validation`, which goes with calibration batches alone."""
     heldout = heldout_batches(validation)
     if heldout is not None and batches is None:
-        message = "validation measures through INC, which needs calibration batches; give batches, too"
+        message = "validation takes the scales of INC from calibration batches; give batches, too"
         raise InputError(message)
     return heldout
 

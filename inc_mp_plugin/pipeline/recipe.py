@@ -181,7 +181,7 @@ class Recipe(Section):
             )
         if self.verify and self.kv_cache == "fp8":
             return (
-                "verify measures through INC on a CPU, where there is no KV cache: kv_cache: fp8 would go "
+                "verify measures as INC does on a CPU, where there is no KV cache: kv_cache: fp8 would go "
                 "unmeasured; give verify: false, or kv_cache: bf16"
             )
         return ""

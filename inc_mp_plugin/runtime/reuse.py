@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 # A number per kind of artefact, raised with every change of what comes out for the same input: what an older
 # version made is then made again, and nothing else. "losses" counts in everything that is measured
-# through INC. Version 0.1.0, which wrote no numbers, is 1 throughout.
+# on held-out samples. Version 0.1.0, which wrote no numbers, is 1 throughout.
 ARITHMETIC = {
     "graph": 1,
     "sensitivity": 2,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """What a batch adds to the losses of a plan, and to its divergence if there is one."""
+    """Losses of a batch with a plan, and what they add to a divergence if there is one."""
 
     losses: FloatArray
     rows: Rows | None

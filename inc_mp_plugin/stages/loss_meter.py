@@ -20,12 +20,13 @@ from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.runtime.progress import tracked
 from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.runtime.store import Partial, fingerprint
+from inc_mp_plugin.sensitivity.rounding import CASTS
 from inc_mp_plugin.stages.comparison import Comparison, Conditions
 from inc_mp_plugin.stages.measured_model import MeasuredModel, ThroughHooks, ThroughInc
 from inc_mp_plugin.stages.together import Together
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.literals import Through
+    from inc_mp_plugin.core.literals import Measuring, Through
     from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.heldout import HeldOut
@@ -42,8 +43,9 @@ class LossMeter:
 
     Both come from one run of the model. Through INC, the model is converted once and for good, for the first
     loss that is not stored yet; afterwards ops are switched. Through hooks, many choices are measured
-    together. With "auto" this is a meter through hooks, and its `judge` is one through INC. One lower format
-    is measured: the first of the job.
+    together. With "auto" this is a meter through hooks, and its `judge` is one through INC; both are through
+    INC where the lower format is BF16 or FP16, for then INC rounds more than inputs and weights. One lower
+    format is measured: the first of the job.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class LossMeter:
         if beside is not None:
             name, self._skip = "verified_losses", heldout.samples
             settings["validation.skip"] = self._skip
-        self.through: Through = "hooks" if heldout.through == "auto" else heldout.through
+        self.through: Through = _way(heldout.through, self.format)
         if self.through != "inc":
             name = f"{name}_{self.through}"
             settings["validation.through"] = self.through
@@ -106,7 +108,7 @@ class LossMeter:
     @cached_property
     def judge(self) -> LossMeter:
         """The meter of the final plan, on the same samples: through INC, unless hooks were asked for."""
-        if self.samples.through != "auto":
+        if self.samples.through != "auto" or self.through == "inc":
             return self
         samples = replace(self.samples, through="inc")
         return LossMeter(self._job, samples, self.subject.lent(), self._graph, ops=self._ops, out=self._out)
@@ -194,7 +196,7 @@ class LossMeter:
         return self._measured
 
     def _take(self, ops: Collection[str], losses: FloatArray, divergence: Divergence | None) -> None:
-        """Store what was measured of a choice of ops."""
+        """Keep what was measured of a choice of ops."""
         if not np.isfinite(losses).all():
             raise NonFiniteError(self._why_not_finite(ops, "loss"))
         if divergence is not None:
@@ -262,6 +264,13 @@ class LossMeter:
                 if guilty is not None:
                     return f"{message}: op {guilty!r} is the first to make NaN or infinity of finite inputs"
         return f"{message}, although no op makes NaN or infinity of finite inputs: check the model itself"
+
+
+def _way(measuring: Measuring, lower: str) -> Through:
+    """Tell what lowers the ops of all plans but the final one."""
+    if measuring == "auto":
+        return "inc" if lower in CASTS else "hooks"
+    return measuring
 
 
 def _key(ops: Collection[str]) -> str:

@@ -3,7 +3,7 @@
     inc-mp tune recipes/tiny-llama-proof.yaml verify=false validation.samples=512 --out runs/splits
     python tests/benchmarks/closed_loop_splits.py runs/splits
 
-Plans for thresholds on a grid are measured once, through INC, on all 512 samples; these losses are kept in
+Plans for thresholds on a grid are measured once, together, on all 512 samples; these losses are kept in
 the folder. In each split the loop reads some samples drawn at random and chooses by the real program,
 whose thresholds are rounded down to the grid; its plan is then looked at on all samples left. "above": the
 share of splits whose plan is above tau there, which has noise of its own: the NRMSE of 384 samples is 4 %
@@ -39,8 +39,9 @@ class Pool:
     def __init__(self, run: Run) -> None:
         """Solve for and measure all of them, if that has not been done yet."""
         self._run, self._tau = run, float(run.recipe.tau or 0.0)
-        self.base = run.meter.losses(())
         self.plans = [self.plan(place) for place in PLACES]
+        run.meter.measure([plan.quantized for plan in self.plans], "Plans", "fewer of PLACES take less")
+        self.base = run.meter.losses(())
         self.losses = {plan.quantized: run.meter.losses(plan.quantized) for plan in self.plans}
 
     @cache  # noqa: B019
