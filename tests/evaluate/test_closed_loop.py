@@ -66,6 +66,24 @@ def test_nothing_behind_the_first_that_does_not_hold_counts():
     assert max(attempt.gain for attempt in verification.rounds) == failing
 
 
+def test_a_few_plans_are_announced_before_they_are_measured():
+    measure, announced, seen = wavy(1.0, 0.03), [], []
+
+    def ahead(plans):
+        assert 0 < len(plans) <= 4
+        announced.extend(plan.gain for plan in plans)
+
+    def checked(plan):
+        assert plan.gain in announced
+        seen.append(plan.gain)
+        return measure(plan)
+
+    settings = {"samples": 64, "level": 0.95}
+    loop = close_loop(plan_at, checked, Thresholds(TAU), ahead=ahead, **settings)
+    assert loop == close_loop(plan_at, measure, Thresholds(TAU), **settings)
+    assert len(set(announced) - set(seen)) <= 3 + 2  # of both rows
+
+
 def test_everything_fits():
     verification = close_loop(plan_at, wavy(0.01, 0.0), Thresholds(TAU), samples=64, level=0.95)
     assert verification.rounds[verification.chosen].gain == 60.0

@@ -31,11 +31,13 @@ HELDOUT = [
 FEW = ("model.layers.0.mlp.up_proj", "model.layers.1.self_attn.matmul_qk", "lm_head")
 
 
-def made(model, folder, heldout=HELDOUT, calibration=CALIBRATION, loss_fn=None, through="inc"):
+def made(
+    model, folder, heldout=HELDOUT, calibration=CALIBRATION, loss_fn=None, through="inc", formats=(FORMAT,)
+):
     subject, graph = subject_in_memory(model, calibration, loss_fn), capture(model, calibration[0])
     samples = HeldOutBatches(heldout, 3, 0, through).heldout(verify=False)
     ops = [op.name for op in graph.ops]
-    return LossMeter(Job(base="fp32"), samples, subject, graph, ops=ops, out=folder)
+    return LossMeter(Job(base="fp32", formats=formats), samples, subject, graph, ops=ops, out=folder)
 
 
 @pytest.fixture(scope="module")

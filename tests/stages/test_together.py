@@ -121,6 +121,9 @@ def test_auto_has_the_plan_judged_through_inc(model, expected, tmp_path):
     for through in ("inc", "hooks"):
         own = made(model, tmp_path, through=through)
         assert own.judge is own
+    in_bf16 = made(model, tmp_path, through="auto", formats=("bf16",))
+    assert in_bf16.through == "inc"  # it computes in BF16, too, which hooks do not
+    assert in_bf16.judge is in_bf16
 
 
 def test_a_loss_that_is_not_finite(tmp_path):
