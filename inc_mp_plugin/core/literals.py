@@ -9,6 +9,7 @@ Objective = Literal["memory", "theoretical_time", "bit_operations", "roofline", 
 Yardstick = Literal["loss", "kl"]
 Estimator = Literal["sample", "batch"]
 Memory = Literal["auto", "low", "high"]  # that a sensitivity pass takes
+Parallel = Literal["samples", "fsdp"]  # spread over several processes: samples alone, or weights, too
 Per = Literal["token", "sample"]  # of a KL divergence
 Through = Literal["inc", "hooks"]  # what lowers the ops of a model that is measured
 Measuring = Literal["auto", "inc", "hooks"]  # "auto": the plan through INC, all others through hooks

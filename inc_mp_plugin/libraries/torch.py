@@ -104,6 +104,28 @@ def viewed(tensor: Tensor) -> Tensor:
     return tensor if tensor._base is None else tensor._base
 
 
+def is_spread(tensor: Tensor) -> bool:
+    """Tell whether a tensor is spread over processes, in whatever way. 2.13."""
+    return hasattr(tensor, "full_tensor")
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Return all of a tensor; where it is spread, all processes have to ask for it at once. 2.13."""
+    whole: Tensor = tensor.full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    return whole
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds. 2.13."""
+    part: Tensor = tensor.to_local() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
+def is_freed(tensor: Tensor) -> bool:
+    """Tell whether the memory of a tensor was given back, as FSDP2 does between uses. 2.13."""
+    return tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """Return the model that a compiled one was made of; any other model as it is. 2.13."""
     return getattr(model, ORIGINAL) if is_compiled(model) else model

@@ -16,6 +16,7 @@ from inc_mp_plugin.model.chain import Chain, NoChain, chain_of
 from inc_mp_plugin.model.heads import head_loss
 from inc_mp_plugin.model.losses import logits_of
 from inc_mp_plugin.model.modules import module_of
+from inc_mp_plugin.model.weights import are_here
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
@@ -83,7 +84,9 @@ class Tails:
     def of(self, batch: Batch) -> Tail | None:
         """Return the tail if a batch has more logits than are computed at once."""
         if not self._tried:
-            self._tail, self._tried = tail_of(self._model, self._graph, batch), True
+            self._tried = True
+            if are_here(self._model):  # else blocks must run in every pass, for weights to come
+                self._tail = tail_of(self._model, self._graph, batch)
         return self._tail if self._tail is not None and self._tail.serves(batch) else None
 
 

@@ -9,10 +9,14 @@ from torch import nn
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.libraries.accelerate import is_dispatched
-from inc_mp_plugin.libraries.deepspeed import is_engine, is_partitioned
-from inc_mp_plugin.libraries.torch import uncompiled
+from inc_mp_plugin.libraries.deepspeed import has_split_layers, is_engine, is_partitioned
+from inc_mp_plugin.libraries.torch import is_spread, uncompiled
 
 _COPIES = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+_BY_FSDP2 = (
+    "let torch's FSDP2 spread it: torchrun --nproc-per-node=N --no-python inc-mp tune RECIPE.yaml "
+    "run.parallel=fsdp, or load all of it on one device"
+)
 
 
 def unwrapped(model: nn.Module, *, with_weights: bool = True) -> nn.Module:
@@ -48,7 +52,12 @@ def _fault(model: nn.Module) -> str:
     if is_dispatched(model):
         return "is spread over devices or offloaded by accelerate (device_map); load all of it on one device"
     if is_partitioned(model):
-        return "is spread over processes by DeepSpeed (ZeRO 3); load all of it on one device"
+        return f"is spread over processes by DeepSpeed (ZeRO 3); {_BY_FSDP2}"
+    if has_split_layers(model):
+        return f"has layers that DeepSpeed put in, for tensor parallelism or its own kernels; {_BY_FSDP2}"
+    if any(map(is_spread, model.parameters())):
+        kind = "tensor-parallel or sharded: its weights are DTensors"
+        return f"is spread over processes already ({kind}); {_BY_FSDP2}"
     if isinstance(model, torch.jit.ScriptModule):
         return "is TorchScript, which has no modules to swap; give the model that it was made of"
     if any(type(module).__module__.startswith("neural_compressor.") for module in model.modules()):

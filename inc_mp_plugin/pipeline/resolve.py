@@ -49,6 +49,7 @@ def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
         noise=recipe.noise,
         estimate=Estimate(recipe.run.estimator, recipe.run.draws, recipe.seed),
         memory=recipe.run.memory,
+        parallel=recipe.run.parallel,
         consumer_scales=consumer_scales(recipe.targets, recipe.device, recipe.scale_method),
         scale_method=recipe.scale_method,
         device=recipe.device,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inc_mp_plugin.core.literals import Estimator, Labels, Measuring, Memory, TimedDevice, Weights
+from inc_mp_plugin.core.literals import Estimator, Labels, Measuring, Memory, Parallel, TimedDevice, Weights
 from inc_mp_plugin.model.data.shape import BatchShape
 from inc_mp_plugin.model.data.source import DataSource, Excerpt
 
@@ -101,12 +101,14 @@ class RunSection(Section):
     """The cost of finding a plan, and nothing of the plan that would be found with unlimited samples.
 
     `estimator` and `draws` are those of the KL divergence; see `Estimate`. `memory` tells if the activations
-    of all blocks are kept, or those of one; see `measure_sensitivity`.
+    of all blocks are kept, or those of one; see `measure_sensitivity`. `parallel` tells what is spread over
+    several processes: the samples, or with "fsdp" the weights of the model, too.
     """
 
     estimator: Estimator = "sample"
     draws: Count = 1
     memory: Memory = "auto"
+    parallel: Parallel = "samples"
 
 
 class RequestSection(Section):

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inc_mp_plugin.core.costs import Costs
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.gain.devices import get_device
 from inc_mp_plugin.pipeline.data import check_data, subject_of, subject_without_weights
 from inc_mp_plugin.pipeline.next_command import DRY_RUN, mark_dry_run, refuse_in_memory
 from inc_mp_plugin.pipeline.resolve import job_of, timing_of
-from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime import ranks, store
 from inc_mp_plugin.runtime.lock import locked
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.rank_plan import plan_together
@@ -66,6 +67,12 @@ def tune_recipe(recipe: Recipe, out: Path, *, allow_code: bool = False) -> Plan:
     Raises:
         InputError, CaptureError, NonFiniteError, InfeasibleError, SelectionError: as the stages.
     """
+    if recipe.run.parallel == "fsdp" and ranks.size() == 1:
+        message = (
+            "run: {parallel: fsdp} spreads the model over processes, and there is one; start several: "
+            "torchrun --nproc-per-node=2 --no-python inc-mp tune RECIPE.yaml, or give run.parallel=samples"
+        )
+        raise InputError(message)
     subject = subject_of(recipe, allow_code=allow_code)
     # Missing samples or a missing device are reported now, not after hours of measuring.
     check_data(recipe)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, Any]
 
 Item = TypeVar("Item")
+
+_first: list[Callable[[], None]] = []  # is called before an exchange
 
 
 def rank() -> int:
@@ -56,8 +58,25 @@ def share(items: Sequence[Item]) -> Sequence[Item]:
     return items[start:stop]
 
 
+@contextmanager
+def first(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function before every exchange inside a `with`."""
+    _first.append(function)
+    try:
+        yield
+    finally:
+        _first.remove(function)
+
+
 def exchange(content: bytes) -> list[bytes]:
     """Gather what every process gave, in the order of their ranks."""
+    for function in _first:
+        function()
+    return gather(content)
+
+
+def gather(content: bytes) -> list[bytes]:
+    """Gather as `exchange` does, and call nothing before."""
     if size() == 1:
         return [content]
     import torch

@@ -16,6 +16,7 @@ from inc_mp_plugin.model.distributions import Distributions, check_counted
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.losses import IGNORED_LABEL, next_labels
 from inc_mp_plugin.model.token_losses import check_classes, token_losses
+from inc_mp_plugin.runtime.lockstep import backward_pass
 from inc_mp_plugin.sensitivity.drawn_labels import drawn_losses, labels_at, uniform_numbers
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class Whole:
 
     def _differentiated(self, losses: Tensor, scale: float, *, keep: bool) -> Tensor:
         own = losses if self.loss_of is None else losses[self.loss_of : self.loss_of + 1]
-        torch.autograd.backward(own, torch.full_like(own, scale), retain_graph=keep)
+        with backward_pass():
+            torch.autograd.backward(own, torch.full_like(own, scale), retain_graph=keep)
         return own.detach()
 
 

@@ -14,6 +14,7 @@ from inc_mp_plugin.model.batches import batch_size, is_packed, sample_lengths, s
 from inc_mp_plugin.model.experts import layer_of
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
+from inc_mp_plugin.runtime.lockstep import backward_pass
 from inc_mp_plugin.sensitivity.expert_taps import whole_layers
 from inc_mp_plugin.sensitivity.one_batch import Begun, Measured, Pass
 from inc_mp_plugin.sensitivity.rows import concatenate
@@ -126,7 +127,9 @@ def _separable(settings: Pass, batch: Batch) -> bool:
     try:
         tokens, blocks = sample_lengths(batch), settings.blocks
         with Taps(settings.model, settings.graph, 2, tokens=tokens, inputs_only=True, blocks=blocks) as taps:
-            torch.autograd.backward(settings.losses(pair)[0])
+            loss = settings.losses(pair)[0]
+            with backward_pass():
+                torch.autograd.backward(loss)
     except MixedSamplesError:
         return False
     return not bool(taps.totals.input[1].any())

@@ -13,7 +13,6 @@ from inc_mp_plugin.core.formats import check_formats, get_format
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.plan import EAGL, OpValues
 from inc_mp_plugin.model.modes import as_measured
-from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.scales.dtypes import dtype_of
 from inc_mp_plugin.sensitivity.maxabs import finite_weight
 from inc_mp_plugin.sensitivity.rounding import CASTS, scaled
@@ -90,7 +89,7 @@ def measure_eagl(
 def _entropies(model: nn.Module, graph: Graph, format_name: str, scales: Scales | None) -> dict[str, float]:
     entropies = {}
     for op in graph.ops:
-        weight = finite_weight(module_of(model, op.name), op.name)
+        weight = finite_weight(model, op.name)
         if weight is not None:
             entropies[op.name] = code_entropy(weight_codes(weight.detach(), format_name, scales))
     return entropies

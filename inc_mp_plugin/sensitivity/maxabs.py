@@ -18,6 +18,7 @@ from inc_mp_plugin.model.hooks import watching, with_forward
 from inc_mp_plugin.model.losses import check_labels, sample_losses
 from inc_mp_plugin.model.modes import as_measured
 from inc_mp_plugin.model.modules import module_of
+from inc_mp_plugin.model.weights import stored_weight
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.scales.nearest import largest_magnitude
 
@@ -101,7 +102,7 @@ class Calibration:
         """
         self.maxabs.update(_of_all_ranks(self.maxabs))
         with as_measured(self._model):
-            _check_finite(self._modules(), self.maxabs, self._note)
+            _check_finite(self._model, self._names, self.maxabs, self._note)
 
     def _modules(self) -> dict[str, nn.Module]:
         return {name: module_of(self._model, name) for name in self._names}
@@ -201,31 +202,29 @@ def _of_all_ranks(maxabs: MaxAbs) -> MaxAbs:
     return largest
 
 
-def finite_weight(module: nn.Module, op: str, note: str = "") -> Tensor | None:
-    """Return the weight of an op's module; None for a bgemm, which has none.
+def finite_weight(model: nn.Module, op: str, note: str = "") -> Tensor | None:
+    """Return the weight of an op; None for a bgemm, which has none.
 
     Args:
-        module: of the op.
+        model: that has the op.
         op: its name.
         note: ends the text of the error.
 
     Raises:
         NonFiniteError: a NaN or an infinity in the weight; the text names the op.
     """
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        return None
-    if not largest_magnitude(weight).isfinite():
+    weight = stored_weight(model, op)
+    if weight is not None and not largest_magnitude(weight).isfinite():
         message = f"NaN or infinity in the weight of op {op!r}{note}"
         raise NonFiniteError(message)
     return weight
 
 
-def _check_finite(modules: Mapping[str, nn.Module], maxabs: MaxAbs, note: str) -> None:
+def _check_finite(model: nn.Module, ops: Iterable[str], maxabs: MaxAbs, note: str) -> None:
     """Refuse NaN and infinity, which a scale would spread silently; the error names the first such op."""
     broken = {op for (op, _), largest in maxabs.items() if not largest.isfinite()}
-    for op, module in modules.items():
-        finite_weight(module, op, note)
+    for op in ops:
+        finite_weight(model, op, note)
         if op in broken:
             message = f"NaN or infinity in the input of op {op!r}{note}"
             raise NonFiniteError(message)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from inc_mp_plugin.libraries.torch import map_tensors, parameters_of
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.modules import module_of
+from inc_mp_plugin.model.weights import are_here
 
 
 class Errors(Protocol):
@@ -75,19 +76,23 @@ def rounded(
         rounder: rounds a tensor.
         formats: of the ops that are rounded, by their names.
         as_used: round a weight each time its op runs, and drop it then, so that one rounded weight is there
-            at a time; else all are there.
+            at a time; else all are there. Weights that are elsewhere between passes are always rounded so.
     """
     modules = {op: module_of(model, op) for op in formats}
-    weights = {op: w for op, m in modules.items() if (w := parameters_of(m).get("weight")) is not None}
+    as_used = as_used or not are_here(model)
+    replaced: dict[nn.Module, Tensor] = {}
 
     def put(op: str) -> None:
-        if op in weights:
-            rounded_weight = nn.Parameter(rounder.weight(weights[op], formats[op]), requires_grad=False)
-            parameters_of(modules[op])["weight"] = rounded_weight
+        module = modules[op]
+        weight = replaced.get(module, parameters_of(module).get("weight"))
+        if weight is not None:
+            replaced[module] = weight
+            rounded_weight = nn.Parameter(rounder.weight(weight, formats[op]), requires_grad=False)
+            parameters_of(module)["weight"] = rounded_weight
 
     def take(op: str, *_: Any) -> None:
-        if op in weights:
-            parameters_of(modules[op])["weight"] = weights[op]
+        if modules[op] in replaced:
+            parameters_of(modules[op])["weight"] = replaced.pop(modules[op])
 
     def before(op: str, *arguments: Any) -> Any:
         if as_used:
@@ -95,12 +100,12 @@ def rounded(
         return _round_inputs(rounder, formats, op, *arguments)
 
     try:
-        for op in () if as_used else weights:
+        for op in () if as_used else modules:
             put(op)
         with watching(modules, before=before, after=take if as_used else None):
             yield
     finally:
-        for op in weights:
+        for op in modules:
             take(op)
 
 

@@ -12,6 +12,7 @@ from inc_mp_plugin.core.footprint import footprint
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.model.losses import check_labels
 from inc_mp_plugin.model.tail import Tails
+from inc_mp_plugin.model.weights import are_here
 from inc_mp_plugin.sensitivity.batch_rows import Kinds, begin, measuring
 from inc_mp_plugin.sensitivity.memory import free_bytes
 from inc_mp_plugin.sensitivity.one_batch import Begun, Measured, Pass
@@ -96,13 +97,13 @@ class _Room:
     def __init__(self, settings: Pass) -> None:
         """Look at what is free."""
         parameter = next(settings.model.parameters(), torch.zeros(()))
-        self._device, self._low = parameter.device, settings.low
+        self._device, self._holds = parameter.device, not settings.low and are_here(settings.model)
         self._start = self._before = free_bytes(self._device)
         self._largest = footprint(settings.graph, parameter.element_size()).high
 
     def holds_another(self) -> bool:
         """Tell if there is room for one more batch, as large as the largest so far."""
-        if self._low or self._start is None or self._before is None:
+        if not self._holds or self._start is None or self._before is None:
             return False
         free = free_bytes(self._device) or 0
         self._largest = max(self._largest, self._before - free)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from inc_mp_plugin.core.blocks import block_of
 from inc_mp_plugin.core.errors import InputError, PluginError
 from inc_mp_plugin.core.graph import Graph
-from inc_mp_plugin.libraries.torch import leaves, map_tensors, version_of
+from inc_mp_plugin.libraries.torch import is_freed, leaves, map_tensors, version_of
 from inc_mp_plugin.model.experts import layer_of
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.modules import module_of
@@ -41,6 +41,7 @@ class _Tap:
     module: Any  # an nn.Module, whose attributes depend on its kind
     column: int
     calls: int = 0
+    weight: Tensor | None = None  # as the calls had it: between passes it may be elsewhere
     pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # input, output gradient
 
 
@@ -137,6 +138,7 @@ class Taps:
         self._due.clear()
         for tap in self._taps.values():
             tap.pairs.clear()
+            tap.weight = None
 
     def add(self, op: str, value: Tensor, of_value: Tensor, of_output: Tensor) -> None:
         """Add a linear op that is tapped apart.
@@ -155,7 +157,8 @@ class Taps:
         self._due[id(reads)] = reads
         self._add_inputs(reads)
         pair = (self.rows(value), self.rows(of_output))
-        self._gradients.add(self.totals, column, module_of(self._model, op), [pair])
+        module: Any = module_of(self._model, op)
+        self._gradients.add(self.totals, column, module, module.weight.detach(), calls=[pair])
 
     def finish(self) -> None:
         """Add what is still due: of ops with an output that the loss ignores, and of those beside them."""
@@ -227,8 +230,8 @@ class Taps:
             raise InputError(message)
         self.rows(output)
         if tap.kind != "bgemm" and not self._inputs_only:
-            value = leaves((args, kwargs))[0].detach()
-            add_output = partial(self._add_output, tap, value, version=version_of(value))
+            value, weight = leaves((args, kwargs))[0].detach(), tap.module.weight.detach()
+            add_output = partial(self._add_output, tap, value, weight, version=version_of(value))
             output.register_hook(add_output)  # type: ignore[no-untyped-call]
 
     def _add_input(self, reads: Reads, place: int, gradient: Tensor) -> None:
@@ -244,18 +247,28 @@ class Taps:
         rows = list(zip(*map(self.rows, (reads.value, *gradients)), strict=True))
         add_inputs(self.totals, rows, readers, errors=self._errors, together=self._together)
 
-    def _add_output(self, tap: _Tap, value: Tensor, gradient: Tensor, *, version: int) -> None:
+    def _add_output(
+        self, tap: _Tap, value: Tensor, weight: Tensor, gradient: Tensor, *, version: int
+    ) -> None:
         _check_unchanged(tap.name, value, version)
+        tap.weight = weight
         tap.pairs.append((value, gradient))
         if len(tap.pairs) == tap.calls:
             self._add_weight(tap)
 
     def _add_weight(self, tap: _Tap) -> None:
-        if not tap.pairs:
+        weight, tap.weight = tap.weight, None
+        if weight is None:
             return
+        if is_freed(weight):
+            message = (
+                f"op {tap.name!r} runs several times, and the loss reads some of its outputs only; with run: "
+                "{parallel: fsdp} its weight is gone by then: give run: {parallel: samples}"
+            )
+            raise InputError(message)
         pairs = [(self.rows(value), self.rows(gradient)) for value, gradient in tap.pairs]
         tap.pairs.clear()
-        self._gradients.add(self.totals, tap.column, tap.module, pairs)
+        self._gradients.add(self.totals, tap.column, tap.module, weight, calls=pairs)
 
     def rows(self, tensor: Tensor) -> Tensor:
         """Give one row per sample; a single sample is one row, whatever the first axis counts.

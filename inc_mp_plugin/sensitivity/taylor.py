@@ -14,10 +14,9 @@ from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.estimate import Estimate
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.libraries.torch import parameters_of
 from inc_mp_plugin.model.modes import as_measured, say_unreached
-from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.model.plain_batches import plain_batches
+from inc_mp_plugin.model.weights import stored_weight
 from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
 from inc_mp_plugin.scales.nearest import largest_magnitude
@@ -157,8 +156,8 @@ def with_weights(model: nn.Module, sensitivity: Sensitivity) -> Sensitivity:
     channels = []
     with as_measured(model):
         for name in sensitivity.ops:
-            weight = parameters_of(module_of(model, name)).get("weight")
-            rows = torch.full((1, 1), torch.inf) if weight is None else weight.detach().flatten(1)
+            weight = stored_weight(model, name)
+            rows = torch.full((1, 1), torch.inf) if weight is None else weight.flatten(1)
             channels.append(largest_magnitude(rows, dim=1).double().cpu().numpy())
     maxabs = {
         **sensitivity.maxabs,

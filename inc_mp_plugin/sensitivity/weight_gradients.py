@@ -39,6 +39,8 @@ class WeightGradients:
         totals: Totals,
         column: int,
         module: Any,
+        weight: Tensor,
+        *,
         calls: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
         """Add ||W * dg/dW||^2 and ||q * dg/dW||^2 of an op to totals, for each sample.
@@ -46,11 +48,11 @@ class WeightGradients:
         Args:
             totals: to add to.
             column: of the op.
-            module: of the op, with a weight.
+            module: of the op.
+            weight: of the op, as its calls had it.
             calls: for each call, the rows of samples of its input, and of its output's gradient. They are
                 added before squaring, for one weight has one rounding error.
         """
-        weight = module.weight.detach()
         # By the weight, not by the class: INC goes by the names of classes, which may be anybody's.
         convolves = weight.dim() > 2
         compute: Gradient = partial(_of_convolution, module) if convolves else _rows_of_linear
@@ -92,6 +94,6 @@ def _of_convolution(module: Any, value: Tensor, gradient: Tensor, rows: slice, o
     del rows
     value, gradient = (t.reshape(-1, *t.shape[-3:]) for t in (value, gradient))
     result: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-        padded(module, value), module.weight.shape, gradient, module.stride, 0, module.dilation, module.groups
+        padded(module, value), out.shape, gradient, module.stride, 0, module.dilation, module.groups
     )
     return out.copy_(result)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.core.demands import Demands, Serving
 from inc_mp_plugin.core.estimate import Estimate
 from inc_mp_plugin.core.knobs import constraint_of
-from inc_mp_plugin.core.literals import Accelerator, Memory, NoiseModel, Objective, Strategy, Yardstick
+from inc_mp_plugin.core.literals import (
+    Accelerator,
+    Memory,
+    NoiseModel,
+    Objective,
+    Parallel,
+    Strategy,
+    Yardstick,
+)
 from inc_mp_plugin.core.results import VERIFY_CONFIDENCE
 from inc_mp_plugin.scales.scaleless import ON_A_CPU
 from inc_mp_plugin.solver.planner import IP_MSE
@@ -61,6 +69,8 @@ class Job:
         noise_scales: scales of measured noise; None for the other models of noise.
         estimate: how the KL divergence is estimated: from samples or batches, with how many drawn labels.
         memory: that a sensitivity pass takes: "low", "high" or "auto".
+        parallel: spread over several processes while sensitivities are measured: "samples", or "fsdp" for
+            the weights, too.
         value_scales: scales with which EAGL and ALPS round; None without FP8.
         consumer_scales: scales of all consumers: an op without a scale there stays in the base format.
         scale_method: INC's method of choosing scales; each target's own default if None.
@@ -94,6 +104,7 @@ class Job:
     noise_scales: Scales | None = None
     estimate: Estimate = Estimate()
     memory: Memory = "auto"
+    parallel: Parallel = "samples"
     value_scales: Scales | None = None
     consumer_scales: tuple[Scales, ...] = (ON_A_CPU,)
     scale_method: str | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.blocks import repeated_blocks
+from inc_mp_plugin.core.errors import InputError, few
 from inc_mp_plugin.model.batches import is_packed
 from inc_mp_plugin.runtime import ranks, store
 from inc_mp_plugin.runtime.artefact import Artefact
@@ -69,7 +70,28 @@ def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
         subject: the model and its calibration batches.
         graph: from `capture`.
         out: folder of the file that holds the finished batches.
+
+    Raises:
+        InputError: the weights are to be spread over processes, but they cannot be; see `sharded`.
     """
+    if job.parallel != "fsdp":
+        return _measure(job, subject, graph, out)
+    from inc_mp_plugin.model.sharded import sharded
+
+    routed = [op.name for op in graph.ops if op.share < 1]
+    if routed:
+        message = (
+            f"experts ({few(routed)}) cannot be measured with run: {{parallel: fsdp}}; give run: "
+            "{parallel: samples}"
+        )
+        raise InputError(message)
+    # Other stages measure the whole model in the first process, so this is a model of its own.
+    with sharded(subject.load_model(), repeated_blocks(graph)) as model:
+        spread = replace(subject, load_model=lambda: model, load_batches=lambda: subject.batches)
+        return _measure(job, spread, graph, out)
+
+
+def _measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
     from inc_mp_plugin.sensitivity.resume import measure_in_steps
 
     own = f".{ranks.rank()}" if ranks.rank() else ""

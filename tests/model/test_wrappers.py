@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import helpers
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
@@ -51,10 +53,31 @@ def test_weights_in_parts():
         lambda: mp.capture(engine_of(model), BATCHES[0]),
         lambda: mp.tune(model, BATCHES, gain_fraction=0.5, out="unused"),
     ):
-        with pytest.raises(
-            InputError, match=r"over processes by DeepSpeed \(ZeRO 3\); load all of it on one"
-        ):
+        with pytest.raises(InputError, match=r"over processes by DeepSpeed \(ZeRO 3\); let torch's FSDP2"):
             use()
+
+
+def test_layers_that_deepspeed_put_in():
+    model = nn.Sequential(nn.Linear(4, 4))
+    place = {"__module__": "deepspeed.module_inject.layers"}
+    model[0] = type("LinearAllreduce", (nn.Linear,), place)(4, 4)
+    with pytest.raises(InputError, match=r"layers that DeepSpeed put in.*run\.parallel=fsdp"):
+        mp.capture(model, torch.zeros(2, 4))
+
+
+def test_weights_that_are_tensor_parallel():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        model = parallelize_module(nn.Sequential(nn.Linear(4, 4)), mesh, {"0": ColwiseParallel()})
+        for use in (
+            lambda: mp.capture(model, torch.zeros(2, 4)),
+            lambda: mp.tune(model, BATCHES, gain_fraction=0.5, out="unused"),
+        ):
+            with pytest.raises(InputError, match=r"weights are DTensors\); let torch's FSDP2.*parallel=fsdp"):
+                use()
+    finally:
+        distributed.destroy_process_group()
 
 
 class Elsewhere(torch.Tensor):

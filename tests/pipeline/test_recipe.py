@@ -79,6 +79,7 @@ def test_all_faults_at_once_with_suggestions(tmp_path):
             r"confidence of a kl needs at least 16 batches, and calibration has \d+; give more",
         ),
         ({"run": {"memory": "small"}}, "run.memory is 'small'"),
+        ({"run": {"parallel": "ddp"}}, "run.parallel is 'ddp': input should be 'samples' or 'fsdp'"),
         ({"strategy": "prefix", "confidence": 0.9}, "goes with no other strategy"),
         ({"verify_confidence": 95}, "verify_confidence is 95"),
         ({"confidence": 95}, "confidence is 95"),

@@ -1,32 +1,16 @@
 """Several processes of torch.distributed give the plan of one, each from a share of the samples."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import helpers
 import pytest
+from processes import ROOT, torchrun
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.runtime import ranks
 
-ROOT = Path(__file__).parents[2]
 BATCHES = [{"input_ids": helpers.tokens(2, 16, seed)} for seed in range(5)]
 NOISE = mp.Noise("measured", mp.Scales("maxabs_arbitrary", "cpu"), ("fp8_e4m3",))
-
-
-def torchrun(*command, cwd=ROOT, processes=2):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*start, *map(str, command)], env=environment, cwd=cwd, capture_output=True, text=True, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +111,18 @@ def test_inc_quantizes_the_same_ops_in_every_process(tmp_path, in_ranks):
 
 
 @pytest.mark.slow
-def test_a_recipe_in_two_processes(tmp_path):
+@pytest.mark.parametrize("parallel", ["samples", "fsdp"])
+def test_a_recipe_in_two_processes(tmp_path, parallel):
     recipe = ROOT / "recipes" / "tiny-llama.yaml"
     changes = ["calibration.samples=6", "calibration.batch_size=2", "validation=null", "confidence=null"]
     plans = []
-    for name, processes in (("one", 1), ("two", 2)):
+    for name, processes, more in (("one", 1, []), ("two", 2, [f"run.parallel={parallel}"])):
         out = tmp_path / name
-        command = ["-m", "inc_mp_plugin.cli", "tune", recipe, *changes, "--out", out]
+        command = ["-m", "inc_mp_plugin.cli", "tune", recipe, *changes, *more, "--out", out]
         done = torchrun(*command, processes=processes)
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("Everything is in") == 1
+        assert ("fsdp over 2 processes; this one holds" in done.stderr) == (more == ["run.parallel=fsdp"])
         plans.append(json.loads((out / "plan.json").read_text()))
     for key in ("formats", "predicted"):
         assert plans[0][key] == plans[1][key]
