@@ -10,6 +10,7 @@ Yardstick = Literal["loss", "kl"]
 Estimator = Literal["sample", "batch"]
 Memory = Literal["auto", "low", "high"]  # that a sensitivity pass takes
 Parallel = Literal["samples", "fsdp"]  # spread over several processes: samples alone, or weights, too
+DeviceMap = Literal["auto"]  # of the places that the weights of a model are kept in
 Per = Literal["token", "sample"]  # of a KL divergence
 Through = Literal["inc", "hooks"]  # what lowers the ops of a model that is measured
 Measuring = Literal["auto", "inc", "hooks"]  # "auto": the plan through INC, all others through hooks

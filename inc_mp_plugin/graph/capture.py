@@ -45,12 +45,12 @@ def capture(model: nn.Module, example_inputs: Any, *, cached_tokens: int = 0) ->
         Ops in execution order, their groups, and every product that cannot be quantized, with the reason.
 
     Raises:
-        InputError: accelerate or DeepSpeed has spread the model over devices; or a cache is asked for, and
-            the inputs are not `{"input_ids": ...}` alone.
+        InputError: several devices or processes run parts of the model; or a cache is asked for, and the
+            inputs are not `{"input_ids": ...}` alone.
         CaptureError: torch.export cannot trace the model, or the model has no quantizable op or no cache.
     """
     example_inputs = plain(example_inputs, "example_inputs")
-    model = unwrapped(model, with_weights=False)
+    model = unwrapped(model, with_weights=False, dispatched=True)
     with inference_mode(mode=False):  # in which nothing could be traced
         skeleton = without_weights(model).eval()
         inputs = map_tensors(example_inputs, lambda t: t.to("meta"))

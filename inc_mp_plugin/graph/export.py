@@ -16,6 +16,7 @@ from torch.fx import Node
 from inc_mp_plugin.core.errors import CaptureError
 from inc_mp_plugin.graph.known_values import KnownValues
 from inc_mp_plugin.graph.trace_errors import asks_for_a_value, trace_fault
+from inc_mp_plugin.libraries.accelerate import idle_hooks, remove_hooks
 from inc_mp_plugin.libraries.torch import buffers_of, lazy_graphs, parameters_of, without_stack_traces
 from inc_mp_plugin.libraries.transformers import cache_argument, cache_of
 from inc_mp_plugin.model.batches import arguments, map_tensors
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def without_weights(model: nn.Module) -> nn.Module:
     """Copy a model deeply, with meta tensors for its tensors; shared tensors stay shared."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = idle_hooks(model)
     for module in model.modules():
         for tensor in [*parameters_of(module).values(), *buffers_of(module).values()]:
             if tensor is not None and id(tensor) not in memo:
@@ -36,7 +37,9 @@ def without_weights(model: nn.Module) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, Tensor):
                 memo[id(value)] = torch.empty_like(value, device="meta")
-    return copy.deepcopy(model, memo)
+    skeleton = copy.deepcopy(model, memo)
+    remove_hooks(skeleton)
+    return skeleton
 
 
 def export(skeleton: nn.Module, inputs: Batch, values: Batch | None = None) -> list[Node]:

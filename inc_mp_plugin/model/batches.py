@@ -72,8 +72,10 @@ def map_tensors(batch: Any, function: Callable[[Tensor], Any]) -> Any:
 
 
 def placed(model: nn.Module, batch: Batch) -> Batch:
-    """Move a batch to the device of a model's first parameter; a model without weights takes it as it is."""
-    device = next((parameter.device for parameter in model.parameters()), None)
+    """Move a batch to the device that a model runs on; a model without weights takes it as it is."""
+    from inc_mp_plugin.model.weights import device_of
+
+    device = device_of(model)
     if device is None or device.type == "meta":
         return batch
     moved: Batch = map_tensors(batch, lambda tensor: tensor.to(device))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from inc_mp_plugin.libraries.accelerate import is_hooked, within
 
 if TYPE_CHECKING:
     Before = Callable[[str, Any, Any], Any]
@@ -20,24 +22,25 @@ def watching(
 ) -> Iterator[None]:
     """Call functions before and after every forward pass of these modules; then take the hooks off again.
 
+    Where accelerate brings weights for a pass alone, the functions are called while they are there.
+
     Args:
         modules: by name.
         before: takes a name, the call's arguments and keywords; returns None, or new (arguments, keywords).
         after: takes a name, the call's arguments, its keywords and its output; returns None, or a new output.
     """
-    handles = []
-    try:
+    with ExitStack() as stack:
         for name, module in modules.items():
+            if is_hooked(module):  # torch's hooks run when its weights are not there yet, and gone again
+                stack.enter_context(within(module, partial(_around, name, before, after)))
+                continue
             if before is not None:
                 hook = partial(_call, before, name)
-                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+                stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if after is not None:
                 hook = partial(_call, after, name)
-                handles.append(module.register_forward_hook(hook, with_kwargs=True))
+                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -71,6 +74,21 @@ def recorded(model: nn.Module) -> Iterator[list[Any]]:
 
     with watching({"": model}, after=keep):
         yield outputs
+
+
+def _around(
+    name: str,
+    before: Before | None,
+    after: After | None,
+    forward: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    if before is not None:
+        args, kwargs = before(name, args, kwargs) or (args, kwargs)
+    output = forward(*args, **kwargs)
+    changed = None if after is None else after(name, args, kwargs, output)
+    return output if changed is None else changed
 
 
 def _call(function: Callable[..., Any], name: str, module: nn.Module, *values: Any) -> Any:

@@ -11,6 +11,7 @@ from inc_mp_plugin.libraries.transformers import commit_of, in_dtype
 from inc_mp_plugin.model.adapters import base_of, is_adapter, with_adapter, with_empty_adapter
 from inc_mp_plugin.model.checkpoint import check_whole
 from inc_mp_plugin.model.load_errors import loading
+from inc_mp_plugin.model.placing import in_places
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.store import file_fingerprint
 from inc_mp_plugin.scales.dtypes import dtype_of
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
+
+    from inc_mp_plugin.core.literals import DeviceMap
 
 
 # Endings of classes whose labels no form of a recipe's data holds.
@@ -33,7 +36,12 @@ _FROM_PYTHON = (
 
 
 def load_model(
-    name_or_path: str, dtype: str, *, trust_remote_code: bool, merge_adapters: bool = False
+    name_or_path: str,
+    dtype: str,
+    *,
+    trust_remote_code: bool,
+    merge_adapters: bool = False,
+    device_map: DeviceMap | None = None,
 ) -> nn.Module:
     """Load a model in its base format, in evaluation mode: a causal language model, or what its class names.
 
@@ -42,11 +50,18 @@ def load_model(
         dtype: its base format: "fp32", "bf16" or "fp16".
         trust_remote_code: run code that comes with the model.
         merge_adapters: merge the adapter into the base model; else it stays a `PeftModel`.
+        device_map: "auto" to keep it on a card, in memory and on a disk, as far as each goes.
 
     Raises:
         InputError: transformers or PEFT cannot load it, its files do not hold all of it, or there is no
-            adapter to merge.
+            adapter to merge, or one beside a `device_map`.
     """
+    if device_map is not None and is_adapter(name_or_path):
+        message = (
+            f"{name_or_path!r} is an adapter, which run.device_map cannot place; save it merged into its "
+            "base model, or leave run.device_map out"
+        )
+        raise InputError(message)
     if is_adapter(name_or_path):
         base = _load(base_of(name_or_path), dtype, trust_remote_code=trust_remote_code)
         return with_adapter(base, name_or_path, merge=merge_adapters).eval()
@@ -56,10 +71,16 @@ def load_model(
             "(adapter_config.json); leave it out"
         )
         raise InputError(message)
-    return _load(name_or_path, dtype, trust_remote_code=trust_remote_code).eval()
+
+    def load(**places: Any) -> nn.Module:
+        return _load(name_or_path, dtype, places, trust_remote_code=trust_remote_code).eval()
+
+    return load() if device_map is None else in_places(load)
 
 
-def _load(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.Module:
+def _load(
+    name_or_path: str, dtype: str, places: Mapping[str, Any] | None = None, *, trust_remote_code: bool
+) -> nn.Module:
     config = load_config(name_or_path, {}, trust_remote_code=trust_remote_code)
     quantization = getattr(config, "quantization_config", None)
     model: nn.Module
@@ -67,6 +88,7 @@ def _load(name_or_path: str, dtype: str, *, trust_remote_code: bool) -> nn.Modul
         model, info = _auto_class(config).from_pretrained(
             name_or_path,
             **in_dtype(dtype_of(dtype)),
+            **(places or {}),
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # the error of transformers names none

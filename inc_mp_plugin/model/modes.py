@@ -44,14 +44,15 @@ def as_measured(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    # By name: accelerate puts new parameters in with every pass.
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+        for name in trainable:
+            model.get_parameter(name).requires_grad_(False)
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+        for name in trainable:
+            model.get_parameter(name).requires_grad_(True)
 
 
 def say_unreached(graph: Graph, reached: Collection[str]) -> None:

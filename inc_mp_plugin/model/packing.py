@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.libraries.torch import evaluating
 from inc_mp_plugin.model.losses import logits_of
+from inc_mp_plugin.model.weights import device_of
 
 _LENGTH = 4  # tokens of each of two joined texts
 _TOLERANCE = 1e-3  # of the largest logit; a text that is seen moves all logits by more
@@ -22,7 +23,7 @@ def check_packing(model: nn.Module) -> None:
     Raises:
         InputError: the model mixes joined texts.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     positions = torch.arange(_LENGTH, device=device).repeat(2)[None]
     second = torch.arange(1, _LENGTH + 1, device=device)
 

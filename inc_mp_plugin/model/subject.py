@@ -66,11 +66,13 @@ class Subject:
         """Return the model for INC to convert for good: a copy with the same weights if it is the user's.
 
         Raises:
-            InputError: it cannot be copied.
+            InputError: it cannot be copied, or is not all in one place.
         """
         from inc_mp_plugin.model.modules import copy_model
+        from inc_mp_plugin.model.wrappers import unwrapped
 
-        return copy_model(self.model) if self.borrowed else self.model
+        model = unwrapped(self.model)
+        return copy_model(model) if self.borrowed else model
 
 
 def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossFunction | None) -> Subject:
@@ -82,10 +84,11 @@ def subject_in_memory(model: nn.Module, batches: Sequence[Batch], loss_fn: LossF
         loss_fn: from the model and a batch to losses, shape (samples,); `default_loss` if None.
     """
     from inc_mp_plugin.libraries.torch import leaves
+    from inc_mp_plugin.model.weights import stored_tensors
 
     return Subject(
         depends_on={
-            "model": hash_tensors(dict(model.state_dict()).values()),
+            "model": hash_tensors(stored_tensors(model)),
             "architecture": _hash_text(f"{model} {getattr(model, 'config', '')}"),
             "data": hash_tensors(leaf for batch in batches for leaf in leaves(batch)),
             "loss_fn": _identity(loss_fn),

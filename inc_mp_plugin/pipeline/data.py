@@ -63,7 +63,7 @@ def subject_of(recipe: Recipe, *, allow_code: bool = False) -> Subject:
             "versions": versions(),
         },
         base=model.dtype,
-        load_model=lambda: _packable(_model(model)) if data.pack else _model(model),
+        load_model=lambda: _model(recipe),
         load_batches=lambda: _batches(recipe, data, 0),
         loss_fn=loss_fn,
     )
@@ -207,17 +207,23 @@ def _merging(section: ModelSection) -> Json:
     return {"merge_adapters": True} if section.merge_adapters else {}
 
 
-def _model(section: ModelSection) -> nn.Module:
+def _model(recipe: Recipe) -> nn.Module:
+    section = recipe.model
     name, dtype, trusted = section.name_or_path, section.dtype, section.trust_remote_code
     if section.weights == "random":
-        return random_model(_config(section), dtype, trust_remote_code=trusted)
-    return load_model(name, dtype, trust_remote_code=trusted, merge_adapters=section.merge_adapters)
+        model = random_model(_config(section), dtype, trust_remote_code=trusted)
+    else:
+        model = load_model(
+            name,
+            dtype,
+            trust_remote_code=trusted,
+            merge_adapters=section.merge_adapters,
+            device_map=recipe.run.device_map,
+        )
+    if recipe.calibration.pack:
+        from inc_mp_plugin.model.packing import check_packing
 
-
-def _packable(model: nn.Module) -> nn.Module:
-    from inc_mp_plugin.model.packing import check_packing
-
-    check_packing(model)
+        check_packing(model)
     return model
 
 

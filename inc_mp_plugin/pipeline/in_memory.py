@@ -145,7 +145,7 @@ def tune(
     Raises:
         InputError, CaptureError, NonFiniteError, InfeasibleError: as the stages.
     """
-    folder, model = Path(out), unwrapped(model)
+    folder, model = Path(out), unwrapped(model, dispatched=True)
     timing = timing_from(timing, clock)
     name, scales = noise_from(noise, scales)
     heldout = _heldout(validation, batches)

@@ -38,6 +38,7 @@ from inc_mp_plugin.pipeline.sections import (
     TimingSection,
     ValidationSection,
 )
+from inc_mp_plugin.pipeline.spread import spread_fault
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.solver.uncertainty import LEAST_ROWS
 from inc_mp_plugin.targets import get_target
@@ -113,7 +114,7 @@ class Recipe(Section):
     def _sections_fit_together(self) -> Recipe:
         check_formats((self.model.dtype, *self.formats))
         check_knobs(self.tau, self.gain_fraction, self.budget, self.kl)
-        fault = self._strategy_fault() or self._target_fault() or self._heldout_fault()
+        fault = self._strategy_fault() or self._target_fault() or self._heldout_fault() or spread_fault(self)
         if fault:
             raise ValueError(fault)
         return self

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inc_mp_plugin.core.literals import Estimator, Labels, Measuring, Memory, Parallel, TimedDevice, Weights
+from inc_mp_plugin.core.literals import (
+    DeviceMap,
+    Estimator,
+    Labels,
+    Measuring,
+    Memory,
+    Parallel,
+    TimedDevice,
+    Weights,
+)
 from inc_mp_plugin.model.data.shape import BatchShape
 from inc_mp_plugin.model.data.source import DataSource, Excerpt
 
@@ -102,13 +111,15 @@ class RunSection(Section):
 
     `estimator` and `draws` are those of the KL divergence; see `Estimate`. `memory` tells if the activations
     of all blocks are kept, or those of one; see `measure_sensitivity`. `parallel` tells what is spread over
-    several processes: the samples, or with "fsdp" the weights of the model, too.
+    several processes: the samples, or with "fsdp" the weights of the model, too. `device_map: auto` keeps the
+    weights that do not fit a card in memory, and the rest on a disk.
     """
 
     estimator: Estimator = "sample"
     draws: Count = 1
     memory: Memory = "auto"
     parallel: Parallel = "samples"
+    device_map: DeviceMap | None = None
 
 
 class RequestSection(Section):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from inc_mp_plugin.core.errors import NonFiniteError
 from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.libraries.accelerate import is_hooked
 from inc_mp_plugin.libraries.torch import leaves
 from inc_mp_plugin.model.batches import batch_size, call, placed, told_nan
 from inc_mp_plugin.model.hooks import watching, with_forward
@@ -130,7 +131,8 @@ class _Look:
             maxabs, calls = self._run(batch, modules)
         if self._batches == 0 and self._loss_fn is None:
             last = calls[-1] if calls else ""
-            plain = type(modules.get(last)) is nn.Linear
+            head = modules.get(last)
+            plain = type(head) is nn.Linear and not is_hooked(head)
             self._head = last if plain and calls.count(last) == 1 else None
         self._batches += 1
         return maxabs

@@ -11,6 +11,7 @@ from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.footprint import Footprint, footprint
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import Memory
+from inc_mp_plugin.libraries.accelerate import is_dispatched
 from inc_mp_plugin.runtime.free_memory import free_memory
 from inc_mp_plugin.runtime.progress import say
 
@@ -37,6 +38,9 @@ def decided(memory: Memory, model: nn.Module, graph: Graph, *, rounded: bool) ->
 
 
 def _automatic(model: nn.Module, graph: Graph, *, rounded: bool) -> Literal["low", "high"]:
+    if is_dispatched(model):  # kept activations would keep the weights that made them, too
+        say("memory: low, because not all weights are on the device that runs the model")
+        return "low"
     parameter = next(model.parameters(), None)
     if parameter is None:
         return "high"

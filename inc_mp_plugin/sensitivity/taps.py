@@ -20,6 +20,7 @@ from inc_mp_plugin.model.experts import layer_of
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.model.replay import Replays
+from inc_mp_plugin.model.weights import device_of
 from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.expert_taps import ExpertTaps, whole_layers
 from inc_mp_plugin.sensitivity.maxabs import raise_to
@@ -84,7 +85,7 @@ class Taps:
             blocks: names of those that run once more for their gradients; see `Replays`.
             apart: names of ops that are tapped apart.
         """
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = device_of(model) or torch.device("cpu")
         formats = rounding.formats if rounding else ()
         self.totals = Totals.zeros(size, len(graph.ops), formats=formats, device=device)
         self._errors = rounding

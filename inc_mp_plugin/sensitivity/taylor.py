@@ -111,7 +111,7 @@ def measure_sensitivity(
     """
     if yardstick not in _BOTH:
         raise InputError(unknown("yardstick", yardstick, _BOTH))
-    model, batches = unwrapped(model), plain_batches(batches)
+    model, batches = unwrapped(model, dispatched=True), plain_batches(batches)
     loss, kl = yardstick != "kl", None if yardstick == "loss" else estimate or Estimate()
     if kl is not None:
         kl.check()

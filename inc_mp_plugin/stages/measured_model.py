@@ -97,7 +97,7 @@ class ThroughHooks:
         """The model without what is wrapped around it."""
         from inc_mp_plugin.model.wrappers import unwrapped
 
-        return unwrapped(self.subject.model)
+        return unwrapped(self.subject.model, dispatched=True)
 
     @cached_property
     def _rounder(self) -> Rounder:

@@ -25,11 +25,13 @@ from inc_mp_plugin.inc.backend import (
 )
 from inc_mp_plugin.inc.convert import fp8_config
 from inc_mp_plugin.inc.keys import NAME
+from inc_mp_plugin.libraries.accelerate import is_dispatched
 from inc_mp_plugin.libraries.torch import ORIGINAL, is_compiled
 from inc_mp_plugin.libraries.transformers import save_under_own_names
 from inc_mp_plugin.model.batches import OnDevice
 from inc_mp_plugin.model.finite import check_outputs
 from inc_mp_plugin.model.subject import base_format
+from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.pipeline.in_memory import tune
 from inc_mp_plugin.report.text import summary
 from inc_mp_plugin.runtime import ranks
@@ -195,6 +197,8 @@ def _read(model: nn.Module, config: Any) -> tuple[Settings, dict[str, Any]]:
             f"the model is compiled; give the model itself (model.{ORIGINAL}), and compile what comes out"
         )
         raise InputError(message)
+    if is_dispatched(model):
+        unwrapped(model)  # says why not: INC converts whole models
     base = base_format(model)
     settings, inc = read(config, base)
     for key in Settings.__slots__:

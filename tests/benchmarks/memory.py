@@ -4,6 +4,8 @@
 
 The model lies in a safetensors file in BF16, from which transformers maps the weights: they are no anonymous
 memory (`RssAnon` of /proc/self/status), whose peak is shown. Each line is a process of its own.
+`--memory disk` is `low` with all weights offloaded to their file by accelerate, as `run: {device_map: auto}`
+does with what fits nowhere else.
 """
 
 from __future__ import annotations
@@ -93,7 +95,9 @@ def random_weight(shape: torch.Size, generator: torch.Generator) -> torch.Tensor
 def measure(folder: Path, memory: str, options: argparse.Namespace) -> None:
     """Measure one model in this process, and print the outcome as JSON."""
     torch.set_num_threads(options.threads)
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager").eval()
+    places = {"device_map": "auto", "max_memory": {"cpu": 0}} if memory == "disk" else {}
+    settings = {"dtype": torch.bfloat16, "attn_implementation": "eager", **places}
+    model = LlamaForCausalLM.from_pretrained(folder, **settings).eval()
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, options.vocabulary, (options.samples, options.tokens), generator=generator)
     batches = [{"input_ids": ids}]
@@ -102,7 +106,13 @@ def measure(folder: Path, memory: str, options: argparse.Namespace) -> None:
     before, start = anonymous_gb(), time.perf_counter()
     with Peak() as peak:
         result = mp.measure_sensitivity(
-            model, graph, batches, yardstick="kl", estimate=Estimate("batch"), memory=memory, **noise
+            model,
+            graph,
+            batches,
+            yardstick="kl",
+            estimate=Estimate("batch"),
+            memory=memory.replace("disk", "low"),
+            **noise,
         )
     seconds = time.perf_counter() - start
     total = float(np.sum(result.input) + np.sum(result.weight))

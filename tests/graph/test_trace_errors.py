@@ -1,12 +1,11 @@
 """A model that cannot be traced: the module, the line of its code, and what to do."""
 
-import helpers
 import pytest
 import torch
 from torch import nn
 
 import inc_mp_plugin as mp
-from inc_mp_plugin.core.errors import CaptureError, InputError
+from inc_mp_plugin.core.errors import CaptureError
 
 
 class Branching(nn.Module):
@@ -84,11 +83,3 @@ def test_a_choice_of_the_weights_among_numbers_that_are_known():
     with pytest.raises(CaptureError) as caught:
         mp.capture(Remembering(), (torch.zeros(2, 4), torch.tensor([1, 2])))
     assert "`places[0] = self.linear(x).argmax()`" in str(caught.value)
-
-
-def test_a_model_that_accelerate_offloads():
-    from accelerate import cpu_offload
-
-    model = cpu_offload(helpers.language_model("llama"), execution_device=torch.device("cpu"))
-    with pytest.raises(InputError, match="offloaded by accelerate .*; load all of it on one device"):
-        mp.capture(model, {"input_ids": helpers.tokens(2)})
