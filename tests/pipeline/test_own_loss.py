@@ -115,4 +115,5 @@ def test_the_file_is_beside_the_recipe_or_in_the_working_folder(tmp_path, monkey
 def test_other_words_are_refused(project, tmp_path, value):
     result = call("tune", project / "recipe.yaml", f"loss={value}", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert f"{value!r} is not a loss; give auto, or module:function of a Python" in told(result)
+    said = f"override loss={value}: {value!r} is not a loss; give auto, or module:function of a Python"
+    assert said in told(result)
