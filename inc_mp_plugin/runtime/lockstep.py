@@ -41,8 +41,8 @@ class Lockstep:
         """
         if self._under_way:
             message = (
-                "a pass stopped half-way, because rows of a tensor in it belong to no sample; with run: "
-                "{parallel: fsdp} give calibration.batch_size: 1, or give run: {parallel: samples}"
+                "a pass stopped half-way, for the model failed or rows of a tensor belong to no sample; with "
+                "run: {parallel: fsdp} give calibration.batch_size: 1, or give run: {parallel: samples}"
             )
             raise InputError(message)
         while (due := _due(turn)) != turn:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from in_shards import CASES, FORMATS, SCALES
 from processes import torchrun
+from torch.distributed import fsdp
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.errors import InputError
@@ -20,6 +21,8 @@ from inc_mp_plugin.stages.sensitivity_arrays import to_arrays
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def spread(request, tmp_path_factory):
     """The number of processes, and what in_shards.py wrote in so many."""
+    if not hasattr(fsdp, "fully_shard"):
+        pytest.skip("FSDP2 came with torch 2.6")
     folder = tmp_path_factory.mktemp(f"shards-{request.param}")
     done = torchrun(Path(__file__).parent / "in_shards.py", folder, processes=request.param)
     assert done.returncode == 0, done.stderr
