@@ -122,7 +122,10 @@ def heldout_of(recipe: Recipe) -> HeldOut | None:
         return _batches(recipe, section, skip)
 
     plans, seed = section.random_plans, section.seed
-    return HeldOut(identify, section.samples, plans, seed, load, section.through)
+    through = section.through
+    if through == "auto" and recipe.run.device_map is not None:  # INC converts a model that is in one place
+        through = "hooks"
+    return HeldOut(identify, section.samples, plans, seed, load, through)
 
 
 def check_data(recipe: Recipe) -> None:

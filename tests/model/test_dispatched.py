@@ -140,8 +140,8 @@ def test_where_all_fits_into_memory_a_device_map_changes_nothing(project):
         (["model.weights=random"], "run.device_map is of weights in files"),
         (["strategy=alps"], "strategy: alps needs the whole model in one place"),
         (["timing={device: cpu}"], "timing needs the whole model in one place"),
-        ([], "validation through INC needs the whole model in one place"),
-        (["run.device_map=balanced"], "run.device_map is 'balanced': input should be 'auto'"),
+        (["validation.through=inc"], "validation through INC needs the whole model in one place"),
+        (["run.device_map=balanced"], "override run.device_map=balanced: input should be 'auto'"),
     ],
 )
 def test_what_a_device_map_does_not_go_with_is_one_line(project, tmp_path, changes, text):
