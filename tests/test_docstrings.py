@@ -47,6 +47,7 @@ VERBS = {
         "describe",
         "divide",
         "do",
+        "differentiate",
         "draw",
         "encode",
         "end",

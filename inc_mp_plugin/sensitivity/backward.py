@@ -86,7 +86,13 @@ class Whole:
         return self._differentiated(torch.zeros(0) if self.losses is None else self.losses, scale, keep=keep)
 
     def drawn(self, labels: Labels, scale: float, *, keep: bool) -> Tensor:
-        """Differentiate the loss of drawn labels; see `Backward`."""
+        """Differentiate the loss of drawn labels, as `Backward` has it.
+
+        Args:
+            labels: to be drawn.
+            scale: of the gradients.
+            keep: another backward pass follows.
+        """
         losses = drawn_losses(self._predicted, labels.numbers, seed=labels.seed, draw=labels.draw)
         return self._differentiated(losses, scale, keep=keep)
 
@@ -132,7 +138,13 @@ class InParts:
         return losses / counts
 
     def drawn(self, labels: Labels, scale: float, *, keep: bool) -> Tensor:
-        """Differentiate the loss of drawn labels; see `Backward`."""
+        """Differentiate the loss of drawn labels, as `Backward` has it.
+
+        Args:
+            labels: to be drawn.
+            scale: of the gradients.
+            keep: another backward pass follows.
+        """
         uniform = uniform_numbers(self.counted, labels.numbers, seed=labels.seed, draw=labels.draw)
 
         def labels_of(part: slice, logits: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inc_mp_plugin.core.blocks import block_of
-from inc_mp_plugin.core.errors import InputError, PluginError
+from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import is_freed, leaves, map_tensors, version_of
 from inc_mp_plugin.model.experts import layer_of
@@ -25,25 +24,13 @@ from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.expert_taps import ExpertTaps, whole_layers
 from inc_mp_plugin.sensitivity.maxabs import raise_to
 from inc_mp_plugin.sensitivity.reads import Reader, Reads, add_inputs
+from inc_mp_plugin.sensitivity.tap import Tap, check_unchanged, is_empty
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 from inc_mp_plugin.sensitivity.weight_gradients import WeightGradients
 
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.maxabs import MaxAbs
     from inc_mp_plugin.sensitivity.rounded import Errors
-
-
-@dataclass(slots=True)
-class _Tap:
-    """One op: its module, its column in the results, and its calls whose weight gradient is due."""
-
-    name: str
-    kind: str
-    module: Any  # an nn.Module, whose attributes depend on its kind
-    column: int
-    calls: int = 0
-    weight: Tensor | None = None  # as the calls had it: between passes it may be elsewhere
-    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # input, output gradient
 
 
 class Taps:
@@ -113,7 +100,7 @@ class Taps:
             maxabs=self.maxabs if self._looks else None,
         )
         self._taps = {
-            op.name: _Tap(op.name, op.kind, module_of(model, op.name), columns[op.name])
+            op.name: Tap(op.name, op.kind, module_of(model, op.name), columns[op.name])
             for op in graph.ops
             if layer_of(op.name) not in layers and op.name not in apart
         }
@@ -188,7 +175,7 @@ class Taps:
         self._experts.forget(block)
 
     def _before(self, op: str, args: Any, kwargs: Any) -> Any:
-        if _is_empty(args, kwargs):
+        if is_empty(args, kwargs):
             return None
         tap = self._taps[op]
         tap.calls += 1
@@ -196,7 +183,7 @@ class Taps:
             return None
         return map_tensors(partial(self._branch, tap, count()), (args, kwargs))
 
-    def _branch(self, tap: _Tap, indices: Iterator[int], tensor: Tensor) -> Tensor:
+    def _branch(self, tap: Tap, indices: Iterator[int], tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
         self.rows(tensor)
@@ -220,7 +207,7 @@ class Taps:
         return reads
 
     def _after(self, op: str, args: Any, kwargs: Any, output: Tensor) -> None:
-        if self._replays.rehearsing or _is_empty(args, kwargs):
+        if self._replays.rehearsing or is_empty(args, kwargs):
             return
         tap = self._taps[op]
         if not output.requires_grad:
@@ -236,7 +223,7 @@ class Taps:
             output.register_hook(add_output)  # type: ignore[no-untyped-call]
 
     def _add_input(self, reads: Reads, place: int, gradient: Tensor) -> None:
-        _check_unchanged(reads.readers[place].op, reads.value, reads.version)
+        check_unchanged(reads.readers[place].op, reads.value, reads.version)
         reads.gradients[place] = gradient
         self._due[id(reads)] = reads
         if reads.complete:
@@ -248,16 +235,14 @@ class Taps:
         rows = list(zip(*map(self.rows, (reads.value, *gradients)), strict=True))
         add_inputs(self.totals, rows, readers, errors=self._errors, together=self._together)
 
-    def _add_output(
-        self, tap: _Tap, value: Tensor, weight: Tensor, gradient: Tensor, *, version: int
-    ) -> None:
-        _check_unchanged(tap.name, value, version)
+    def _add_output(self, tap: Tap, value: Tensor, weight: Tensor, gradient: Tensor, *, version: int) -> None:
+        check_unchanged(tap.name, value, version)
         tap.weight = weight
         tap.pairs.append((value, gradient))
         if len(tap.pairs) == tap.calls:
             self._add_weight(tap)
 
-    def _add_weight(self, tap: _Tap) -> None:
+    def _add_weight(self, tap: Tap) -> None:
         weight, tap.weight = tap.weight, None
         if weight is None:
             return
@@ -285,17 +270,3 @@ class Taps:
         if rows not in self._flat:
             raise MixedSamplesError
         return tensor.view(self._size, -1, *tensor.shape[1:])
-
-
-def _is_empty(args: Any, kwargs: Any) -> bool:
-    """Tell whether a call is of an expert that no token was sent to."""
-    return any(isinstance(x, Tensor) and not x.numel() for x in leaves((args, kwargs)))
-
-
-def _check_unchanged(op: str, value: Tensor, version: int) -> None:
-    if version_of(value) != version:
-        message = (
-            f"the input of op {op!r} is changed in place after the op has read it, so its "
-            "sensitivity would be wrong; replace the in-place operation in the model's forward"
-        )
-        raise PluginError(message)
