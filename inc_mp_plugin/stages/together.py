@@ -48,7 +48,7 @@ class Together:
         size = self._comparison.at_once(self._runs)
         groups = [keys[start : start + size] for start in range(0, len(keys), size)]
         due = [[plans[key] for key in self._missing(group, n)] for group in groups for n in batches]
-        title = f"{description}, {counted(len(keys), 'plan')}"
+        title = f"{description}, {counted(sum(map(bool, plans.values())), 'plan')}"
         with steps(Work(title, sum(map(self._runs.steps, due)), noun="run", shorter=shorter)) as advance:
             for group in groups:
                 for number in batches:

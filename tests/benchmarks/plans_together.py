@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import transformers
@@ -77,12 +77,12 @@ class Bench:
                     losses |= dict.fromkeys(members, result.losses)
         return [losses[number] for number in range(len(plans))]
 
-    def alone(self, plans: Plans) -> list[torch.Tensor]:
-        """Measure plans one by one; return their losses of the first batch."""
+    def alone(self, plans: Plans, batches: int, *, as_used: bool = False) -> list[torch.Tensor]:
+        """Measure plans one by one on some batches; return their losses of the first."""
         losses = []
         for plan in plans:
-            with rounded(self.model, self.rounding, plan):
-                each = [sample_losses(self.model, batch, None) for batch in self.batches]
+            with rounded(self.model, self.rounding, plan, as_used=as_used):
+                each = [sample_losses(self.model, batch, None) for batch in self.batches[:batches]]
             losses.append(each[0])
         return losses
 
@@ -93,35 +93,50 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--tokens", type=int, default=128, help="of each of two samples")
     parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--plans", choices=["random", "single"], nargs="+", default=["random", "single"])
     given = parser.parse_args()
-    bench, kept = Bench(given.layers, given.tokens, given.batches), {}
+    bench = Bench(given.layers, given.tokens, given.batches)
     ops = [op.name for op in bench.graph.ops]
-    many = [dict.fromkeys(plan, FORMAT) for plan in random_plans(ops, PLANS, 0)]
-    single = [{op: FORMAT} for op in ops]
-
-    def timed(name: str, run: object, *arguments: object) -> float:
-        return cpu_seconds(lambda: kept.update({name: run(*arguments)}))
-
+    random = [dict.fromkeys(plan, FORMAT) for plan in random_plans(ops, PLANS, 0)]
+    plans = {"random": random, "single": [{op: FORMAT} for op in ops]}
     with as_measured(bench.model), torch.no_grad():
         bench.plain()
-        plain = [cpu_seconds(bench.plain)]
-        seconds = {
-            f"{PLANS} random plans together": timed("many", bench.together, many, given.batches) / PLANS,
-            f"{ALONE} of them one by one": timed("alone", bench.alone, many[:ALONE]) / ALONE,
-        }
-        plain.append(cpu_seconds(bench.plain))
-        # One batch of these is enough: there are more of them.
-        one_batch = timed("single", bench.together, single, 1) * given.batches
-        seconds[f"{len(single)} plans of one op together"] = one_batch / len(single)
-        seconds[f"{ALONE} of them one by one "] = timed("one", bench.alone, single[:ALONE]) / ALONE
-        plain.append(cpu_seconds(bench.plain))
-    for pair in (("many", "alone"), ("single", "one")):
-        assert all(map(torch.equal, *(kept[name][:ALONE] for name in pair)))
+        for name in given.plans:
+            compare(bench, name, plans[name], given.batches)
+
+
+def compare(bench: Bench, name: str, plans: Plans, batches: int) -> None:
+    """Print what plans cost, and check that their losses are the same both ways.
+
+    Args:
+        bench: the model.
+        name: of the plans.
+        plans: of which a few run one by one.
+        batches: number of batches.
+    """
+    few, losses = plans[:: len(plans) // ALONE], []
+
+    def seconds(run: Callable[[], list[torch.Tensor]], runs: int) -> float:
+        return cpu_seconds(lambda: losses.append(run())) / runs
+
+    plain = [cpu_seconds(bench.plain) / batches]
+    together = seconds(lambda: bench.together(plans, batches), batches * len(plans))
+    plain.append(cpu_seconds(bench.plain) / batches)
+    alone = {
+        f"one by one on {batches} batches": seconds(lambda: bench.alone(few, batches), batches * len(few)),
+        "one by one on a batch": seconds(lambda: bench.alone(few, 1), len(few)),
+        "one by one, weights rounded as they are used": seconds(
+            lambda: bench.alone(few, 1, as_used=True), len(few)
+        ),
+    }
+    plain.append(cpu_seconds(bench.plain) / batches)
+    first, *others = losses
+    for each in others:
+        assert all(map(torch.equal, first[:: len(plans) // ALONE], each))
     base = statistics.median(plain)
-    print(f"{given.batches} batches of 2 x {given.tokens} tokens: a plain pass takes {base:.2f} s")
-    for name, value in seconds.items():
-        print(f"{name}: {value / base:.3f} plain passes each")
-    print("losses are the same both ways, bit for bit")
+    print(f"{name}: {len(plans)} plans, a plain pass takes {base:.2f} s; in plain passes, each plan takes")
+    for way, value in {f"together on {batches} batches": together, **alone}.items():
+        print(f"    {way}: {value / base:.3f}")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_the_report_is_on_samples_that_the_loop_never_read(project, proved):
         with torch.no_grad():
             expected.append(float(model(input_ids=ids, labels=ids).loss))
     none = fingerprint({"ops": []})
-    for name, part in (("measured_losses.npz", expected[:8]), ("verified_losses.npz", expected[8:])):
+    for name, part in (("measured_losses.npz", expected[:8]), ("verified_losses_hooks.npz", expected[8:])):
         assert np.load(proved / name)[none] == pytest.approx(part, rel=1e-4)
     plan, validation = read(proved, "plan.json"), read(proved, "validation.json")
     lowered = [op for op, format_name in plan["formats"].items() if format_name != "fp32"]
@@ -198,7 +198,7 @@ def test_choices_need_no_model(folder):
 
 def stored_losses(folder):
     """The losses of every choice of ops that was measured, by the hash that names the choice."""
-    arrays = np.load(folder / "measured_losses.npz")
+    arrays = np.load(folder / "measured_losses_hooks.npz")
     return {name: arrays[name] for name in arrays.files if len(name) == len(fingerprint({}))}
 
 
@@ -220,14 +220,14 @@ def test_the_curve_measures_every_strategy_at_equal_gain(folder):
 def test_fewer_points_and_samples_are_less_work(folder):
     whole = call("experiment", folder, "curve", "--draws", 2)
     assert whole.exit_code == 0, whole.output
-    kept = (folder / "measured_losses.npz").read_bytes()
+    kept = (folder / "measured_losses_hooks.npz").read_bytes()
     full = read(folder, "experiments/curve-memory.json")
     result = call("experiment", folder, "curve", "--draws", 2, "--points", 2)
     assert result.exit_code == 0, result.output
     experiment = read(folder, "experiments/curve-memory.json")
     assert {trial["level"] for trial in experiment["trials"]} == {0.35, 0.8, 1.0}
     assert experiment["trials"] == [t for t in full["trials"] if t["level"] in (0.35, 0.8, 1.0)]
-    assert "Quantizing with INC" not in result.output  # all of it is known
+    assert "Taking the scales" not in result.output  # all of it is known
     result = call("experiment", folder, "curve", "--draws", 1, "--points", 1, "--samples", 2)
     assert result.exit_code == 0, result.output
     experiment = read(folder, "experiments/curve-memory.json")
@@ -236,8 +236,8 @@ def test_fewer_points_and_samples_are_less_work(folder):
     distinct = {tuple(trial["quantized"]) for trial in experiment["trials"]}
     assert {len(sample_losses) for sample_losses in losses.values()} == {2}
     assert len(losses) == len(distinct) + 1
-    assert f"Measured plans: {len(distinct)} plans in" in result.output
-    assert (folder / "measured_losses.npz").read_bytes() == kept
+    assert f"Measured plans, {len(distinct)} plans: " in result.output
+    assert (folder / "measured_losses_hooks.npz").read_bytes() == kept
     assert call("report", folder).exit_code == 0
     page = (folder / "report.html").read_text()
     assert "curve --objective memory --draws 1 --points 1 --samples 2" in page
