@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from inc_mp_plugin.model.distributions import Distributions, check_counted
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.losses import IGNORED_LABEL, next_labels
 from inc_mp_plugin.model.token_losses import check_classes, token_losses
+from inc_mp_plugin.runtime.disk import free_on_disk
 from inc_mp_plugin.runtime.lockstep import backward_pass
 from inc_mp_plugin.sensitivity.drawn_labels import drawn_losses, labels_at, uniform_numbers
 
@@ -213,9 +215,12 @@ class _Gathered:
 
 
 def _in_a_file(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Make a tensor, on a CPU in a file that ends with it: the kernel may take its memory for other work."""
-    if like.device.type != "cpu":
+    """Make a tensor, on a CPU in a file that ends with it, if the disk has room for that.
+
+    The kernel may take the memory of a file for other work.
+    """
+    size = torch.Size(shape).numel()
+    if like.device.type != "cpu" or size * like.element_size() > free_on_disk(Path(tempfile.gettempdir())):
         return like.new_empty(shape)
     with tempfile.NamedTemporaryFile(prefix="inc_mp_plugin-") as file:
-        size = torch.Size(shape).numel()
         return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)

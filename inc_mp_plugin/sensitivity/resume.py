@@ -15,6 +15,7 @@ from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.model.batches import batch_size
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say, tracked
+from inc_mp_plugin.runtime.used_memory import used_memory
 from inc_mp_plugin.sensitivity.drift import rounded_losses, with_drift
 from inc_mp_plugin.sensitivity.maxabs import Calibration
 from inc_mp_plugin.sensitivity.memory import decided
@@ -128,6 +129,8 @@ class _Steps:
         done = self._sizes.index(self.saved.measured)
         with _passes(self._batches[done:], "Sensitivity", done=done) as batches:
             for rows in self._sweeps.rows(batches, first=self._first + self.saved.measured):
+                if not self.saved.measured and (used := used_memory()):
+                    say(f"memory after the first batch: {used}")
                 self.saved.add(rows, self._sizes[done + 1] - self._sizes[done])
                 done += 1
                 self._save()

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.blocks import repeated_blocks
 from inc_mp_plugin.core.errors import InputError, few
-from inc_mp_plugin.model.batches import is_packed
+from inc_mp_plugin.model.batches import batch_size, is_packed
 from inc_mp_plugin.runtime import ranks, store
 from inc_mp_plugin.runtime.artefact import Artefact
+from inc_mp_plugin.runtime.disk import need_on_disk
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.rank_plan import ask
 from inc_mp_plugin.runtime.reuse import changes, lasting, numbered, partial, run_stage
@@ -99,10 +100,15 @@ def _measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity
     loss, kl = yardsticks_of(job, subject)
     settings = {**subject.depends_on, "scales": str(job.noise_scales), "formats": list(formats)}
     settings |= {"loss": loss, "kl": None if kl is None else asdict(kl)}
+    batches = subject.batches if subject.own_share else ranks.share(subject.batches)
+    rows = sum(map(batch_size, batches)) * (loss + (kl is not None))
+    # Of each op and row: some numbers, and three for each format; a file is written beside the old one.
+    needed = 2 * 8 * rows * len(graph.ops) * (3 + 3 * len(formats))
+    need_on_disk(out, needed, "what is measured of every op and sample")
     return measure_in_steps(
         subject.model,
         graph,
-        subject.batches if subject.own_share else ranks.share(subject.batches),
+        batches,
         subject.loss_fn,
         partial=partial(out / f"sensitivity.partial{own}.npz", KIND, settings),
         loss=loss,
