@@ -15,7 +15,7 @@ FLOORS = (
     ("core", "libraries"),
     ("runtime", "scales", "targets"),
     ("evaluate", "model", "report", "solver"),
-    ("gain", "graph", "inc", "qat", "sensitivity"),
+    ("export", "gain", "graph", "inc", "qat", "sensitivity"),
     ("stages",),
     ("pipeline",),
     ("experiments", "strategy"),

@@ -9,6 +9,7 @@ from inc_mp_plugin.cli.app import add, app
 from inc_mp_plugin.cli.check import check
 from inc_mp_plugin.cli.emit import emit
 from inc_mp_plugin.cli.experiment import experiment
+from inc_mp_plugin.cli.export import export
 from inc_mp_plugin.cli.frontier import frontier
 from inc_mp_plugin.cli.report import report
 from inc_mp_plugin.cli.run import ANY_ARGUMENTS, run
@@ -24,6 +25,7 @@ add(experiment)
 add(run, ANY_ARGUMENTS)
 add(report)
 add(emit)
+add(export)
 add(check)
 
 

@@ -102,16 +102,25 @@ def _stored_formats(model: nn.Module, name_or_path: str) -> dict[str, str]:
 
     parameters = {k for k, p in model.named_parameters(remove_duplicate=False) if p.is_floating_point()}
     formats = {}
-    for path in sorted(_folder(name_or_path).glob("*.safetensors")):
+    for path in sorted(folder_of(name_or_path).glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for key in parameters.intersection(file.keys()):
                 formats[key] = file.get_slice(key).get_dtype()
     return formats
 
 
-def _folder(name_or_path: str) -> Path:
+def folder_of(name_or_path: str) -> Path:
+    """Return the folder of a model's files: this one, or that in the cache of a hub.
+
+    Raises:
+        InputError: the files of a published model are not all here.
+    """
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name_or_path, local_files_only=True))
+    try:
+        return Path(snapshot_download(name_or_path, local_files_only=True))
+    except FileNotFoundError:
+        message = f"{name_or_path} is not on this machine; download it, or give its folder"
+        raise InputError(message) from None

@@ -1,0 +1,1 @@
+"""Plans as checkpoints that servers load: compressed-tensors, written and checked."""
