@@ -14,7 +14,7 @@ def used_memory() -> str:
     except OSError:
         return ""
     kilobytes = {
-        name: value.split()[0] for name, _, value in (line.partition(":") for line in lines) if value
+        name: value.split()[0] for name, _, value in (line.partition(":") for line in lines) if value.split()
     }
     if "RssAnon" not in kilobytes or "RssFile" not in kilobytes:
         return ""

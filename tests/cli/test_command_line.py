@@ -160,7 +160,7 @@ def interrupt_after(monkeypatch, where, calls):
     ("where", "partial", "said"),
     [
         (
-            "inc_mp_plugin.sensitivity.taylor._rows",
+            "inc_mp_plugin.sensitivity.sweeps.begin",
             "sensitivity.partial.npz",
             "going on after 4 samples",
         ),

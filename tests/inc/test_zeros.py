@@ -174,7 +174,8 @@ def test_a_measured_loss_names_the_op_that_breaks(tmp_path):
     data = {"data": str(tmp_path / "none.jsonl"), "samples": 2, "sequence_length": 12}
     (tmp_path / "none.jsonl").write_text('{"text": "none"}\n')
     (tmp_path / "heldout.jsonl").write_text('{"text": "other"}\n')
-    whole = Recipe(**recipe, calibration=data, validation={"data": str(tmp_path / "heldout.jsonl")})
+    held_out = {"data": str(tmp_path / "heldout.jsonl"), "through": "inc"}
+    whole = Recipe(**recipe, calibration=data, validation=held_out)
     subject, job = Subject({"model": "none"}, "fp32", lambda: model, batches), job_of(whole)
     meter = LossMeter(job, job.heldout, subject, graph, ops=seen.ops, out=tmp_path)
     vars(meter)["heldout"] = batches()
