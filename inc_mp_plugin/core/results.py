@@ -142,6 +142,13 @@ class Curve:
     high: tuple[float, ...]
     needed: tuple[float, ...] = ()
 
+    @property
+    def last(self) -> Curve:
+        """The last point alone."""
+        end = slice(-1, None)
+        costs = self.loss_mse[end], self.low[end], self.high[end], self.needed[end]
+        return Curve(self.strategy, self.seed, self.ops[end], self.gain[end], *costs)
+
     def least_loss(self, gain: float) -> float | None:
         """Find the least loss MSE of the points that gain at least this much; None if none does.
 

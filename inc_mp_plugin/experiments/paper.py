@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inc_mp_plugin.core.blocks import repeated_blocks
 from inc_mp_plugin.core.errors import InfeasibleError, InputError, unknown
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.plan import VALUE_METHODS, Plan
@@ -20,7 +22,8 @@ from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.resolve import value_scales
 from inc_mp_plugin.runtime.lock import exclusive
 from inc_mp_plugin.runtime.progress import say, tracked
-from inc_mp_plugin.solver.baselines import BASELINES, PREFIX, RANDOM, UNIFORM, baseline, baseline_gaining
+from inc_mp_plugin.solver.baselines import baseline, baseline_gaining
+from inc_mp_plugin.solver.orders import BASELINES, BY_LAYERS, ENDS, PRACTICE, PREFIX, RANDOM, UNIFORM
 from inc_mp_plugin.solver.planner import solve
 from inc_mp_plugin.solver.uncertainty import predict
 from inc_mp_plugin.stages.experiment import experiment_artefact
@@ -138,9 +141,10 @@ def _choices(run: Run, gains: Gains, settings: Settings) -> Experiment:
         message = "choices are compared at a tau, and the loss was not priced; run `inc-mp tune` with tau"
         raise InputError(message)
     trials = [_trial(solve(gains, run.losses, tau), 0, tau)]
-    for strategy in BASELINES:
+    for strategy in (*BASELINES, *(BY_LAYERS if _has_layers(run) else ())):
         for seed in range(3 if strategy == RANDOM else 1):
-            trials += _if_priced(partial(baseline, gains, run.losses, strategy, tau, seed=seed), seed, tau)
+            make = partial(baseline, gains, run.losses, strategy, tau, seed=seed, graph=run.graph)
+            trials += _if_priced(make, seed, tau)
     return _experiment(run, gains, "choices", trials)
 
 
@@ -153,15 +157,15 @@ def _prediction(run: Run, gains: Gains, settings: Settings) -> Experiment:
 
 
 def _curve(run: Run, gains: Gains, settings: Settings) -> Experiment:
-    trials = []
-    for level in levels_of("curve", settings.points):
+    trials, practice = [], _practice(run, gains)
+    for level in (*levels_of("curve", settings.points), *(trial.level for trial in practice)):
         trials.append(_trial(solve(gains, run.losses, gain_fraction=level), 0, level))
-        for strategy, seed in _baseline_draws(settings.draws):
+        for strategy, seed in _baseline_draws(run, settings.draws):
             gain = level * gains.largest
-            make = partial(baseline_gaining, gains, run.losses, strategy, gain, seed=seed)
+            make = partial(baseline_gaining, gains, run.losses, strategy, gain, seed=seed, graph=run.graph)
             trials += _if_priced(make, seed, level)
     everything = _trial(baseline(gains, run.losses, UNIFORM, 1.0), 0, 1.0)
-    return _measured(run, gains, "curve", [*trials, everything])
+    return _measured(run, gains, "curve", [*trials, *practice, everything])
 
 
 def _methods(run: Run, gains: Gains, settings: Settings) -> Experiment:
@@ -183,10 +187,11 @@ def _accuracy(run: Run, gains: Gains, settings: Settings) -> Experiment:
         tau = level * _nrmse(everything)
         for seed in range(settings.draws):
             trials.append(_trial(solve(gains, run.losses, tau), seed, level))
-            for strategy in (PREFIX, RANDOM):
-                make = partial(baseline, gains, run.losses, strategy, tau, seed=seed)
+            for strategy in (PREFIX, RANDOM, *((ENDS,) if _has_layers(run) else ())):
+                make = partial(baseline, gains, run.losses, strategy, tau, seed=seed, graph=run.graph)
                 trials += _if_priced(make, seed, level)
     trials += [_trial(everything, seed, 1.0) for seed in range(settings.draws)]
+    trials += [replace(trial, seed=seed) for trial in _practice(run, gains) for seed in range(settings.draws)]
     examiner = Examiner(run, settings.tasks)
     experiment = _measured(run, gains, "accuracy", trials)
     shorter = "fewer --points or --draws, or --limit, take less"
@@ -204,8 +209,28 @@ _EXPERIMENTS: dict[str, Callable[[Run, Gains, Settings], Experiment]] = {
 }
 
 
-def _baseline_draws(draws: int) -> Iterator[tuple[str, int]]:
+def _has_layers(run: Run) -> bool:
+    """Tell if there are layers, of which baselines keep the first and the last."""
+    return bool(repeated_blocks(run.graph))
+
+
+def _practice(run: Run, gains: Gains) -> list[Trial]:
+    """Make the trial of all linear ops but the head, at its own gain; none without a known gain above 0.
+
+    Its level is the next number below its share of the largest gain, so that other plans of exactly this gain
+    have enough, too.
+    """
+    if not _has_layers(run):
+        return []
+    made = _if_priced(partial(baseline, gains, run.losses, PRACTICE, 1.0, graph=run.graph), 0, 1.0)
+    shares = [(trial, trial.gain / gains.largest) for trial in made]
+    return [replace(trial, level=math.nextafter(share, 0.0)) for trial, share in shares if share > 0]
+
+
+def _baseline_draws(run: Run, draws: int) -> Iterator[tuple[str, int]]:
     yield PREFIX, 0
+    if _has_layers(run):
+        yield ENDS, 0
     yield from ((RANDOM, seed) for seed in range(draws))
 
 

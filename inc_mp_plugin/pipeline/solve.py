@@ -61,7 +61,14 @@ def draw_frontier(folder: Path, points: int, draws: int) -> dict[str, Frontier]:
     """
     run = Run(folder).as_planned
     return frontier_stage(
-        folder, run.losses, run.gains, run.demands, yardstick=run.yardstick, points=points, draws=draws
+        folder,
+        run.losses,
+        run.gains,
+        run.demands,
+        yardstick=run.yardstick,
+        points=points,
+        draws=draws,
+        graph=run.graph,
     )
 
 

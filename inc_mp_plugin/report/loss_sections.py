@@ -37,6 +37,8 @@ def _frontier_chart(frontier: Frontier, plan: Plan, gain: float | None) -> Chart
     series = [
         *_draws(frontier, "random"),
         *_draws(frontier, "prefix"),
+        *_draws(frontier, "ends"),
+        *_draws(frontier, "practice"),
         Series(label, exact.strategy, *_curve(frontier, exact), lower, upper, band=True),
         Series("knee", "knee", knee[:1], knee[1:]),
     ]
@@ -71,18 +73,20 @@ def frontier_table(frontier: Frontier) -> Table:
     """
     exact, nrmse = frontier.curves[0], frontier.threshold
     key = "kl" if frontier.yardstick == "kl" else "tau"
+    drawn = {curve.strategy for curve in frontier.curves}
+    beside = ("prefix", *(name for name in ("ends", "practice") if name in drawn), "random")
     rows = []
     for k, (gain, loss_mse) in enumerate(zip(exact.gain, exact.loss_mse, strict=True)):
         share = f"{percent(gain, frontier.largest_gain):.1f}{' knee' if k == frontier.knee else ''}"
         ends = span((nrmse(exact.low[k]), nrmse(exact.high[k])))
-        others = [_mean_nrmse(frontier, strategy, gain) for strategy in ("prefix", "random")]
+        others = [_mean_nrmse(frontier, strategy, gain) for strategy in beside]
         row = (amount(gain, frontier.unit), share, str(exact.ops[k]), f"{nrmse(loss_mse):.3g}", ends)
         needed = max(exact.needed[k], loss_mse) if exact.needed else loss_mse
         rows.append((*row, *others, rounded_up(nrmse(needed))))
     return Table(
         f"{frontier.objective} ({frontier.source}), of {amount(frontier.largest_gain, frontier.unit)}: "
         f"{_YARDSTICKS[frontier.yardstick]}. The knee stands out; `{key}=` gives a plan to `inc-mp solve`.",
-        ("gain", "%", "ops", "ip_mse", "its interval", "prefix", "random, mean", f"{key}="),
+        ("gain", "%", "ops", "ip_mse", "its interval", *beside[:-1], "random, mean", f"{key}="),
         tuple(rows),
         marked=(frontier.knee,),
     )

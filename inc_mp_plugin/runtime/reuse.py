@@ -29,8 +29,8 @@ ARITHMETIC = {
     "verification": 2,
     "validation": 2,
     "time_validation": 1,
-    "frontier": 2,
-    "experiment": 2,
+    "frontier": 3,
+    "experiment": 3,
 }
 _NUMBERS = "arithmetic"
 

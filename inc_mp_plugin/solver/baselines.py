@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,19 +13,37 @@ from inc_mp_plugin.core.costs import Costs, costs_of
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.knobs import KEY_OF, check_knobs, constraint_of
 from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.core.plan import OpValues, Plan
 from inc_mp_plugin.core.results import Curve
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.limits import Limits, infeasible
+from inc_mp_plugin.solver.orders import (
+    BASELINES,
+    BY_LAYERS,
+    ENDS,
+    PRACTICE,
+    PREFIX,
+    RANDOM,
+    UNIFORM,
+    Step,
+    lower_format,
+    order,
+)
 from inc_mp_plugin.solver.plans import Origin, make_plan
 from inc_mp_plugin.solver.program import Program, Totals, make_program
 from inc_mp_plugin.solver.ties import constrained_program
 from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, curve_costs
 
-RANDOM, PREFIX, UNIFORM = "random", "prefix", "uniform"
-BASELINES = (RANDOM, PREFIX, UNIFORM)
+_WHOLE = (UNIFORM, PRACTICE)  # sets of ops, whatever the thresholds
+_ORDERS = {
+    PREFIX: "",
+    UNIFORM: "",
+    PRACTICE: ": all linear ops but the head",
+    ENDS: ": layers from the middle to both ends",
+}
 
 
 def baseline(
@@ -39,13 +56,15 @@ def baseline(
     seed: int = 0,
     demands: Demands = NO_DEMANDS,
     values: OpValues | None = None,
+    graph: Graph | None = None,
 ) -> Plan:
     """Make the plan of a baseline, which lowers op after op while the loss budget allows.
 
     `random` takes the ops in an order drawn from `seed`, `prefix` in graph order. Both stop before the
     first op that would lift the predicted loss MSE above tau^2 E[g^2], or the KL divergence above kl.
-    `uniform` lowers all ops, whatever the thresholds; the budgets are then what is predicted. All take the
-    first lower format.
+    `ends` goes from the middle layer to both ends, so that the first and the last layers, and what is in no
+    layer, stay longest. `uniform` lowers all ops, `practice` all linear ones but the head, whatever the
+    thresholds; the budgets are then what is predicted. All take the first lower format.
 
     The values of EAGL and ALPS are no losses, so a threshold is met in this way, too: ops come in the order
     of value per gain, the least first, and each op is lowered that the loss budget still allows.
@@ -53,33 +72,36 @@ def baseline(
     Args:
         gains: of every configuration of every group, for one objective.
         sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`, or `Costs`.
-        strategy: one of BASELINES, or the method of the values.
+        strategy: one of BASELINES or BY_LAYERS, or the method of the values.
         tau: threshold of the normalized RMSE of the loss, above 0.
         kl: threshold of the KL divergence, nats per token, above 0.
         seed: of the order of `random`.
         demands: of the consumers of the plan, as in `solve`.
         values: of EAGL or ALPS.
+        graph: of the model, for BY_LAYERS.
 
     Raises:
-        InputError: an unknown strategy, a threshold out of range, or a combination of ops without a gain.
+        InputError: an unknown strategy, one by layers without a graph or of a model without layers, a
+            threshold out of range, or a combination of ops without a gain.
         InfeasibleError: the ops that must leave the base format cost more than a threshold allows.
     """
     check_knobs(tau, None, kl=kl)
-    if strategy not in BASELINES and (values is None or strategy != values.method):
-        raise InputError(unknown("baseline", strategy, BASELINES))
+    known = (*BASELINES, *BY_LAYERS)
+    if strategy not in known and (values is None or strategy != values.method):
+        raise InputError(unknown("baseline", strategy, known))
     program = constrained_program(gains, sensitivity, demands)
-    steps = order(program, strategy, seed, values)
-    limits = Limits(tau, kl)
-    if strategy == UNIFORM:
+    steps = order(program, strategy, seed, values=values, graph=graph)
+    limits = Limits() if strategy in _WHOLE else Limits(tau, kl)
+    if strategy in _WHOLE:
         ops = [op for step in steps for op in step]
     else:
         ops = _within(program, steps, limits, demands, skips=values is not None)
-    plan = _lower(program, ops, strategy, seed=seed, limits=Limits() if strategy == UNIFORM else limits)
+    plan = _lower(program, ops, strategy, seed=seed, limits=limits)
     return replace(plan, targets=demands.targets, serving=demands.serving)
 
 
 def _within(
-    program: Program, steps: Sequence[Sequence[str]], limits: Limits, demands: Demands, *, skips: bool
+    program: Program, steps: Sequence[Step], limits: Limits, demands: Demands, *, skips: bool
 ) -> list[str]:
     """List the ops of the steps that the thresholds allow, up to the first that they do not, or past it."""
     ops = list(steps[0])
@@ -110,22 +132,29 @@ def _totals(program: Program, ops: Sequence[str], gain: float = 0.0) -> Totals:
 
 
 def baseline_gaining(
-    gains: Gains, sensitivity: Sensitivity | CostModel | Costs, strategy: str, gain: float, *, seed: int = 0
+    gains: Gains,
+    sensitivity: Sensitivity | CostModel | Costs,
+    strategy: str,
+    gain: float,
+    *,
+    seed: int = 0,
+    graph: Graph | None = None,
 ) -> Plan:
     """Make the first plan of a baseline, op after op, that gains this much; see `baseline`.
 
     Args:
         gains: of every configuration of every group, for one objective.
         sensitivity: from `measure_sensitivity`, priced by the paper's noise; or a `LossModel`.
-        strategy: `random` or `prefix`.
+        strategy: `random`, `prefix` or `ends`.
         gain: the least that is enough, in the unit of the gains.
         seed: of the order of `random`.
+        graph: of the model, for `ends`.
 
     Raises:
         InputError: no plan of the baseline gains as much, or no op can leave the base format.
     """
     program = make_program(gains, costs_of(sensitivity))
-    steps = order(program, strategy, seed)
+    steps = order(program, strategy, seed, graph=graph)
     totals = _gains_step_by_step(program.gains, steps)
     enough = next((k for k, reached in enumerate(totals, 1) if reached >= gain), None)
     if enough is None:
@@ -148,76 +177,21 @@ def _lower(program: Program, ops: Sequence[str], strategy: str, *, seed: int, li
             f"({gains.objective}); take another threshold, seed or objective"
         )
         raise InputError(message)
-    orders = {PREFIX: "", UNIFORM: "", RANDOM: f": ops in random order, seed {seed}"}
+    orders = {**_ORDERS, RANDOM: f": ops in random order, seed {seed}"}
     status = "not optimised" + orders.get(strategy, ": ops by value per gain")
     constraint = constraint_of(limits.tau, limits.kl, None if program.costs.kl else "loss")
     origin = Origin(strategy, limits.tau, status, constraint=constraint, kl=limits.kl)
     return make_plan(program, formats, origin, _totals(program, ops, total[0]))
 
 
-def lower_format(gains: Gains) -> str:
-    """Return the first format below the base that any configuration has.
-
-    Raises:
-        InputError: there is none.
-    """
-    formats = (
-        name for group in gains.groups for c in group.configurations for name in c if name != gains.base
-    )
-    format_name = next(formats, None)
-    if format_name is None:
-        message = f"no op can leave {gains.base}, so there is nothing to choose"
-        raise InputError(message)
-    return format_name
-
-
-def order(
-    program: Program, strategy: str, seed: int, values: OpValues | None = None
-) -> list[tuple[str, ...]]:
-    """Order the ops that can leave the base format: in graph order, shuffled, or by value per gain.
-
-    The first step holds the ops that must leave the base format, which may be none. After it, ops that
-    share one format in every configuration are one step.
-
-    Args:
-        program: the priced configurations.
-        strategy: one of BASELINES, or the method of the values.
-        seed: of the order of `random`.
-        values: of EAGL or ALPS.
-    """
-    format_name = lower_format(program.gains)
-    first: list[str] = []
-    steps: list[tuple[str, ...]] = []
-    for group, options in zip(program.gains.groups, program.groups, strict=True):
-        alike: dict[tuple[str, ...], list[str]] = {}
-        for place, op in enumerate(group.ops):
-            alike.setdefault(tuple(option.configuration[place] for option in options), []).append(op)
-        for formats, ops in alike.items():
-            if program.gains.base not in formats:
-                first += ops
-            elif format_name in formats:
-                steps.append(tuple(ops))
-    if strategy == RANDOM:
-        random.Random(seed).shuffle(steps)
-    if values is not None:
-        steps = _by_value(steps, program.gains, format_name, values)
-    return [tuple(first), *steps]
-
-
-def _by_value(
-    steps: Sequence[tuple[str, ...]], gains: Gains, format_name: str, values: OpValues
-) -> list[tuple[str, ...]]:
-    """Sort steps by the value lost per gain; leave out those that have no value, or gain nothing."""
-    value_of, rates = values.values.get(format_name, {}), {}
-    for step in steps:
-        total = gains.total(dict.fromkeys(step, format_name))
-        if total is not None and total[0] > 0 and all(op in value_of for op in step):
-            rates[step] = math.fsum(value_of[op] for op in step) / total[0]
-    return sorted(rates, key=rates.__getitem__)
-
-
 def baseline_curve(
-    program: Program, yardstick: Yardstick, strategy: str, seed: int, *, level: float = DEFAULT_CONFIDENCE
+    program: Program,
+    yardstick: Yardstick,
+    strategy: str,
+    seed: int,
+    *,
+    level: float = DEFAULT_CONFIDENCE,
+    graph: Graph | None = None,
 ) -> Curve:
     """Compute gain and cost after every step of a baseline, from the first step to the last.
 
@@ -226,11 +200,12 @@ def baseline_curve(
     Args:
         program: the priced configurations.
         yardstick: of the costs.
-        strategy: `random` or `prefix`.
+        strategy: `random`, `prefix` or `ends`; of `practice`, the last point is the plan.
         seed: of the order of `random`.
         level: of the confidence intervals.
+        graph: of the model, for `practice` and `ends`.
     """
-    steps = order(program, strategy, seed)
+    steps = order(program, strategy, seed, graph=graph)
     model, format_name = program.costs.by(yardstick), lower_format(program.gains)
     column = {op: place for place, op in enumerate(model.ops)}
     samples = model.row_costs(format_name)
@@ -249,7 +224,7 @@ def baseline_curve(
     )
 
 
-def _gains_step_by_step(gains: Gains, steps: Sequence[Sequence[str]]) -> list[float]:
+def _gains_step_by_step(gains: Gains, steps: Sequence[Step]) -> list[float]:
     """Add up the gains of the groups after each step; NaN where a combination was not measured.
 
     A step changes the gains of its own groups alone.

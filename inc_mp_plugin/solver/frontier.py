@@ -8,17 +8,20 @@ from fractions import Fraction
 
 import numpy as np
 
+from inc_mp_plugin.core.blocks import repeated_blocks
 from inc_mp_plugin.core.cost_model import CostModel
 from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.core.results import Curve, Frontier
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_curve
+from inc_mp_plugin.solver.baselines import baseline_curve
 from inc_mp_plugin.solver.limits import Limits
 from inc_mp_plugin.solver.optimum import least_cost
+from inc_mp_plugin.solver.orders import ENDS, PRACTICE, PREFIX, RANDOM
 from inc_mp_plugin.solver.planner import IP_MSE
 from inc_mp_plugin.solver.program import Program
 from inc_mp_plugin.solver.ties import constrained_program
@@ -34,8 +37,12 @@ def frontier(
     draws: int = 10,
     level: float = DEFAULT_CONFIDENCE,
     demands: Demands = NO_DEMANDS,
+    graph: Graph | None = None,
 ) -> Frontier:
     """Draw the curve of `ip_mse`, exact at each point, and those of `prefix` and of `random` draws.
+
+    With a graph, of a model with repeated layers, those of `ends` and the one point of `practice` are beside
+    them (see `baseline`).
 
     The points of `ip_mse` are asked for in equal steps of gain, from none to the largest there is. Each
     point is the least loss MSE, or KL divergence, that gains as much. Points that come out the same are
@@ -49,6 +56,7 @@ def frontier(
         draws: number of random orders, at least 0; the seeds are 0, 1, ...
         level: of the confidence intervals, between 0 and 1.
         demands: of the consumers of the plans, as in `solve`.
+        graph: of the model.
 
     Raises:
         InputError: there are fewer points or draws than that, or no op can leave the base format.
@@ -62,6 +70,9 @@ def frontier(
     exact = _exact_curve(program, yardstick, points, level)
     others = [baseline_curve(program, yardstick, PREFIX, 0, level=level)]
     others += [baseline_curve(program, yardstick, RANDOM, seed, level=level) for seed in range(draws)]
+    if graph is not None and repeated_blocks(graph):
+        others.append(baseline_curve(program, yardstick, ENDS, 0, level=level, graph=graph))
+        others.append(baseline_curve(program, yardstick, PRACTICE, 0, level=level, graph=graph).last)
     return Frontier(
         gains.objective,
         gains.unit,

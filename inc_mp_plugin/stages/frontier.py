@@ -9,6 +9,7 @@ from pathlib import Path
 from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import Demands
 from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.core.results import Frontier
 from inc_mp_plugin.runtime import store
@@ -38,6 +39,7 @@ def frontier_stage(
     yardstick: Yardstick,
     points: int,
     draws: int,
+    graph: Graph,
 ) -> dict[str, Frontier]:
     """Draw the curves of every objective that has gains, or read frontier.json.
 
@@ -49,6 +51,7 @@ def frontier_stage(
         yardstick: of the curves; one that was measured.
         points: number of points of the exact curve.
         draws: number of draws of the random baseline.
+        graph: of the model.
 
     Raises:
         InputError: an artefact is missing or damaged, or there are too few points.
@@ -57,7 +60,9 @@ def frontier_stage(
 
     def make() -> dict[str, Frontier]:
         return {
-            name: frontier(gains_of_objective, losses, yardstick=yardstick, points=points, draws=draws)
+            name: frontier(
+                gains_of_objective, losses, yardstick=yardstick, points=points, draws=draws, graph=graph
+            )
             for name, gains_of_objective in gains.items()
             if gains_of_objective.largest > 0
         }

@@ -23,7 +23,7 @@ from tabulated import (
 
 from inc_mp_plugin.core.plan import ALPS, EAGL
 from inc_mp_plugin.report.blocks import Chart, ReportInfo, Section, Series, Strips, Table, Tile, Tiles
-from inc_mp_plugin.solver.baselines import PREFIX, RANDOM
+from inc_mp_plugin.solver.orders import PREFIX, RANDOM
 from inc_mp_plugin.solver.planner import IP_MSE
 
 

@@ -27,7 +27,8 @@ from inc_mp_plugin.sensitivity.eagl import eagl_values
 from inc_mp_plugin.sensitivity.one_batch import Pass
 from inc_mp_plugin.sensitivity.rows import join
 from inc_mp_plugin.sensitivity.taylor import sensitivity_rows
-from inc_mp_plugin.solver.baselines import PREFIX, RANDOM, baseline_gaining
+from inc_mp_plugin.solver.baselines import baseline_gaining
+from inc_mp_plugin.solver.orders import PREFIX, RANDOM
 from inc_mp_plugin.solver.planner import IP_MSE, solve
 
 EQUAL = "equal"

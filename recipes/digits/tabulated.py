@@ -12,7 +12,7 @@ from training import Trial
 from inc_mp_plugin.core.plan import ALPS, EAGL
 from inc_mp_plugin.qat.layers import SCALED, STATISTICS
 from inc_mp_plugin.report.blocks import Table
-from inc_mp_plugin.solver.baselines import PREFIX, RANDOM
+from inc_mp_plugin.solver.orders import PREFIX, RANDOM
 from inc_mp_plugin.solver.planner import IP_MSE
 
 Number = Callable[[SeedOutcome, Trial], float]

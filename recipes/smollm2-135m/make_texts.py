@@ -1,8 +1,8 @@
 """Make the prose and the chats of this folder from the six novels of a Debian package, the same every time.
 
-Calibration and held-out text are of different novels. Long passages are for sequences of 1,024 tokens. A
-chat is a passage that the user breaks off and the assistant continues, or code of Python's standard library
-(of the samples of recipes/tiny-llama) that the assistant completes.
+Calibration and held-out text are of different novels. Long passages are for sequences of 1,024 tokens.
+A chat is a passage that the user breaks off and the assistant continues, or code of Python's standard
+library (of the samples of recipes/tiny-llama) that the assistant completes.
 
 Run (seconds):
 

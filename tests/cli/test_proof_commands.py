@@ -177,7 +177,8 @@ def test_frontier(folder):
     assert "knee" in result.output
     memory = read(folder, "frontier.json")["objectives"]["memory"]
     exact, prefix, *draws = memory["curves"]
-    assert [curve["strategy"] for curve in (prefix, *draws)] == ["prefix", "random", "random"]
+    names = ["prefix", "random", "random", "ends", "practice"]
+    assert [curve["strategy"] for curve in (prefix, *draws)] == names
     assert exact["gain"][0] == 0
     assert exact["gain"][-1] == memory["largest_gain"]
     # The plan of a point can be had by its tau.
@@ -192,7 +193,8 @@ def test_choices_need_no_model(folder):
     result = call("experiment", folder, "choices")
     assert result.exit_code == 0, result.output
     trials = read(folder, "experiments/choices-memory.json")["trials"]
-    assert [t["strategy"] for t in trials] == ["ip_mse", "random", "random", "random", "prefix", "uniform"]
+    names = ["ip_mse", *["random"] * 3, "prefix", "uniform", "practice", "ends"]
+    assert [t["strategy"] for t in trials] == names
     assert all(t["measured"] is None for t in trials)
 
 
@@ -215,6 +217,13 @@ def test_the_curve_measures_every_strategy_at_equal_gain(folder):
     assert uniform["strategy"] == "uniform"
     linear = [op for op in experiment["ops"] if "matmul" not in op]  # attention products save no memory
     assert sorted(uniform["quantized"]) == sorted(linear)
+    practice = experiment["trials"][-2]
+    assert practice["strategy"] == "practice"
+    assert sorted(practice["quantized"]) == sorted(set(linear) - {"lm_head"})
+    beside = [t for t in experiment["trials"] if t["level"] == practice["level"]]
+    assert [t["strategy"] for t in beside] == ["ip_mse", "prefix", "ends", "random", "random", "practice"]
+    assert all(t["gain"] >= practice["gain"] for t in beside)
+    assert min(trial["predicted"] for trial in beside) == beside[0]["predicted"] <= practice["predicted"]
 
 
 def test_fewer_points_and_samples_are_less_work(folder):
@@ -225,13 +234,15 @@ def test_fewer_points_and_samples_are_less_work(folder):
     result = call("experiment", folder, "curve", "--draws", 2, "--points", 2)
     assert result.exit_code == 0, result.output
     experiment = read(folder, "experiments/curve-memory.json")
-    assert {trial["level"] for trial in experiment["trials"]} == {0.35, 0.8, 1.0}
-    assert experiment["trials"] == [t for t in full["trials"] if t["level"] in (0.35, 0.8, 1.0)]
+    practice = next(t["level"] for t in full["trials"] if t["strategy"] == "practice")
+    assert {trial["level"] for trial in experiment["trials"]} == {0.35, 0.8, practice, 1.0}
+    assert experiment["trials"] == [t for t in full["trials"] if t["level"] in (0.35, 0.8, practice, 1.0)]
     assert "Taking the scales" not in result.output  # all of it is known
     result = call("experiment", folder, "curve", "--draws", 1, "--points", 1, "--samples", 2)
     assert result.exit_code == 0, result.output
     experiment = read(folder, "experiments/curve-memory.json")
-    assert (experiment["samples"], {trial["level"] for trial in experiment["trials"]}) == (2, {0.65, 1.0})
+    assert experiment["samples"] == 2
+    assert {trial["level"] for trial in experiment["trials"]} == {0.65, practice, 1.0}
     losses = stored_losses(folder / "experiments" / "on-2-samples")
     distinct = {tuple(trial["quantized"]) for trial in experiment["trials"]}
     assert {len(sample_losses) for sample_losses in losses.values()} == {2}
@@ -263,7 +274,7 @@ def test_baselines_without_a_gain_are_left_out_and_said_so(folder, monkeypatch):
     monkeypatch.setattr("inc_mp_plugin.experiments.paper.baseline", unknown)
     result = call("experiment", folder, "choices")
     assert result.exit_code == 0, result.output
-    assert result.output.count("left out: the plan lowers ops together") == 5
+    assert result.output.count("left out: the plan lowers ops together") == 7
     trials = read(folder, "experiments/choices-memory.json")["trials"]
     assert [t["strategy"] for t in trials] == ["ip_mse"]
 
