@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from inc_mp_plugin.pipeline.folder import Run
+from inc_mp_plugin.report.everything import everything_text
 from inc_mp_plugin.report.plan_table import print_plan
 from inc_mp_plugin.report.text import plan_table
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def show_plan(folder: Path, *, validation: bool = True) -> None:
-    """Show the plan of a folder and, if it was measured, its validation."""
+    """Show the plan of a folder, its validation if it was measured, and the cost of no plan at all."""
     run = Run(folder)
     print_plan(plan_table(run.plan, run.free_gains[run.plan.objective], run.as_planned.losses), _console())
     for line in run.held_back:
@@ -30,6 +31,7 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
 
         tables = validation_tables(run.validation, run.plan.confidence)
         _show([*tables, measured_text(run.validation, run.plan)])
+    _show([everything_text(run.everything, run.plan, run.validation)])
 
 
 def show_time(validation: TimeValidation) -> None:

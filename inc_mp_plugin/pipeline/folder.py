@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import Demands, kept_lines
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.everything import Everything
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.knobs import constraint_of
@@ -27,6 +28,8 @@ from inc_mp_plugin.pipeline.recipe import Recipe, parse_recipe
 from inc_mp_plugin.pipeline.resolve import job_of
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.reuse import changes
+from inc_mp_plugin.solver.everything import price_everything
+from inc_mp_plugin.solver.orders import lower_format
 from inc_mp_plugin.solver.ties import constrained
 from inc_mp_plugin.stages.consumer_scales import held_back_for, with_scales
 from inc_mp_plugin.stages.gains import GAINS
@@ -147,6 +150,15 @@ class Run:
     def plan(self) -> Plan:
         """plan.json."""
         return PLAN.read(self.folder)
+
+    @cached_property
+    def everything(self) -> Everything:
+        """All ops that may leave the base format in the first lower one, priced as the plan was."""
+        planned, plan = self.as_planned, self.plan
+        ops = [op for op in planned.losses.ops if op not in planned.demands.kept]
+        format_name = lower_format(self.free_gains[plan.objective])
+        confidence = planned.job.confidence
+        return price_everything(planned.losses, ops, format_name, plan.base, confidence=confidence)
 
     def solved_again(self, **changes: Any) -> list[str]:
         """List the overrides of `inc-mp solve` for the plan of this folder, with these changes."""

@@ -85,6 +85,7 @@ def read_artefacts(folder: Path) -> RunArtefacts:
         shelf.take(VERIFICATION, same | {"objective": job.objective, "tau": plan_from.get("tau")}),
         _experiments(shelf, run.gains, same),
         run.held_back,
+        run.everything,
         shelf.depends_on,
         shelf.outdated,
     )

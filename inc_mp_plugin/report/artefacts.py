@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inc_mp_plugin.core.costs import Costs
+from inc_mp_plugin.core.everything import Everything
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import IN_MEMORY
@@ -23,9 +24,9 @@ class RunArtefacts:
     """The artefacts of a folder; None where one is missing.
 
     `runnable` are the ops that every target can run in a lower format; `held_back` says why others cannot
-    leave the base format. `recipe` is the recipe as JSON. By the stem of an artefact's file, `depends_on`
-    holds what the artefact followed from; `outdated` says why an artefact in the folder does not count: it
-    is out of date, or of another plan.
+    leave the base format; `everything` prices all others in the lower format. `recipe` is the recipe as
+    JSON. By the stem of an artefact's file, `depends_on` holds what the artefact followed from; `outdated`
+    says why an artefact in the folder does not count: it is out of date, or of another plan.
     """
 
     folder: str
@@ -42,6 +43,7 @@ class RunArtefacts:
     verification: Verification | None = None
     experiments: tuple[Experiment, ...] = ()
     held_back: tuple[str, ...] = ()
+    everything: Everything | None = None
     depends_on: Mapping[str, Json] = field(default_factory=dict)
     outdated: Mapping[str, str] = field(default_factory=dict)
 

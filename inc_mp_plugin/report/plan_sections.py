@@ -11,6 +11,7 @@ from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.verdicts import EXCEEDED, HELD, verdict
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Bars, Blocks, MapCell, MapGrid, PlanMap, Table, Tile, Tiles
+from inc_mp_plugin.report.everything import everything_text
 from inc_mp_plugin.report.measured import WAYS, changes_text, without_cache
 from inc_mp_plugin.report.text import Cell, PlanTable, amount, has_tau, nrmse_of, percent, span, tie_groups
 
@@ -31,7 +32,8 @@ def headline(run: RunArtefacts, table: PlanTable) -> Blocks:
         _measured_tile(run),
         _tau_tile(run),
     )
-    return Tiles(tiles), *table.summary
+    everything = [] if run.everything is None else [everything_text(run.everything, plan, run.validation)]
+    return Tiles(tiles), *table.summary, *everything
 
 
 def _predicted_tiles(plan: Plan) -> list[Tile]:

@@ -49,7 +49,12 @@ def test_a_second_call_reuses_and_shows_the_same(project, run_folder):
     result = call("tune", project / "recipe.yaml", "--out", run_folder)
     assert result.exit_code == 0
     assert result.output.count("still valid, reused") == 5
+    line = result.output.splitlines()[-2]
+    assert line.startswith("fp8_e4m3 everywhere (19 of 19 ops) would cost an NRMSE of ")
+    assert line.endswith(", predicted. That is above tau 0.00012.")
     assert before == {p: p.stat().st_mtime_ns for p in before}
+    within = call("solve", run_folder, "tau=1")
+    assert within.output.splitlines()[-1].endswith("That is within tau 1: no plan is needed.")
 
 
 def test_stale_artefacts_are_made_again_and_said_so(project, finished, run_folder):
