@@ -1,4 +1,4 @@
-"""`inc-mp check`: an INC file, the user's own included."""
+"""`inc-mp check`: an INC file or a quantized checkpoint, the user's own included."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from inc_mp_plugin.core.errors import InputError
 
 
 def check(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.json", help="An INC FP8 JSON file.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.json|MODEL", help="An INC FP8 JSON file, or a checkpoint.")
+    ],
     *,
     modules: Annotated[
         Path | None, typer.Option(help="JSON with the model's modules, such as DIR/graph.json.")
@@ -36,11 +38,17 @@ def check(
         str | None, typer.Option(help="Device whose INC table counts, hpu or cpu; the target's if not given.")
     ] = None,
 ) -> None:
-    """Show the modules that INC would select with a file, and everything suspicious about the selection.
+    """Show what INC would select with a file, or what vLLM would stumble over in a checkpoint.
 
-    Patterns that match nothing or too much, lists that cancel each other, a selection of everything or
-    nothing, and mixes that the target cannot run are suspicious. Any of these gives exit code 2.
+    Of an INC file, patterns that match nothing or too much, lists that cancel each other, a selection of
+    everything or nothing, and mixes that the target cannot run are suspicious. Of a folder of
+    compressed-tensors, damaged or missing files, entries of `ignore` that match nothing, fused modules that
+    are quantized in part, weights without scales and scales without weights. Any of these gives exit code 2.
     """
+    if config.is_dir():
+        options = (modules, model, target, kv_cache, attention, measurements, device)
+        _check_folder(config, others=reuse_cache or any(option is not None for option in options))
+        return
     from inc_mp_plugin.inc.check.file import KnownServing, check_file
     from inc_mp_plugin.inc.check.measurements import load_captured
 
@@ -53,3 +61,21 @@ def check(
     if report.faults:
         raise InputError("\n".join(report.faults))
     typer.echo("Nothing about the file is suspicious.")
+
+
+def _check_folder(folder: Path, *, others: bool) -> None:
+    """Check a checkpoint; the options are those of an INC file.
+
+    Raises:
+        InputError: it has faults, or options were given.
+    """
+    from inc_mp_plugin.export.check import check_checkpoint
+
+    if others:
+        message = f"{folder} is a folder, which is checked as a checkpoint, without options"
+        raise InputError(message)
+    report = check_checkpoint(folder)
+    typer.echo(report.summary)
+    if report.faults:
+        raise InputError("\n".join(report.faults))
+    typer.echo("Nothing about the checkpoint is suspicious.")
