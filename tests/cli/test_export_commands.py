@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import helpers
 import pytest
@@ -17,7 +18,7 @@ from inc_mp_plugin.stages.sensitivity_arrays import to_arrays
 
 
 @pytest.fixture(scope="module")
-def planned(made_once, finished):
+def planned(made_once, finished, tmp_path_factory):
     """A folder whose plan vLLM can run: everything in FP8, products included, though they gain no memory."""
 
     def solve(folder):
@@ -27,7 +28,9 @@ def planned(made_once, finished):
         content["formats"] = dict.fromkeys(content["formats"], "fp8_e4m3")
         store.write_artefact(folder / "plan.json", "plan", content)
 
-    return made_once("planned for vllm", solve)
+    # A copy: other processes of the tests may export at the same time, and a command locks its folder.
+    shared = made_once("planned for vllm", solve)
+    return Path(shutil.copytree(shared, tmp_path_factory.mktemp("planned") / "run"))
 
 
 def rewritten(folder, kind):
