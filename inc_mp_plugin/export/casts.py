@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     Slabs = Callable[[], Iterable[Tensor]]
 
-FORMAT = "fp8_e4m3"
 FULL_SCALE = 448.0  # largest value of E4M3
 
 

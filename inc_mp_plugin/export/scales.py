@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.export.casts import FORMAT, weight_maxabs
+from inc_mp_plugin.export.casts import weight_maxabs
 from inc_mp_plugin.export.groups import input_groups, weight_groups
+from inc_mp_plugin.export.settings import FORMAT
 from inc_mp_plugin.scales.dtypes import dtype_of
 from inc_mp_plugin.scales.methods import SCALE_METHODS, Scale, Scales
 

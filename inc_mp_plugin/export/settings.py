@@ -9,6 +9,7 @@ from inc_mp_plugin.core.literals import Scheme
 
 QUANT_METHOD = "compressed-tensors"
 LAYOUT = "float-quantized"
+FORMAT = "fp8_e4m3"  # of its weights and activations
 _HEAD = "lm_head"  # no class of vLLM's whose name has "Linear" in it
 
 

@@ -13,6 +13,7 @@ from inc_mp_plugin.core.errors import InputError, SelectionError, few
 from inc_mp_plugin.core.literals import Scheme
 from inc_mp_plugin.core.plan import Interval
 from inc_mp_plugin.export.groups import groups_of, unplaced
+from inc_mp_plugin.export.settings import FORMAT, quantization_config
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.next_command import refuse_model_in_memory, solve_command
 from inc_mp_plugin.report.text import span
@@ -28,8 +29,6 @@ from inc_mp_plugin.targets.layout import Captured
 if TYPE_CHECKING:
     from inc_mp_plugin.export.checkpoint import Checkpoint
     from inc_mp_plugin.model.expert_stacks import Order
-
-_FORMAT = "fp8_e4m3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,6 @@ def export_plan(folder: Path, out: Path, scheme: Scheme) -> Exported:
     from inc_mp_plugin.export.folder import Content, check_free, write_checkpoint
     from inc_mp_plugin.export.places import linear_modules, places_of
     from inc_mp_plugin.export.scales import static_scales
-    from inc_mp_plugin.export.settings import quantization_config
 
     check_free(out)
     run = Run(folder)
@@ -113,10 +111,10 @@ def _split(run: Run) -> tuple[list[str], dict[str, str]]:
     lowered, left = [], dict[str, str]()
     for op in (op for op in run.graph.ops if op.name in run.plan.lowered):
         format_name = run.plan.formats[op.name]
-        if format_name != _FORMAT:
+        if format_name != FORMAT:
             message = (
-                f"the plan has {op.name!r} in {format_name}; a checkpoint for vLLM holds {_FORMAT} alone: "
-                f"tune with formats: [{_FORMAT}]"
+                f"the plan has {op.name!r} in {format_name}; a checkpoint for vLLM holds {FORMAT} alone: "
+                f"tune with formats: [{FORMAT}]"
             )
             raise InputError(message)
         if op.kind != "linear":
@@ -129,7 +127,7 @@ def _split(run: Run) -> tuple[list[str], dict[str, str]]:
         message = f"the plan of {run.folder} has no linear op in FP8 that a checkpoint could hold"
         raise InputError(message)
     if run.plan.serving.kv_cache == "fp8":
-        say("the plan is for a KV cache in FP8; a checkpoint holds no scales for it, so it stays in BF16")
+        say("the plan is for a KV cache in FP8, which has no scales in a checkpoint: it stays as it is")
     return lowered, left
 
 
@@ -223,7 +221,7 @@ def _exported(run: Run, out: Path, lowered: list[str], left: dict[str, str]) -> 
     planned = run.as_planned
     costs = Costs(planned.losses.sensitivity, planned.losses.noise)
     yardstick = planned.yardstick
-    formats = {op: _FORMAT if op in lowered else run.plan.base for op in run.plan.formats}
+    formats = {op: FORMAT if op in lowered else run.plan.base for op in run.plan.formats}
     model = costs.kl if yardstick == "kl" and costs.kl is not None else costs.measured_loss
     value, interval = predict(model, formats, run.plan.base, level=run.plan.confidence)
     return Exported(out, tuple(lowered), left, yardstick, value, interval)

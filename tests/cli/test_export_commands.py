@@ -84,6 +84,26 @@ def test_a_group_in_part_is_refused_before_anything_is_written(run_folder, tmp_p
     assert call("export", run_folder, "--out", out).exit_code == 0
 
 
+def test_a_cache_in_fp8_stays_and_is_not_in_the_prediction(run_folder, tmp_path):
+    solve = ("solve", run_folder, "targets=[vllm-gaudi]", "tau=5")
+    predicted = []
+    for number, cache in enumerate(("bf16", "fp8")):
+        assert call(*solve, f"kv_cache={cache}").exit_code == 0
+        result = call("export", run_folder, "--out", tmp_path / str(number))
+        assert ("it stays as it is" in told(result)) == (cache == "fp8")
+        predicted += re.findall(r"\(loss MSE\): ([\d.e-]+)", told(result))
+    assert predicted[0] == predicted[1]
+
+
+def test_another_format_is_refused(run_folder, tmp_path):
+    content = rewritten(run_folder, "plan")
+    content["formats"]["lm_head"] = "fp8_e5m2"
+    store.write_artefact(run_folder / "plan.json", "plan", content)
+    result = call("export", run_folder, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "'lm_head' in fp8_e5m2; a checkpoint for vLLM holds fp8_e4m3 alone" in told(result)
+
+
 def test_static_scales_need_the_largest_inputs(planned, tmp_path):
     folder = shutil.copytree(planned, tmp_path / "run")
     arrays = to_arrays(replace(Run(folder).sensitivity, maxabs={}))

@@ -5,10 +5,9 @@ import helpers
 import pytest
 import torch
 
-from inc_mp_plugin.core.errors import NonFiniteError
 from inc_mp_plugin.export.casts import rows_cast
 
-compressed_tensors = pytest.importorskip("compressed_tensors")
+pytest.importorskip("compressed_tensors.compressors.naive_quantized")
 
 
 def compressed(weight):
@@ -67,14 +66,3 @@ def test_a_slab_is_rounded_as_the_whole():
     weight = torch.randn(37, 16, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     parts = torch.cat([*rows_cast(weight.split(5), "op")])
     assert checkpoints.same(parts, compressed(weight)[0])
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(tmp_path, value):
-    model = helpers.language_model("llama")
-    model.model.layers[1].mlp.up_proj.weight.data[3, 2] = value
-    source = checkpoints.saved(model, tmp_path / "source")
-    captured = checkpoints.captured_linear(model)
-    with pytest.raises(NonFiniteError, match=r"model\.layers\.1\.mlp\.up_proj"):
-        checkpoints.exported(model, source, captured.ops, tmp_path / "out", captured=captured)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -16,7 +16,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.errors import InputError, NonFiniteError
 from inc_mp_plugin.export.checkpoint import INDEX, read_checkpoint
 from inc_mp_plugin.export.folder import CHECKSUMS
 
@@ -64,7 +64,7 @@ def test_shards_index_and_sums(sharded, tmp_path):
 
 def test_what_is_written_loads_in_transformers(sharded, tmp_path):
     """With compressed-tensors it decodes to weights near those of the source, in the planned ops alone."""
-    pytest.importorskip("compressed_tensors")
+    pytest.importorskip("compressed_tensors.compressors.naive_quantized")
     model, source, captured = sharded
     lowered = [op for op in captured.ops if "mlp" in op]
     checkpoints.exported(model, source, lowered, tmp_path / "out", captured=captured)
@@ -94,6 +94,17 @@ def test_an_empty_folder_is_filled(sharded, tmp_path):
     model, source, captured = sharded
     checkpoints.exported(model, source, captured.ops, tmp_path, captured=captured)
     assert (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    model = helpers.language_model("llama")
+    model.model.layers[1].mlp.up_proj.weight.data[3, 2] = value
+    source = checkpoints.saved(model, tmp_path / "source")
+    captured = checkpoints.captured_linear(model)
+    with pytest.raises(NonFiniteError, match=r"model\.layers\.1\.mlp\.up_proj"):
+        checkpoints.exported(model, source, captured.ops, tmp_path / "out", captured=captured)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 _EXPORT = """
