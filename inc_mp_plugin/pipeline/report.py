@@ -86,6 +86,7 @@ def read_artefacts(folder: Path) -> RunArtefacts:
         _experiments(shelf, run.gains, same),
         run.held_back,
         run.everything,
+        planned.demands.kept,
         shelf.depends_on,
         shelf.outdated,
     )

@@ -24,9 +24,10 @@ class RunArtefacts:
     """The artefacts of a folder; None where one is missing.
 
     `runnable` are the ops that every target can run in a lower format; `held_back` says why others cannot
-    leave the base format; `everything` prices all others in the lower format. `recipe` is the recipe as
-    JSON. By the stem of an artefact's file, `depends_on` holds what the artefact followed from; `outdated`
-    says why an artefact in the folder does not count: it is out of date, or of another plan.
+    leave the base format, `kept` for each op that consumers keep there; `everything` prices all others in the
+    lower format. `recipe` is the recipe as JSON. By the stem of an artefact's file, `depends_on` holds what
+    the artefact followed from; `outdated` says why an artefact in the folder does not count: it is out of
+    date, or of another plan.
     """
 
     folder: str
@@ -44,6 +45,7 @@ class RunArtefacts:
     experiments: tuple[Experiment, ...] = ()
     held_back: tuple[str, ...] = ()
     everything: Everything | None = None
+    kept: Mapping[str, str] = field(default_factory=dict)
     depends_on: Mapping[str, Json] = field(default_factory=dict)
     outdated: Mapping[str, str] = field(default_factory=dict)
 

@@ -10,9 +10,15 @@ from inc_mp_plugin.report.experiment_sections import experiment_sections
 from inc_mp_plugin.report.loss_sections import closed_loop_blocks, frontier_blocks
 from inc_mp_plugin.report.plan_sections import budget, headline, plan_map, ties, uncertainty
 from inc_mp_plugin.report.reproduce_sections import left_out, reproduce
+from inc_mp_plugin.report.staying import Stay, staying
 from inc_mp_plugin.report.text import plan_table, threshold
 from inc_mp_plugin.report.time_section import time_blocks
 from inc_mp_plugin.report.validation_section import validation_blocks
+
+
+def _staying(run: RunArtefacts) -> dict[str, Stay]:
+    gains = run.gains[run.plan.objective]
+    return staying(run.plan, gains, run.losses, run.graph, runnable=run.runnable, kept=run.kept)
 
 
 def report_info(run: RunArtefacts) -> ReportInfo:
@@ -21,7 +27,7 @@ def report_info(run: RunArtefacts) -> ReportInfo:
     table = plan_table(plan, run.gains[plan.objective], run.losses)
     sections = (
         Section("plan", "The plan", headline(run, table)),
-        Section("map", "Layers and ops", plan_map(table)),
+        Section("map", "Layers and ops", plan_map(table, _staying(run))),
         Section("budget", "Where the allowance goes", budget(table)),
         Section("ties", "What the consumers tie together", ties(run)),
         Section("frontier", "What a gain costs", frontier_blocks(run)),

@@ -74,7 +74,7 @@ def frontier_table(frontier: Frontier) -> Table:
     exact, nrmse = frontier.curves[0], frontier.threshold
     key = "kl" if frontier.yardstick == "kl" else "tau"
     drawn = {curve.strategy for curve in frontier.curves}
-    beside = ("prefix", *(name for name in ("ends", "practice") if name in drawn), "random")
+    beside = ("prefix", *(("ends",) if "ends" in drawn else ()), "random")
     rows = []
     for k, (gain, loss_mse) in enumerate(zip(exact.gain, exact.loss_mse, strict=True)):
         share = f"{percent(gain, frontier.largest_gain):.1f}{' knee' if k == frontier.knee else ''}"
@@ -85,11 +85,21 @@ def frontier_table(frontier: Frontier) -> Table:
         rows.append((*row, *others, rounded_up(nrmse(needed))))
     return Table(
         f"{frontier.objective} ({frontier.source}), of {amount(frontier.largest_gain, frontier.unit)}: "
-        f"{_YARDSTICKS[frontier.yardstick]}. The knee stands out; `{key}=` gives a plan to `inc-mp solve`.",
+        f"{_YARDSTICKS[frontier.yardstick]}. The knee stands out; `{key}=` gives a plan to `inc-mp solve`."
+        f"{_practice_text(frontier)}",
         ("gain", "%", "ops", "ip_mse", "its interval", *beside[:-1], "random, mean", f"{key}="),
         tuple(rows),
         marked=(frontier.knee,),
     )
+
+
+def _practice_text(frontier: Frontier) -> str:
+    """Say what all linear ops but the head gain and cost; nothing where that was not drawn."""
+    curve = next((curve for curve in frontier.curves if curve.strategy == "practice" and curve.gain), None)
+    if curve is None:
+        return ""
+    share, cost = percent(curve.gain[0], frontier.largest_gain), frontier.threshold(curve.loss_mse[0])
+    return f" practice, all linear ops but the head, gains {share:.1f} % at {cost:.3g}."
 
 
 def _mean_nrmse(frontier: Frontier, strategy: str, gain: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from inc_mp_plugin.core.plan import Interval, Plan
@@ -13,7 +13,18 @@ from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Bars, Blocks, MapCell, MapGrid, PlanMap, Table, Tile, Tiles
 from inc_mp_plugin.report.everything import everything_text
 from inc_mp_plugin.report.measured import WAYS, changes_text, without_cache
-from inc_mp_plugin.report.text import Cell, PlanTable, amount, has_tau, nrmse_of, percent, span, tie_groups
+from inc_mp_plugin.report.staying import Stay, staying_table
+from inc_mp_plugin.report.text import (
+    Cell,
+    PlanTable,
+    amount,
+    has_tau,
+    nrmse_of,
+    percent,
+    places,
+    span,
+    tie_groups,
+)
 
 _TOP = 12
 _LONGEST = 30  # characters of a label in a chart
@@ -109,28 +120,40 @@ def _tau_tile(run: RunArtefacts) -> Tile:
     return Tile(label, f"{tau:.4g}", f"{place} it by the prediction, not measured", colour)
 
 
-def plan_map(table: PlanTable) -> Blocks:
-    """Make the map: layers down, ops across; then the ops outside of layers."""
+def plan_map(table: PlanTable, stays: Mapping[str, Stay]) -> Blocks:
+    """Make the map: layers down, ops across; then the ops outside of layers, and why ops stay.
+
+    Args:
+        table: the plan.
+        stays: why ops stay in the base format, by op.
+    """
     caption = (
         "Which ops run in a lower format? In their cells: share of the allowance and, below it, share of "
         "the largest gain, in %. The stronger the colour, the more of the allowance; a dot is the "
         "base format."
     )
-    on_map = partial(_map_cell, table, max((cell.loss_percent for cell in table.cells), default=0.0))
+    largest = max((cell.loss_percent for cell in table.cells), default=0.0)
+    notes = {place: stays[op].text for op, place in places(list(stays)).items()}
+    on_map = partial(_map_cell, table, largest, notes)
     layers = tuple((layer, tuple(map(on_map, cells))) for layer, cells in table.layers.items())
     outside = tuple((cell.column, (on_map(cell),)) for cell in table.outside)
     grids = (
         MapGrid("layer", table.columns, layers),
         MapGrid("op outside of layers" if layers else "op", ("plan",), outside),
     )
-    return (PlanMap("plan", caption, table, tuple(grid for grid in grids if grid.rows)),)
+    plan = PlanMap("plan", caption, table, tuple(grid for grid in grids if grid.rows))
+    base = next((cell.format for cell in table.cells if not cell.lowered), "")
+    return (plan, staying_table(stays, base)) if stays else (plan,)
 
 
-def _map_cell(table: PlanTable, largest: float, cell: Cell | None) -> MapCell | None:
+def _map_cell(
+    table: PlanTable, largest: float, notes: Mapping[tuple[str, str], str], cell: Cell | None
+) -> MapCell | None:
     if cell is None:
         return None
     if not cell.lowered:
-        return MapCell("", "·", "", f"{cell.label}: {cell.format}", 0)
+        why = notes.get((cell.layer, cell.column))
+        return MapCell("", "·", "", f"{cell.label}: {cell.format}{f', {why}' if why else ''}", 0)
     loss, gain = f"{cell.loss_percent:.1f}", f"{cell.gain_percent:.1f}"
     note = f"{cell.label}: {cell.format}, {loss} % of the allowance, {gain} % of the largest gain"
     level = 1 + min(3, int(4.0 * math.sqrt(max(0.0, cell.loss_percent) / largest))) if largest else 1

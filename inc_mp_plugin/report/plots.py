@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,8 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
     if chart.logarithmic_y:
         axes.set_yscale("log")
         _label_decades(axes.yaxis, between=2.0)
-    axes.set(xlabel=chart.x_label, ylabel=chart.y_label)
+    # Beside a legend of three rows, the axis is as long as so many letters.
+    axes.set(xlabel=chart.x_label, ylabel=textwrap.fill(chart.y_label, 30))
     axes.grid(visible=True)
 
 

@@ -8,6 +8,13 @@ from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.plan import Plan
 
 
+def allowance(plan: Plan, costs: Costs) -> float:
+    """Return what the threshold allows, or what the plan is predicted to cost without one: KL or loss MSE."""
+    if plan.constraint == "kl" or costs.loss is None:
+        return (plan.predicted_kl if plan.kl is None else plan.correction * plan.kl) or 0.0
+    return plan.loss_budget or 0.0
+
+
 def budget_shares(plan: Plan, costs: Costs) -> tuple[dict[str, float], float]:
     """Return the part of its allowance that each lowered op takes, in percent, and that of an FP8 KV cache.
 
@@ -20,10 +27,8 @@ def budget_shares(plan: Plan, costs: Costs) -> tuple[dict[str, float], float]:
     parts = {op: prices[name][op] for op, name in lowered.items()}
     cache = model.cache_cost
     losses = costs.loss
-    if plan.constraint == "kl" or losses is None:
-        budget = (plan.predicted_kl if plan.kl is None else plan.correction * plan.kl) or 0.0
-    else:
-        budget = plan.loss_budget or 0.0
+    budget = allowance(plan, costs)
+    if plan.constraint == "loss" and losses is not None:
         shifts = {name: losses.shifts(name) for name in prices}
         whole = math.fsum([losses.cache_shift, *(shifts[name][op] for op, name in lowered.items())])
         parts = {op: part + whole * shifts[lowered[op]][op] for op, part in parts.items()}
