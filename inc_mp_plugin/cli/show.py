@@ -11,6 +11,7 @@ from rich.console import Console
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.report.everything import everything_text
 from inc_mp_plugin.report.plan_table import print_plan
+from inc_mp_plugin.report.staying import staying, staying_lines
 from inc_mp_plugin.report.text import plan_table
 
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
     """Show the plan of a folder, its validation if it was measured, and the cost of no plan at all."""
     run = Run(folder)
     print_plan(plan_table(run.plan, run.free_gains[run.plan.objective], run.as_planned.losses), _console())
+    stays = staying(
+        run.plan,
+        run.free_gains[run.plan.objective],
+        run.all_losses,
+        run.graph,
+        runnable=run.as_planned.losses.ops,
+        kept=run.as_planned.demands.kept,
+    )
+    _show(staying_lines(stays, run.plan.base))
     for line in run.held_back:
         _console().print(f"{line}.", markup=False, soft_wrap=True)
     if validation and run.validation is not None:

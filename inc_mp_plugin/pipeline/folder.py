@@ -152,6 +152,12 @@ class Run:
         return PLAN.read(self.folder)
 
     @cached_property
+    def all_losses(self) -> Costs:
+        """Prices of all ops that samples reached, with the plan's noise and cache."""
+        losses = self.as_planned.losses
+        return Costs(self.sensitivity, losses.noise, losses.cached)
+
+    @cached_property
     def everything(self) -> Everything:
         """All ops that may leave the base format in the first lower one, priced as the plan was."""
         planned, plan = self.as_planned, self.plan

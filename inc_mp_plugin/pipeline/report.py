@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.results import Experiment, Stability
@@ -74,7 +73,7 @@ def read_artefacts(folder: Path) -> RunArtefacts:
         str(folder),
         run.recipe.model_dump(mode="json"),
         run.graph,
-        Costs(run.sensitivity, losses.noise, losses.cached),
+        run.all_losses,
         losses.ops,
         run.free_gains,
         run.plan,

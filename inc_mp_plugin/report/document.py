@@ -27,7 +27,7 @@ def report_info(run: RunArtefacts) -> ReportInfo:
     table = plan_table(plan, run.gains[plan.objective], run.losses)
     sections = (
         Section("plan", "The plan", headline(run, table)),
-        Section("map", "Layers and ops", plan_map(table, _staying(run))),
+        Section("map", "Layers and ops", plan_map(table, plan, _staying(run))),
         Section("budget", "Where the allowance goes", budget(table)),
         Section("ties", "What the consumers tie together", ties(run)),
         Section("frontier", "What a gain costs", frontier_blocks(run)),

@@ -120,20 +120,22 @@ def _tau_tile(run: RunArtefacts) -> Tile:
     return Tile(label, f"{tau:.4g}", f"{place} it by the prediction, not measured", colour)
 
 
-def plan_map(table: PlanTable, stays: Mapping[str, Stay]) -> Blocks:
+def plan_map(table: PlanTable, plan: Plan, stays: Mapping[str, Stay]) -> Blocks:
     """Make the map: layers down, ops across; then the ops outside of layers, and why ops stay.
 
     Args:
-        table: the plan.
+        table: the plan, arranged.
+        plan: the same plan.
         stays: why ops stay in the base format, by op.
     """
+    below = "" if table.is_deep else " and, below it, share of the largest gain"
     caption = (
-        "Which ops run in a lower format? In their cells: share of the allowance and, below it, share of "
-        "the largest gain, in %. The stronger the colour, the more of the allowance; a dot is the "
-        "base format."
+        f"Which ops run in a lower format? In their cells: share of the allowance{below}, in %. The stronger "
+        "the colour, the more of the allowance; a dot is the base format. More of each op is on hover."
     )
+    where = places(list(plan.formats))
     largest = max((cell.loss_percent for cell in table.cells), default=0.0)
-    notes = {place: stays[op].text for op, place in places(list(stays)).items()}
+    notes = {where[op]: stay.text for op, stay in stays.items()}
     on_map = partial(_map_cell, table, largest, notes)
     layers = tuple((layer, tuple(map(on_map, cells))) for layer, cells in table.layers.items())
     outside = tuple((cell.column, (on_map(cell),)) for cell in table.outside)
@@ -141,9 +143,8 @@ def plan_map(table: PlanTable, stays: Mapping[str, Stay]) -> Blocks:
         MapGrid("layer", table.columns, layers),
         MapGrid("op outside of layers" if layers else "op", ("plan",), outside),
     )
-    plan = PlanMap("plan", caption, table, tuple(grid for grid in grids if grid.rows))
-    base = next((cell.format for cell in table.cells if not cell.lowered), "")
-    return (plan, staying_table(stays, base)) if stays else (plan,)
+    whole = PlanMap("plan", caption, table, tuple(grid for grid in grids if grid.rows))
+    return (whole, staying_table(stays, plan.base)) if stays else (whole,)
 
 
 def _map_cell(
@@ -154,10 +155,12 @@ def _map_cell(
     if not cell.lowered:
         why = notes.get((cell.layer, cell.column))
         return MapCell("", "·", "", f"{cell.label}: {cell.format}{f', {why}' if why else ''}", 0)
-    loss, gain = f"{cell.loss_percent:.1f}", f"{cell.gain_percent:.1f}"
+    form = ".2f" if table.is_deep else ".1f"
+    loss, gain = f"{cell.loss_percent:{form}}", f"{cell.gain_percent:{form}}"
     note = f"{cell.label}: {cell.format}, {loss} % of the allowance, {gain} % of the largest gain"
     level = 1 + min(3, int(4.0 * math.sqrt(max(0.0, cell.loss_percent) / largest))) if largest else 1
-    return MapCell(cell.format if len(table.lower) > 1 else "", loss, gain, note, level)
+    second = "" if table.is_deep else gain
+    return MapCell(cell.format if len(table.lower) > 1 else "", loss, second, note, level)
 
 
 def budget(table: PlanTable) -> Blocks:

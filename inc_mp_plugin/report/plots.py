@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Of text, axes and lines, and of what is behind them; `svg.inline` puts a page's own in their place.
 INK, PAPER = "#1b1e23", "#ffffff"
+SHADES = ("#8fbfe0", "#2f83b9", "#004a7c")
+_GREY = "#e3e6ea"
 _WIDTH = 4.6  # inches, so that 10 points are still legible on 360 pixels
 
 # Okabe and Ito's colours, those that stand out on white; never without a marker or dashes. Written as
@@ -183,7 +186,12 @@ def _strips_figure(strips: Strips) -> Drawing:
 
 
 def plan_figure(table: PlanTable, title: str) -> Drawing:
-    """Draw a plan as a map: layers down, ops across; a lowered op shows its share of the allowance in %."""
+    """Draw a plan as a map: layers down, ops across; a lowered op shows its share of the allowance in %.
+
+    The layers of a deep model run across instead, and shares are shades: so many numbers are for the page.
+    """
+    if table.is_deep:
+        return _deep_figure(table, title)
     columns, rows = table.columns, {f"layer {layer}": cells for layer, cells in table.layers.items()}
     # An op outside of layers has a row of its own, and fills its first place.
     rows |= {cell.column: (cell,) for cell in table.outside}
@@ -204,11 +212,47 @@ def plan_figure(table: PlanTable, title: str) -> Drawing:
     return figure
 
 
+def _deep_figure(table: PlanTable, title: str) -> Drawing:
+    """Draw a map of many layers: layers across, ops down, the ops outside of layers in the last rows."""
+    from matplotlib.patches import Patch, Rectangle
+
+    labels = (*table.columns, *(cell.column for cell in table.outside))
+    by_layer = [(x, y, c) for x, cells in enumerate(table.layers.values()) for y, c in enumerate(cells)]
+    below = [(0, len(table.columns) + y, cell) for y, cell in enumerate(table.outside)]
+    figure = _new_figure((1.6 + 0.12 * len(table.layers), 1.4 + 0.3 * len(labels)))
+    axes = figure.add_subplot()
+    largest = max((cell.loss_percent for cell in table.cells if cell.lowered), default=0.0)
+    for x, y, cell in [*by_layer, *below]:
+        if cell is not None:
+            shade = _shade(cell, largest)
+            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=shade, edgecolor="white", linewidth=0.5))
+    axes.set(xlim=(0, len(table.layers)), ylim=(len(labels), 0))
+    every = range(0, len(table.layers), 10)
+    axes.set_xticks([x + 0.5 for x in every], [list(table.layers)[x] for x in every])
+    axes.set_yticks([y + 0.5 for y in range(len(labels))], labels)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel(f"layer; blue: {' or '.join(table.lower) or 'lower format'}, grey: base format")
+    ends = [largest * (step + 1) / len(SHADES) for step in range(len(SHADES))]
+    keys = [Patch(color=c, label=f"up to {end:.2g} %") for c, end in zip(SHADES, ends, strict=True)]
+    figure.legend(handles=keys, loc="outside upper right", ncols=3, title="share of the allowance")
+    return figure
+
+
+def _shade(cell: Cell, largest: float) -> str:
+    """Choose the colour of a cell: grey in the base format, else a blue by its part of the largest share."""
+    if not cell.lowered:
+        return _GREY
+    part = cell.loss_percent / largest if largest else 0.0
+    return SHADES[min(len(SHADES) - 1, max(0, math.ceil(len(SHADES) * part) - 1))]
+
+
 def _draw_cell(axes: Axes, x: int, y: int, cell: Cell) -> None:
     from matplotlib.patches import Rectangle
 
     # Blue and grey differ in lightness too, so that nobody needs to see colours to tell one from the other.
-    color = "#1f5fa8" if cell.lowered else "#e3e6ea"
+    color = "#1f5fa8" if cell.lowered else _GREY
     axes.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white"))
     if cell.lowered:
         text = f"{cell.loss_percent:.1f}"

@@ -81,7 +81,7 @@ def _without_choice(op: str, costs: Costs, runnable: Collection[str], kept: Mapp
 
 
 class _Added:
-    """What lowering more ops adds to a plan, in percent of the allowance and of the largest gain."""
+    """Costs and gains that more ops would add to a plan, in percent of the allowance and the largest gain."""
 
     def __init__(self, plan: Plan, gains: Gains, costs: Costs) -> None:
         self._plan, self._allowance = plan, allowance(plan, costs)
@@ -122,6 +122,17 @@ class _Added:
         if gain <= 0:
             return COPIED if copied else NO_GAIN
         return TIED if len(ops) > 1 else COST
+
+
+def staying_lines(stays: Mapping[str, Stay], base: str) -> list[str]:
+    """Say the same as `staying_table` in a line for each reason.
+
+    Example:
+        >>> staying_lines({"h.0.up": Stay(NO_GAIN, "", 1.5), "h.1.up": Stay(NO_GAIN, "", 1.0)}, "bf16")
+        ['Stays in bf16: up (2); it gains nothing (2.5 % of the allowance).']
+    """
+    rows = staying_table(stays, base).rows
+    return [f"Stays in {base}: {ops}; {reason} ({cost} % of the allowance)." for reason, ops, _, cost in rows]
 
 
 def staying_table(stays: Mapping[str, Stay], base: str) -> Table:

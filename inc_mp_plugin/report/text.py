@@ -14,6 +14,7 @@ from inc_mp_plugin.core.plan import Plan, TieCost
 from inc_mp_plugin.report.shares import budget_shares
 from inc_mp_plugin.targets.layout import expert_role
 
+_MANY_LAYERS = 40
 NO_THRESHOLD = "not held to a threshold"
 
 
@@ -52,6 +53,11 @@ class PlanTable:
     outside: tuple[Cell, ...]
     summary: tuple[str, ...]
     cache_percent: float = 0.0
+
+    @property
+    def is_deep(self) -> bool:
+        """True if there are more layers than a screen has room for with two lines each."""
+        return len(self.layers) > _MANY_LAYERS
 
     @property
     def cells(self) -> tuple[Cell, ...]:
