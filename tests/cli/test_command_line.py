@@ -50,6 +50,7 @@ def test_a_second_call_reuses_and_shows_the_same(project, run_folder):
     assert result.exit_code == 0
     assert result.output.count("still valid, reused") == 5
     line = result.output.splitlines()[-2]
+    assert "Stays in fp32: matmul_av (2), matmul_qk (2); it gains nothing (" in result.output
     assert line.startswith("fp8_e4m3 everywhere (19 of 19 ops) would cost an NRMSE of ")
     assert line.endswith(", predicted. That is above tau 0.00012.")
     assert before == {p: p.stat().st_mtime_ns for p in before}

@@ -8,10 +8,11 @@ from report_case import DOWN, HEAD, LATER, OPS, UP, gains, graph, losses, plan
 
 from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.gains import Gains, GroupGains
-from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.graph import Graph, Op
 from inc_mp_plugin.core.plan import TieCost
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.report.staying import COPIED, COST, NO_GAIN, TIED, UNKNOWN, Stay, staying, staying_table
+from inc_mp_plugin.solver.planner import solve
 
 LOW = "fp8_e4m3"
 
@@ -84,6 +85,27 @@ def test_the_shift_of_the_mean_loss_counts():
         runnable=(UP, DOWN),
     )
     assert found[DOWN].percent == pytest.approx(100 * 4.0 / 8.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_an_optimal_plan_leaves_for_its_cost_does_not_fit_beside_it(seed):
+    draw = np.random.default_rng(seed)
+    ops = tuple(f"m.layers.{i}.up" for i in range(12))
+    rows = draw.uniform(0.1, 3.0, 12)[None].repeat(2, axis=0)
+    values = dict(zip(ops, draw.uniform(-1.0, 5.0, 12).round(3).tolist(), strict=True))
+    pair = (("bf16",), (LOW,))
+    groups = [GroupGains((op,), pair, (0.0, value), (0.0, 0.0)) for op, value in values.items()]
+    of = Gains("memory", "byte", "exact", "bf16", tuple(groups))
+    costs = Costs(Sensitivity(ops, np.ones(2), rows, 0 * rows))
+    best = solve(of, costs, 0.1)
+    whole = Graph(tuple(Op(op, "linear", 1, 1, 1) for op in ops), (), (), {})
+    found = staying(best, of, costs, whole, runnable=ops, kept={})
+    assert set(found) == set(ops) - set(best.quantized)
+    left = 100 * (1 - best.loss_mse / best.loss_budget)
+    for op, stay in found.items():
+        assert stay.reason == (COST if values[op] > 0 else NO_GAIN)
+        assert stay.reason == NO_GAIN or stay.percent > left
+    assert COST in {stay.reason for stay in found.values()}
 
 
 def test_nothing_to_lower_has_no_reasons():
