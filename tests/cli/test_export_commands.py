@@ -206,3 +206,30 @@ def test_a_tied_head_stays(tmp_path):
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert str(written["model.embed_tokens.weight"].dtype) == "torch.float32"
     assert "lm_head.weight_scale" not in written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["dynamic", "static"])
+def test_stacked_experts_from_end_to_end(tmp_path, scheme):
+    """Their order is looked up in the model without weights; `check` finds nothing."""
+    folder = helpers.small_project(tmp_path)
+    model = helpers.mixture("llama4_text", vocab_size=1024)
+    shutil.rmtree(folder / "model")
+    model.save_pretrained(folder / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(helpers.SHIPPED / name, folder / "model")
+    run, out = tmp_path / "run", tmp_path / "out"
+    overrides = ["tau=5", "targets=[vllm-gaudi]", "validation=null"]
+    result = call("tune", folder / "recipe.yaml", *overrides, "--out", run)
+    assert result.exit_code == 0, result.output
+    result = call("export", run, "--out", out, "--scheme", scheme)
+    assert result.exit_code == 0, result.output
+    assert call("check", out).exit_code == 0
+    written = load_file(out / "model.safetensors")
+    experts = {name for name in written if ".experts." in name and name.endswith("_proj.weight")}
+    assert len(experts) == 2 * 4 * 3
+    assert {str(written[name].dtype) for name in experts} == {"torch.float8_e4m3fn"}
+    ups = [f"model.layers.0.feed_forward.experts.{i}.up_proj" for i in range(4)]
+    if scheme == "static":  # one input scale for all experts of a layer, a weight scale for each
+        assert len({float(written[f"{name}.input_scale"]) for name in ups}) == 1
+        assert len({float(written[f"{name}.weight_scale"]) for name in ups}) == 4
