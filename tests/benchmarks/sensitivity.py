@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--only", default="", help="modes whose name holds this text")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -63,6 +64,8 @@ def main() -> None:
     graph = mp.capture(model, batches[0])
     plain(model, batches[:1])
     for name, (most, keywords) in MODES.items():
+        if options.only not in name:
+            continue
         measure = partial(mp.measure_sensitivity, model, graph, **keywords)
         print(f"{name:34} {ratios(measure, model, batches, options.pairs)}; at most {most}", flush=True)
 
