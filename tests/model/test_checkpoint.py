@@ -116,7 +116,7 @@ CASES = {
     "a cut pickle": (pickled(cut("pytorch_model.bin")), f"pytorch_model.bin {DAMAGED}"),
     "no pickle": (pickled(content("pytorch_model.bin", b"\x80\x04zero" * 9)), f"pytorch_model.bin {DAMAGED}"),
     "GPTQ": (config(quantization_config={"quant_method": "gptq", "bits": 4}), "pip install"),
-    "compressed tensors": (config(quantization_config={"quant_method": "compressed-tensors"}), "pip install"),
+    "AQLM": (config(quantization_config={"quant_method": "aqlm"}), "pip install"),
     "codes without scales": (stored(torch.int8), None),
     "FP8 with scales": (weights(scaled), "stored as F8_E4M3"),
 }
