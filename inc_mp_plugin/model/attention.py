@@ -80,6 +80,8 @@ def bgemm_attention(
     if shared > 1:
         query = query.view(batch, key.shape[1], shared, tokens, size)
         key, value = key.unsqueeze(2), value.unsqueeze(2)
+    if attention_mask is not None:  # that of a cache of a fixed length is longer than the keys
+        attention_mask = attention_mask[..., : key.shape[-2]]
     scores = module.matmul_qk(query, key.transpose(-2, -1)).reshape(batch, heads, tokens, -1)
     weigh = partial(_weigh, mask=attention_mask, scaling=scaling, softcap=softcap, dtype=query.dtype)
     learned = attention_mask is not None and attention_mask.requires_grad

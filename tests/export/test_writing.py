@@ -62,6 +62,7 @@ def test_shards_index_and_sums(sharded, tmp_path):
     assert (out / "tokenizer.json").read_bytes() == (source.folder / "tokenizer.json").read_bytes()
 
 
+@helpers.since_5
 def test_what_is_written_loads_in_transformers(sharded, tmp_path):
     """With compressed-tensors it decodes to weights near those of the source, in the planned ops alone."""
     pytest.importorskip("compressed_tensors.compressors.naive_quantized")

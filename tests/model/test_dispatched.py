@@ -80,6 +80,7 @@ def test_a_model_in_several_places_has_the_same_sensitivities(way, mode, memory,
 
 
 @pytest.mark.parametrize("name", helpers.mostly_slow(["gpt2", "gemma3", "opt"], "gpt2"))  # heads are tied
+@helpers.since_5
 def test_other_architectures(name, tmp_path):
     plain = helpers.language_model(name)
     graph = mp.capture(plain, BATCHES[0])
@@ -112,6 +113,7 @@ def little_room(monkeypatch):
     monkeypatch.setattr(placing, "room", lambda: ROOM)
 
 
+@helpers.since_5
 def test_a_recipe_with_a_device_map_makes_the_plan_of_the_whole_model(
     finished, project, tmp_path, little_room
 ):
@@ -173,6 +175,10 @@ def test_what_needs_the_whole_model_is_one_line(tmp_path):
         quantize(
             model, mp.IPMSEConfig(kl=0.001, dump_stats_path=str(tmp_path / "inc")), run_fn=lambda m: None
         )
+
+
+@helpers.since_5
+def test_stacked_experts_need_the_whole_model(tmp_path):
     model = disk_offload(helpers.mixture("qwen3_moe"), tmp_path / "experts", "cpu")
     with pytest.raises(InputError, match="has experts, and is offloaded by accelerate"):
         mp.capture(model, BATCHES[0])

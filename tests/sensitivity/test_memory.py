@@ -61,6 +61,8 @@ def assert_equal(one, other):
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 @pytest.mark.parametrize("name", MODELS)
 def test_low_and_high_memory_agree_bit_for_bit(name, mode):
+    if name == "mixtral" and helpers.OLD_TRANSFORMERS:
+        pytest.skip("samples run one by one for their rows, and together for the scales in low memory alone")
     model, batches = helpers.language_model(name), text()
     graph = mp.capture(model, batches[0])
     high, low = (mp.measure_sensitivity(model, graph, batches, memory=m, **mode) for m in ("high", "low"))

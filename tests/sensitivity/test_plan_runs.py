@@ -115,7 +115,7 @@ def said(caplog):
     return lambda: " | ".join(record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.parametrize("name", ["llama", "mixtral", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "mixtral", pytest.param("gpt2", marks=helpers.since_5)])
 def test_a_chain(name, said):
     layers = {"n_layer": 3} if name == "gpt2" else {"num_hidden_layers": 5 if name == "mixtral" else 3}
     model = helpers.mixture(name, **layers) if name == "mixtral" else helpers.language_model(name, **layers)

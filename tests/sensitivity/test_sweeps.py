@@ -40,7 +40,7 @@ def assert_equal(one, other):
 
 @pytest.mark.parametrize("held", [1, 3])
 @pytest.mark.parametrize("kinds", ["loss", "kl", "both"])
-@pytest.mark.parametrize("name", ["llama", "mixtral"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("mixtral", marks=helpers.since_5)])
 def test_batches_that_wait_for_their_scales(name, kinds, held, monkeypatch):
     """One forward pass in the place of two gives the same numbers, for as many batches as there is room."""
     model = helpers.language_model(name)

@@ -41,6 +41,8 @@ def llama(made_once):
 @pytest.fixture(scope="module")
 def mixtral(made_once):
     """The experts of layer 0 are in FP8."""
+    if helpers.OLD_TRANSFORMERS:
+        pytest.skip("experts have other names")
     return made_once("mixtral checked", made("mixtral", lambda op: ".0.mlp.experts." in op)) / "out"
 
 

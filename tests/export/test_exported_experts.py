@@ -11,6 +11,8 @@ from inc_mp_plugin.model.expert_stacks import order_of
 from inc_mp_plugin.model.experts import exposed_experts
 from inc_mp_plugin.model.modules import module_of
 
+pytestmark = helpers.since_5
+
 
 def weights_of(model, ops):
     """The weights of ops in the model itself, {op: weight}."""
