@@ -24,8 +24,10 @@ def test_scores_of_every_strategy(folder, monkeypatch):
     assert experiment["base_scores"].keys() == names
     assert all(trial["scores"].keys() == names for trial in experiment["trials"])
     kinds = {(t["strategy"], t["level"], t["seed"]) for t in experiment["trials"]}
-    levels = itertools.product(("ip_mse", "prefix", "random"), (0.3, 0.6, 0.9), (0, 1))
-    assert kinds == {*levels, ("uniform", 1.0, 0), ("uniform", 1.0, 1)}
+    levels = itertools.product(("ip_mse", "prefix", "random", "ends"), (0.3, 0.6, 0.9), (0, 1))
+    practice = {kind for kind in kinds if kind[0] == "practice"}  # at its own gain
+    assert kinds == {*levels, *practice, ("uniform", 1.0, 0), ("uniform", 1.0, 1)}
+    assert [seed for _, _, seed in sorted(practice)] == [0, 1]
     assert all(0 <= trial["kl"]["measured"] < 1 for trial in experiment["trials"])
     # The same plan under other scales scores otherwise.
     everything = [t["scores"] for t in experiment["trials"] if t["strategy"] == "uniform"]
