@@ -49,6 +49,13 @@ class Averaged(nn.Module):
         return output
 
 
+def test_no_tail_where_the_code_behind_the_blocks_asks_for_all_tokens():
+    model = helpers.language_model("gpt2")
+    with as_measured(model):
+        assert tail_of(model, capture(model, batch()), batch()) is None
+    assert "forward" not in vars(model.transformer.h[-1])
+
+
 def test_no_tail_where_tokens_mix_behind_the_blocks():
     model = Averaged(helpers.language_model("llama"))
     with as_measured(model):
