@@ -49,6 +49,9 @@ def check(
         options = (modules, model, target, kv_cache, attention, measurements, device)
         _check_folder(config, others=reuse_cache or any(option is not None for option in options))
         return
+    if not config.exists():
+        message = f"{config} does not exist; give a file of INC's, or the folder of a checkpoint"
+        raise InputError(message)
     from inc_mp_plugin.inc.check.file import KnownServing, check_file
     from inc_mp_plugin.inc.check.measurements import load_captured
 

@@ -286,3 +286,9 @@ def test_a_stack_of_experts_is_each_of_them(lowered):
     assert set(facts.linear) == experts
     assert facts.quantized == (experts if lowered else set())
     assert faults_of(facts) == []
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    result = call("check", tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert "nowhere does not exist; give a file of INC's, or the folder of a checkpoint" in told(result)
