@@ -58,37 +58,52 @@ def close_loop(
     Returns:
         All measured plans, in order, and the chosen plan among them. A plan that lowers nothing always holds.
     """
-    rounds: list[Round] = []
-    plan_of = cache(lambda part: plan_at(part**2))
+    search = _Search(plan_at, measure, thresholds, ahead)
+    last, end = search.row(_WIDE, search.attempt(0.0))
+    if end is not None:
+        last, _ = search.row(_narrow_steps(end), last)
+    tau, kl, floor = thresholds.tau, thresholds.kl, thresholds.floor
+    return Verification(tau, samples, tuple(search.rounds), last, level, kl, floor)
 
-    def attempt(part: float) -> int:
-        plan = plan_of(part)
-        for number, earlier in enumerate(rounds):
+
+class _Search:
+    """The plans that were measured, and how the next are."""
+
+    def __init__(
+        self,
+        plan_at: Callable[[float], Plan],
+        measure: Callable[[Plan], Measured],
+        thresholds: Thresholds,
+        ahead: Callable[[Sequence[Plan]], None],
+    ) -> None:
+        """Prepare; the arguments are as in `close_loop`."""
+        self.rounds: list[Round] = []
+        self._plan_of = cache(lambda part: plan_at(part**2))
+        self._measure, self._thresholds, self._ahead = measure, thresholds, ahead
+
+    def attempt(self, part: float) -> int:
+        """Measure the plan for a part of tau, unless it is known; return the number of its round."""
+        plan = self._plan_of(part)
+        for number, earlier in enumerate(self.rounds):
             if _known(earlier) == (plan.gain, plan.nrmse, plan.predicted_kl):
                 return number
-        measured = measure(plan) if plan.quantized else _NOTHING
-        rounds.append(_round(part, plan, measured))
-        return len(rounds) - 1
+        measured = self._measure(plan) if plan.quantized else _NOTHING
+        self.rounds.append(_round(part, plan, measured))
+        return len(self.rounds) - 1
 
-    def row(parts: Sequence[float], last: int) -> tuple[int, float | None]:
+    def row(self, parts: Sequence[float], last: int) -> tuple[int, float | None]:
         """Find the last plan that holds, and the part of tau at which a plan does not hold."""
         for place, part in enumerate(parts):
             if not place % _AHEAD:
-                ahead([plan for other in parts[place : place + _AHEAD] if (plan := plan_of(other)).quantized])
-            number = attempt(part)
-            if thresholds.verdict(rounds[number].measured) != HELD:
+                plans = map(self._plan_of, parts[place : place + _AHEAD])
+                self._ahead([plan for plan in plans if plan.quantized])
+            number = self.attempt(part)
+            if self._thresholds.verdict(self.rounds[number].measured) != HELD:
                 return last, part
             last = number
-            if rounds[last].gain >= largest:
+            if self.rounds[last].gain >= self._plan_of(1.0).largest_gain:
                 break
         return last, None
-
-    largest = plan_of(1.0).largest_gain
-    last, end = row(_WIDE, attempt(0.0))
-    if end is not None:
-        last, _ = row(_narrow_steps(end), last)
-    tau, kl, floor = thresholds.tau, thresholds.kl, thresholds.floor
-    return Verification(tau, samples, tuple(rounds), last, level, kl, floor)
 
 
 def _round(part: float, plan: Plan, measured: Measured) -> Round:

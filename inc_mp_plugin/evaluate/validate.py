@@ -139,21 +139,14 @@ def validate(
         message = "no held-out sample was given; at least one is needed"
         raise InputError(message)
 
-    def measure(ops: Collection[str], meter: MeasureLoss) -> FloatArray:
-        losses = meter(ops)
-        if not np.isfinite(losses).all():
-            message = f"the loss is NaN or infinite with {len(ops)} ops quantized"
-            raise NonFiniteError(message)
-        return losses
-
     def point(ops: Collection[str], meter: MeasureLoss, of_kl: KLPoint | None) -> Point:
-        changes = (measure(ops, meter) - meter(())) ** 2
+        changes = (_finite(meter(ops), ops) - meter(())) ** 2
         ends = mean_ratio_interval(changes, np.ones_like(changes), level)
         predicted, interval = predict(ops) or (None, None)
         return Point(tuple(ops), predicted, interval, float(changes.mean()), ends, of_kl)
 
     judge = judge or measure_loss
-    base, with_plan = judge(()), measure(plan, judge)
+    base, with_plan = judge(()), _finite(judge(plan), plan)
     points = tuple(point(ops, measure_loss, None if kl is None else kl.point(ops, level)) for ops in others)
     measured = measured_values(with_plan, base, level)
     of_kl = None if kl is None else kl.validation(points)
@@ -172,6 +165,13 @@ def validate(
         verify_confidence=level,
         kl=of_kl,
     )
+
+
+def _finite(losses: FloatArray, ops: Collection[str]) -> FloatArray:
+    if not np.isfinite(losses).all():
+        message = f"the loss is NaN or infinite with {len(ops)} ops quantized"
+        raise NonFiniteError(message)
+    return losses
 
 
 def _agreement(points: Sequence[Point] | Sequence[KLPoint]) -> tuple[float, float] | tuple[None, None]:

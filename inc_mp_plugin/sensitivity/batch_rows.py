@@ -18,6 +18,7 @@ from inc_mp_plugin.runtime.lockstep import backward_pass
 from inc_mp_plugin.sensitivity.expert_taps import whole_layers
 from inc_mp_plugin.sensitivity.one_batch import Begun, Measured, Pass
 from inc_mp_plugin.sensitivity.rows import concatenate
+from inc_mp_plugin.sensitivity.tapping import Tapping
 from inc_mp_plugin.sensitivity.taps import Taps
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError
 
@@ -126,7 +127,8 @@ def _separable(settings: Pass, batch: Batch) -> bool:
     pair = samples(batch, 0, 2)
     try:
         tokens, blocks = sample_lengths(batch), settings.blocks
-        with Taps(settings.model, settings.graph, 2, tokens=tokens, inputs_only=True, blocks=blocks) as taps:
+        tapping = Tapping(settings.model, settings.graph, 2, tokens=tokens, inputs_only=True, blocks=blocks)
+        with Taps(tapping) as taps:
             loss = settings.losses(pair)[0]
             with backward_pass():
                 torch.autograd.backward(loss)

@@ -22,11 +22,11 @@ from inc_mp_plugin.sensitivity.expert_weights import Rows, weight_norms
 from inc_mp_plugin.sensitivity.maxabs import raise_to
 from inc_mp_plugin.sensitivity.pieces import row_norms
 from inc_mp_plugin.sensitivity.reads import TINY
+from inc_mp_plugin.sensitivity.tapping import Tapping
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.maxabs import MaxAbs
-    from inc_mp_plugin.sensitivity.rounded import Errors
 
 _PAIR = ("gate_proj", "up_proj")
 _PROJECTIONS = (*_PAIR, "down_proj")
@@ -103,35 +103,23 @@ class ExpertTaps:
     """
 
     def __init__(
-        self,
-        layers: Mapping[str, nn.Module],
-        columns: Mapping[str, int],
-        totals: Totals,
-        errors: Errors | None = None,
-        *,
-        inputs_only: bool,
-        together: bool,
-        maxabs: MaxAbs | None,
+        self, settings: Tapping, layers: Mapping[str, nn.Module], totals: Totals, maxabs: MaxAbs
     ) -> None:
         """Prepare for one batch.
 
         Args:
+            settings: of the taps.
             layers: from `whole_layers`.
-            columns: of the ops in the totals, by name.
             totals: to add to.
-            errors: rounding errors q in the formats of the totals.
-            inputs_only: leave out the gradients of weights.
-            together: see `add_inputs`.
-            maxabs: of the inputs of ops, to be raised; None if nobody asks for it, or if it is known.
+            maxabs: of the inputs of ops, to be raised if it is to be noted.
         """
+        self._settings, self._together, self._maxabs = settings, settings.together, maxabs
         self._layers = [
             _Layer(name, module, {int(number): expert for number, expert in experts_of(module).items()})
             for name, module in layers.items()
         ]
-        self._columns = columns
+        self._columns = {op.name: column for column, op in enumerate(settings.graph.ops)}
         self._totals = totals
-        self._errors = errors
-        self._inputs_only, self._together, self._maxabs = inputs_only, together, maxabs
         self._size = len(totals.input)
 
     @property
@@ -189,7 +177,7 @@ class ExpertTaps:
     def _product(self, layer: _Layer, call: _Call, projection: str, value: Tensor) -> Tensor:
         ops = layer.ops(projection, call.sent.counts)
         columns = call.per_row(self._columns[op] for op in ops)
-        if self._maxabs is not None:
+        if self._settings.looks:
             of_rows = largest_magnitude(value.detach(), dim=1)
             of_ops = of_rows.new_zeros(len(ops)).scatter_reduce(
                 0, call.per_row(range(len(ops))), of_rows, "amax"
@@ -200,7 +188,7 @@ class ExpertTaps:
             call.reads[projection] = _Read(ops, columns, of_value)
             if projection == "down_proj" or len(call.reads) == len(_PAIR):  # a pair reads the same rows
                 self._add_inputs(call, value, self._columns[layer.ops("gate_proj", layer.experts)[0]])
-            if not self._inputs_only:
+            if not self._settings.inputs_only:
                 keys = call.per_row(call.sent.counts) * self._size + call.samples(self._size)
                 layer.due[projection].append(Rows(keys, value.detach(), of_output))
                 if len(layer.due[projection]) == layer.calls:
@@ -234,7 +222,7 @@ class ExpertTaps:
                     self._totals.read_together(read.columns, first)
 
     def _rounding(self, call: _Call, ops: Iterable[str], value: Tensor, format_name: str) -> Tensor:
-        errors: Any = self._errors  # there are no totals of formats without
+        errors: Any = self._settings.rounding  # there are no totals of formats without
         parts = zip(ops, slices(call.sent.counts.values()), strict=True)
         return torch.cat([errors.of_input(op, 0, value[rows], format_name) for op, rows in parts])
 
@@ -246,7 +234,7 @@ class ExpertTaps:
 
         def factors(expert: int) -> list[Tensor]:
             weight = getattr(layer.experts[expert], projection).weight.detach()
-            errors: Any = self._errors
+            errors: Any = self._settings.rounding
             parts = [weight, *(errors.of_weight(weight, name) for name in totals.rounding)]
             return [part.float().contiguous() for part in parts]
 

@@ -26,6 +26,7 @@ from inc_mp_plugin.sensitivity.maxabs import raise_to
 from inc_mp_plugin.sensitivity.nonfinite import where_not_finite
 from inc_mp_plugin.sensitivity.rows import Rows
 from inc_mp_plugin.sensitivity.tap_rows import to_rows
+from inc_mp_plugin.sensitivity.tapping import Tapping
 from inc_mp_plugin.sensitivity.taps import Taps
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Pass:
         size = 1 if loss_of is not None else batch_size(batch)
         kl_size = 1 if whole else size
         tail = self.tail if loss_of is None else None
-        taps = Taps(
+        tapping = Tapping(
             self.model,
             self.graph,
             size if self.loss else kl_size,
@@ -132,6 +133,7 @@ class Pass:
             blocks=self.blocks,
             apart=() if tail is None else (tail.op,),
         )
+        taps = Taps(tapping)
 
         def rows(run: Backward) -> Measured:
             measured: Measured = {}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from inc_mp_plugin.core.blocks import block_of
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import is_freed, leaves, map_tensors, version_of
 from inc_mp_plugin.model.experts import layer_of
 from inc_mp_plugin.model.hooks import watching
@@ -25,12 +24,12 @@ from inc_mp_plugin.sensitivity.expert_taps import ExpertTaps, whole_layers
 from inc_mp_plugin.sensitivity.maxabs import raise_to
 from inc_mp_plugin.sensitivity.reads import Reader, Reads, add_inputs
 from inc_mp_plugin.sensitivity.tap import Tap, check_unchanged, is_empty
+from inc_mp_plugin.sensitivity.tapping import Tapping
 from inc_mp_plugin.sensitivity.totals import MixedSamplesError, Totals
 from inc_mp_plugin.sensitivity.weight_gradients import WeightGradients
 
 if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.maxabs import MaxAbs
-    from inc_mp_plugin.sensitivity.rounded import Errors
 
 
 class Taps:
@@ -44,65 +43,27 @@ class Taps:
     The rows of a tensor are the samples, or the tokens of one sample after the other.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        graph: Graph,
-        size: int,
-        rounding: Errors | None = None,
-        *,
-        maxabs: Mapping[tuple[str, int], Tensor] | None = None,
-        tokens: Collection[int] = (),
-        inputs_only: bool = False,
-        together: bool = False,
-        blocks: Sequence[str] = (),
-        apart: Collection[str] = (),
-    ) -> None:
-        """Prepare for one batch; nothing is hooked yet.
-
-        Args:
-            model: to be hooked; experts are exposed in it.
-            graph: its ops.
-            size: number of samples in the batch.
-            rounding: rounding errors q in some formats; without, only z counts.
-            maxabs: of the ops' inputs over all batches; None if that of this batch is to be noted.
-            tokens: numbers of tokens that a sample may have.
-            inputs_only: leave out the gradients of weights.
-            together: see `add_inputs`.
-            blocks: names of those that run once more for their gradients; see `Replays`.
-            apart: names of ops that are tapped apart.
-        """
-        device = device_of(model) or torch.device("cpu")
-        formats = rounding.formats if rounding else ()
-        self.totals = Totals.zeros(size, len(graph.ops), formats=formats, device=device)
-        self._errors = rounding
-        self._looks = maxabs is None and not inputs_only
-        self.maxabs: MaxAbs = {} if maxabs is None else dict(maxabs)
-        self._gradients = WeightGradients(rounding)
-        self._size = size
-        self._flat = {size * number for number in tokens}
-        self._inputs_only = inputs_only
-        self._together = together
+    def __init__(self, settings: Tapping) -> None:
+        """Prepare for one batch; nothing is hooked yet."""
+        graph = settings.graph
+        self._settings, self._size, self._together = settings, settings.size, settings.together
+        device = device_of(settings.model) or torch.device("cpu")
+        self.totals = Totals.zeros(self._size, len(graph.ops), formats=settings.formats, device=device)
+        self.maxabs: MaxAbs = dict(settings.maxabs or {})
+        self._gradients = WeightGradients(settings.rounding)
+        self._flat = {self._size * number for number in settings.tokens}
         self._last: tuple[Tensor, Reads] | None = None  # what the op before this one read
         self._due: dict[int, Reads] = {}  # some gradients have come, others not
         self._apart: set[str] = set()
         self._hooks = ExitStack()
         self.columns = columns = {op.name: column for column, op in enumerate(graph.ops)}
-        layers = whole_layers(model, graph)
-        self._model, self._blocks, self._replays = model, blocks, Replays(self._forget)
-        self._experts = ExpertTaps(
-            layers,
-            columns,
-            self.totals,
-            rounding,
-            inputs_only=inputs_only,
-            together=together,
-            maxabs=self.maxabs if self._looks else None,
-        )
+        self._replays = Replays(self._forget)
+        layers = whole_layers(settings.model, graph)
+        self._experts = ExpertTaps(settings, layers, self.totals, self.maxabs)
         self._taps = {
-            op.name: Tap(op.name, op.kind, module_of(model, op.name), columns[op.name])
+            op.name: Tap(op.name, op.kind, module_of(settings.model, op.name), columns[op.name])
             for op in graph.ops
-            if layer_of(op.name) not in layers and op.name not in apart
+            if layer_of(op.name) not in layers and op.name not in settings.apart
         }
 
     @property
@@ -116,7 +77,7 @@ class Taps:
         modules = {name: tap.module for name, tap in self._taps.items()}
         self._hooks.enter_context(watching(modules, self._before, self._after))
         self._hooks.enter_context(self._experts)
-        self._hooks.enter_context(self._replays.of(self._model, self._blocks))
+        self._hooks.enter_context(self._replays.of(self._settings.model, self._settings.blocks))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -138,14 +99,14 @@ class Taps:
             of_output: gradient of the output.
         """
         self._apart.add(op)
-        if self._looks:
+        if self._settings.looks:
             raise_to(self.maxabs, {(op, 0): largest_magnitude(value)})
         column = self.columns[op]
         reads = Reads(value, version_of(value), [Reader(op, 0, column, "linear")], {0: of_value})
         self._due[id(reads)] = reads
         self._add_inputs(reads)
         pair = (self.rows(value), self.rows(of_output))
-        module: Any = module_of(self._model, op)
+        module: Any = module_of(self._settings.model, op)
         self._gradients.add(self.totals, column, module, module.weight.detach(), calls=[pair])
 
     def finish(self) -> None:
@@ -188,7 +149,7 @@ class Taps:
             return tensor
         self.rows(tensor)
         index = next(indices)
-        if self._looks:
+        if self._settings.looks:
             raise_to(self.maxabs, {(tap.name, index): largest_magnitude(tensor.detach())})
         branch = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
         reads = self._reads(tensor, Reader(tap.name, index, tap.column, tap.kind))
@@ -217,7 +178,7 @@ class Taps:
             )
             raise InputError(message)
         self.rows(output)
-        if tap.kind != "bgemm" and not self._inputs_only:
+        if tap.kind != "bgemm" and not self._settings.inputs_only:
             value, weight = leaves((args, kwargs))[0].detach(), tap.module.weight.detach()
             add_output = partial(self._add_output, tap, value, weight, version=version_of(value))
             output.register_hook(add_output)  # type: ignore[no-untyped-call]
@@ -233,7 +194,7 @@ class Taps:
         del self._due[id(reads)]
         readers, gradients = zip(*reads.taken(), strict=True)
         rows = list(zip(*map(self.rows, (reads.value, *gradients)), strict=True))
-        add_inputs(self.totals, rows, readers, errors=self._errors, together=self._together)
+        add_inputs(self.totals, rows, readers, errors=self._settings.rounding, together=self._together)
 
     def _add_output(self, tap: Tap, value: Tensor, weight: Tensor, gradient: Tensor, *, version: int) -> None:
         check_unchanged(tap.name, value, version)

@@ -15,6 +15,7 @@ from inc_mp_plugin.sensitivity import weight_gradients
 from inc_mp_plugin.sensitivity.one_batch import Pass
 from inc_mp_plugin.sensitivity.rounded import rounded
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
+from inc_mp_plugin.sensitivity.tapping import Tapping
 from inc_mp_plugin.sensitivity.taps import Taps
 
 E4M3 = "fp8_e4m3"
@@ -92,7 +93,7 @@ def kept_bytes(layers, *, low):
     settings = Pass(model, graph, low=low)
     with (
         as_measured(model),
-        Taps(model, graph, 3, blocks=settings.blocks, tokens={12}),
+        Taps(Tapping(model, graph, 3, blocks=settings.blocks, tokens={12})),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
         outcome = settings.forward(batch)
@@ -156,7 +157,7 @@ def test_a_model_that_fails_in_a_block_leaves_as_it_came():
 
 def inputs_alone(model, graph, batch, rounding):
     """Totals without the parts of the weights."""
-    with as_measured(model), Taps(model, graph, 4, rounding, inputs_only=True) as taps:
+    with as_measured(model), Taps(Tapping(model, graph, 4, rounding, inputs_only=True)) as taps:
         helpers.squared_loss(model, batch).sum().backward()
     return taps.totals
 
