@@ -122,8 +122,9 @@ def _passes(part: Json, peaks: Json | None) -> Iterator[str]:
     del peaks
     yield "## d. The sensitivity pass"
     yield ""
-    keys = ("ops", "samples", "tokens", "capture_s", "plain_s", "sensitivity_s", "ratio", "plain_peak_gib")
-    keys += ("sensitivity_peak_gib", "reason")
+    keys = ["ops", "samples", "tokens", "capture_s"]
+    keys += [f"{name}_{key}" for key in ("s", "peak_gib") for name in ("plain", "high", "low")]
+    keys += ["high_ratio", "low_ratio", "difference", "reason"]
     shapes = {name: entry for name, entry in part.items() if isinstance(entry, dict)}
     rows = ([name, *(_short(entry.get(key, "")) for key in keys)] for name, entry in shapes.items())
     yield from _table(("shape", *keys), rows)

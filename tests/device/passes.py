@@ -1,10 +1,11 @@
-"""Part d: the sensitivity pass against plain forward and backward passes, and its memory."""
+"""Part d: the sensitivity pass against plain forward and backward passes, and its memory, high and low."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import inc_mp_plugin as mp
 from device.machine import Part
+from device.values import error
 from inc_mp_plugin.model.losses import language_model_loss
 
 _COMMON = {"vocab_size": 128256, "num_key_value_heads": 8, "attn_implementation": "eager"}
@@ -30,7 +32,8 @@ SHAPES = {
     },
 }
 TINY = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-SAMPLES, TOKENS, BATCHES, PAIRS = 4, 512, 2, 3
+SAMPLES, TOKENS, BATCHES, ROUNDS = 4, 512, 2, 3
+MEMORIES = ("high", "low")
 NEEDS_GIB = {"1B": 20, "8B": 60}
 
 
@@ -69,7 +72,7 @@ def measured(run: Callable[[], object], part: Part) -> tuple[float, float]:
 
 
 def compare(sizes: dict[str, int], part: Part) -> dict[str, object]:
-    """Both passes in turn, in pairs; the first pair warms up and does not count."""
+    """All passes in turn, in rounds; the first round warms up and does not count."""
     torch.manual_seed(0)
     model = build(sizes, part)
     tokens = 12 if part.cpu else TOKENS
@@ -79,24 +82,32 @@ def compare(sizes: dict[str, int], part: Part) -> dict[str, object]:
     started = time.perf_counter()
     graph = mp.capture(model, batches[0])
     capture_s = time.perf_counter() - started
-    pairs = []
-    for number in range(PAIRS + 1):
-        base = measured(lambda: plain(model, batches), part)
-        ours = measured(lambda: mp.measure_sensitivity(model, graph, batches), part)
-        pairs += [(base, ours)] * (number > 0)
-        if part.left_s < 2 * (base[0] + ours[0]) and pairs:
+    squares: dict[str, torch.Tensor] = {}
+
+    def sensitivities(memory: str) -> None:
+        result = mp.measure_sensitivity(model, graph, batches, memory=memory)
+        squares[memory] = torch.from_numpy(result.input + result.weight)
+
+    runs = {"plain": partial(plain, model, batches), **{m: partial(sensitivities, m) for m in MEMORIES}}
+    rounds: list[dict[str, tuple[float, float]]] = []
+    for number in range(ROUNDS + 1):
+        taken = {name: measured(run, part) for name, run in runs.items()}
+        rounds += [taken] * (number > 0)
+        if part.left_s < 2 * sum(seconds for seconds, _ in taken.values()) and rounds:
             break
     return {
         "ops": len(graph.ops),
         "samples": BATCHES * SAMPLES,
         "tokens": tokens,
         "capture_s": capture_s,
-        "plain_s": statistics.median(base[0] for base, _ in pairs),
-        "sensitivity_s": statistics.median(ours[0] for _, ours in pairs),
-        "ratio": statistics.median(ours[0] / base[0] for base, ours in pairs),
-        "pairs": len(pairs),
-        "plain_peak_gib": pairs[-1][0][1],
-        "sensitivity_peak_gib": pairs[-1][1][1],
+        "rounds": len(rounds),
+        **{f"{name}_s": statistics.median(taken[name][0] for taken in rounds) for name in runs},
+        **{
+            f"{name}_ratio": statistics.median(taken[name][0] / taken["plain"][0] for taken in rounds)
+            for name in MEMORIES
+        },
+        **{f"{name}_peak_gib": rounds[-1][name][1] for name in runs},
+        "difference": error(squares["low"], squares["high"]),
     }
 
 
