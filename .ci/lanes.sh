@@ -175,6 +175,12 @@ lane_digits() {
   tests digits tests/test_digits.py tests/qat -m "slow or not slow"
 }
 
+lane_browser() {  # the report's slider, in Debian's chromium
+  command -v chromium > /dev/null || { echo "chromium is not here: apt-get install chromium"; return 1; }
+  environment browser -c constraints.txt -e ".[test]" playwright==1.65.2
+  tests browser tests/browser -m slow
+}
+
 lane_tasks() {
   environment tasks -c constraints.txt -e ".[test,eval]"
   tests tasks tests/evaluate/test_tasks.py tests/experiments/test_accuracy.py -m "slow or not slow"

@@ -9,6 +9,8 @@ from inc_mp_plugin.core.errors import NonFiniteError as NonFiniteError
 from inc_mp_plugin.core.errors import PluginError as PluginError
 from inc_mp_plugin.core.errors import SelectionError as SelectionError
 from inc_mp_plugin.core.errors import SolverError as SolverError
+from inc_mp_plugin.core.frontier import Curve as Curve
+from inc_mp_plugin.core.frontier import Frontier as Frontier
 from inc_mp_plugin.core.gains import Gains as Gains
 from inc_mp_plugin.core.gains import GroupGains as GroupGains
 from inc_mp_plugin.core.graph import Graph as Graph
@@ -16,8 +18,6 @@ from inc_mp_plugin.core.loss_model import LossModel as LossModel
 from inc_mp_plugin.core.plan import OpValues as OpValues
 from inc_mp_plugin.core.plan import Plan as Plan
 from inc_mp_plugin.core.request import Request as Request
-from inc_mp_plugin.core.results import Curve as Curve
-from inc_mp_plugin.core.results import Frontier as Frontier
 from inc_mp_plugin.core.sensitivity import Sensitivity as Sensitivity
 from inc_mp_plugin.gain.bench import TimingSettings as TimingSettings
 from inc_mp_plugin.gain.per_op import bit_operation_gains as bit_operation_gains

@@ -12,7 +12,7 @@ from inc_mp_plugin.runtime.progress import tell
 
 def frontier(
     folder: Folder,
-    points: Annotated[int, typer.Option(min=2, help="Points of the exact curve, both ends included.")] = 20,
+    points: Annotated[int, typer.Option(min=2, help="Points of the exact curve, both ends included.")] = 100,
     draws: Annotated[int, typer.Option(min=0, help="Draws of the random baseline.")] = 10,
 ) -> None:
     """Show gain against loss, or KL, for every objective: the exact curve, with the baselines beside it."""

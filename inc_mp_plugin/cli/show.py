@@ -15,9 +15,12 @@ from inc_mp_plugin.report.staying import staying, staying_lines
 from inc_mp_plugin.report.text import plan_table
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.results import Experiment, Frontier
+    from inc_mp_plugin.core.frontier import Frontier
+    from inc_mp_plugin.core.results import Experiment
     from inc_mp_plugin.core.timings import TimeValidation
     from inc_mp_plugin.report.blocks import Table
+
+_ROWS = 20  # of a frontier's table
 
 
 def show_plan(folder: Path, *, validation: bool = True) -> None:
@@ -52,10 +55,10 @@ def show_time(validation: TimeValidation) -> None:
 
 
 def show_frontiers(frontiers: Iterable[Frontier]) -> None:
-    """Show gain against loss, a table per objective."""
+    """Show gain against loss, a table per objective, of as many points as a screen has room for."""
     from inc_mp_plugin.report.loss_sections import frontier_table
 
-    _show(map(frontier_table, frontiers))
+    _show(frontier_table(frontier, _ROWS) for frontier in frontiers)
 
 
 def show_experiment(experiment: Experiment) -> None:

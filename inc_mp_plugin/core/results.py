@@ -1,11 +1,11 @@
-"""Results that are shown of plans: measured losses, whole curves, and the steps of a closed loop."""
+"""Results that are shown of plans: measured losses, and the steps of a closed loop."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from inc_mp_plugin.core.literals import Objective, Per, Source, Through, Unit, Yardstick
+from inc_mp_plugin.core.literals import Objective, Per, Source, Through, Unit
 from inc_mp_plugin.core.plan import Interval
 from inc_mp_plugin.core.verdicts import UNDECIDED, Measured, Thresholds, verdict
 
@@ -121,65 +121,6 @@ class Validation:
     def covered(self) -> int:
         """Number of random plans whose measured value lies in the interval."""
         return sum(point.covered for point in self.points)
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Gain against predicted loss MSE of one strategy, by rising gain.
-
-    Point k lowers `ops[k]` ops; `low` and `high` are the ends of its loss MSE's confidence interval.
-    `seed` tells random draws apart. `needed` is the loss MSE that a threshold must allow for point k to be a
-    plan, which is more where a program counts more than the prediction does (`KLModel`); the exact curve
-    alone has it.
-    """
-
-    strategy: str
-    seed: int
-    ops: tuple[int, ...]
-    gain: tuple[float, ...]
-    loss_mse: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    needed: tuple[float, ...] = ()
-
-    @property
-    def last(self) -> Curve:
-        """The last point alone."""
-        end = slice(-1, None)
-        costs = self.loss_mse[end], self.low[end], self.high[end], self.needed[end]
-        return Curve(self.strategy, self.seed, self.ops[end], self.gain[end], *costs)
-
-    def least_loss(self, gain: float) -> float | None:
-        """Find the least loss MSE of the points that gain at least this much; None if none does.
-
-        Example:
-            >>> curve = Curve("prefix", 0, (0, 1), (0.0, 2.0), (0.0, 0.5), (0.0, 0.4), (0.0, 0.6))
-            >>> curve.least_loss(1.0), curve.least_loss(3.0)
-            (0.5, None)
-        """
-        reached = [loss for g, loss in zip(self.gain, self.loss_mse, strict=True) if g >= gain]
-        return min(reached, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Frontier:
-    """Curves of every strategy for one objective; `knee` is a point of the first, the exact one.
-
-    The curves' `loss_mse` is a KL divergence where that is the `yardstick`.
-    """
-
-    objective: Objective
-    unit: Unit
-    source: Source
-    loss_ms: float
-    largest_gain: float
-    curves: tuple[Curve, ...]
-    knee: int
-    yardstick: Yardstick = "loss"
-
-    def threshold(self, cost: float) -> float:
-        """Return a cost as thresholds count it: the normalized RMSE of a loss MSE, or nats per token."""
-        return cost if self.yardstick == "kl" else float((cost / self.loss_ms) ** 0.5)
 
 
 @dataclass(frozen=True, slots=True)

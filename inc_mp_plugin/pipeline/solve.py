@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.frontier import Frontier
 from inc_mp_plugin.core.literals import IN_MEMORY
 from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.core.results import Frontier
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.pipeline.next_command import PLAN_KEYS, key_of
 from inc_mp_plugin.runtime.lock import exclusive

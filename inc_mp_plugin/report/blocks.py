@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from inc_mp_plugin.report.text import PlanTable
 
@@ -71,7 +73,8 @@ class Strips:
 class MapCell:
     """One op on the map: its lower format, its shares of allowance and gain in %, and a note in words.
 
-    `level` is 0 in the base format, else 1 to 4 by the share of the allowance.
+    `level` is 0 in the base format, else 1 to 4 by the share of the allowance; `key` is the cell's place,
+    its layer and column.
     """
 
     format: str
@@ -79,6 +82,7 @@ class MapCell:
     gain: str
     note: str
     level: int
+    key: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,39 @@ class MapGrid:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplorerPoint:
+    """A plan along the frontier: its figures, its cost, the shift of its mean loss, and its command."""
+
+    figures: Mapping[str, str]
+    cost: float
+    shift: float
+    command: str
+
+
+class CellState(NamedTuple):
+    """A cell of the map from a point of the frontier on: its lowered ops, their cost and their shift."""
+
+    point: int
+    ops: int
+    cost: float
+    shift: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explorer:
+    """The plans along the frontier: for each point its figures, for each cell of the map its states in turn.
+
+    `start` is the point that is nearest to the plan.
+    """
+
+    yardstick: str
+    points: tuple[ExplorerPoint, ...]
+    cells: Mapping[tuple[str, str], tuple[CellState, ...]]
+    labels: Mapping[tuple[str, str], str]
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlanMap:
     """A plan as layers by ops; the ops outside of layers are a grid of their own."""
 
@@ -98,6 +135,7 @@ class PlanMap:
     caption: str
     table: PlanTable
     grids: tuple[MapGrid, ...]
+    explorer: Explorer | None = None
 
 
 @dataclass(frozen=True, slots=True)

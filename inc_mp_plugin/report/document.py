@@ -7,6 +7,7 @@ from dataclasses import replace
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Missing, ReportInfo, Section
 from inc_mp_plugin.report.experiment_sections import experiment_sections
+from inc_mp_plugin.report.explorer import explorer
 from inc_mp_plugin.report.loss_sections import closed_loop_blocks, frontier_blocks
 from inc_mp_plugin.report.plan_sections import budget, headline, plan_map, ties, uncertainty
 from inc_mp_plugin.report.reproduce_sections import left_out, reproduce
@@ -27,7 +28,7 @@ def report_info(run: RunArtefacts) -> ReportInfo:
     table = plan_table(plan, run.gains[plan.objective], run.losses)
     sections = (
         Section("plan", "The plan", headline(run, table)),
-        Section("map", "Layers and ops", plan_map(table, plan, _staying(run))),
+        Section("map", "Layers and ops", plan_map(table, plan, _staying(run), explorer(run))),
         Section("budget", "Where the allowance goes", budget(table)),
         Section("ties", "What the consumers tie together", ties(run)),
         Section("frontier", "What a gain costs", frontier_blocks(run)),

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no network, no script."""
+"""A report as one HTML page that needs nothing else; without scripting it lacks the slider alone."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from inc_mp_plugin.report.blocks import (
     Tile,
     Tiles,
 )
+from inc_mp_plugin.report.slider import slider, slider_script
 
 _LONG = 12  # rows of a table that is shown at once
 _WRAPPED = 48  # characters in a cell that may have several lines
@@ -45,7 +46,8 @@ def page(info: ReportInfo, pictures: Mapping[str, str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(info.title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
         f'<header><h1>{_text(info.title)}</h1><p class="subtitle">{_text(info.subtitle)}</p></header>\n'
-        f'<nav aria-label="Contents"><ol>{entries}</ol></nav>\n<main>\n{sections}</main>\n</body>\n</html>\n'
+        f'<nav aria-label="Contents"><ol>{entries}</ol></nav>\n<main>\n{sections}</main>\n'
+        f"{slider_script(info)}</body>\n</html>\n"
     )
 
 
@@ -81,7 +83,8 @@ def _block(block: Block, pictures: Mapping[str, str]) -> str:
         return f'<p class="missing">{_text(block.text)} <code>{escape(block.command)}</code></p>'
     if isinstance(block, PlanMap):
         grids = "".join(map(_grid, block.grids))
-        return f'<p class="caption">{_text(block.caption)}</p>{grids}'
+        above = "" if block.explorer is None else slider(block.explorer)
+        return f'<p class="caption">{_text(block.caption)}</p>{above}{grids}'
     caption = f"<figcaption>{_text(block.caption)}</figcaption>"
     return f"<figure>{pictures[block.name]}{caption}</figure>"
 
@@ -131,7 +134,8 @@ def _cell(cell: MapCell | None) -> str:
         return "<td></td>"
     second = " ".join(filter(None, (cell.gain, cell.format)))
     small = f"<small>{_text(second)}</small>" if second else ""
-    return f'<td class="l{cell.level}" title="{escape(cell.note)}">{_text(cell.loss)}{small}</td>'
+    marks = f'class="l{cell.level}" data-cell="{escape(" ".join(cell.key))}" title="{escape(cell.note)}"'
+    return f"<td {marks}>{_text(cell.loss)}{small}</td>"
 
 
 def _scrolled(whole: str, label: str) -> str:

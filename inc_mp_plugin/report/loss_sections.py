@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import fmean
 
+from inc_mp_plugin.core.frontier import Curve, Frontier
 from inc_mp_plugin.core.numbers import rounded_up
 from inc_mp_plugin.core.plan import Interval, Plan
-from inc_mp_plugin.core.results import Curve, Frontier, Round, Verification
+from inc_mp_plugin.core.results import Round, Verification
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Block, Blocks, Chart, Series, Table, Values
 from inc_mp_plugin.report.text import amount, percent, span
@@ -66,17 +67,22 @@ def _curve(frontier: Frontier, curve: Curve) -> tuple[Values, Values]:
     return gains, tuple(map(frontier.threshold, curve.loss_mse))
 
 
-def frontier_table(frontier: Frontier) -> Table:
+def frontier_table(frontier: Frontier, most: int | None = None) -> Table:
     """Make the table of the exact curve, and of the losses of the baselines that gain at least as much.
 
     The losses are normalized RMSEs; that of `random` is the root of the draws' mean loss MSE.
+
+    Args:
+        frontier: all its curves.
+        most: number of points that are enough, in even steps; both ends and the knee stay. None for all.
     """
     exact, nrmse = frontier.curves[0], frontier.threshold
     key = "kl" if frontier.yardstick == "kl" else "tau"
     drawn = {curve.strategy for curve in frontier.curves}
     beside = ("prefix", *(("ends",) if "ends" in drawn else ()), "random")
-    rows = []
-    for k, (gain, loss_mse) in enumerate(zip(exact.gain, exact.loss_mse, strict=True)):
+    rows, kept = [], _kept(len(exact.gain), most, frontier.knee)
+    for k in kept:
+        gain, loss_mse = exact.gain[k], exact.loss_mse[k]
         share = f"{percent(gain, frontier.largest_gain):.1f}{' knee' if k == frontier.knee else ''}"
         ends = span((nrmse(exact.low[k]), nrmse(exact.high[k])))
         others = [_mean_nrmse(frontier, strategy, gain) for strategy in beside]
@@ -85,12 +91,26 @@ def frontier_table(frontier: Frontier) -> Table:
         rows.append((*row, *others, rounded_up(nrmse(needed))))
     return Table(
         f"{frontier.objective} ({frontier.source}), of {amount(frontier.largest_gain, frontier.unit)}: "
-        f"{_YARDSTICKS[frontier.yardstick]}. The knee stands out; `{key}=` gives a plan to `inc-mp solve`."
+        f"{_YARDSTICKS[frontier.yardstick]}. The knee stands out; `{key}=` gives a plan to `inc-mp solve` "
+        "(with `confidence=null`, where the recipe has one)."
         f"{_practice_text(frontier)}",
         ("gain", "%", "ops", "ip_mse", "its interval", *beside[:-1], "random, mean", f"{key}="),
         tuple(rows),
-        marked=(frontier.knee,),
+        marked=(kept.index(frontier.knee),),
     )
+
+
+def _kept(points: int, most: int | None, knee: int) -> list[int]:
+    """Choose points in even steps, and the knee.
+
+    Args:
+        points: number of all.
+        most: number that is enough; None for all.
+        knee: stays.
+    """
+    if most is None or points <= most:
+        return list(range(points))
+    return sorted({knee, *(round(step * (points - 1) / (most - 1)) for step in range(most))})
 
 
 def _practice_text(frontier: Frontier) -> str:

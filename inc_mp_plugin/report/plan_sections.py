@@ -10,7 +10,7 @@ from functools import partial
 from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.verdicts import EXCEEDED, HELD, verdict
 from inc_mp_plugin.report.artefacts import RunArtefacts
-from inc_mp_plugin.report.blocks import Bars, Blocks, MapCell, MapGrid, PlanMap, Table, Tile, Tiles
+from inc_mp_plugin.report.blocks import Bars, Blocks, Explorer, MapCell, MapGrid, PlanMap, Table, Tile, Tiles
 from inc_mp_plugin.report.everything import everything_text
 from inc_mp_plugin.report.measured import WAYS, changes_text, without_cache
 from inc_mp_plugin.report.staying import Stay, staying_table
@@ -120,13 +120,16 @@ def _tau_tile(run: RunArtefacts) -> Tile:
     return Tile(label, f"{tau:.4g}", f"{place} it by the prediction, not measured", colour)
 
 
-def plan_map(table: PlanTable, plan: Plan, stays: Mapping[str, Stay]) -> Blocks:
+def plan_map(
+    table: PlanTable, plan: Plan, stays: Mapping[str, Stay], along: Explorer | None = None
+) -> Blocks:
     """Make the map: layers down, ops across; then the ops outside of layers, and why ops stay.
 
     Args:
         table: the plan, arranged.
         plan: the same plan.
         stays: why ops stay in the base format, by op.
+        along: the plans along the frontier, if they are known.
     """
     below = "" if table.is_deep else " and, below it, share of the largest gain"
     caption = (
@@ -143,7 +146,7 @@ def plan_map(table: PlanTable, plan: Plan, stays: Mapping[str, Stay]) -> Blocks:
         MapGrid("layer", table.columns, layers),
         MapGrid("op outside of layers" if layers else "op", ("plan",), outside),
     )
-    whole = PlanMap("plan", caption, table, tuple(grid for grid in grids if grid.rows))
+    whole = PlanMap("plan", caption, table, tuple(grid for grid in grids if grid.rows), along)
     return (whole, staying_table(stays, plan.base)) if stays else (whole,)
 
 
@@ -152,15 +155,16 @@ def _map_cell(
 ) -> MapCell | None:
     if cell is None:
         return None
+    key = cell.layer, cell.column
     if not cell.lowered:
-        why = notes.get((cell.layer, cell.column))
-        return MapCell("", "·", "", f"{cell.label}: {cell.format}{f', {why}' if why else ''}", 0)
+        why = notes.get(key)
+        return MapCell("", "·", "", f"{cell.label}: {cell.format}{f', {why}' if why else ''}", 0, key)
     form = ".2f" if table.is_deep else ".1f"
     loss, gain = f"{cell.loss_percent:{form}}", f"{cell.gain_percent:{form}}"
     note = f"{cell.label}: {cell.format}, {loss} % of the allowance, {gain} % of the largest gain"
     level = 1 + min(3, int(4.0 * math.sqrt(max(0.0, cell.loss_percent) / largest))) if largest else 1
     second = "" if table.is_deep else gain
-    return MapCell(cell.format if len(table.lower) > 1 else "", loss, second, note, level)
+    return MapCell(cell.format if len(table.lower) > 1 else "", loss, second, note, level, key)
 
 
 def budget(table: PlanTable) -> Blocks:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Of text, axes and lines, and of what is behind them; `svg.inline` puts a page's own in their place.
 INK, PAPER = "#1b1e23", "#ffffff"
-SHADES = ("#8fbfe0", "#2f83b9", "#004a7c")
+SHADES = ("#8fbfe0", "#2877a9", "#004a7c")
 _GREY = "#e3e6ea"
 _WIDTH = 4.6  # inches, so that 10 points are still legible on 360 pixels
 

@@ -12,12 +12,12 @@ from inc_mp_plugin.core.cost_model import CostModel
 from inc_mp_plugin.core.costs import Costs, costs_of
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError, unknown
+from inc_mp_plugin.core.frontier import Curve
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.knobs import KEY_OF, check_knobs, constraint_of
 from inc_mp_plugin.core.literals import Yardstick
 from inc_mp_plugin.core.plan import OpValues, Plan
-from inc_mp_plugin.core.results import Curve
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.limits import Limits, infeasible
 from inc_mp_plugin.solver.orders import (

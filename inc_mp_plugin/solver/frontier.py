@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -13,10 +13,11 @@ from inc_mp_plugin.core.cost_model import CostModel
 from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import NO_DEMANDS, Demands
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.frontier import Curve, Frontier
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import Yardstick
-from inc_mp_plugin.core.results import Curve, Frontier
+from inc_mp_plugin.core.plans_along import PlansAlong
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.solver.baselines import baseline_curve
 from inc_mp_plugin.solver.limits import Limits
@@ -25,7 +26,7 @@ from inc_mp_plugin.solver.orders import ENDS, PRACTICE, PREFIX, RANDOM
 from inc_mp_plugin.solver.planner import IP_MSE
 from inc_mp_plugin.solver.program import Program
 from inc_mp_plugin.solver.ties import constrained_program
-from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, curve_costs, plan_rows
+from inc_mp_plugin.solver.uncertainty import DEFAULT_CONFIDENCE, curve_costs, plan_rows, predicted_cost
 
 
 def frontier(
@@ -67,7 +68,7 @@ def frontier(
     program = constrained_program(gains, sensitivity, demands)
     gains, costs = program.gains, program.costs
     yardstick = yardstick or ("kl" if costs.loss is None else "loss")
-    exact = _exact_curve(program, yardstick, points, level)
+    exact, plans = _exact_curve(program, yardstick, points, level)
     others = [baseline_curve(program, yardstick, PREFIX, 0, level=level)]
     others += [baseline_curve(program, yardstick, RANDOM, seed, level=level) for seed in range(draws)]
     if graph is not None and repeated_blocks(graph):
@@ -82,11 +83,15 @@ def frontier(
         (exact, *others),
         knee(exact.gain, exact.loss_mse),
         yardstick,
+        PlansAlong.of(plans, gains.base),
+        _beside(costs, yardstick, plans, gains.base),
     )
 
 
-def _exact_curve(program: Program, yardstick: Yardstick, points: int, level: float) -> Curve:
-    """Draw the curve of `ip_mse`."""
+def _exact_curve(
+    program: Program, yardstick: Yardstick, points: int, level: float
+) -> tuple[Curve, list[dict[str, str]]]:
+    """Draw the curve of `ip_mse`; return the formats of its plans, too."""
     gains, model = program.gains, program.costs.by(yardstick)
     picks: dict[tuple[float, float], tuple[int, ...]] = {}
     for step in range(points):
@@ -101,7 +106,15 @@ def _exact_curve(program: Program, yardstick: Yardstick, points: int, level: flo
     costs, lower, upper = (tuple(part.tolist()) for part in curve_costs(model, rows, shifts, level))
     ops = tuple(sum(name != gains.base for name in chosen.values()) for chosen in formats)
     reached, needed = zip(*best, strict=True)
-    return Curve(IP_MSE, 0, ops, reached, costs, lower, upper, needed)
+    return Curve(IP_MSE, 0, ops, reached, costs, lower, upper, needed), formats
+
+
+def _beside(
+    costs: Costs, yardstick: Yardstick, plans: Sequence[Mapping[str, str]], base: str
+) -> tuple[float, ...]:
+    """Predict what plans cost by the other yardstick; nothing where that was not measured."""
+    other = costs.loss if yardstick == "kl" else costs.kl
+    return () if other is None else tuple(predicted_cost(other, plan, base) for plan in plans)
 
 
 def knee(gain: Sequence[float], loss_mse: Sequence[float]) -> int:

@@ -57,6 +57,18 @@ def plan_shift(losses: LossModel, formats: Mapping[str, str], base: str) -> Drif
     return Drift(value, value / abs(drift.value) * drift.stderr if drift.value else 0.0)
 
 
+def predicted_cost(model: LossModel | KLModel, formats: Mapping[str, str], base: str) -> float:
+    """Predict the loss MSE or the KL divergence of formats.
+
+    Args:
+        model: prices of the ops.
+        formats: as in `plan_rows`.
+        base: the base format.
+    """
+    cost = float(plan_rows(model, formats, base).mean())
+    return cost + plan_shift(model, formats, base).value ** 2 if isinstance(model, LossModel) else cost
+
+
 def predict(
     model: LossModel | KLModel,
     formats: Mapping[str, str],

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.demands import Demands
+from inc_mp_plugin.core.frontier import Frontier
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import Yardstick
-from inc_mp_plugin.core.results import Frontier
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.artefact import Artefact
 from inc_mp_plugin.runtime.codec import from_json, to_json

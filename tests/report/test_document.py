@@ -96,11 +96,11 @@ def test_what_was_measured_decides_whether_tau_held():
 def test_map():
     layers, outside = section("map").blocks[0].grids
     words = "fp8_e4m3, {} % of the allowance, 25.0 % of the largest gain"
-    up = MapCell("", "10.0", "25.0", f"layer 0 up: {words.format('10.0')}", 3)
-    down = MapCell("", "20.0", "25.0", f"layer 0 down: {words.format('20.0')}", 3)
+    up = MapCell("", "10.0", "25.0", f"layer 0 up: {words.format('10.0')}", 3, ("0", "up"))
+    down = MapCell("", "20.0", "25.0", f"layer 0 down: {words.format('20.0')}", 3, ("0", "down"))
     why = "bf16, it would take 90.0 % of the allowance for 25.0 % of the largest gain"
-    base = MapCell("", "·", "", f"layer 1 up: {why}", 0)
-    head = MapCell("", "40.0", "25.0", f"head<&>: {words.format('40.0')}", 4)
+    base = MapCell("", "·", "", f"layer 1 up: {why}", 0, ("1", "up"))
+    head = MapCell("", "40.0", "25.0", f"head<&>: {words.format('40.0')}", 4, ("", "head<&>"))
     assert layers == MapGrid("layer", ("up", "down"), (("0", (up, down)), ("1", (base, None))))
     assert outside == MapGrid("op outside of layers", ("plan",), (("head<&>", (head,)),))
 

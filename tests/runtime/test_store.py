@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.frontier import Curve, Frontier
 from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.graph import Graph, Op, Unsupported
 from inc_mp_plugin.core.plan import Interval, Plan
-from inc_mp_plugin.core.results import Curve, Frontier, Point, Round, Validation, Verification
+from inc_mp_plugin.core.results import Point, Round, Validation, Verification
 from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.core.timings import (
     TimedConfiguration,
