@@ -9,7 +9,11 @@ import inc_mp_plugin
 
 PACKAGE = Path(inc_mp_plugin.__file__).parent
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
-CALLED_BY_OTHERS = {"bgemm_attention", "ip_mse_entry"}  # transformers and INC give them that many
+CALLED_BY_OTHERS = {
+    "bgemm_attention",
+    "attention_by_heads",
+    "ip_mse_entry",
+}  # transformers and INC give them that many
 QUESTIONS = {"how", "what", "where", "whether", "which", "who", "why"}
 VERBS = {
     *(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_AT_ONCE = 2**22  # scores: 16 MiB in FP32
+SCORES_AT_ONCE = 2**22  # scores: 16 MiB in FP32
 
 Weigh = Callable[[Tensor, slice], Tensor]
 
@@ -26,7 +26,7 @@ def attention_weights(scores: Tensor, weigh: Weigh, dtype: torch.dtype) -> Tenso
             Its other inputs have no gradients.
         dtype: of the weights; under autocast it may be another one than that of the scores.
     """
-    few = scores.numel() <= _AT_ONCE or torch.compiler.is_compiling()
+    few = scores.numel() <= SCORES_AT_ONCE or torch.compiler.is_compiling()
     if few or (scores.requires_grad and torch.is_grad_enabled() and scores.dtype == torch.float32):
         return weigh(scores, slice(None))
     weights: Tensor = _InGroups.apply(scores, weigh, dtype)  # type: ignore[no-untyped-call]
@@ -70,5 +70,5 @@ class _InGroups(torch.autograd.Function):
 def _groups(scores: Tensor) -> Iterator[slice]:
     """Cut the heads into groups of at most so many scores, of one head at least."""
     heads = scores.shape[1]
-    size = max(1, _AT_ONCE * heads // scores.numel())
+    size = max(1, SCORES_AT_ONCE * heads // scores.numel())
     return (slice(first, first + size) for first in range(0, heads, size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.optimum_habana import is_of_optimum_habana
 from inc_mp_plugin.libraries.torch import evaluating
 from inc_mp_plugin.model.attention import exposed_bgemms
+from inc_mp_plugin.model.attention_by_heads import by_heads
 from inc_mp_plugin.model.expert_kernels import kernels_through_modules
 from inc_mp_plugin.model.experts import exposed_experts
 from inc_mp_plugin.runtime.progress import warn
@@ -21,10 +22,14 @@ _RANDOM = ("drop", "jitter")  # in the names of settings that make training mode
 
 
 @contextmanager
-def as_measured(model: nn.Module) -> Iterator[None]:
+def as_measured(model: nn.Module, *, by_key_heads: bool = False) -> Iterator[None]:
     """Hold a model inside a `with` as it is measured; all is put back at the end.
 
     It runs without randomness, its parameters are frozen, gradients are on, and hidden products are exposed.
+
+    Args:
+        model: of the user.
+        by_key_heads: attention takes some key heads at a time, to save memory.
 
     Raises:
         InputError: optimum-habana's code would run with dropout.
@@ -36,6 +41,7 @@ def as_measured(model: nn.Module) -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),
             exposed_bgemms(model),
+            by_heads(model) if by_key_heads else nullcontext(),
             exposed_experts(model),
             kernels_through_modules(model),
         ):

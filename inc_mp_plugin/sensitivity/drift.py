@@ -93,7 +93,8 @@ def rounded_losses(
     names = [op.name for op in settings.graph.ops if (op.name, 0) in rounding.maxabs]
     reached = dict.fromkeys(names, rounding.formats[0])
     losses, tails = [], Tails(model, settings.graph)
-    with as_measured(model), torch.no_grad(), rounded(model, rounding, reached, as_used=settings.low):
+    rounding_all = rounded(model, rounding, reached, as_used=settings.low)
+    with as_measured(model, by_key_heads=settings.low), torch.no_grad(), rounding_all:
         for batch in batches:
             tail = tails.of(batch) if settings.low and settings.loss_fn is None else None
             if tail is None:

@@ -117,6 +117,7 @@ class _Steps:
             loss_fn if self._settings.loss else None,
             maxabs,
             first=self._first + self.saved.calibrated,
+            by_key_heads=self._settings.low,
         )
         rows_from = self._first + self.saved.measured
         with _passes(self._batches[done:], "Maxabs of inputs", done=done) as batches:

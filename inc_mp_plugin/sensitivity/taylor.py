@@ -121,7 +121,7 @@ def measure_sensitivity(
     settings = Pass(model, graph, loss_fn, rounding, loss, kl, memory == "low")
     sweeps = Sweeps(settings)
     if rounding is not None:
-        calibration = Calibration(model, graph, own, rounding.maxabs)
+        calibration = Calibration(model, graph, own, rounding.maxabs, by_key_heads=settings.low)
         for _ in sweeps.calibrate(calibration, batches):
             pass
     sensitivity = united(settings, list(sweeps.rows(batches)))

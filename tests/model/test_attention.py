@@ -123,7 +123,7 @@ def test_heads_in_groups_are_bit_identical_to_all_heads(monkeypatch, name, at_on
 
     with exposed_bgemms(model):
         expected = outcome()
-        monkeypatch.setattr(attention_weights, "_AT_ONCE", at_once)
+        monkeypatch.setattr(attention_weights, "SCORES_AT_ONCE", at_once)
         shapes, weigh = [], attention.nn.functional.softmax
         monkeypatch.setattr(
             attention.nn.functional, "softmax", lambda x, **keys: shapes.append(x.shape) or weigh(x, **keys)
@@ -144,7 +144,7 @@ def test_under_autocast_heads_in_groups_have_the_dtype_of_all_heads(monkeypatch)
 
     with exposed_bgemms(model):
         expected = logits()
-        monkeypatch.setattr(attention_weights, "_AT_ONCE", 1)
+        monkeypatch.setattr(attention_weights, "SCORES_AT_ONCE", 1)
         assert torch.equal(logits(), expected)
 
 
@@ -163,7 +163,7 @@ def test_a_mask_of_any_shape_and_one_that_is_learned(monkeypatch, shape):
         return torch.autograd.grad(output.float().square().sum(), inputs[: 1 + learned])
 
     expected = [gradients(learned=learned) for learned in (False, True)]
-    monkeypatch.setattr(attention_weights, "_AT_ONCE", 1)
+    monkeypatch.setattr(attention_weights, "SCORES_AT_ONCE", 1)
     for learned, of_all_heads in enumerate(expected):
         assert all(map(torch.equal, gradients(learned=bool(learned)), of_all_heads))
 
