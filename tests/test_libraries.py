@@ -110,6 +110,17 @@ def test_torch_operators():
     assert of_torch.schema_name(torch.ops.aten._grouped_mm.default) == "_grouped_mm"
 
 
+def test_torch_operators_are_replaced_in_backward_passes_too():
+    """Autograd sees a plain product, whose gradient is one, too; inside of the function a product is one."""
+    value, weight = torch.ones(2, 2, requires_grad=True), torch.eye(2)
+    with of_torch.ReplacedOperators({"mm": lambda a, b: 2 * torch.mm(a, b)}):
+        product = value @ weight
+        product.sum().backward()
+    assert product.tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    assert value.grad.tolist() == [[2.0, 2.0], [2.0, 2.0]]
+    assert (value @ weight).tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FP8 products are of CUDA")
 def test_torch_fp8_products():
     a, b = (torch.randn(16, 16, device="cuda").to(torch.float8_e4m3fn) for _ in range(2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.fx import config as fx_config
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 GROUPED_PRODUCTS = {"_grouped_mm", "grouped_mm_fallback"}  # ATen's, and transformers 5's in its place; 2.13
 ORIGINAL = "_orig_mod"  # where a compiled module keeps the one it was made of, as users are told; 2.13
@@ -161,6 +162,25 @@ def schema_name(function: Any) -> str:
     """
     name: str = function._schema.name
     return name.split("::")[-1]
+
+
+class ReplacedOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Other functions in the place of ATen's operators inside a `with`, backward passes included.
+
+    Autograd has run before, so that a function gets and gives plain tensors. The class of such modes has no
+    public module. 2.13.
+    """
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        """Prepare; `functions` are by the names of `schema_name`, and take what the operators take."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._functions = functions
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function, or else the operator; inside of it, all operators are ATen's."""
+        return self._functions.get(schema_name(func), func)(*args, **(kwargs or {}))
 
 
 def scaled_product(a: Tensor, b: Tensor, scales: tuple[Tensor, Tensor], **options: Any) -> Tensor:

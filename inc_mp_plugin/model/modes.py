@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,20 +17,28 @@ from inc_mp_plugin.model.attention import exposed_bgemms
 from inc_mp_plugin.model.attention_by_heads import by_heads
 from inc_mp_plugin.model.expert_kernels import kernels_through_modules
 from inc_mp_plugin.model.experts import exposed_experts
+from inc_mp_plugin.model.products_in_fp32 import products_in_fp32
 from inc_mp_plugin.runtime.progress import warn
 
 _RANDOM = ("drop", "jitter")  # in the names of settings that make training mode random
 
 
+class Kernels(NamedTuple):
+    """Kernels of matrix products: attention's of some key heads at a time; BF16 and FP16 ones in FP32."""
+
+    by_key_heads: bool = False
+    in_fp32: bool = False
+
+
 @contextmanager
-def as_measured(model: nn.Module, *, by_key_heads: bool = False) -> Iterator[None]:
+def as_measured(model: nn.Module, kernels: Kernels | None = None) -> Iterator[None]:
     """Hold a model inside a `with` as it is measured; all is put back at the end.
 
     It runs without randomness, its parameters are frozen, gradients are on, and hidden products are exposed.
 
     Args:
         model: of the user.
-        by_key_heads: attention takes some key heads at a time, to save memory.
+        kernels: of its matrix products; None for the model's own.
 
     Raises:
         InputError: optimum-habana's code would run with dropout.
@@ -41,7 +50,8 @@ def as_measured(model: nn.Module, *, by_key_heads: bool = False) -> Iterator[Non
             torch.inference_mode(False),
             torch.enable_grad(),
             exposed_bgemms(model),
-            by_heads(model) if by_key_heads else nullcontext(),
+            by_heads(model) if kernels and kernels.by_key_heads else nullcontext(),
+            products_in_fp32() if kernels and kernels.in_fp32 else nullcontext(),
             exposed_experts(model),
             kernels_through_modules(model),
         ):

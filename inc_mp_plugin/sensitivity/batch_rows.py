@@ -59,7 +59,7 @@ def measuring(settings: Pass, batch: Batch, first: int) -> Iterator[None]:
         batch: that it runs.
         first: number of the batch's first sample.
     """
-    with as_measured(settings.model, by_key_heads=settings.low):
+    with as_measured(settings.model, settings.kernels):
         try:
             yield
         except NonFiniteError as error:

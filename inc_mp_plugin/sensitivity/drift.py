@@ -94,7 +94,7 @@ def rounded_losses(
     reached = dict.fromkeys(names, rounding.formats[0])
     losses, tails = [], Tails(model, settings.graph)
     rounding_all = rounded(model, rounding, reached, as_used=settings.low)
-    with as_measured(model, by_key_heads=settings.low), torch.no_grad(), rounding_all:
+    with as_measured(model, settings.kernels), torch.no_grad(), rounding_all:
         for batch in batches:
             tail = tails.of(batch) if settings.low and settings.loss_fn is None else None
             if tail is None:

@@ -26,6 +26,7 @@ from inc_mp_plugin.scales.nearest import largest_magnitude
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.losses import LossFunction
+    from inc_mp_plugin.model.modes import Kernels
 
     MaxAbs = dict[tuple[str, int], Tensor]
 
@@ -67,7 +68,7 @@ class Calibration:
         maxabs: MaxAbs,
         *,
         first: int = 1,
-        by_key_heads: bool = False,
+        kernels: Kernels | None = None,
     ) -> None:
         """Prepare; nothing has run yet.
 
@@ -77,18 +78,18 @@ class Calibration:
             loss_fn: as in `measure_sensitivity`.
             maxabs: of earlier batches.
             first: number of the first sample.
-            by_key_heads: see `as_measured`.
+            kernels: see `as_measured`.
         """
         self.maxabs, self.first = maxabs, first
         self._model, self._names, self._loss_fn = model, [op.name for op in graph.ops], loss_fn
         self._look = _Look(model, loss_fn)
-        self._note, self._by_key_heads = "", by_key_heads
+        self._note, self._kernels = "", kernels
 
     def run(self, batch: Batch) -> None:
         """Run one more batch without gradients."""
         if self._loss_fn is None:
             check_labels(self._model, batch, self.first)
-        with as_measured(self._model, by_key_heads=self._by_key_heads), torch.no_grad():
+        with as_measured(self._model, self._kernels), torch.no_grad():
             self.take(batch, self._look.at(batch, self._modules()))
 
     def take(self, batch: Batch, maxabs: MaxAbs) -> None:

@@ -20,6 +20,7 @@ from inc_mp_plugin.model.batches import batch_size, call, placed, sample_lengths
 from inc_mp_plugin.model.distributions import Distributions, distributions_in
 from inc_mp_plugin.model.hooks import recorded
 from inc_mp_plugin.model.losses import sample_losses
+from inc_mp_plugin.model.modes import Kernels
 from inc_mp_plugin.sensitivity.backward import Backward, InParts, Labels, Whole
 from inc_mp_plugin.sensitivity.drawn_labels import drawn_losses
 from inc_mp_plugin.sensitivity.maxabs import raise_to
@@ -52,7 +53,7 @@ class Pass:
     measured. With `low`, repeated blocks keep their inputs alone, and run once more for their gradients.
     `held` says that the rounding errors' scales are not known before all batches have run: it is raised to
     the maxabs of each batch, and backward passes wait. With a `tail`, logits are computed for some tokens
-    at a time.
+    at a time. `in_fp32` computes matrix products of BF16 and FP16 in FP32.
     """
 
     model: nn.Module
@@ -64,6 +65,12 @@ class Pass:
     low: bool = False
     held: MaxAbs | None = None
     tail: Tail | None = None
+    in_fp32: bool = False
+
+    @property
+    def kernels(self) -> Kernels:
+        """Kernels of the matrix products."""
+        return Kernels(by_key_heads=self.low, in_fp32=self.in_fp32)
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.runtime.progress import say, tracked
 from inc_mp_plugin.runtime.used_memory import used_memory
 from inc_mp_plugin.sensitivity.drift import rounded_losses, with_drift
+from inc_mp_plugin.sensitivity.effort import faster_in_fp32
 from inc_mp_plugin.sensitivity.maxabs import Calibration
 from inc_mp_plugin.sensitivity.memory import decided
 from inc_mp_plugin.sensitivity.one_batch import Pass
@@ -75,7 +76,8 @@ def measure_in_steps(
     """
     rounding = Rounding.to(scales, formats)
     memory = decided(memory, model, graph, rounded=rounding is not None and loss)
-    settings = Pass(model, graph, loss_fn, rounding, loss, kl, memory == "low")
+    in_fp32 = faster_in_fp32(model, graph)
+    settings = Pass(model, graph, loss_fn, rounding, loss, kl, memory == "low", in_fp32=in_fp32)
     steps = _Steps(settings, batches, partial)
     steps.calibrate()
     steps.measure()
@@ -117,7 +119,7 @@ class _Steps:
             loss_fn if self._settings.loss else None,
             maxabs,
             first=self._first + self.saved.calibrated,
-            by_key_heads=self._settings.low,
+            kernels=self._settings.kernels,
         )
         rows_from = self._first + self.saved.measured
         with _passes(self._batches[done:], "Maxabs of inputs", done=done) as batches:

@@ -21,6 +21,7 @@ from inc_mp_plugin.model.wrappers import unwrapped
 from inc_mp_plugin.scales.methods import CHANNEL, WEIGHT
 from inc_mp_plugin.scales.nearest import largest_magnitude
 from inc_mp_plugin.sensitivity.drift import rounded_losses, with_drift
+from inc_mp_plugin.sensitivity.effort import faster_in_fp32
 from inc_mp_plugin.sensitivity.maxabs import Calibration
 from inc_mp_plugin.sensitivity.memory import decided
 from inc_mp_plugin.sensitivity.one_batch import Measured, Pass
@@ -118,10 +119,11 @@ def measure_sensitivity(
     own = loss_fn if loss else None
     rounding = Rounding.to(scales, formats)
     memory = decided(memory, model, graph, rounded=rounding is not None and loss)
-    settings = Pass(model, graph, loss_fn, rounding, loss, kl, memory == "low")
+    in_fp32 = faster_in_fp32(model, graph)
+    settings = Pass(model, graph, loss_fn, rounding, loss, kl, memory == "low", in_fp32=in_fp32)
     sweeps = Sweeps(settings)
     if rounding is not None:
-        calibration = Calibration(model, graph, own, rounding.maxabs, by_key_heads=settings.low)
+        calibration = Calibration(model, graph, own, rounding.maxabs, kernels=settings.kernels)
         for _ in sweeps.calibrate(calibration, batches):
             pass
     sensitivity = united(settings, list(sweeps.rows(batches)))
