@@ -32,6 +32,18 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
             yield from pieces(*(part[0] for part in parts))
 
 
+def norm(values: Tensor) -> Tensor:
+    """Compute ||values|| in FP32, of its rows and then of their norms: one long sum would lose digits.
+
+    So the order of the elements makes no difference that matters: attention's may come head by head.
+
+    Args:
+        values: of any shape but a scalar.
+    """
+    whole: Tensor = torch.linalg.vector_norm(torch.linalg.vector_norm(values, dim=-1))
+    return whole
+
+
 def squared_norm(a: Tensor, b: Tensor) -> Tensor:
     """Compute ||a * b||^2, in FP32 piece by piece and in FP64 over the pieces.
 
@@ -41,8 +53,7 @@ def squared_norm(a: Tensor, b: Tensor) -> Tensor:
     """
     total = torch.zeros((), dtype=torch.float64, device=a.device)
     for x, y in pieces(a, b):
-        norm: Tensor = torch.linalg.vector_norm(x.float() * y.float())
-        total += norm.square()
+        total += norm(x.float() * y.float()).square()
     return total
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from inc_mp_plugin.sensitivity.pieces import pieces
+from inc_mp_plugin.sensitivity.pieces import norm, pieces
 from inc_mp_plugin.sensitivity.repeats import repeats
 from inc_mp_plugin.sensitivity.totals import Totals
 
@@ -127,12 +127,12 @@ class _Norms:
             _summed(self._factor(reader, value, key) * gradient.float(), same)
             for reader, gradient in zip(self._readers, gradients, strict=True)
         ]
-        self._alone[key] += map(torch.linalg.vector_norm, products)
+        self._alone[key] += map(norm, products)
         if self._joint and key != "input":
             first, *others = products
             for product in others:
                 first += product
-            self._whole[key].append(torch.linalg.vector_norm(first))
+            self._whole[key].append(norm(first))
 
     def squares(self, key: str) -> tuple[Tensor, Tensor | None]:
         """Sum the squares over the pieces: of each reader, and of all as a whole if they were added up."""

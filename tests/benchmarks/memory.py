@@ -3,7 +3,8 @@
     python tests/benchmarks/memory.py --layers 4 12 --hidden 2048
 
 The model lies in a safetensors file in BF16, from which transformers maps the weights: they are no anonymous
-memory (`RssAnon` of /proc/self/status), whose peak is shown. Each line is a process of its own.
+memory (`RssAnon` of /proc/self/status), whose peak is shown, beside what was there before plus the estimate
+of `inc-mp tune --dry-run`. Each line is a process of its own.
 `--memory disk` is `low` with all weights offloaded to their file by accelerate, as `run: {device_map: auto}`
 does with what fits nowhere else.
 """
@@ -27,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import inc_mp_plugin as mp
 from inc_mp_plugin.core.estimate import Estimate
+from inc_mp_plugin.core.footprint import footprint
 
 FP8 = {"scales": mp.Scales("maxabs_arbitrary", "cpu"), "formats": ("fp8_e4m3",)}
 
@@ -116,7 +118,10 @@ def measure(folder: Path, memory: str, options: argparse.Namespace) -> None:
         )
     seconds = time.perf_counter() - start
     total = float(np.sum(result.input) + np.sum(result.weight))
-    print(json.dumps({"before": before, "peak": peak.gb, "seconds": seconds, "total": total}))
+    needed = footprint(graph, 2)
+    estimate = before + (needed.high if memory == "high" else needed.low) / 1e9
+    row = {"before": before, "peak": peak.gb, "estimate": estimate, "seconds": seconds, "total": total}
+    print(json.dumps(row))
 
 
 def main() -> None:
@@ -135,7 +140,7 @@ def main() -> None:
     if options.child:
         measure(Path(options.child[0]), options.child[1], options)
         return
-    print("layers  memory  weights, GB  before, GB  peak, GB  seconds  sum of sensitivities")
+    print("layers  memory  weights, GB  before, GB  peak, GB  estimated  seconds  sum of sensitivities")
     for layers in options.layers:
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder), layers, options)
@@ -146,7 +151,7 @@ def main() -> None:
                 row = json.loads(done.stdout.splitlines()[-1])
                 print(
                     f"{layers:6}  {memory:6}  {gb:11.2f}  {row['before']:10.2f}  {row['peak']:8.2f}"
-                    f"  {row['seconds']:7.1f}  {row['total']:.6e}",
+                    f"  {row['estimate']:9.2f}  {row['seconds']:7.1f}  {row['total']:.6e}",
                     flush=True,
                 )
 

@@ -17,7 +17,7 @@ from inc_mp_plugin.core.kl_model import KLModel
 from inc_mp_plugin.model.distributions import distributions, distributions_in
 from inc_mp_plugin.sensitivity.drawn_labels import drawn_losses
 from inc_mp_plugin.sensitivity.one_batch import Pass
-from inc_mp_plugin.sensitivity.pieces import pieces, squared_norm
+from inc_mp_plugin.sensitivity.pieces import norm, pieces, squared_norm
 from inc_mp_plugin.sensitivity.reads import Reader, add_inputs
 from inc_mp_plugin.sensitivity.repeats import repeats
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
@@ -25,6 +25,15 @@ from inc_mp_plugin.sensitivity.taylor import sensitivity_rows, united
 from inc_mp_plugin.sensitivity.totals import Totals
 
 SCALES, E4M3 = mp.Scales("maxabs_arbitrary", "cpu"), "fp8_e4m3"
+
+
+@pytest.mark.parametrize("shape", [(2048, 2, 128), (4096, 64), (7,)])
+def test_a_norm_does_not_depend_on_the_layout(shape):
+    """Heads that lie beside each other in memory, or one after the other; in FP64 both are the same."""
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    exact = float(values.double().norm())
+    for layout in (values, values.transpose(0, -1).contiguous().transpose(0, -1), values.flip(0)):
+        assert float(norm(layout)) == pytest.approx(exact, rel=3e-7)
 
 
 class Gated(nn.Module):
