@@ -10,10 +10,11 @@ from torch import nn
 
 from inc_mp_plugin.core.blocks import repeated_blocks
 from inc_mp_plugin.model.chain import NoChain, chain_of
+from inc_mp_plugin.model.weights import are_here
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.sensitivity.kept_rounding import KeptRounding
+from inc_mp_plugin.sensitivity.kept_rounding import PackedRounding
 from inc_mp_plugin.sensitivity.memory import free_bytes
-from inc_mp_plugin.sensitivity.rounded import Rounder, rounded
+from inc_mp_plugin.sensitivity.rounded import Packer, Rounder, rounded
 from inc_mp_plugin.sensitivity.sweep import Sweep, parts_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     Run = Callable[[], Outcome]
     Results = Iterator[tuple[Sequence[int], Outcome]]
 
-_SHARE = 0.25  # of the memory that is free, for the states of plans that run side by side
+_SHARE = 0.25  # of the memory that is free: for the states of plans side by side, or for rounded weights
 
 
 class PlanRuns:
@@ -34,17 +35,19 @@ class PlanRuns:
     same losses both ways, bit for bit. The log says which way it is, and why.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, rounder: Rounder, *, as_used: bool) -> None:
+    def __init__(self, model: nn.Module, graph: Graph, rounder: Packer, *, as_used: bool) -> None:
         """Prepare; nothing runs yet.
 
         Args:
             model: in its base format.
             graph: from `capture`.
             rounder: rounds inputs and weights.
-            as_used: keep no rounded weight from one plan to the next, where plans run one by one.
+            as_used: keep no rounded weight from one plan to the next, where plans run one by one; else those
+                that a share of the free memory holds, in the bytes of their format.
         """
         self._model, self._graph, self._rounder, self._as_used = model, graph, rounder, as_used
         self._sweep: Sweep | None = None
+        self._keeper: Rounder | None = None
         self._decided = self._checked = False
 
     def at_once(self, run: Run) -> int:
@@ -56,9 +59,7 @@ class PlanRuns:
         self._decide(run)
         if self._sweep is None:
             return 1
-        device = next((p.device for p in self._model.parameters()), torch.device("cpu"))
-        room = _SHARE * (free_bytes(device) or 0)
-        return max(1, int(room / self._sweep.chain.state_bytes))
+        return max(1, int(self._room() / self._sweep.chain.state_bytes))
 
     def steps(self, plans: Sequence[Formats]) -> int:
         """Count the steps of a batch, the way that plans run by now."""
@@ -88,9 +89,8 @@ class PlanRuns:
             yield numbers, result
         if not with_base:
             yield [], run()
-        rounder = self._rounder if self._as_used else KeptRounding(self._rounder)
         for number in sorted(apart):
-            with rounded(self._model, rounder, plans[number], as_used=self._as_used):
+            with rounded(self._model, self._keeping(), plans[number], as_used=True):
                 result = run()
             yield [number], result
             advance()
@@ -115,6 +115,19 @@ class PlanRuns:
                     return
                 self._checked = True
             yield members, result
+
+    def _keeping(self) -> Rounder:
+        """Return the rounder of plans that run one by one."""
+        if self._as_used or not are_here(self._model):
+            return self._rounder
+        if self._keeper is None:
+            self._keeper = PackedRounding(self._rounder, self._room())
+        return self._keeper
+
+    def _room(self) -> float:
+        """Return the bytes that may be taken for the sake of time."""
+        device = next((p.device for p in self._model.parameters()), torch.device("cpu"))
+        return _SHARE * (free_bytes(device) or 0)
 
     def _decide(self, run: Run) -> None:
         """Find out which way plans run, if it is not known."""

@@ -13,6 +13,7 @@ from inc_mp_plugin.libraries.torch import map_tensors, parameters_of
 from inc_mp_plugin.model.hooks import watching
 from inc_mp_plugin.model.modules import module_of
 from inc_mp_plugin.model.weights import are_here
+from inc_mp_plugin.sensitivity.packed import Packed
 
 
 class Errors(Protocol):
@@ -61,6 +62,13 @@ class Rounder(Protocol):
 
     def weight(self, weight: Tensor, format_name: str) -> Tensor:
         """Round a weight to a format."""
+
+
+class Packer(Rounder, Protocol):
+    """A rounder of weights that are to be kept."""
+
+    def packed(self, weight: Tensor, format_name: str) -> Packed:
+        """Round a weight to a format, in the bytes of the format."""
 
 
 @contextmanager

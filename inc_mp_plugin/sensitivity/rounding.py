@@ -16,6 +16,7 @@ from inc_mp_plugin.scales.dtypes import dtype_of
 from inc_mp_plugin.scales.methods import Scale, Scales
 from inc_mp_plugin.scales.nearest import to_nearest
 from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
+from inc_mp_plugin.sensitivity.packed import Packed
 
 if TYPE_CHECKING:
     from inc_mp_plugin.model.batches import Batch
@@ -161,6 +162,12 @@ class Rounding:
         scale = self.scales.of_weight(weight, format_name)
         return quantize_dequantize(weight, scale, format_name, self.scales.full_scale(format_name))
 
+    def packed(self, weight: Tensor, format_name: str) -> Packed:
+        """Round a weight, to be kept as the bytes of FP8 and its scale."""
+        scale = self.scales.of_weight(weight, format_name)
+        nearest = to_nearest(scaled(weight, scale, self.scales.full_scale(format_name)), format_name)
+        return Packed.of(nearest, format_name, scale.factor, weight.dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class Cast:
@@ -183,6 +190,10 @@ class Cast:
     def weight(self, weight: Tensor, format_name: str) -> Tensor:
         """Round a weight."""
         return weight.to(dtype_of(format_name)).to(weight.dtype)
+
+    def packed(self, weight: Tensor, format_name: str) -> Packed:
+        """Round a weight, to be kept in the format."""
+        return Packed.of(weight, format_name, None, weight.dtype)
 
 
 def observe_rounding(

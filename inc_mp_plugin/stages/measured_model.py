@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.model.switch import Switch
     from inc_mp_plugin.sensitivity.plan_runs import PlanRuns
-    from inc_mp_plugin.sensitivity.rounded import Rounder
+    from inc_mp_plugin.sensitivity.rounded import Packer
     from inc_mp_plugin.stages.job import Job
 
 
@@ -100,7 +100,7 @@ class ThroughHooks:
         return unwrapped(self.subject.model, dispatched=True)
 
     @cached_property
-    def _rounder(self) -> Rounder:
+    def _rounder(self) -> Packer:
         from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
         from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding
 

@@ -54,6 +54,9 @@ class Counted:
         self.weights[id(weight)] += 1
         return self.rounder.weight(weight, format_name)
 
+    def packed(self, weight, format_name):
+        return self.rounder.packed(weight, format_name)
+
 
 class Case:
     def __init__(self, model, batches, loss_fn, *, as_used=False):
@@ -145,15 +148,18 @@ def test_weights_are_rounded_once_and_a_prefix_in_the_base_format_is_free():
     assert list(case.rounder.weights.values()) == [1, 1, 1, 1]
 
 
-def test_without_a_chain(said):
-    """A CNN has no blocks; rounded weights are kept for the plans of a batch."""
+@pytest.mark.parametrize("as_used", [False, True])
+def test_without_a_chain(as_used, said):
+    """A CNN has no blocks; rounded weights are kept for all plans and batches, unless memory is low."""
     images = [torch.randn(3, 3, 8, 8), torch.randn(2, 3, 8, 8)]
-    case = Case(helpers.ResidualCNN().eval(), images, helpers.squared_loss)
+    case = Case(helpers.ResidualCNN().eval(), images, helpers.squared_loss, as_used=as_used)
     plans = some(case.ops)
     case.check(plans)
     assert "plans are measured one by one: the model has no repeated blocks" in said()
     assert case.runs.steps(plans) == len(plans)
-    assert set(case.rounder.weights.values()) == {len(images)}
+    lowered_in = [sum(op in plan for plan in plans) for op in case.ops]
+    rounded_in = [case.rounder.weights[id(case.model.get_submodule(op).weight)] for op in case.ops]
+    assert rounded_in == ([count * len(images) for count in lowered_in] if as_used else [1] * len(case.ops))
 
 
 RULES = {
