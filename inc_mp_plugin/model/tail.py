@@ -110,22 +110,33 @@ def tail_of(model: nn.Module, graph: Graph, batch: Batch) -> Tail | None:
             chain = chain_of(model, blocks, lambda: wholes.append(logits_of(model, few)))
         except NoChain:
             return None
-        whole = wholes[0]
-        tail = Tail(chain, behind[0], whole.shape[-1])
-        middle = (whole.shape[1] + 1) // 2
-        try:
-            state = tail.state(few)
-            if state.shape[:2] != whole.shape[:2] or whole.shape[:2] != _ids(few).shape:
-                return None
-            halves = [tail.logits(few, part) for part in torch.split(state, middle, dim=1)]
-        except (RuntimeError, ValueError, IndexError):  # code behind the blocks asks for all tokens: GPT-2
-            return None
-        if [half.shape[1] for half in halves] != [
-            half.shape[1] for half in torch.split(whole, middle, dim=1)
-        ]:
+        tail, whole = Tail(chain, behind[0], wholes[0].shape[-1]), wholes[0]
+        halves = _halves(tail, few, whole)
+        if halves is None or whole.shape[:2] != _ids(few).shape:
             return None
         off = (torch.cat(halves, dim=1) - whole).abs().max()
     return tail if bool(off <= 4 * torch.finfo(whole.dtype).eps * whole.abs().max()) else None
+
+
+def _halves(tail: Tail, few: Batch, whole: Tensor) -> list[Tensor] | None:
+    """Run a tail on the first half of the tokens, then on the others; None if it asks for all of them.
+
+    Args:
+        tail: to be tried.
+        few: tokens.
+        whole: their logits.
+    """
+    middle = (whole.shape[1] + 1) // 2
+    try:
+        state = tail.state(few)
+        halves = [tail.logits(few, part) for part in torch.split(state, middle, dim=1)]
+    # The same code has just run on all tokens, so it fails for there being fewer: shapes that do not fit
+    # (RuntimeError of torch, as in GPT-2's view), a token that is not there (IndexError), or a check of the
+    # model's own (ValueError). Any other error is not of that kind.
+    except (RuntimeError, IndexError, ValueError):
+        return None
+    same = [half.shape for half in halves] == [half.shape for half in torch.split(whole, middle, dim=1)]
+    return halves if same and state.shape[:2] == whole.shape[:2] else None
 
 
 def _behind(graph: Graph, blocks: tuple[str, ...]) -> list[str]:

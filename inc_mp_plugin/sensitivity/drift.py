@@ -15,7 +15,6 @@ from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.model.batches import placed
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.model.modes import as_measured
-from inc_mp_plugin.model.tail import Tails
 from inc_mp_plugin.model.token_losses import mean_losses_in_parts
 from inc_mp_plugin.runtime import ranks
 from inc_mp_plugin.sensitivity.rounded import rounded
@@ -23,6 +22,7 @@ from inc_mp_plugin.sensitivity.rounded import rounded
 if TYPE_CHECKING:
     from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.model.batches import Batch
+    from inc_mp_plugin.model.tail import Tails
     from inc_mp_plugin.sensitivity.one_batch import Pass
     from inc_mp_plugin.sensitivity.rounding import Rounding
 
@@ -76,6 +76,8 @@ def rounded_losses(
     settings: Pass,
     rounding: Rounding,
     batches: Iterable[Batch],
+    tails: Tails,
+    *,
     after: Callable[[FloatArray], None] = lambda losses: None,
 ) -> list[FloatArray]:
     """Measure the loss of each sample with the inputs and weights of all ops rounded, batch by batch.
@@ -86,13 +88,14 @@ def rounded_losses(
         settings: the model, and its loss.
         rounding: rounds to the format.
         batches: as in `measure_sensitivity`.
+        tails: of the model.
         after: takes the losses of each batch as soon as they are there.
     """
     model = settings.model
     # No plan lowers an expert that no sample reached, even if a sample reaches it once other ops are rounded.
     names = [op.name for op in settings.graph.ops if (op.name, 0) in rounding.maxabs]
     reached = dict.fromkeys(names, rounding.formats[0])
-    losses, tails = [], Tails(model, settings.graph)
+    losses = []
     rounding_all = rounded(model, rounding, reached, as_used=settings.low)
     with as_measured(model, settings.kernels), torch.no_grad(), rounding_all:
         for batch in batches:

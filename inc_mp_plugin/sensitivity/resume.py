@@ -147,7 +147,7 @@ class _Steps:
             self._save()
 
         with _passes(self._batches[done:], "Everything rounded", done=done) as batches:
-            rounded_losses(self._settings, rounding, batches, keep)
+            rounded_losses(self._settings, rounding, batches, self._sweeps.tails, after=keep)
 
     def _save(self) -> None:
         self._partial.save(self.saved.to_arrays())

@@ -29,14 +29,15 @@ class Sweeps:
 
     A rounding error follows from a scale, and the scale from all batches. So there is a pass for the scales
     before the one for the rows. Errors are needed in the backward pass alone: the activations of as many
-    batches as memory allows stay, and these batches have one forward pass for both.
+    batches as memory allows stay, and these batches have one forward pass for both. `tails` is the part of the
+    model behind its blocks, which is looked for once.
     """
 
     def __init__(self, settings: Pass) -> None:
         """Prepare; nothing has run yet."""
         self._settings, self._kinds = settings, Kinds(settings)
         self._held: dict[int, Begun] = {}  # by the number of the first sample
-        self._tails = Tails(settings.model, settings.graph)
+        self.tails = Tails(settings.model, settings.graph)
 
     def calibrate(
         self, calibration: Calibration, batches: Iterable[Batch], *, rows_from: int = 1
@@ -87,7 +88,7 @@ class Sweeps:
             check_labels(settings.model, batch, first)
         with measuring(settings, batch, first):
             if settings.low and settings.loss_fn is None:
-                settings = replace(settings, tail=self._tails.of(batch))
+                settings = replace(settings, tail=self.tails.of(batch))
             return begin(settings, self._kinds, batch, range(first, first + batch_size(batch)))
 
 

@@ -129,7 +129,7 @@ def measure_sensitivity(
     sensitivity = united(settings, list(sweeps.rows(batches)))
     if rounding is None or not loss:
         return sensitivity
-    losses = rounded_losses(settings, rounding, batches)
+    losses = rounded_losses(settings, rounding, batches, sweeps.tails)
     return with_drift(sensitivity, losses, rounding.formats[0])
 
 

@@ -56,6 +56,48 @@ def test_no_tail_where_the_code_behind_the_blocks_asks_for_all_tokens():
     assert "forward" not in vars(model.transformer.h[-1])
 
 
+class Asking(Averaged):
+    """A language model whose code behind the blocks asks for all tokens, in one of several ways."""
+
+    def __init__(self, inner, ask):
+        super().__init__(inner)
+        self.ask = ask
+
+    def forward(self, input_ids, attention_mask=None):
+        output = self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        self.ask(output.logits, input_ids.shape[1])
+        return output
+
+
+def checks(logits, tokens):
+    if logits.shape[1] != tokens:
+        message = "logits and tokens are not as many"
+        raise ValueError(message)
+
+
+WAYS = {
+    "a shape": lambda logits, tokens: logits.view(-1, tokens, logits.shape[-1]),
+    "a token": lambda logits, tokens: logits[:, tokens - 1],
+    "a check": checks,
+}
+
+
+@pytest.mark.parametrize("ask", WAYS.values(), ids=WAYS)
+def test_no_tail_where_all_tokens_are_asked_for(ask):
+    model = Asking(helpers.language_model("llama"), ask)
+    with as_measured(model):
+        assert tail_of(model, capture(model, batch()), batch()) is None
+    assert "forward" not in vars(model.inner.model.layers[-1])
+
+
+def test_other_errors_are_the_models():
+    model = Asking(helpers.language_model("llama"), lambda logits, tokens: None)
+    graph = capture(model, batch())
+    model.ask = lambda logits, tokens: {12: "all"}[logits.shape[1]]
+    with as_measured(model), pytest.raises(KeyError):
+        tail_of(model, graph, batch())
+
+
 def test_no_tail_where_tokens_mix_behind_the_blocks():
     model = Averaged(helpers.language_model("llama"))
     with as_measured(model):

@@ -17,6 +17,7 @@ from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import switchable
 from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.scales.methods import Scales
+from inc_mp_plugin.model.tail import Tails
 from inc_mp_plugin.sensitivity.drift import rounded_losses
 from inc_mp_plugin.sensitivity.one_batch import Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
@@ -34,7 +35,7 @@ def text():
 
 
 def losses_of(model, graph, rounding):
-    return np.concatenate(rounded_losses(Pass(model, graph), rounding, text()))
+    return np.concatenate(rounded_losses(Pass(model, graph), rounding, text(), Tails(model, graph)))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_quadratic_loss_drifts_as_its_hessian_says():
     losses = LossModel(sensitivity, "measured")
     first_order = sum(losses.costs(E4M3).values())
     assert losses.drift.value * first_order == pytest.approx(second_order + moved.mean().item(), rel=1e-4)
-    (moved,) = rounded_losses(Pass(model, graph, loss), rounding, [target])
+    (moved,) = rounded_losses(Pass(model, graph, loss), rounding, [target], Tails(model, graph))
     measured = (moved - sensitivity.loss) ** 2
     assert losses.with_shift(first_order, losses.drift.value * first_order) == pytest.approx(
         measured.mean(), rel=0.2

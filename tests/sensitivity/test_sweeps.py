@@ -68,6 +68,15 @@ def test_low_memory_holds_nothing(monkeypatch):
     assert passes.count(False) == len(batches())
 
 
+def test_the_part_behind_the_blocks_is_looked_for_once(monkeypatch):
+    """The rows and everything rounded have one tail."""
+    model, looked, real = helpers.language_model("llama"), [], tail.tail_of
+    monkeypatch.setattr(tail, "tail_of", lambda *arguments: looked.append(1) or real(*arguments))
+    graph = capture(model, batches()[0])
+    measure_sensitivity(model, graph, batches(), yardstick="both", memory="low", **MEASURED)
+    assert len(looked) == 1
+
+
 def test_memory_that_a_batch_took_is_kept_in_mind(monkeypatch):
     """50 of 400 GB are taken by the first batch, so that a second one leaves 300, and a third one less."""
     model = helpers.language_model("llama")
