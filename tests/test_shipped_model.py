@@ -16,8 +16,8 @@ from inc_mp_plugin.core.sensitivity import Drift, Sensitivity
 from inc_mp_plugin.core.verdicts import Thresholds
 from inc_mp_plugin.evaluate.closed_loop import close_loop
 from inc_mp_plugin.evaluate.interval import measured_values
-from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.model.tail import Tails
+from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.sensitivity.drift import rounded_losses
 from inc_mp_plugin.sensitivity.one_batch import Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding
@@ -144,7 +144,8 @@ def test_intervals_cover_fresh_samples(run):
     rows = concatenate([measured["loss"] for measured in sensitivity_rows(settings, held)])
     seen = Sensitivity(tuple(op.name for op in one.graph.ops), rows.loss, rows.input, rows.weight)
     seen = replace(seen, rounding=rows.rounding)
-    everything = np.concatenate(rounded_losses(settings, rounding, held, Tails(settings.model, settings.graph))) - rows.loss
+    tails = Tails(settings.model, settings.graph)
+    everything = np.concatenate(rounded_losses(settings, rounding, held, tails)) - rows.loss
     first_order = seen.rounding["fp8_e4m3"].sum(axis=1)
     covered = 0
     for share in (0.3, 0.5, 0.65, 0.75, 0.9, 1.0):

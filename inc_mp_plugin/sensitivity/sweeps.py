@@ -29,8 +29,8 @@ class Sweeps:
 
     A rounding error follows from a scale, and the scale from all batches. So there is a pass for the scales
     before the one for the rows. Errors are needed in the backward pass alone: the activations of as many
-    batches as memory allows stay, and these batches have one forward pass for both. `tails` is the part of the
-    model behind its blocks, which is looked for once.
+    batches as memory allows stay, and these batches have one forward pass for both. `tails` is what is
+    behind the model's blocks, looked for once.
     """
 
     def __init__(self, settings: Pass) -> None:

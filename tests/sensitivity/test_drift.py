@@ -16,8 +16,8 @@ from inc_mp_plugin.graph.capture import capture
 from inc_mp_plugin.inc.config import config_of
 from inc_mp_plugin.inc.convert import switchable
 from inc_mp_plugin.model.losses import sample_losses
-from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.model.tail import Tails
+from inc_mp_plugin.scales.methods import Scales
 from inc_mp_plugin.sensitivity.drift import rounded_losses
 from inc_mp_plugin.sensitivity.one_batch import Pass
 from inc_mp_plugin.sensitivity.rounding import observe_rounding

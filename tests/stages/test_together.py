@@ -5,6 +5,7 @@ import logging
 import helpers
 import pytest
 import torch
+import transformers
 from test_loss_meter import made
 
 from inc_mp_plugin.core.errors import NonFiniteError
@@ -17,7 +18,8 @@ WORDS = ("Plans", "fewer")
 
 def plans_of(meter):
     """Random plans, one op alone, and all ops."""
-    return [*random_plans(meter._ops, 4, 1), ("lm_head",), ("model.layers.1.mlp.up_proj",), tuple(meter._ops)]
+    ops = meter._ops
+    return [*random_plans(ops, 4, 1), (ops[-1],), (ops[len(ops) // 2],), tuple(ops)]
 
 
 def values(meter, plans):
@@ -87,21 +89,75 @@ def test_few_at_once(model, expected, tmp_path, monkeypatch):
     assert values(meter, plans) == expected
 
 
-def test_without_a_chain(tmp_path):
-    images = [torch.randn(3, 3, 8, 8), torch.randn(2, 3, 8, 8)]
-    model = helpers.ResidualCNN().eval()
+def images():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(count, 3, 8, 8, generator=generator) for count in (3, 2)]
+
+
+def texts_and_answers():
+    return [{"input_ids": helpers.tokens(n, 12, n), "labels": helpers.tokens(n, 9, 10 + n)} for n in (3, 2)]
+
+
+def t5():
+    config = transformers.T5Config(
+        vocab_size=helpers.VOCABULARY,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+    )
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def bart():
+    sizes = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
+    sides = {f"{side}_{key}": size for side in ("encoder", "decoder") for key, size in sizes.items()}
+    config = transformers.BartConfig(
+        vocab_size=helpers.VOCABULARY, d_model=32, max_position_embeddings=64, **sides
+    )
+    return transformers.BartForConditionalGeneration(config)
+
+
+NO_CHAIN = {
+    "a CNN": (helpers.ResidualCNN, images, helpers.squared_loss, "the model has no repeated blocks"),
+    "T5": (t5, texts_and_answers, None, "encoder.block.0 returns 2 tensors, and not one"),
+    "BART": (bart, texts_and_answers, None, "the blocks are called in different ways"),
+}
+
+
+@pytest.mark.parametrize(("model_of", "batches_of", "loss_fn", "why"), NO_CHAIN.values(), ids=NO_CHAIN)
+def test_without_a_chain(model_of, batches_of, loss_fn, why, tmp_path, caplog):
+    """Plans run one by one, and their losses and KL are those of INC's converted model, bit for bit.
+
+    But for a linear layer of few rows: INC stores its weight transposed, and BLAS adds up in another order.
+    """
+    torch.manual_seed(0)
+    model, batches = model_of().eval(), batches_of()
+    before = helpers.state(model)
+    caplog.set_level(logging.INFO, LOGGER.name)
     meters = [
-        made(model, tmp_path / through, images, images, helpers.squared_loss, through=through)
+        made(model, tmp_path / through, batches, batches, loss_fn, through=through)
         for through in ("inc", "hooks")
     ]
-    plans = random_plans(meters[0]._ops, 3, 0)
+    plans = plans_of(meters[0])
     for meter in meters:
         meter.measure(plans, *WORDS)
         assert meter.together == (meter.through == "hooks")
-    through_inc, together = ([meter.losses(plan).tolist() for plan in plans] for meter in meters)
-    assert together == [pytest.approx(losses, rel=1e-6) for losses in through_inc]
-    alone = made(model, tmp_path / "alone", images, images, helpers.squared_loss, through="hooks")
-    assert values(alone, plans) == values(meters[1], plans)
+    assert caplog.text.count(f"plans are measured one by one: {why}") == 1
+    assert "in one sweep" not in caplog.text
+    through_inc, together = (values(meter, plans) for meter in meters)
+    for number, plan in enumerate(plans):
+        near = 1e-6 if "head" in plan else 0.0
+        assert together[1 + number] == pytest.approx(through_inc[1 + number], rel=near, abs=0.0)
+    assert together[0] == through_inc[0]
+    assert together[1 + len(plans) :] == through_inc[1 + len(plans) :]
+    assert len({str(losses) for losses in together[: 1 + len(plans)]}) > len(plans) // 2
+    assert (meters[1].divergence(plans[0]) is not None) == (loss_fn is None)
+    alone = made(model, tmp_path / "alone", batches, batches, loss_fn, through="hooks")
+    assert values(alone, plans) == together
+    helpers.assert_same_state(before, helpers.state(model))
 
 
 def test_auto_has_the_plan_judged_through_inc(model, expected, tmp_path):
