@@ -26,6 +26,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.runtime.progress import say, warn
+from inc_mp_plugin.runtime.store import remove_left
 
 NAME = ".inc-mp.lock"
 _LONGEST = 120  # characters of a command that are shown
@@ -73,6 +74,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise InputError(message) from error
     token = _held.set(_held.get() | {place})
     try:
+        remove_left(folder)  # of any process: one of several may have been killed alone
         yield
     finally:
         _held.reset(token)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from inc_mp_plugin.core.errors import InputError
-from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime import ranks, store
 from inc_mp_plugin.runtime.progress import say
 
 Value = TypeVar("Value")
@@ -68,6 +68,10 @@ def run_stage(
     value, content = make()
     made_by = f"inc-mp-plugin {metadata.version('inc-mp-plugin')}"
     store.write_artefact(path, kind, {**content, "depends_on": depends_on, "made_by": made_by})
+    for unfinished in path.parent.glob(
+        f"{path.stem}.partial*"
+    ):  # of all processes; not before the result is there
+        unfinished.unlink(missing_ok=True)
     return value
 
 
@@ -77,15 +81,22 @@ def numbered(kind: str, depends_on: Mapping[str, Any]) -> Json:
     return {**depends_on, _NUMBERS: numbers}
 
 
-def partial(path: Path, kind: str, depends_on: Mapping[str, Any]) -> store.Partial:
-    """Name the file of an interrupted stage, valid while all that the stage depends on is the same.
+def partial(folder: Path, kind: str, depends_on: Mapping[str, Any]) -> store.Partial:
+    """Name the file of a stage that is under way, valid while all that the stage depends on is the same.
+
+    Of several processes each has a file of its own, for its share of the work, and as many processes must go
+    on as there were.
 
     Args:
-        path: of the file.
+        folder: of the artefacts.
         kind: of the artefact that the stage makes.
         depends_on: everything the stage follows from.
     """
-    return store.Partial(path, store.fingerprint(numbered(kind, depends_on)))
+    rank, size = ranks.rank(), ranks.size()
+    share = {"share": [rank, size]} if size > 1 else {}
+    own = f".{rank}" if rank else ""
+    path = folder / f"{kind}.partial{own}.npz"
+    return store.Partial(path, store.fingerprint(numbered(kind, {**depends_on, **share})))
 
 
 def lasting(depends_on: Mapping[str, Any]) -> Json:

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Any
 from inc_mp_plugin.core.errors import InputError
 
 Json = dict[str, Any]
+
+# Files that were not whole yet, with the number of their process, and folders of `BaseLogits`.
+_ASIDE = re.compile(r"\..+\.(json|npz|sh|html|png|svg)\.\d+|\.base-logits-\d+-.+")
 
 
 def schema(kind: str) -> str:
@@ -65,6 +70,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror}"
         raise InputError(message) from error
+
+
+def remove_left(folder: Path) -> None:
+    """Remove what killed processes left aside in a folder of artefacts, where nobody else may write now."""
+    for path in (*folder.glob(".*"), *folder.glob("*/.*")):
+        if _ASIDE.fullmatch(path.name) and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif _ASIDE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Json) -> None:

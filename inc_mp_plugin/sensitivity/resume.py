@@ -64,7 +64,8 @@ def measure_in_steps(
         graph: from `capture`.
         batches: calibration batches of this process.
         loss_fn: as in `measure_sensitivity`.
-        partial: where all that is done is kept until the end. Each process needs one of its own.
+        partial: where all that is done is kept; to be removed once the result is. Each process needs one of
+            its own.
         loss: measure the sensitivities of the loss.
         kl: how those of the KL divergence are estimated; None if they are not measured.
         scales: as in `measure_sensitivity`.
@@ -86,7 +87,6 @@ def measure_in_steps(
     if rounding is not None and loss:
         steps.round_everything(rounding)
         sensitivity = with_drift(sensitivity, steps.saved.losses, rounding.formats[0])
-    partial.remove()
     return sensitivity
 
 

@@ -110,13 +110,12 @@ def _depends_on(job: Job, subject: Subject) -> Json:
 def _measure_alps(job: Job, subject: Subject, graph: Graph, out: Path) -> OpValues:
     from inc_mp_plugin.sensitivity.alps import measure_alps_without_training
 
-    own = f".{ranks.rank()}" if ranks.rank() else ""
     return measure_alps_without_training(
         subject.model,
         graph,
         subject.batches if subject.own_share else ranks.share(subject.batches),
         subject.loss_fn,
         formats=job.formats,
-        partial=partial(out / f"alps.partial{own}.npz", ALPS, _depends_on(job, subject)),
+        partial=partial(out, ALPS, _depends_on(job, subject)),
         scales=job.value_scales,
     )

@@ -95,7 +95,6 @@ def measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
 def _measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity:
     from inc_mp_plugin.sensitivity.resume import measure_in_steps
 
-    own = f".{ranks.rank()}" if ranks.rank() else ""
     formats = job.formats if job.noise_scales else ()
     loss, kl = yardsticks_of(job, subject)
     settings = {**subject.depends_on, "scales": str(job.noise_scales), "formats": list(formats)}
@@ -110,7 +109,7 @@ def _measure(job: Job, subject: Subject, graph: Graph, out: Path) -> Sensitivity
         graph,
         batches,
         subject.loss_fn,
-        partial=partial(out / f"sensitivity.partial{own}.npz", KIND, settings),
+        partial=partial(out, KIND, settings),
         loss=loss,
         kl=kl,
         scales=job.noise_scales,

@@ -70,6 +70,19 @@ def test_the_lock_of_a_killed_process_is_taken_over(other, tmp_path, code, caplo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_left_aside_is_removed(tmp_path):
+    """Files that were not whole and folders of logits; nothing that anybody else may have put there."""
+    left = [".plan.json.4711", "configs/.cpu-qdq.json.4711", ".base-logits-4711-ab_c/0.bin"]
+    kept = [".plan.json", ".cache.1/x.json", "plan.json.12", ".env.12", "configs/cpu-qdq.json"]
+    for name in (*left, *kept):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert writes(tmp_path)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == set(kept)
+    assert not (tmp_path / ".base-logits-4711-ab_c").exists()
+
+
 def test_a_number_that_another_process_has_now_does_not_matter(tmp_path):
     """What the file says names this very process, which runs; nobody holds the lock."""
     left = lock._ourselves()

@@ -22,7 +22,7 @@ from inc_mp_plugin.core.timings import (
 )
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.codec import from_json, to_json
-from inc_mp_plugin.runtime.reuse import run_stage
+from inc_mp_plugin.runtime.reuse import partial, run_stage
 from inc_mp_plugin.stages import (
     frontier,
     gains,
@@ -212,3 +212,34 @@ def test_files_without_measured_intervals_are_read():
     read = from_json(Verification, verification)
     assert [closed_loop_round.interval for closed_loop_round in read.rounds] == [None, None]
     assert read.correction == VERIFICATION.correction
+
+
+def test_what_is_under_way_is_of_one_process_of_as_many(tmp_path, monkeypatch):
+    """Another number of processes gives each another share of the samples."""
+    places = {}
+    for size in (1, 2, 3):
+        for rank in range(size):
+            monkeypatch.setattr("inc_mp_plugin.runtime.ranks.rank", lambda rank=rank: rank)
+            monkeypatch.setattr("inc_mp_plugin.runtime.ranks.size", lambda size=size: size)
+            places[size, rank] = partial(tmp_path, "alps", {"model": "m"})
+    assert len({place.key for place in places.values()}) == len(places)
+    assert [places[3, rank].path.name for rank in range(3)] == [
+        "alps.partial.npz",
+        "alps.partial.1.npz",
+        "alps.partial.2.npz",
+    ]
+
+
+def test_what_is_under_way_goes_when_the_result_is_there(tmp_path):
+    path, others = tmp_path / "alps.json", [tmp_path / "eagl.partial.npz", tmp_path / "alps.npz"]
+    under_way = [tmp_path / "alps.partial.npz", tmp_path / "alps.partial.1.npz"]
+    for file in (*under_way, *others):
+        file.write_text("")
+
+    def make():
+        assert all(file.exists() for file in under_way)
+        return 1, {"value": 1}
+
+    run_stage(path, "alps", {}, decode=lambda content: content["value"], make=make)
+    assert not any(file.exists() for file in under_way)
+    assert all(file.exists() for file in others)

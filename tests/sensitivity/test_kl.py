@@ -356,7 +356,6 @@ def test_an_interrupt_loses_nothing(rows, tmp_path):
         measure_in_steps(model, graph, batches, None, partial=saved, **settings)
     handle.remove()
     resumed = measure_in_steps(model, graph, batches, None, partial=saved, **settings)
-    assert not saved.path.exists()
     for one, other in ((whole, resumed), (whole.kl, resumed.kl)):
         assert (one.input == other.input).all()
         assert (one.rounding["fp8_e4m3"] == other.rounding["fp8_e4m3"]).all()
