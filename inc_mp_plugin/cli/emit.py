@@ -29,7 +29,8 @@ def emit(
     from inc_mp_plugin.targets import TARGETS
 
     if not target:
-        message = f"--target is missing; give the consumer of the file: {', '.join(TARGETS)}"
+        names = ", ".join(name for name, consumer in TARGETS.items() if consumer.device is not None)
+        message = f"--target is missing; give the consumer of the file: {names}"
         raise InputError(message)
     script = emit_files(folder, target, overrides or []).with_suffix(".sh")
     if script.exists():

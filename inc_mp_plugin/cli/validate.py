@@ -18,9 +18,7 @@ def validate(
     ] = False,
     through: Annotated[
         str | None,
-        typer.Option(
-            help="What lowers ops: `inc`; `hooks` that round as INC does; or `auto`, INC for the plan alone."
-        ),
+        typer.Option(help="What lowers ops: `inc`; `hooks` that round as the target does; or `auto`."),
     ] = None,
     allow_code: AllowCode = False,
     tau: Annotated[

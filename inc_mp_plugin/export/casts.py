@@ -9,6 +9,7 @@ import torch
 
 from inc_mp_plugin.core.errors import NonFiniteError
 from inc_mp_plugin.scales.nearest import largest_magnitude
+from inc_mp_plugin.scales.served import FULL_SCALE, channel_scales
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,13 +18,9 @@ if TYPE_CHECKING:
 
     Slabs = Callable[[], Iterable[Tensor]]
 
-FULL_SCALE = 448.0  # largest value of E4M3
-
 
 def row_scales(slabs: Iterable[Tensor], op: str) -> Iterator[Tensor]:
-    """Compute the scale of each row, max |w| / 448, in the dtype of the weight, shape (rows, 1).
-
-    As compressed-tensors does: a row of zeros has the machine epsilon of the dtype.
+    """Compute the scale of each row, slab by slab; see `channel_scales`.
 
     Args:
         slabs: of the weight, shape (rows, inner).
@@ -33,8 +30,7 @@ def row_scales(slabs: Iterable[Tensor], op: str) -> Iterator[Tensor]:
         NonFiniteError: a NaN or an infinity in the weight.
     """
     for slab in slabs:
-        scale = finite(largest_magnitude(slab, dim=1), op) / FULL_SCALE
-        yield scale.masked_fill_(scale == 0, torch.finfo(slab.dtype).eps).unsqueeze(1)
+        yield finite(channel_scales(slab), op)
 
 
 def rows_cast(slabs: Iterable[Tensor], op: str) -> Iterator[Tensor]:

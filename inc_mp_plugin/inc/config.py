@@ -74,6 +74,11 @@ def config_of(
         serving: how the model is served; the defaults if None.
     """
     lowered = {op: format_name for op, format_name in formats.items() if format_name != base}
+    if consumer.device is None:
+        message = (
+            f"target {consumer.name} reads no file of INC's, but a checkpoint: inc-mp export DIR --out MODEL"
+        )
+        raise InputError(message)
     if consumer is CPU_BF16:
         return mixed_precision_config(base, lowered, None if captured is None else captured.modules)
     lower = sorted(set(lowered.values()))
@@ -99,7 +104,7 @@ def config_of(
     }
     if captured is not None:
         check_adapters(captured.modules, [consumer.name])
-        _check_selection(config, consumer, layout, planned)
+        _check_selection(config, layout, planned, device=consumer.device, target=consumer.name)
     return config
 
 
@@ -130,13 +135,15 @@ def _lists(planned: set[str]) -> dict[str, Any]:
     return {"allowlist": {"types": [], "names": compress(planned)}, "blocklist": nothing}
 
 
-def _check_selection(config: dict[str, Any], consumer: Target, layout: Layout, planned: set[str]) -> None:
+def _check_selection(
+    config: dict[str, Any], layout: Layout, planned: set[str], *, device: str, target: str
+) -> None:
     """Let INC's own code select from every tree that the consumer may have.
 
     INC must know each planned module in one of the trees; in the others the module has another name.
     """
-    candidates = [set(quantizable(tree, consumer.device)) for tree in layout.trees]
+    candidates = [set(quantizable(tree, device)) for tree in layout.trees]
     in_no_tree = planned.difference(*candidates)
     for tree, names in zip(layout.trees, candidates, strict=True):
-        picked = set(selected(tree, config, consumer.device))
-        compare_selection(planned & names | in_no_tree, picked, tree, consumer.name)
+        picked = set(selected(tree, config, device))
+        compare_selection(planned & names | in_no_tree, picked, tree, target)

@@ -24,10 +24,12 @@ from inc_mp_plugin.model.subject import Subject, versions
 from inc_mp_plugin.pipeline.next_command import refuse_model_in_memory
 from inc_mp_plugin.pipeline.own_loss import loss_fingerprint, loss_of
 from inc_mp_plugin.runtime.store import file_fingerprint
+from inc_mp_plugin.targets import get_target
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from inc_mp_plugin.core.literals import Measuring
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.pipeline.recipe import Recipe
     from inc_mp_plugin.pipeline.sections import DataSection, ModelSection, ValidationSection
@@ -122,10 +124,20 @@ def heldout_of(recipe: Recipe) -> HeldOut | None:
         return _batches(recipe, section, skip)
 
     plans, seed = section.random_plans, section.seed
-    through = section.through
-    if through == "auto" and recipe.run.device_map is not None:  # INC converts a model that is in one place
-        through = "hooks"
-    return HeldOut(identify, section.samples, plans, seed, load, through)
+    return HeldOut(identify, section.samples, plans, seed, load, through_of(recipe, section.through))
+
+
+def through_of(recipe: Recipe, through: Measuring) -> Measuring:
+    """Return what lowers the ops of a recipe's model where it is measured.
+
+    INC converts a model that is in one place, and knows nothing of the scales of a server.
+
+    Args:
+        recipe: the checked recipe.
+        through: the recipe's own word.
+    """
+    own_rounding = bool(recipe.targets) and get_target(recipe.targets[0]).device is None
+    return "hooks" if through == "auto" and (own_rounding or recipe.run.device_map is not None) else through
 
 
 def check_data(recipe: Recipe) -> None:

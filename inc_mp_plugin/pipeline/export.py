@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.errors import InputError, SelectionError, few
-from inc_mp_plugin.core.literals import Scheme
+from inc_mp_plugin.core.literals import NoiseModel, Scheme
 from inc_mp_plugin.core.plan import Interval
 from inc_mp_plugin.export.groups import groups_of, unplaced
 from inc_mp_plugin.export.settings import FORMAT, quantization_config
@@ -22,8 +22,8 @@ from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.scales.methods import INPUT, Scales
 from inc_mp_plugin.solver.uncertainty import predict
 from inc_mp_plugin.stages.consumer_scales import method_on_a_cpu
-from inc_mp_plugin.stages.sensitivity import measured_from
-from inc_mp_plugin.targets import VLLM_GAUDI
+from inc_mp_plugin.stages.sensitivity import measured_from, noise_of
+from inc_mp_plugin.targets import VLLM, VLLM_GAUDI
 from inc_mp_plugin.targets.layout import Captured
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Exported:
     yardstick: str
     predicted: float
     interval: Interval | None
+    priced: str
 
     @property
     def lines(self) -> list[str]:
@@ -57,6 +58,7 @@ class Exported:
                 for why, ops in counts.items()
             ),
             f"Predicted of this checkpoint ({unit}): {self.predicted:.4g}{ends}",
+            self.priced,
         ]
 
 
@@ -103,7 +105,7 @@ def export_plan(folder: Path, out: Path, scheme: Scheme) -> Exported:
         scales = static_scales(checkpoint, in_fp8, inputs, method, base=run.plan.base, captured=linear)
     content = Content(checkpoint, in_fp8, scales, quantization_config(scheme, modules, others))
     write_checkpoint(content, out)
-    return _exported(run, out, lowered, left)
+    return _exported(run, out, lowered, left, scheme)
 
 
 def _split(run: Run) -> tuple[list[str], dict[str, str]]:
@@ -216,7 +218,7 @@ def _orders(run: Run) -> Callable[[str], Order | str]:
     return cache(order_of_module)
 
 
-def _exported(run: Run, out: Path, lowered: list[str], left: dict[str, str]) -> Exported:
+def _exported(run: Run, out: Path, lowered: list[str], left: dict[str, str], scheme: Scheme) -> Exported:
     """Predict what is written, anew: without what stays in the base format, and with a cache in it."""
     planned = run.as_planned
     costs = Costs(planned.losses.sensitivity, planned.losses.noise)
@@ -224,4 +226,17 @@ def _exported(run: Run, out: Path, lowered: list[str], left: dict[str, str]) -> 
     formats = {op: FORMAT if op in lowered else run.plan.base for op in run.plan.formats}
     model = costs.kl if yardstick == "kl" and costs.kl is not None else costs.measured_loss
     value, interval = predict(model, formats, run.plan.base, level=run.plan.confidence)
-    return Exported(out, tuple(lowered), left, yardstick, value, interval)
+    priced = _priced(run, planned.losses.noise, scheme)
+    return Exported(out, tuple(lowered), left, yardstick, value, interval, priced)
+
+
+def _priced(run: Run, noise: NoiseModel, scheme: Scheme) -> str:
+    """Say what rounding the prediction prices, and how the one that is written could be priced."""
+    measured = noise_of(run.folder)
+    how = f"tune in a new folder with 'targets=[{VLLM.name}]' noise=measured to price it"
+    if noise != "measured" or measured is None:
+        return f"It prices rounding by noise: {noise}, not by the rounding of scheme {scheme}; {how}"
+    if measured == (scheme, VLLM.name):
+        return f"It prices the rounding of scheme {scheme}"
+    end = f"; {how}" if scheme in VLLM.scale_methods else ""
+    return f"It prices {measured[0]} of {measured[1]}, not the rounding of scheme {scheme}{end}"

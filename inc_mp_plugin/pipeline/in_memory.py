@@ -19,6 +19,7 @@ from inc_mp_plugin.model.subject import (
     with_data_of_all_ranks,
 )
 from inc_mp_plugin.model.wrappers import unwrapped
+from inc_mp_plugin.pipeline.data import through_of
 from inc_mp_plugin.pipeline.deprecated import noise_from, serving_from, timing_from
 from inc_mp_plugin.pipeline.keys_in_memory import heldout_batches, recipe_of
 from inc_mp_plugin.pipeline.resolve import job_of, value_scales
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     )
     from inc_mp_plugin.core.plan import Plan
     from inc_mp_plugin.core.request import Request
-    from inc_mp_plugin.model.heldout import HeldOutBatches
+    from inc_mp_plugin.model.heldout import HeldOut, HeldOutBatches
     from inc_mp_plugin.model.losses import LossFunction
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.pipeline.deprecated import Clock, Noise
@@ -217,7 +218,7 @@ def _job(
         value_scales=(scales or value_scales(recipe)) if job.strategy in VALUE_METHODS else None,
         request=job.script_request,
         timing=timing if isinstance(timing, TimingSettings) else job.timing,
-        heldout=None if heldout is None else heldout.heldout(verify=job.verify),
+        heldout=None if heldout is None else _samples_of(recipe, heldout),
         emits=False,
         recipe={
             **job.recipe,
@@ -228,6 +229,11 @@ def _job(
     )
     check_prices(job)
     return job
+
+
+def _samples_of(recipe: Recipe, batches: HeldOutBatches) -> HeldOut:
+    """Name the samples that plans are measured on."""
+    return replace(batches.heldout(verify=recipe.verify), through=through_of(recipe, batches.through))
 
 
 def _check_scale_method(method: str | None, targets: Sequence[str]) -> None:

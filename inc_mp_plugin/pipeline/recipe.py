@@ -161,9 +161,15 @@ class Recipe(Section):
                 )
         if self.kv_cache == "fp8" and not any(get_target(name).device == "hpu" for name in self.targets):
             return "kv_cache: fp8 is of Gaudi; add a target with such a cache: optimum-habana or vllm-gaudi"
+        first = get_target(self.targets[0]) if self.targets else None
+        if first and first.device is None and self.validation and self.validation.through == "inc":
+            return (
+                f"validation.through: inc lowers ops through INC, whose rounding is not that of target "
+                f"{first.name}; give hooks, or leave it out"
+            )
         if in_memory:
             return ""
-        if self.noise == "measured" and not (self.targets and get_target(self.targets[0]).scale_methods):
+        if self.noise == "measured" and not (first and first.scale_methods):
             return "noise: measured rounds as the first of targets does in FP8; give an FP8 target first"
         return ""
 

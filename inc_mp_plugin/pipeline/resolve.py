@@ -13,14 +13,13 @@ from inc_mp_plugin.core.plan import VALUE_METHODS
 from inc_mp_plugin.core.request import Request
 from inc_mp_plugin.gain.bench import TimingSettings
 from inc_mp_plugin.pipeline.data import heldout_of
-from inc_mp_plugin.scales.methods import Scales
-from inc_mp_plugin.stages.consumer_scales import consumer_scales
+from inc_mp_plugin.stages.consumer_scales import consumer_scales, scales_of
 from inc_mp_plugin.stages.job import Job
-from inc_mp_plugin.targets import CPU_QDQ, check_scale_method, get_target
+from inc_mp_plugin.targets import CPU_QDQ, get_target
 
 if TYPE_CHECKING:
     from inc_mp_plugin.pipeline.recipe import Recipe
-    from inc_mp_plugin.targets.target import Target
+    from inc_mp_plugin.scales.methods import Scales
 
 
 def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
@@ -68,7 +67,8 @@ def job_of(recipe: Recipe, allowed: Collection[str] | None = None) -> Job:
     if recipe.model.weights == IN_MEMORY:  # the measurements are in the folder, and so are their scales
         return job
     if recipe.noise == "measured":
-        job = replace(job, noise_scales=_scales(recipe, get_target(recipe.targets[0])))
+        first = get_target(recipe.targets[0])
+        job = replace(job, noise_scales=scales_of(first, recipe.scale_method, recipe.device))
     return replace(job, value_scales=value_scales(recipe)) if recipe.strategy in VALUE_METHODS else job
 
 
@@ -79,13 +79,7 @@ def value_scales(recipe: Recipe) -> Scales:
         InputError: the recipe's device does not have the scales of that target.
     """
     with_fp8 = [target for target in map(get_target, recipe.targets) if target.scale_methods]
-    return _scales(recipe, with_fp8[0] if with_fp8 else CPU_QDQ)
-
-
-def _scales(recipe: Recipe, target: Target) -> Scales:
-    """Return the scales of a target in FP8, by the method and the device of a recipe."""
-    method = check_scale_method(target, recipe.scale_method)
-    return Scales(method, "cpu" if target.device == "cpu" else recipe.device)
+    return scales_of(with_fp8[0] if with_fp8 else CPU_QDQ, recipe.scale_method, recipe.device)
 
 
 def timing_of(recipe: Recipe) -> TimingSettings | None:

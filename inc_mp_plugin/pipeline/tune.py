@@ -30,6 +30,7 @@ from inc_mp_plugin.stages.plan import check_objective, make_plan, plan_depends_o
 from inc_mp_plugin.stages.sensitivity import KIND, measure, no_losses, sensitivity_stage
 from inc_mp_plugin.stages.validation import validation_stage
 from inc_mp_plugin.stages.verification import verification_stage
+from inc_mp_plugin.targets import get_target
 from inc_mp_plugin.targets.rules import check_adapters
 
 if TYPE_CHECKING:
@@ -212,4 +213,7 @@ def _write_files(job: Job, plan: Plan, graph: Graph, title: str, *, out: Path) -
     """Write the files of every target, and remove those of a former plan."""
     clear_files(out, job.targets)
     for target in job.targets:
-        write_files(job, plan, graph, target, title=title, out=out)
+        if get_target(target).device is None:
+            say(f"{target} reads a checkpoint of the plan: inc-mp export {out} --out MODEL")
+        else:
+            write_files(job, plan, graph, target, title=title, out=out)

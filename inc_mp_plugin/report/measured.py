@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from inc_mp_plugin.core.literals import Through
 from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.results import KLPoint, KLValidation, Point, Validation
 from inc_mp_plugin.core.verdicts import Measured, Thresholds
 from inc_mp_plugin.report.text import has_tau, span
+from inc_mp_plugin.targets import get_target
 
-WAYS = {"inc": "INC", "hooks": "hooks that round as INC does"}  # of lowering ops
+
+def way(through: Through, targets: Sequence[str]) -> str:
+    """Say what lowered ops: INC, or hooks that round as it does, or as the server that a plan is for.
+
+    Args:
+        through: what lowered them.
+        targets: consumers of the plan, the first of which decides.
+
+    Example:
+        >>> way("hooks", ("vllm", "cpu-qdq")), way("hooks", ("cpu-qdq",)), way("inc", ())
+        ('hooks that round as vllm does', 'hooks that round as INC does', 'INC')
+    """
+    servers = [name for name in targets[:1] if get_target(name).device is None]
+    return {"inc": "INC", "hooks": f"hooks that round as {servers[0] if servers else 'INC'} does"}[through]
 
 
 def without_cache(plan: Plan) -> bool:
@@ -41,14 +56,15 @@ def measured_text(validation: Validation, plan: Plan) -> str:
         validation: of the plan.
         plan: that was measured.
     """
-    way = WAYS[validation.through]
-    texts = [f"On {validation.samples} held-out samples through {way}, {_loss_text(validation, plan)}"]
+    through = way(validation.through, plan.targets)
+    texts = [f"On {validation.samples} held-out samples through {through}, {_loss_text(validation, plan)}"]
     if validation.log_correlation is not None and validation.ratio is not None:
         points = [point for point in validation.points if point.interval is not None]
         agreement = _agreement(validation.log_correlation, validation.ratio, points)
-        texts.append(f"Over {len(validation.points)} random plans{_otherwise(validation)} {agreement}")
+        others = f"random plans{_otherwise(validation, plan)}"
+        texts.append(f"Over {len(validation.points)} {others} {agreement}")
     if validation.kl is not None and validation.plan.kl is not None:
-        texts.append(_kl_text(validation.kl, validation.plan.kl, validation, unmeasured=without_cache(plan)))
+        texts.append(_kl_text(validation.kl, validation.plan.kl, validation, plan))
     return " ".join(texts)
 
 
@@ -87,9 +103,9 @@ def _with_cache(validation: Validation, plan: Plan) -> str:
     return f"an NRMSE of {plan.nrmse:.4g} with the cache (tau {validation.tau:.6g})"
 
 
-def _kl_text(kl: KLValidation, point: KLPoint, validation: Validation, *, unmeasured: bool) -> str:
+def _kl_text(kl: KLValidation, point: KLPoint, validation: Validation, plan: Plan) -> str:
     """Say what KL the plan has, how it compares with the threshold, and how well predictions did."""
-    judged = ""
+    judged, unmeasured = "", without_cache(plan)
     if kl.threshold is not None:
         outcome = "not measured with the KV cache in FP8" if unmeasured else validation.kl_verdict
         judged = f"; kl {kl.threshold:.6g}: {outcome}"
@@ -101,13 +117,17 @@ def _kl_text(kl: KLValidation, point: KLPoint, validation: Validation, *, unmeas
     if kl.log_correlation is not None and kl.ratio is not None:
         others = [other.kl for other in validation.points if other.kl is not None and other.kl.interval]
         agreement = _agreement(kl.log_correlation, kl.ratio, others)
-        text += f" Over the random plans{_otherwise(validation)}, of KL, {agreement}"
+        text += f" Over the random plans{_otherwise(validation, plan)}, of KL, {agreement}"
     return text
 
 
-def _otherwise(validation: Validation) -> str:
+def _otherwise(validation: Validation, plan: Plan) -> str:
     """Say what lowered the ops of random plans, if something else than those of the plan."""
-    return "" if validation.points_through is None else f" through {WAYS[validation.points_through]}"
+    return (
+        ""
+        if validation.points_through is None
+        else f" through {way(validation.points_through, plan.targets)}"
+    )
 
 
 def changes_text(point: KLPoint) -> str:

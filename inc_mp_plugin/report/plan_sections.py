@@ -12,7 +12,7 @@ from inc_mp_plugin.core.verdicts import EXCEEDED, HELD, verdict
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.blocks import Bars, Blocks, Explorer, MapCell, MapGrid, PlanMap, Table, Tile, Tiles
 from inc_mp_plugin.report.everything import everything_text
-from inc_mp_plugin.report.measured import WAYS, changes_text, without_cache
+from inc_mp_plugin.report.measured import changes_text, way, without_cache
 from inc_mp_plugin.report.staying import Stay, staying_table
 from inc_mp_plugin.report.text import (
     Cell,
@@ -86,13 +86,14 @@ def _measured_nrmse(run: RunArtefacts) -> tuple[float, Interval | None, int, str
     """
     validation, loop, plan = run.validation, run.verification, run.plan
     if validation is not None:
-        return validation.nrmse, validation.nrmse_interval, validation.samples, WAYS[validation.through]
+        through = way(validation.through, plan.targets)
+        return validation.nrmse, validation.nrmse_interval, validation.samples, through
     if loop is None:
         return None
     choice = loop.rounds[loop.chosen]
     if (choice.correction, choice.gain) != (plan.correction, plan.gain):
         return None
-    return choice.measured_nrmse, choice.interval, loop.samples, WAYS[loop.through]
+    return choice.measured_nrmse, choice.interval, loop.samples, way(loop.through, plan.targets)
 
 
 def _measured_tile(run: RunArtefacts) -> Tile:

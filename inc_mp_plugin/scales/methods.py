@@ -66,15 +66,27 @@ SCALE_METHODS = {
 
 
 class Scale(NamedTuple):
-    """Divisor of a tensor before the cast to FP8, and factor after the cast; both in FP32.
+    """Divisor of a tensor before the cast to FP8, and factor after the cast.
 
-    INC keeps the inverse of a scale and inverts the inverse once more, so that divisor and factor may differ
-    in the last bits. Both have no dimension, or the weight's number of dimensions with one entry per output
-    channel.
+    A tensor is divided in the dtype of the divisor, FP32 of INC's; or, where an `inverse` is given,
+    multiplied by it in FP32. The factor is in FP32. INC keeps the inverse of a scale and inverts the inverse
+    once more, so that divisor and factor may differ in the last bits. All have no dimension, or the tensor's
+    number of dimensions, with one entry per output channel of a weight or token of an activation.
     """
 
     divisor: Tensor
     factor: Tensor
+    inverse: Tensor | None = None
+
+    def of_rows(self, rows: slice) -> Scale:
+        """Return the scale of some rows of a weight.
+
+        Args:
+            rows: of its first axis.
+        """
+        if not self.divisor.dim():
+            return self
+        return Scale(self.divisor[rows], self.factor[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,11 @@ class Scales:
                 f"{', '.join(software)}"
             )
             raise InputError(message)
+
+    @property
+    def per_token(self) -> bool:
+        """True if an activation has a scale for each token, which needs no calibration; not in INC."""
+        return False
 
     def full_scale(self, format_name: str) -> float:
         """Return the largest finite value of an FP8 format on the device.

@@ -76,11 +76,12 @@ def rounded_losses(
     settings: Pass,
     rounding: Rounding,
     batches: Iterable[Batch],
-    tails: Tails,
+    ops: Iterable[str],
     *,
+    tails: Tails,
     after: Callable[[FloatArray], None] = lambda losses: None,
 ) -> list[FloatArray]:
-    """Measure the loss of each sample with the inputs and weights of all ops rounded, batch by batch.
+    """Measure the loss of each sample with the inputs and weights of these ops rounded, batch by batch.
 
     INC's quantize-dequantize computes the same losses on a CPU. The first format of the rounding counts.
 
@@ -88,13 +89,13 @@ def rounded_losses(
         settings: the model, and its loss.
         rounding: rounds to the format.
         batches: as in `measure_sensitivity`.
+        ops: those that a sample reached. No plan lowers another expert, even if a sample reaches it once
+            other ops are rounded.
         tails: of the model.
         after: takes the losses of each batch as soon as they are there.
     """
     model = settings.model
-    # No plan lowers an expert that no sample reached, even if a sample reaches it once other ops are rounded.
-    names = [op.name for op in settings.graph.ops if (op.name, 0) in rounding.maxabs]
-    reached = dict.fromkeys(names, rounding.formats[0])
+    reached = dict.fromkeys(ops, rounding.formats[0])
     losses = []
     rounding_all = rounded(model, rounding, reached, as_used=settings.low)
     with as_measured(model, settings.kernels), torch.no_grad(), rounding_all:

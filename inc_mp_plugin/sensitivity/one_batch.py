@@ -134,7 +134,7 @@ class Pass:
             self.graph,
             size if self.loss else kl_size,
             self.rounding,
-            maxabs=None if self.rounding is None or self.held is not None else self.rounding.maxabs,
+            maxabs=None if self.rounding is None or self.held is not None else self.rounding.maxabs or None,
             tokens=sample_lengths(batch),
             together=not self.loss,
             blocks=self.blocks,

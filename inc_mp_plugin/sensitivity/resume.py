@@ -85,7 +85,7 @@ def measure_in_steps(
     rows = [rows_from_arrays(part) for part in ranks.exchange_arrays(rows_to_arrays(steps.saved.rows))]
     sensitivity = united(settings, [part for part in rows if part])
     if rounding is not None and loss:
-        steps.round_everything(rounding)
+        steps.round_everything(rounding, sensitivity.ops)
         sensitivity = with_drift(sensitivity, steps.saved.losses, rounding.formats[0])
     return sensitivity
 
@@ -107,9 +107,10 @@ class _Steps:
 
     def calibrate(self) -> None:
         """Run the batches for the scales, if there are any."""
-        if not isinstance(self._settings.rounding, Rounding):
+        rounding = self._settings.rounding
+        if not isinstance(rounding, Rounding) or rounding.scales.per_token:
             return
-        maxabs, loss_fn = self._settings.rounding.maxabs, self._settings.loss_fn
+        maxabs, loss_fn = rounding.maxabs, self._settings.loss_fn
         maxabs.update(self.saved.maxabs)
         self.saved.maxabs = maxabs
         done = self._sizes.index(self.saved.calibrated)
@@ -138,8 +139,8 @@ class _Steps:
                 done += 1
                 self._save()
 
-    def round_everything(self, rounding: Rounding) -> None:
-        """Run the batches with everything rounded, for their losses."""
+    def round_everything(self, rounding: Rounding, ops: Sequence[str]) -> None:
+        """Run the batches with all ops rounded that a sample reached, for their losses."""
         done = self._sizes.index(self.saved.rounded)
 
         def keep(losses: FloatArray) -> None:
@@ -147,7 +148,8 @@ class _Steps:
             self._save()
 
         with _passes(self._batches[done:], "Everything rounded", done=done) as batches:
-            rounded_losses(self._settings, rounding, batches, self._sweeps.tails, after=keep)
+            tails = self._sweeps.tails
+            rounded_losses(self._settings, rounding, batches, ops, tails=tails, after=keep)
 
     def _save(self) -> None:
         self._partial.save(self.saved.to_arrays())

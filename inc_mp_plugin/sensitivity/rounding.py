@@ -1,4 +1,4 @@
-"""The true rounding error q of an op's inputs and weight, under the scales that INC would use."""
+"""The true rounding error q of an op's inputs and weight, under the scales of INC or of a server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from inc_mp_plugin.core.errors import InputError, PluginError
@@ -14,7 +13,7 @@ from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.libraries.torch import version_of
 from inc_mp_plugin.scales.dtypes import dtype_of
 from inc_mp_plugin.scales.methods import Scale, Scales
-from inc_mp_plugin.scales.nearest import to_nearest
+from inc_mp_plugin.scales.nearest import largest_magnitude, to_nearest
 from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
 from inc_mp_plugin.sensitivity.packed import Packed
 
@@ -26,21 +25,23 @@ CASTS = frozenset({"bf16", "fp16"})  # formats that need no scale
 
 
 def scaled(value: Tensor, scale: Scale, full_scale: float) -> Tensor:
-    """Divide by the scale in FP32 and clamp to the full scale: what is cast to FP8, in fresh memory.
+    """Divide by the scale and clamp to the full scale: what is cast to FP8, in FP32 and fresh memory.
 
     Args:
         value: of any shape.
         scale: broadcasts to the value.
         full_scale: largest value of the format on the device.
     """
-    return (value.float() / scale.divisor).clamp_(-full_scale, full_scale)
+    if scale.inverse is not None:
+        return (value.float() * scale.inverse).clamp_(-full_scale, full_scale)
+    return (value.to(scale.divisor.dtype) / scale.divisor).float().clamp_(-full_scale, full_scale)
 
 
 def quantize_dequantize(value: Tensor, scale: Scale, format_name: str, full_scale: float) -> Tensor:
-    """Round to FP8 and back, to the same values as INC does on a CPU.
+    """Round to FP8 and back, to the same values as INC does on a CPU, or a server.
 
-    In FP32: divide by the scale, clamp to the full scale, round, multiply by the scale. Then cast to the
-    dtype of the value. The result shares no memory with the value.
+    Divide by the scale, clamp to the full scale, round, multiply by the scale. Then cast to the dtype of the
+    value. The result shares no memory with the value.
 
     Args:
         value: of any shape.
@@ -57,7 +58,7 @@ class Rounding:
     """Rounding errors q of a model's ops, one tensor at a time.
 
     `maxabs` holds, by op and index of the input, the largest magnitude over the calibration batches. It may
-    grow until a scale is asked for.
+    grow until a scale is asked for; where each token has a scale of its own, it is not needed.
     """
 
     scales: Scales
@@ -66,7 +67,7 @@ class Rounding:
     # A scale takes longer to compute than a small tensor to round. Ops that read one tensor ask for its error
     # one after the other.
     _scales: dict[tuple[str, int, str], Scale] = field(default_factory=dict, repr=False, compare=False)
-    _last: dict[str, tuple[Tensor, int, Scale, Tensor]] = field(
+    _last: dict[str, tuple[Tensor, int, Scale | None, Tensor]] = field(
         default_factory=dict, repr=False, compare=False
     )
     _last_weight: dict[str, tuple[Tensor, int, Scale]] = field(
@@ -78,7 +79,7 @@ class Rounding:
         """Round to formats, with maxabs yet to come; None without scales.
 
         Args:
-            scales: how INC scales to FP8; None if no rounding errors are to be measured.
+            scales: of FP8; None if no rounding errors are to be measured.
             formats: FP8 formats whose rounding errors are to be measured.
 
         Raises:
@@ -105,10 +106,10 @@ class Rounding:
             value: of the input.
             format_name: an FP8 format.
         """
-        scale = self._scale(op, index, format_name)
+        scale = None if self.scales.per_token else self._scale(op, index, value, format_name)
         last, version, its_scale, error = self._last.get(format_name, (None, 0, scale, value))
         changed = last is not value or version != version_of(value)
-        if changed or any(map(torch.ne, its_scale, scale)):
+        if changed or _differ(its_scale, scale):
             error = self.input(op, index, value, format_name).float().sub_(value)
             self._last[format_name] = value, version_of(value), scale, error
         return error
@@ -125,9 +126,8 @@ class Rounding:
         if last is not weight or version != version_of(weight) or scale is None:
             scale = self.scales.of_weight(weight, format_name)
             self._last_weight[format_name] = weight, version_of(weight), scale
-        own = Scale(*(part[rows] if part.dim() else part for part in scale))
-        part = weight[rows]
-        error = quantize_dequantize(part, own, format_name, self.scales.full_scale(format_name))
+        part, full_scale = weight[rows], self.scales.full_scale(format_name)
+        error = quantize_dequantize(part, scale.of_rows(rows), format_name, full_scale)
         return error.float().sub_(part)
 
     def input(self, op: str, index: int, value: Tensor, format_name: str) -> Tensor:
@@ -142,10 +142,12 @@ class Rounding:
         Raises:
             PluginError: the calibration batches never gave the op this input.
         """
-        scale = self._scale(op, index, format_name)
+        scale = self._scale(op, index, value, format_name)
         return quantize_dequantize(value, scale, format_name, self.scales.full_scale(format_name))
 
-    def _scale(self, op: str, index: int, format_name: str) -> Scale:
+    def _scale(self, op: str, index: int, value: Tensor, format_name: str) -> Scale:
+        if self.scales.per_token:
+            return self.scales.of_input(largest_magnitude(value, dim=-1).unsqueeze(-1), format_name)
         if (op, index) not in self.maxabs:
             message = (
                 f"input {index} of op {op!r} was not seen when the maxabs was taken, but it is now; "
@@ -167,6 +169,11 @@ class Rounding:
         scale = self.scales.of_weight(weight, format_name)
         nearest = to_nearest(scaled(weight, scale, self.scales.full_scale(format_name)), format_name)
         return Packed.of(nearest, format_name, scale.factor, weight.dtype)
+
+
+def _differ(scale: Scale | None, other: Scale | None) -> bool:
+    """Tell if two scales of whole tensors differ; None is the scale that follows from the tensor alone."""
+    return scale is not None and other is not None and bool(scale.divisor != other.divisor)
 
 
 @dataclass(frozen=True, slots=True)

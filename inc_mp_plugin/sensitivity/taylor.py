@@ -76,9 +76,9 @@ def measure_sensitivity(
     empirical F: Kunstner et al., 1905.12558; squares of a batch's summed gradient: Sophia, 2305.14342; F for
     rounding a language model: YAQA, 2505.22988.)
 
-    With scales, and beyond the paper, the error q of INC's own rounding of z stands in the place of the
-    noise alpha z^2 that is expected in a format. The scales come from the maxabs over all batches (one
-    more forward pass)::
+    With scales, and beyond the paper, the error q of INC's own rounding of z, or of a server's, stands in the
+    place of the noise alpha z^2 that is expected in a format. INC's scales come from the maxabs over all
+    batches (one more forward pass)::
 
         d_i = || q_i * dg_i/dz_i ||^2,  q = dequantize(quantize(z)) - z
 
@@ -95,7 +95,7 @@ def measure_sensitivity(
             transformers trains such a model with.
         yardstick: of the sensitivities: "loss"; "kl"; or "both", those of KL as `kl` of those of the loss.
         estimate: rows, draws and seed of the KL divergence.
-        scales: how INC scales to FP8; without them, no rounding error is measured.
+        scales: how INC or a server scales to FP8; without them, no rounding error is measured.
         formats: FP8 formats whose rounding error is measured under these scales.
         memory: "high" keeps the activations of all blocks; "low" those of one, and runs the others once more,
             which takes the time of one more forward pass; "auto" decides by what is free. The results are
@@ -122,14 +122,14 @@ def measure_sensitivity(
     in_fp32 = faster_in_fp32(model, graph)
     settings = Pass(model, graph, loss_fn, rounding, loss, kl, memory == "low", in_fp32=in_fp32)
     sweeps = Sweeps(settings)
-    if rounding is not None:
+    if rounding is not None and not rounding.scales.per_token:
         calibration = Calibration(model, graph, own, rounding.maxabs, kernels=settings.kernels)
         for _ in sweeps.calibrate(calibration, batches):
             pass
     sensitivity = united(settings, list(sweeps.rows(batches)))
     if rounding is None or not loss:
         return sensitivity
-    losses = rounded_losses(settings, rounding, batches, sweeps.tails)
+    losses = rounded_losses(settings, rounding, batches, sensitivity.ops, tails=sweeps.tails)
     return with_drift(sensitivity, losses, rounding.formats[0])
 
 

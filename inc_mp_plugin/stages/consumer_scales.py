@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from inc_mp_plugin.scales.methods import DEVICES, Scales
 from inc_mp_plugin.scales.scaleless import without_scale
+from inc_mp_plugin.scales.served import ServedScales
 from inc_mp_plugin.targets import CPU_QDQ, check_scale_method, get_target
 
 if TYPE_CHECKING:
     from inc_mp_plugin.core.literals import Accelerator
     from inc_mp_plugin.core.sensitivity import Sensitivity
     from inc_mp_plugin.stages.job import Job
+    from inc_mp_plugin.targets.target import Target
 
 
 def held_back_for(job: Job, sensitivity: Sensitivity) -> dict[str, str]:
@@ -25,19 +27,50 @@ def held_back_for(job: Job, sensitivity: Sensitivity) -> dict[str, str]:
 def consumer_scales(
     targets: Iterable[str], device: Accelerator, method: str | None = None
 ) -> tuple[Scales, ...]:
-    """List the scales of these targets, and of INC on a CPU, where plans for all targets are measured.
+    """List the scales of these targets, first those with which plans for all targets are measured here.
 
     Args:
         targets: names of the consumers.
         device: the Gaudi of the consumers that run on one.
-        method: scale method of INC; each target's default if None.
+        method: scale method; each target's default if None.
     """
     generation = device if device in DEVICES else DEVICES[1]
-    on_gaudi = [target for target in map(get_target, targets) if target.device == "hpu"]
-    return (
-        Scales(method_on_a_cpu(method), "cpu"),
-        *(Scales(check_scale_method(target, method), generation) for target in on_gaudi),
-    )
+    consumers = list(map(get_target, targets))
+    here = measuring_scales(targets, method)
+    beside = [scales_of(target, method, generation) for target in consumers if target.device == "hpu"]
+    if here.device != "cpu" and CPU_QDQ in consumers:
+        beside.append(scales_of(CPU_QDQ, method, generation))
+    return (here, *beside)
+
+
+def measuring_scales(targets: Iterable[str], method: str | None) -> Scales:
+    """Return the scales with which plans are measured here.
+
+    They are those of the first target if it reads checkpoints, else those of INC on a CPU.
+
+    Args:
+        targets: names of the consumers.
+        method: scale method; the default if None.
+    """
+    first = next(map(get_target, targets), CPU_QDQ)
+    return scales_of(first, method) if first.device is None else Scales(method_on_a_cpu(method), "cpu")
+
+
+def scales_of(target: Target, method: str | None, device: str = "cpu") -> Scales:
+    """Return the scales of a target in FP8.
+
+    Args:
+        target: the consumer.
+        method: scale method; the target's default if None.
+        device: the Gaudi of a consumer that runs on one.
+
+    Raises:
+        InputError: the target does not have this method, or the device no such scales.
+    """
+    name = check_scale_method(target, method)
+    if target.device is None:
+        return ServedScales(name, target.name)
+    return Scales(name, "cpu" if target.device == "cpu" else device)
 
 
 def method_on_a_cpu(method: str | None) -> str:

@@ -73,7 +73,7 @@ class Job:
             the weights, too.
         value_scales: scales with which EAGL and ALPS round; None without FP8.
         consumer_scales: scales of all consumers: an op without a scale there stays in the base format.
-        scale_method: INC's method of choosing scales; each target's own default if None.
+        scale_method: the method of choosing scales; each target's own default if None.
         device: accelerator that time is modelled for.
         request: request that time is priced for; None for the forward pass of the first batch.
         script_request: request of the scripts for a Gaudi; None for the default of the scripts.

@@ -22,6 +22,7 @@ from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.runtime.store import Partial, fingerprint
 from inc_mp_plugin.sensitivity.rounding import CASTS
 from inc_mp_plugin.stages.comparison import Comparison, Conditions
+from inc_mp_plugin.stages.consumer_scales import measuring_scales
 from inc_mp_plugin.stages.measured_model import MeasuredModel, ThroughHooks, ThroughInc
 from inc_mp_plugin.stages.together import Together
 
@@ -78,6 +79,9 @@ class LossMeter:
             "scale_method": job.scale_method,
             "ops": fingerprint({"ops": list(ops)}),
         }
+        scales = measuring_scales(job.targets, job.scale_method)
+        if scales.per_token:
+            settings["scales"] = f"{scales.method} of {scales.device}"
         name, self._skip = "measured_losses", 0
         if beside is not None:
             name, self._skip = "verified_losses", heldout.samples

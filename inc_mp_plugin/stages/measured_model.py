@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.runtime.progress import say
-from inc_mp_plugin.scales.methods import Scales
-from inc_mp_plugin.stages.consumer_scales import method_on_a_cpu
+from inc_mp_plugin.stages.consumer_scales import measuring_scales, method_on_a_cpu
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,10 +79,12 @@ class ThroughInc:
 
 @dataclass
 class ThroughHooks:
-    """The model with hooks that round inputs and weights, as INC on a CPU would; it leaves as it came.
+    """The model with hooks that round inputs and weights; it leaves as it came.
+
+    They round as INC on a CPU would, or as the server does that is the first target.
 
     Attributes:
-        job: the formats, and the scale method of INC.
+        job: the formats, the targets and the scale method.
         subject: the model, with the batches whose largest magnitudes give the scales.
         graph: from `capture`.
     """
@@ -104,12 +105,15 @@ class ThroughHooks:
         from inc_mp_plugin.sensitivity.maxabs import observe_maxabs
         from inc_mp_plugin.sensitivity.rounding import CASTS, Cast, Rounding
 
-        say("Taking the scales from the calibration samples, to measure what was predicted ...")
         lower, subject = self.job.formats[0], self.subject
+        scales = measuring_scales(self.job.targets, self.job.scale_method)
+        if scales.per_token:
+            return Rounding(scales, (lower,))
+        say("Taking the scales from the calibration samples, to measure what was predicted ...")
         maxabs = observe_maxabs(self.model, self.graph, subject.batches, subject.loss_fn)
         if lower in CASTS:
             return Cast(maxabs)
-        return Rounding(Scales(method_on_a_cpu(self.job.scale_method), "cpu"), (lower,), maxabs)
+        return Rounding(scales, (lower,), maxabs)
 
     @cached_property
     def _as_used(self) -> bool:

@@ -184,6 +184,16 @@ def measured_from(folder: Path) -> store.Json:
     return {key: value for key, value in lasting(stored).items() if not key.startswith(_OPTIONAL)}
 
 
+def noise_of(folder: Path) -> tuple[str, str] | None:
+    """Name the scales whose rounding errors were measured in a folder, method and device; None without any.
+
+    Raises:
+        InputError: sensitivity.json is missing or damaged.
+    """
+    stored = store.read_json(folder / "sensitivity.json", KIND).get("depends_on", {})
+    return (stored["noise.method"], stored["noise.device"]) if "noise.method" in stored else None
+
+
 def _optional(job: Job, measured: Mapping[str, Any], path: Path) -> store.Json:
     """Collect the settings of the noise and the yardsticks; those of the file if it holds as much."""
     needed: store.Json = {}

@@ -1,4 +1,4 @@
-"""Consumers of INC configurations: what each can run, and how it must be told."""
+"""Consumers of plans: what each can run, and how it must be told."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from inc_mp_plugin.targets.cpu import CPU_BF16 as CPU_BF16
 from inc_mp_plugin.targets.cpu import CPU_QDQ as CPU_QDQ
 from inc_mp_plugin.targets.optimum_habana import OPTIMUM_HABANA as OPTIMUM_HABANA
 from inc_mp_plugin.targets.target import Target
+from inc_mp_plugin.targets.vllm import VLLM as VLLM
 from inc_mp_plugin.targets.vllm_gaudi import VLLM_GAUDI as VLLM_GAUDI
 
-TARGETS = {target.name: target for target in (CPU_BF16, CPU_QDQ, OPTIMUM_HABANA, VLLM_GAUDI)}
+TARGETS = {target.name: target for target in (CPU_BF16, CPU_QDQ, OPTIMUM_HABANA, VLLM, VLLM_GAUDI)}
 
 
 def get_target(name: str) -> Target:

@@ -208,6 +208,54 @@ def test_a_tied_head_stays(tmp_path):
     assert "lm_head.weight_scale" not in written
 
 
+def test_a_plan_for_vllm_is_priced_and_measured_as_it_is_written(project, tmp_path):
+    """Linear ops alone, tied as vLLM runs them, rounded by channel and token; no file of INC's."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    overrides = ["targets=[vllm]", "noise=measured", "tau=5", "validation.random_plans=3"]
+    result = call("tune", project / "recipe.yaml", *overrides, "--out", run)
+    assert result.exit_code == 0, result.output
+    assert "through hooks that round as vllm does" in told(result)
+    depends_on = read(run, "sensitivity.json")["depends_on"]
+    assert (depends_on["noise.method"], depends_on["noise.device"]) == ("dynamic", "vllm")
+    planned = Run(run)
+    assert {planned.graph.by_name[op].kind for op in planned.plan.quantized} == {"linear"}
+    fused = {f"vllm: it is one {name}" for name in ("qkv_proj", "gate_up_proj")}
+    assert {tie.why for tie in planned.demands.ties} == fused
+    assert not (run / "configs").exists()
+    result = call("export", run, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "It prices the rounding of scheme dynamic" in told(result)
+    (shown,) = re.findall(r"Predicted of this checkpoint \(loss MSE\): ([\d.e-]+)", told(result))
+    assert float(shown) == pytest.approx(planned.plan.loss_mse, rel=1e-3)
+    for arguments in (
+        ["emit", run, "--target", "vllm"],
+        ["check", run / "recipe.json", "--modules", run / "graph.json", "--target", "vllm"],
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 2, result.output
+        assert "target vllm reads no file of INC's, but a checkpoint: inc-mp " in told(result)
+    result = call("validate", run, "--through", "inc")
+    assert result.exit_code == 2, result.output
+    assert "whose rounding is not that of target vllm; give hooks" in told(result)
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (
+            "uniform",
+            "It prices rounding by noise: uniform, not by the rounding of scheme dynamic; tune in",
+        ),
+        ("measured", "It prices maxabs_arbitrary of cpu, not the rounding of scheme dynamic; tune in"),
+    ],
+)
+def test_another_rounding_than_the_written_is_told(project, tmp_path, noise, message):
+    run, out = tmp_path / "run", tmp_path / "out"
+    overrides = ["targets=[cpu-qdq,vllm]", f"noise={noise}", "tau=5", "validation=null"]
+    assert call("tune", project / "recipe.yaml", *overrides, "--out", run).exit_code == 0
+    assert message in told(call("export", run, "--out", out))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])
 def test_stacked_experts_from_end_to_end(tmp_path, scheme):

@@ -8,6 +8,7 @@ from inc_mp_plugin.core.graph import Op
 from inc_mp_plugin.pipeline.recipe import parse_recipe
 from inc_mp_plugin.pipeline.resolve import job_of, timing_of, value_scales
 from inc_mp_plugin.scales.methods import Scales
+from inc_mp_plugin.scales.served import ServedScales
 
 
 def recipe(*overrides):
@@ -50,8 +51,9 @@ def test_a_request_is_priced_and_written_into_scripts():
         (["targets=[cpu-qdq]"], Scales("maxabs_arbitrary", "cpu")),
         (["targets=[vllm-gaudi]", "device=gaudi3"], Scales("maxabs_hw", "gaudi3")),
         (["targets=[optimum-habana]", "scale_method=maxabs_pow2"], Scales("maxabs_pow2", "gaudi2")),
+        (["targets=[vllm,cpu-qdq]"], ServedScales("dynamic", "vllm")),
     ],
-    ids=["on a CPU", "vLLM on Gaudi 3", "a method that is given"],
+    ids=["on a CPU", "vLLM on Gaudi 3", "a method that is given", "vLLM"],
 )
 def test_measured_noise_and_values_round_as_the_first_target_does(overrides, scales):
     assert job_of(recipe(*overrides, "noise=measured")).noise_scales == scales
@@ -66,6 +68,16 @@ def test_every_consumer_counts_with_its_own_scales():
         Scales("maxabs_hw", "gaudi3"),
         Scales("maxabs_hw", "gaudi3"),
     )
+
+
+def test_a_server_that_is_the_first_target_rounds_in_its_own_way():
+    dynamic, on_a_cpu = ServedScales("dynamic", "vllm"), Scales("maxabs_arbitrary", "cpu")
+    job = job_of(recipe("targets=[vllm,cpu-qdq,vllm-gaudi]", "device=gaudi3"))
+    assert job.consumer_scales == (dynamic, Scales("maxabs_hw", "gaudi3"), on_a_cpu)
+    assert job_of(recipe("targets=[cpu-qdq,vllm]")).consumer_scales == (on_a_cpu,)
+    heldout = "validation={data: heldout.jsonl}"
+    assert job_of(recipe("targets=[vllm]", heldout)).heldout.through == "hooks"
+    assert job_of(recipe("targets=[cpu-qdq,vllm]", heldout)).heldout.through == "auto"
 
 
 def test_time_is_measured_where_it_is_asked_for():

@@ -56,6 +56,9 @@ def check_file(
     layout, where, complete = Layout((captured.modules,), {}), device or "hpu", serving.complete
     if target is not None:
         consumer = get_target(target)
+        if consumer.device is None:
+            message = f"target {target} reads no file of INC's, but a checkpoint: inc-mp check MODEL"
+            raise InputError(message)
         if device not in (None, consumer.device):
             message = f"target {target} runs on {consumer.device}, not on {device}; leave --device out"
             raise InputError(message)
