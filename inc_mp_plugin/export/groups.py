@@ -1,4 +1,4 @@
-"""Groups of linear modules that vLLM runs as one, by the rules of target vllm-gaudi."""
+"""Groups of linear modules that vLLM runs as one, by the rules of target vllm."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from inc_mp_plugin.core.demands import Serving
-from inc_mp_plugin.targets import VLLM_GAUDI
+from inc_mp_plugin.targets import VLLM
 from inc_mp_plugin.targets.layout import Captured, expert_role
+
+_FUSED = "vLLM runs them as one module"
+_EXPERTS = "one kernel runs all experts of a block"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +44,11 @@ def groups_of(captured: Captured) -> list[Group]:
     Args:
         captured: the linear ops of a model, and the classes of its modules as far as they are known.
     """
-    layout = VLLM_GAUDI.lay_out(captured, Serving())
-    holders = _holders(captured)
-    groups = {
-        members: Group(module, members, "vLLM runs them as one module")
-        for module, members in holders.items()
-        if len(members) > 1 and not any(map(expert_role, members))
-    }
-    for rule in layout.rules:
-        members = tuple(dict.fromkeys(op for module in rule.modules for op in holders.get(module, ())))
-        if len(members) > 1:
-            groups.setdefault(members, Group(rule.modules[0], members, rule.why))
-    return list(groups.values())
+    return [
+        Group(module, members, _EXPERTS if expert_role(members[0]) else _FUSED)
+        for module, members in _holders(captured).items()
+        if len(members) > 1
+    ]
 
 
 def unplaced(captured: Captured) -> dict[str, str]:
@@ -61,16 +57,23 @@ def unplaced(captured: Captured) -> dict[str, str]:
     Args:
         captured: the linear ops of a model, and the classes of its modules.
     """
-    return dict(VLLM_GAUDI.lay_out(captured, Serving()).unplaced)
+    return dict(VLLM.lay_out(captured, Serving()).unplaced)
 
 
 def weight_groups(captured: Captured) -> list[tuple[str, ...]]:
-    """List the sets of ops whose weights vLLM rounds again to one scale: those of a fused module.
+    """List the sets of ops whose weights vLLM rounds again to one scale.
+
+    These are the ops of a fused module, and gate and up of each expert.
 
     Args:
         captured: the linear ops of a model, and the classes of its modules.
     """
-    return list(dict.fromkeys(members for members in _holders(captured).values() if len(members) > 1))
+    pairs: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for op in captured.ops:
+        role = expert_role(op)
+        if role is not None and role[2] != "down":
+            pairs[role[:2]].append(op)
+    return [*_fused(captured), *(tuple(ops) for ops in pairs.values())]
 
 
 def input_groups(captured: Captured) -> list[tuple[str, ...]]:
@@ -86,14 +89,18 @@ def input_groups(captured: Captured) -> list[tuple[str, ...]]:
         role = expert_role(op)
         if role is not None:
             experts[role[0], role[2] == "down"].append(op)
-    single = [group for group in weight_groups(captured) if not any(map(expert_role, group))]
-    return [*single, *(tuple(ops) for ops in experts.values())]
+    return [*_fused(captured), *(tuple(ops) for ops in experts.values())]
+
+
+def _fused(captured: Captured) -> list[tuple[str, ...]]:
+    """List the ops of each fused module, of experts none."""
+    return [ops for ops in _holders(captured).values() if len(ops) > 1 and expert_role(ops[0]) is None]
 
 
 def _holders(captured: Captured) -> dict[str, tuple[str, ...]]:
     """Collect the ops that each module of vLLM runs."""
     holders: dict[str, list[str]] = defaultdict(list)
-    for op, modules in VLLM_GAUDI.lay_out(captured, Serving()).places.items():
+    for op, modules in VLLM.lay_out(captured, Serving()).places.items():
         for module in modules:
             holders[module].append(op)
     return {module: tuple(ops) for module, ops in holders.items()}

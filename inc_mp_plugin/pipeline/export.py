@@ -23,7 +23,7 @@ from inc_mp_plugin.scales.methods import INPUT, Scales
 from inc_mp_plugin.solver.uncertainty import predict
 from inc_mp_plugin.stages.consumer_scales import method_on_a_cpu
 from inc_mp_plugin.stages.sensitivity import measured_from, noise_of
-from inc_mp_plugin.targets import VLLM, VLLM_GAUDI
+from inc_mp_plugin.targets import VLLM
 from inc_mp_plugin.targets.layout import Captured
 
 if TYPE_CHECKING:
@@ -143,11 +143,11 @@ def _check_groups(run: Run, linear: Captured, lowered: list[str]) -> None:
     faults = [f"{op}: {homeless[op]}" for op in lowered if op in homeless]
     faults += filter(None, (group.fault(lowered) for group in groups_of(linear)))
     if faults:
-        targets = tuple(dict.fromkeys([*run.plan.targets, VLLM_GAUDI.name]))
+        targets = tuple(dict.fromkeys([*run.plan.targets, VLLM.name]))
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         command = solve_command(run.folder, run.solved_again(targets=targets))
         message = (
-            f"no checkpoint was made: {faults[0]}{more}; solve with {VLLM_GAUDI.name} among the targets, "
+            f"no checkpoint was made: {faults[0]}{more}; solve with {VLLM.name} among the targets, "
             f"then export again: {command}"
         )
         raise SelectionError(message)
