@@ -7,8 +7,10 @@ import sys
 
 from inc_mp_plugin.cli.app import add, app
 from inc_mp_plugin.cli.check import check
+from inc_mp_plugin.cli.diff import diff
 from inc_mp_plugin.cli.emit import emit
 from inc_mp_plugin.cli.experiment import experiment
+from inc_mp_plugin.cli.explain import explain
 from inc_mp_plugin.cli.export import export
 from inc_mp_plugin.cli.frontier import frontier
 from inc_mp_plugin.cli.report import report
@@ -19,6 +21,8 @@ from inc_mp_plugin.cli.validate import validate
 
 add(tune)
 add(solve)
+add(explain)
+add(diff)
 add(frontier)
 add(validate)
 add(experiment)

@@ -11,7 +11,7 @@ from rich.console import Console
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.report.everything import everything_text
 from inc_mp_plugin.report.plan_table import print_plan
-from inc_mp_plugin.report.staying import staying, staying_lines
+from inc_mp_plugin.report.staying import staying_lines
 from inc_mp_plugin.report.text import plan_table
 
 if TYPE_CHECKING:
@@ -27,15 +27,7 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
     """Show the plan of a folder, its validation if it was measured, and the cost of no plan at all."""
     run = Run(folder)
     print_plan(plan_table(run.plan, run.free_gains[run.plan.objective], run.as_planned.losses), _console())
-    stays = staying(
-        run.plan,
-        run.free_gains[run.plan.objective],
-        run.all_losses,
-        run.graph,
-        runnable=run.as_planned.losses.ops,
-        kept=run.as_planned.demands.kept,
-    )
-    _show(staying_lines(stays, run.plan.base))
+    show_blocks(staying_lines(run.stays, run.plan.base))
     for line in run.held_back:
         _console().print(f"{line}.", markup=False, soft_wrap=True)
     if validation and run.validation is not None:
@@ -43,22 +35,22 @@ def show_plan(folder: Path, *, validation: bool = True) -> None:
         from inc_mp_plugin.report.validation_section import validation_tables
 
         tables = validation_tables(run.validation, run.plan.confidence)
-        _show([*tables, measured_text(run.validation, run.plan)])
-    _show([everything_text(run.everything, run.plan, run.validation)])
+        show_blocks([*tables, measured_text(run.validation, run.plan)])
+    show_blocks([everything_text(run.everything, run.plan, run.validation)])
 
 
 def show_time(validation: TimeValidation) -> None:
     """Show measured times beside the sums of their groups."""
     from inc_mp_plugin.report.time_section import time_tables, time_text
 
-    _show([*time_tables(validation), time_text(validation)])
+    show_blocks([*time_tables(validation), time_text(validation)])
 
 
 def show_frontiers(frontiers: Iterable[Frontier]) -> None:
     """Show gain against loss, a table per objective, of as many points as a screen has room for."""
     from inc_mp_plugin.report.loss_sections import frontier_table
 
-    _show(frontier_table(frontier, _ROWS) for frontier in frontiers)
+    show_blocks(frontier_table(frontier, _ROWS) for frontier in frontiers)
 
 
 def show_experiment(experiment: Experiment) -> None:
@@ -66,10 +58,11 @@ def show_experiment(experiment: Experiment) -> None:
     from inc_mp_plugin.report.blocks import Table
     from inc_mp_plugin.report.experiment_sections import experiment_blocks
 
-    _show(block for block in experiment_blocks(experiment) if isinstance(block, Table))
+    show_blocks(block for block in experiment_blocks(experiment) if isinstance(block, Table))
 
 
-def _show(blocks: Iterable[Table | str]) -> None:
+def show_blocks(blocks: Iterable[Table | str]) -> None:
+    """Show tables and sentences, one below the other."""
     from inc_mp_plugin.report.terminal import print_blocks
 
     print_blocks(blocks, _console())

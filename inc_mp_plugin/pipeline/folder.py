@@ -26,6 +26,7 @@ from inc_mp_plugin.pipeline.next_command import (
 )
 from inc_mp_plugin.pipeline.recipe import Recipe, parse_recipe
 from inc_mp_plugin.pipeline.resolve import job_of
+from inc_mp_plugin.report.staying import Stay, staying
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.runtime.reuse import changes
 from inc_mp_plugin.solver.everything import price_everything
@@ -156,6 +157,18 @@ class Run:
         """Prices of all ops that samples reached, with the plan's noise and cache."""
         losses = self.as_planned.losses
         return Costs(self.sensitivity, losses.noise, losses.cached)
+
+    @cached_property
+    def stays(self) -> dict[str, Stay]:
+        """The reason why each op in the base format stays there."""
+        return staying(
+            self.plan,
+            self.free_gains[self.plan.objective],
+            self.all_losses,
+            self.graph,
+            runnable=self.as_planned.losses.ops,
+            kept=self.as_planned.demands.kept,
+        )
 
     @cached_property
     def everything(self) -> Everything:

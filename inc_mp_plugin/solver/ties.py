@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from fractions import Fraction
 from typing import NamedTuple
 
 from inc_mp_plugin.core.cost_model import CostModel
@@ -15,12 +14,8 @@ from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.plan import Plan, TieCost
 from inc_mp_plugin.core.sensitivity import Sensitivity
-from inc_mp_plugin.solver.limits import Limits
-from inc_mp_plugin.solver.milp import price
-from inc_mp_plugin.solver.optimum import capacity_of, of_kl, tangent
+from inc_mp_plugin.solver.dual import binding_row, dual_price
 from inc_mp_plugin.solver.program import Program, make_program, price_formats, price_options
-from inc_mp_plugin.solver.several_rows import Row
-from inc_mp_plugin.solver.uncertainty import plan_shift
 from inc_mp_plugin.targets.layout import components
 
 
@@ -144,11 +139,8 @@ def held_to(demands: Demands, plan: Plan, gains: Gains, program: Program) -> Pla
         gains: not constrained.
         program: of the constrained gains.
     """
-    row = _binding_row(plan, program)
-    least = sum(map(Fraction, program.least(row.cost)), Fraction(0))
-    # The plan's own loss may be a rounding error above its budget.
-    capacity = max(row.capacity, least)
-    gain_per_cost = price(program.candidates(row.cost), capacity) if demands.ties else 0.0
+    row = binding_row(plan, program)
+    gain_per_cost = dual_price(program, row) if demands.ties else 0.0
     prices = price_formats(gains, program.costs)
 
     def worth(group: GroupGains) -> float:
@@ -157,16 +149,6 @@ def held_to(demands: Demands, plan: Plan, gains: Gains, program: Program) -> Pla
 
     costs = tuple(TieCost(tie.ops, tie.why, cost) for tie, cost in tie_costs(gains, demands, worth))
     return replace(plan, targets=demands.targets, serving=demands.serving, ties=costs)
-
-
-def _binding_row(plan: Plan, program: Program) -> Row:
-    """Return the row of a plan's own threshold, or of what it is predicted to cost without one."""
-    if plan.constraint == "kl":
-        limits = Limits(kl=plan.predicted_kl if plan.kl is None else plan.kl, correction=plan.correction)
-        return Row(of_kl, capacity_of(program, limits, "kl"))
-    losses = program.costs.loss
-    shift = plan_shift(losses, plan.formats, plan.base).value - losses.cache_shift if losses else 0.0
-    return tangent(program, Limits(plan.tau, correction=plan.correction), shift)
 
 
 def tie_costs(

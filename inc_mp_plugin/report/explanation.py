@@ -1,0 +1,223 @@
+"""Why an op is where it is in a plan, and which ops are nearest to another format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from inc_mp_plugin.core.costs import Costs
+from inc_mp_plugin.core.demands import Demands
+from inc_mp_plugin.core.gains import Gains
+from inc_mp_plugin.core.graph import Graph
+from inc_mp_plugin.core.margins import Corner, Margins
+from inc_mp_plugin.core.numbers import rounded_up
+from inc_mp_plugin.core.plan import Plan
+from inc_mp_plugin.report.blocks import Table
+from inc_mp_plugin.report.shares import allowance, budget_shares
+from inc_mp_plugin.report.staying import Stay
+from inc_mp_plugin.report.text import NO_THRESHOLD, amount, percent, threshold
+
+_NEAREST = 6
+_PROGRAM = "ip_mse"
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A plan with all that says why its ops are where they are; `costs` are those of all ops with a price."""
+
+    plan: Plan
+    gains: Gains
+    costs: Costs
+    graph: Graph
+    demands: Demands
+    stays: Mapping[str, Stay]
+    margins: Margins
+
+    @cached_property
+    def shares(self) -> Mapping[str, float]:
+        """Share of the allowance that each op takes, or would take, in percent."""
+        stays = {op: stay.percent for op, stay in self.stays.items()}
+        return stays | budget_shares(self.plan, self.costs)[0]
+
+    @cached_property
+    def per_percent(self) -> float:
+        """Cost that is 1 % of the allowance, in loss MSE or nats per token."""
+        return allowance(self.plan, self.costs) / 100.0
+
+    @cached_property
+    def lower_format(self) -> str:
+        """The format that ops are lowered to; the first of the plan's if there are several."""
+        names = (name for group in self.gains.groups for c in group.configurations for name in c)
+        lower = (name for name in (*self.plan.lowered.values(), *names) if name != self.plan.base)
+        return next(lower, self.plan.base)
+
+    def at(self, corner: Corner) -> str:
+        """Name a corner of the frontier by the key that was asked for, and by its gain."""
+        plan, losses = self.plan, self.costs.loss
+        share = corner.gain / plan.largest_gain if plan.largest_gain else 0.0
+        if threshold(plan) == NO_THRESHOLD:
+            return f"gain_fraction {math.floor(1e6 * share) / 1e6:g}"
+        cost = corner.cost / plan.correction
+        if plan.constraint == "kl" or losses is None:
+            return f"kl {rounded_up(cost, 6)} ({100 * share:.1f} % of the largest gain)"
+        return (
+            f"tau {rounded_up(math.sqrt(cost / losses.loss_ms), 6)} ({100 * share:.1f} % of the largest gain)"
+        )
+
+
+def explain_plan(case: Explained) -> list[Table | str]:
+    """Show the dual price of a plan, and the ops that are nearest to another format, in both directions."""
+    of, plan = case.margins.of, case.plan
+    lowered = sorted((op for op in plan.lowered if op in of), key=lambda op: (of[op].rate, op))
+    staying = [op for op in of if op not in plan.lowered and of[op].gain > 0]
+    staying.sort(key=lambda op: (-of[op].rate, op))
+    tables: list[Table | str] = []
+    if lowered:
+        tables.append(_table(case, f"Lowered ops that are nearest to going back to {plan.base}:", lowered))
+    if staying:
+        tables.append(_table(case, f"Ops in {plan.base} that are nearest to being lowered:", staying))
+    return [*_of_plan(case), *tables]
+
+
+def _table(case: Explained, caption: str, ops: list[str]) -> Table:
+    plan, rows = case.plan, []
+    for op in ops[:_NEAREST]:
+        margin, ratio = case.margins.of[op], case.margins.ratio(op)
+        entry = "never" if margin.entry is None else case.at(margin.entry)
+        price, gain = _share(margin.cost, case.per_percent), percent(margin.gain, plan.largest_gain)
+        times = "-" if math.isnan(ratio) else f"{ratio:.3g}"
+        rows.append((op, f"{price:.2f}", f"{gain:.2f}", times, entry))
+    columns = ("op", "price, % of the allowance", "gain, % of the largest", "gain per price", "lowered from")
+    return Table(caption, columns, tuple(rows))
+
+
+def _of_plan(case: Explained) -> list[str]:
+    """Say what is scarce in a plan, and if its strategy minds."""
+    plan, price = case.plan, case.margins.price
+    lines = []
+    if price > 0:
+        gain = amount(price * case.per_percent, plan.unit)
+        lines.append(
+            f"1 % of the allowance is worth {gain} at this plan (its dual price). To first order an op is "
+            "lowered if it gains more for its price: gain per price counts in this unit, and 1 is the edge."
+        )
+    elif plan.gain >= plan.largest_gain:
+        lines.append("Nothing is scarce: every op that gains anything is lowered.")
+    if plan.strategy != _PROGRAM:
+        lines.append(
+            f"The plan is of strategy {plan.strategy}, which weighs no gain against a price; what follows is "
+            f"of the exact frontier (strategy={_PROGRAM})."
+        )
+    return lines
+
+
+def explain_op(case: Explained, op: str, switched: Plan | None) -> list[str]:
+    """Say why an op is where it is: price, gain, what would flip it, and its ties.
+
+    Args:
+        case: the plan.
+        op: full name of the op.
+        switched: the best plan with this op in the other format; None if there is none.
+    """
+    name = case.plan.formats[op]
+    where = f"stays in {name}" if name == case.plan.base else f"is lowered to {name}"
+    kind = case.graph.by_name[op].kind
+    lines = [f"{op} ({kind}) {where}{_reason(case, op)}."]
+    lines += [*_price(case, op), *_flip(case, op), *_switched(case, op, switched)]
+    return [*lines, *_beside(case, op), *_of_plan(case)]
+
+
+def _reason(case: Explained, op: str) -> str:
+    if op in case.stays:
+        return f": {case.stays[op].text}"
+    if op in case.demands.lowered:
+        return f": {case.demands.lowered[op]}"
+    if op not in case.margins.of:
+        return ""
+    ratio = case.margins.ratio(op)
+    if math.isnan(ratio):
+        return ": it gains, and nothing is scarce"
+    if ratio >= 1.0:
+        return f": it gains {ratio:.3g} times what its price is worth"
+    return f": it gains {ratio:.3g} times what its price is worth, and fills what others leave"
+
+
+def _price(case: Explained, op: str) -> list[str]:
+    if op not in case.costs.ops:
+        return []
+    plan, margin = case.plan, case.margins.of.get(op)
+    of_kl = plan.constraint == "kl" or case.costs.loss is None
+    unit = "nats per token" if of_kl else "of loss MSE"
+    lower = plan.formats[op] if op in plan.lowered else case.lower_format
+    price = case.costs.by(plan.constraint).costs(lower)[op]
+    lines = [
+        f"Price: {price:.3g} {unit}, {case.shares.get(op, 0.0):.2f} % of the allowance ({threshold(plan)})."
+    ]
+    if margin is not None:
+        gain = percent(margin.gain, plan.largest_gain)
+        ends = (
+            ""
+            if not case.per_percent
+            else f", for {_share(margin.cost, case.per_percent):.2f} % of the allowance"
+        )
+        also = "" if not _partners(case, op) else ", with the ops that are tied to it"
+        lines.append(f"Gain: {amount(margin.gain, plan.unit)}, {gain:.2f} % of the largest{ends}{also}.")
+    return lines
+
+
+def _flip(case: Explained, op: str) -> list[str]:
+    """Say where the exact frontier lowers an op first, and if this plan is beyond."""
+    margin, lowered = case.margins.of.get(op), op in case.plan.lowered
+    if margin is None:
+        return ["It has no other format in any plan of these targets."] if lowered else []
+    if margin.entry is None:
+        return ["No corner of the exact frontier lowers it, whatever the threshold."]
+    beyond = margin.entry.gain <= case.plan.gain
+    text = f"The exact frontier lowers it from {case.at(margin.entry)} on"
+    if lowered != beyond:
+        text += (
+            "; here, between two corners, others fill the rest of the allowance better"
+            if beyond
+            else ("; here, between two corners, it fills the rest of the allowance")
+        )
+    return [f"{text}."]
+
+
+def _switched(case: Explained, op: str, switched: Plan | None) -> list[str]:
+    if switched is None:
+        return []
+    plan, other = case.plan, switched.formats[op]
+    moved = [name for name in plan.formats if name != op and plan.formats[name] != switched.formats[name]]
+    with_it = f"; {len(moved)} other ops would move" if moved else ""
+    if threshold(plan) == NO_THRESHOLD:
+        is_kl = plan.constraint == "kl"
+        values = [p.predicted_kl if is_kl else p.nrmse for p in (switched, plan)]
+        of = "a KL divergence" if is_kl else "an NRMSE"
+        costs = " instead of ".join(f"{value or 0.0:.4g}" for value in values)
+        return [f"With it in {other} all the same, the best plan would have {of} of {costs}{with_it}."]
+    gains = " instead of ".join(f"{percent(p.gain, plan.largest_gain):.2f} %" for p in (switched, plan))
+    return [f"With it in {other} all the same, the best plan would gain {gains} of the largest{with_it}."]
+
+
+def _partners(case: Explained, op: str) -> list[str]:
+    return [name for tie in case.plan.ties if op in tie.ops for name in tie.ops if name != op]
+
+
+def _beside(case: Explained, op: str) -> list[str]:
+    """Say what an op is tied to, and what runs beside it."""
+    plan, lines = case.plan, []
+    for tie in plan.ties:
+        others = [name for name in tie.ops if name != op]
+        if op in tie.ops and others:
+            cost = amount(tie.cost, plan.unit)
+            lines.append(f"Tied to {', '.join(others)} ({tie.why}), at a cost of {cost}.")
+    group = next((group.ops for group in case.gains.groups if op in group.ops), ())
+    if len(group) > 1:
+        lines.append(f"Its gain is that of a group: {', '.join(group)}.")
+    return lines
+
+
+def _share(cost: float, per_percent: float) -> float:
+    return cost / per_percent if per_percent else 0.0
