@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from inc_mp_plugin.core.errors import PluginError
 from inc_mp_plugin.runtime.progress import shown, tell
 
 Arguments = ParamSpec("Arguments")
 
+FIRST = """\
+First:       inc-mp tune recipes/tiny-llama.yaml   tunes the small model that ships, in two minutes
+Installed:   inc-mp doctor                         what is missing for which feature
+All else:    inc-mp --help, inc-mp COMMAND --help"""
+
+# The base of typer's errors of usage, for which it has no public name.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+class Commands(TyperGroup):
+    """The commands; typer's errors of usage are said as all others are, in one line."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command; see typer."""
+        ends_process = options.pop("standalone_mode", True)
+        code: Any
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except _UsageError as error:
+            tell(f"Error: {_in_one_line(error)}")
+            code = error.exit_code
+        if ends_process:
+            sys.exit(code or 0)
+        return code
+
+
+def _in_one_line(error: Any) -> str:
+    command = error.ctx.command_path if error.ctx else "inc-mp"
+    text = " ".join(error.format_message().split()).rstrip(".")
+    return f"{text[:1].lower()}{text[1:]}; `{command} --help` shows what there is"
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Decide which ops of a model run in FP8, within a bound on its KL divergence or loss.",
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
 
@@ -58,6 +92,7 @@ AllowCode = Annotated[
 
 @app.callback()
 def options(
+    context: typer.Context,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show what INC, torch and transformers log.")
     ] = False,
@@ -67,3 +102,5 @@ def options(
         from inc_mp_plugin.cli.quiet import silence_third_parties
 
         silence_third_parties()
+    if context.invoked_subcommand is None:
+        typer.echo(FIRST)

@@ -8,6 +8,7 @@ import sys
 from inc_mp_plugin.cli.app import add, app
 from inc_mp_plugin.cli.check import check
 from inc_mp_plugin.cli.diff import diff
+from inc_mp_plugin.cli.doctor import doctor
 from inc_mp_plugin.cli.emit import emit
 from inc_mp_plugin.cli.experiment import experiment
 from inc_mp_plugin.cli.explain import explain
@@ -31,6 +32,7 @@ add(report)
 add(emit)
 add(export)
 add(check)
+add(doctor)
 
 
 def main() -> None:

@@ -116,7 +116,7 @@ def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
         (["validate", "nowhere"], 2, "is missing"),
         (["check", "nowhere.json", "--modules", "x.json"], 2, "does not exist"),
         (["check", "{config}"], 2, "give either --modules FILE.json or --model NAME"),
-        (["tune"], 2, "Missing argument"),
+        (["tune"], 2, "missing argument"),
     ],
 )
 def test_mistakes(project, run_folder, tmp_path, arguments, code, message):
