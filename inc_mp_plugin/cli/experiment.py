@@ -20,7 +20,10 @@ def experiment(
     objective: Annotated[
         str | None, typer.Option(help="Objective whose gain counts; the plan's if not given.")
     ] = None,
-    draws: Annotated[int, typer.Option(help="Random draws, and seeds of perturbed scales.")] = 10,
+    draws: Annotated[
+        int | None,
+        typer.Option(help="Random draws (3), random plans (60), or seeds of perturbed scales (2)."),
+    ] = None,
     points: Annotated[
         int | None, typer.Option(help="Gains or thresholds to compare at; all if not given.")
     ] = None,
@@ -34,19 +37,23 @@ def experiment(
         Path | None, typer.Option(help="For accuracy: a folder with tasks of your own.")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="For accuracy: documents per task.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer plans, samples and documents; wider intervals.")
+    ] = False,
     allow_code: AllowCode = False,
 ) -> None:
     """Do one of the paper's experiments: plans of every strategy, compared and measured.
 
-    choices: the ops that each lowers (figure 2). prediction: predicted against measured loss (figure 3).
-    curve: measured loss at equal gain (figure 4). methods: the same of ip_mse, EAGL and ALPS.
-    accuracy: task scores (figures 5, 7 to 9, table 1).
+    choices: the ops that each lowers (figure 2). prediction: predicted against measured loss and KL
+    divergence (figure 3). curve: both, measured at equal gain (figure 4). methods: the same with EAGL and
+    ALPS. accuracy: task scores (figures 5, 7 to 9, table 1). Each says first how long it takes; killed, it
+    goes on where it stopped.
     """
     from inc_mp_plugin.cli.show import show_experiment
-    from inc_mp_plugin.experiments.accuracy import Tasks
-    from inc_mp_plugin.experiments.paper import Settings, run_experiment
+    from inc_mp_plugin.experiments.paper import run_experiment
+    from inc_mp_plugin.experiments.settings import Settings, Tasks
 
     tasks = Tasks(tuple(task or []), include_path, limit)
-    settings = Settings(objective, draws, tasks, points, samples, allow_code)
+    settings = Settings(objective, draws, tasks, points, samples, quick=quick, allow_code=allow_code)
     show_experiment(run_experiment(folder, name, settings))
     tell(f"`inc-mp report {folder}` draws it.")

@@ -15,8 +15,8 @@ from inc_mp_plugin.report.staying import staying_lines
 from inc_mp_plugin.report.text import plan_table
 
 if TYPE_CHECKING:
+    from inc_mp_plugin.core.experiment import Experiment
     from inc_mp_plugin.core.frontier import Frontier
-    from inc_mp_plugin.core.results import Experiment
     from inc_mp_plugin.core.timings import TimeValidation
     from inc_mp_plugin.report.blocks import Table
 

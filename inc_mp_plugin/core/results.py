@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from inc_mp_plugin.core.literals import Objective, Per, Source, Through, Unit
+from inc_mp_plugin.core.literals import Per, Through
 from inc_mp_plugin.core.plan import Interval
 from inc_mp_plugin.core.verdicts import UNDECIDED, Measured, Thresholds, verdict
 
@@ -172,49 +172,6 @@ class Verification:
     def correction(self) -> float:
         """Correction of the budgets that gives the chosen plan."""
         return self.rounds[self.chosen].correction
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One plan of an experiment.
-
-    `level` is what it was asked for: a fraction of the largest gain, or of the NRMSE of everything in
-    the lower format. `seed` tells draws (of `random`, and of perturbed scales) apart. `measured` is its
-    loss MSE on held-out samples, with `measured_interval`, `scores` what tasks gave, {"task/metric": value}.
-    `kl` is its KL divergence, None where it was not measured.
-    """
-
-    strategy: str
-    seed: int
-    level: float
-    gain: float
-    quantized: tuple[str, ...]
-    predicted: float
-    interval: Interval
-    measured: float | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
-    measured_interval: Interval | None = None
-    kl: KLPoint | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """Plans of several strategies for one objective, measured as `name` says.
-
-    `loss_ms` is E[g^2] of the held-out samples, `base_scores` are those of the model in its base format,
-    `ops` all ops that could be lowered, in graph order.
-    """
-
-    name: str
-    objective: Objective
-    unit: Unit
-    source: Source
-    largest_gain: float
-    samples: int
-    loss_ms: float
-    ops: tuple[str, ...]
-    trials: tuple[Trial, ...]
-    base_scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

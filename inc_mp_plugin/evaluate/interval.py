@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,6 +91,24 @@ def kl_interval(divergence: Divergence, level: float) -> Interval | None:
         level: of the interval.
     """
     return mean_ratio_interval(divergence.kl, divergence.positions, level)
+
+
+def mean_interval(values: FloatArray, level: float) -> Interval:
+    """Estimate the interval of a mean that may have any sign, by the normal distribution of means.
+
+    Args:
+        values: of independent samples, shape (samples,).
+        level: of the interval, between 0 and 1.
+
+    Example:
+        >>> mean_interval(np.array([1.0, 3.0] * 50), 0.95)
+        Interval(low=1.8030..., high=2.1969...)
+    """
+    if len(values) < 2:
+        return Interval(-np.inf, np.inf)
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = NormalDist().inv_cdf((1 + level) / 2) * error
+    return Interval(float(values.mean()) - reach, float(values.mean()) + reach)
 
 
 def _ratio_and_spread(draws: FloatArray, a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from inc_mp_plugin.core.errors import InputError, NonFiniteError
+from inc_mp_plugin.evaluate.answers import Answers, among
 from inc_mp_plugin.libraries.lm_eval import metric_of, weights_left_untied, without_bars
 from inc_mp_plugin.libraries.torch import evaluating
 
@@ -159,6 +162,37 @@ def _harness(model: Any, tokenizer: Any, batch_size: int, max_length: int | None
         softmax_dtype="float32",  # not the model's: sums of BF16 logarithms would hide small changes
     )
     return without_bars(harness)
+
+
+def answers_to(tasks: Tasks) -> dict[str, Answers]:
+    """Collect the answers of the model that has just run on tasks.
+
+    Tasks that neither choose among answers, one of them right, nor have a single one, have none.
+    """
+    answers = {name: _answers(task) for name, task in tasks.loaded["tasks"].items()}
+    return {name: given for name, given in answers.items() if given is not None}
+
+
+def _answers(task: Any) -> Answers | None:
+    """Collect the answers to the documents of a task."""
+    given: dict[int, dict[int, tuple[float, bool]]] = {}
+    documents: dict[int, Any] = {}
+    for instance in task.instances:
+        given.setdefault(instance.doc_id, {})[instance.idx] = instance.resps[0]
+        documents[instance.doc_id] = instance.doc
+    rows = [[row[place] for place in sorted(row)] for row in given.values()]
+    if task.OUTPUT_TYPE == "loglikelihood":
+        single = [row[0] for row in rows]
+        greedy = np.array([float(is_greedy) for _, is_greedy in single])
+        return Answers(greedy, greedy, np.array([value for value, _ in single]))
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    right = [task.doc_to_target(document) for document in documents.values()]
+    if not all(
+        isinstance(number, int) and number < len(row) for number, row in zip(right, rows, strict=True)
+    ):
+        return None
+    return among([[value for value, _ in row] for row in rows], right)
 
 
 def _check_answers(tasks: Tasks) -> None:

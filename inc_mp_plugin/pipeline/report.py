@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.core.experiment import Experiment
 from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.results import Experiment, Stability
+from inc_mp_plugin.core.results import Stability
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.report.artefacts import RunArtefacts
 from inc_mp_plugin.report.document import report_info

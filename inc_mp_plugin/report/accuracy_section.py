@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from inc_mp_plugin.core.results import Experiment
+from inc_mp_plugin.core.experiment import Experiment
 from inc_mp_plugin.report.blocks import Blocks, Chart, Series, Table
 from inc_mp_plugin.report.trials import (
     deviation,

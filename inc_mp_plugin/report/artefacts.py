@@ -8,12 +8,13 @@ from typing import Any
 
 from inc_mp_plugin.core.costs import Costs
 from inc_mp_plugin.core.everything import Everything
+from inc_mp_plugin.core.experiment import Experiment
 from inc_mp_plugin.core.frontier import Frontier
 from inc_mp_plugin.core.gains import Gains
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.core.literals import IN_MEMORY
 from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.core.results import Experiment, Stability, Validation, Verification
+from inc_mp_plugin.core.results import Stability, Validation, Verification
 from inc_mp_plugin.core.timings import TimeValidation
 from inc_mp_plugin.report.blocks import Missing
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from inc_mp_plugin.core.results import Experiment, Trial
+from inc_mp_plugin.core.experiment import Experiment, Trial
 from inc_mp_plugin.report.blocks import Blocks, Chart, Series, Table
 from inc_mp_plugin.report.trials import levels, mean_gain, measured, measured_kl, strategies
 
 _COMPARED = {
     "curve": "Of several draws the mean, with the least and the largest as a band.",
     "methods": "One program, three prices of an op: ours (ip_mse), the entropy of its weight (EAGL), the "
-    "loss with it alone lowered (ALPS).",
+    "loss with it alone lowered (ALPS); beside plans of no program.",
 }
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from inc_mp_plugin.core.results import Experiment, Trial
+from inc_mp_plugin.core.experiment import Experiment, Trial
 from inc_mp_plugin.report.text import percent
 
 
@@ -36,7 +36,7 @@ def measured_kl(trials: Iterable[Trial]) -> list[float]:
 
 def mean_gain(experiment: Experiment, trials: Iterable[Trial]) -> float:
     """Return the mean gain of trials in percent of the largest."""
-    return percent(fmean([trial.gain for trial in trials]), experiment.largest_gain)
+    return percent(fmean([trial.gain or 0.0 for trial in trials]), experiment.largest_gain)
 
 
 def deviation(values: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from inc_mp_plugin.core.experiment import Trial
 from inc_mp_plugin.core.plan import Interval
 from inc_mp_plugin.core.results import KLPoint, Point, Validation
 from inc_mp_plugin.report.artefacts import RunArtefacts
@@ -11,7 +12,7 @@ from inc_mp_plugin.report.blocks import Block, Blocks, Chart, Series, Table
 from inc_mp_plugin.report.measured import measured_text, with_interval
 from inc_mp_plugin.report.text import span
 
-Named = tuple[str, str, Sequence[Point] | Sequence[KLPoint]]
+Named = tuple[str, str, Sequence[Point] | Sequence[KLPoint] | Sequence[Trial]]
 
 
 def validation_blocks(run: RunArtefacts) -> Blocks:
@@ -53,7 +54,7 @@ def against_measured(name: str, caption: str, series: Sequence[Named], value: st
         placed = [
             (point.predicted, point.measured, point.interval or Interval(point.predicted, point.predicted))
             for point in points
-            if point.predicted is not None and point.predicted > 0 and point.measured > 0
+            if point.predicted is not None and point.measured and point.predicted > 0
         ]
         drawn.append(
             Series(

@@ -30,7 +30,7 @@ ARITHMETIC = {
     "validation": 2,
     "time_validation": 1,
     "frontier": 3,
-    "experiment": 3,
+    "experiment": 4,
 }
 _NUMBERS = "arithmetic"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
@@ -128,6 +129,13 @@ class Comparison:
         """Return how many plans may run side by side; see `PlanRuns.at_once`."""
         with self._base() as model:
             return runs.at_once(partial(self._run, model, self._heldout[0]))
+
+    def forward_s(self) -> float:
+        """Measure the time of a forward pass of the base model over all batches, in s, from the first one."""
+        with self._base() as model:
+            start_s = time.perf_counter()
+            self._run(model, self._heldout[0])
+            return (time.perf_counter() - start_s) * self.batches
 
     def of_other_kernel(self) -> Divergence | None:
         """Measure the KL divergence of the base model from itself in the other attention kernel.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from inc_mp_plugin.core.results import Experiment
+from inc_mp_plugin.core.experiment import Experiment
 from inc_mp_plugin.runtime.artefact import Artefact, artefact_of
 
 

@@ -213,6 +213,14 @@ class LossMeter:
         self._measured[key] = value
         self._partial.save(self._measured)
 
+    def missing(self, choices: Sequence[Collection[str]]) -> list[Collection[str]]:
+        """List the choices of ops that are not stored yet, equal ones once."""
+        return list({key: ops for ops in choices if (key := _key(ops)) not in self._measured}.values())
+
+    def forward_s(self) -> float:
+        """Measure the time of a forward pass of the base model over the held-out samples, in s."""
+        return self._comparison.forward_s()
+
     def measure(self, choices: Sequence[Collection[str]], description: str, shorter: str) -> None:
         """Measure the losses of all choices of ops that are not stored yet, and show the progress.
 
@@ -223,7 +231,7 @@ class LossMeter:
             description: name of the work.
             shorter: advice to the user on making the work shorter.
         """
-        missing = {key: ops for ops in choices if (key := _key(ops)) not in self._measured}
+        missing = {_key(ops): ops for ops in self.missing(choices)}
         if missing and self._model.runs is not None:
             self._measure_together(self._model.runs, missing, description, shorter)
             return

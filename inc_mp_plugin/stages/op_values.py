@@ -57,6 +57,24 @@ def values_stage(
     return _artefact(name).make(out, depends_on, make)
 
 
+def values_are_there(job: Job, subject: Subject, folder: Path, method: Strategy) -> bool:
+    """Tell if a folder holds the values of a method, of the same model and data.
+
+    Args:
+        job: formats and scales.
+        subject: the model.
+        folder: folder of the artefacts.
+        method: strategy with values.
+    """
+    artefact = _artefact(method)
+    try:
+        before = artefact.made_from(folder)
+    except InputError:
+        return False
+    before.pop("made_by")
+    return not changes(before, numbered(artefact.kind, numbered(method, _depends_on(job, subject))))
+
+
 def tasks(job: Job, subject: Subject, out: Path) -> dict[str, Callable[[Graph], object]]:
     """List the tasks of other processes that are asked to measure values, by method; see `plan_together`.
 

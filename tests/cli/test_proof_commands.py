@@ -11,6 +11,7 @@ import transformers
 from helpers import call, read, told
 
 from inc_mp_plugin.core.errors import InputError
+from inc_mp_plugin.evaluate.validate import random_plans
 from inc_mp_plugin.runtime.store import fingerprint
 
 KEYS = ["verify=true", "noise=measured", "tau=0.00006", "validation.samples=8"]
@@ -248,7 +249,7 @@ def test_fewer_points_and_samples_are_less_work(folder):
     distinct = {tuple(trial["quantized"]) for trial in experiment["trials"]}
     assert {len(sample_losses) for sample_losses in losses.values()} == {2}
     assert len(losses) == len(distinct) + 1
-    assert f"Measured plans, {len(distinct)} plans: " in result.output
+    assert f"Plans of curve, {len(distinct)} plans: " in result.output
     assert (folder / "measured_losses_hooks.npz").read_bytes() == kept
     assert call("report", folder).exit_code == 0
     page = (folder / "report.html").read_text()
@@ -256,9 +257,13 @@ def test_fewer_points_and_samples_are_less_work(folder):
 
 
 def test_predictions_are_held_against_measurements(folder):
-    result = call("experiment", folder, "prediction")
+    result = call("experiment", folder, "prediction", "--draws", 5)
     assert result.exit_code == 0, result.output
-    trials = read(folder, "experiments/prediction-memory.json")["trials"]
+    experiment = read(folder, "experiments/prediction-memory.json")
+    trials, drawn = experiment["trials"][:-5], experiment["trials"][-5:]
+    assert [tuple(t["quantized"]) for t in drawn] == random_plans(experiment["ops"], 5, 0)
+    assert [t["level"] for t in drawn] == [len(t["quantized"]) / len(experiment["ops"]) for t in drawn]
+    assert all(t["predicted"] > 0 and t["interval"] and t["kl"]["measured"] > 0 for t in drawn)
     assert [t["level"] for t in trials] == [0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0]
     assert [t["predicted"] for t in trials] == sorted(t["predicted"] for t in trials)
     kl = np.array([[t["kl"]["predicted"], t["kl"]["measured"]] for t in trials if t["quantized"]])
@@ -272,7 +277,7 @@ def test_baselines_without_a_gain_are_left_out_and_said_so(folder, monkeypatch):
         message = "the plan lowers ops together whose gain was not measured"
         raise InputError(message)
 
-    monkeypatch.setattr("inc_mp_plugin.experiments.paper.baseline", unknown)
+    monkeypatch.setattr("inc_mp_plugin.experiments.plans.baseline", unknown)
     result = call("experiment", folder, "choices")
     assert result.exit_code == 0, result.output
     assert result.output.count("left out: the plan lowers ops together") == 7

@@ -3,11 +3,12 @@
 import numpy as np
 
 from inc_mp_plugin.core.costs import Costs
+from inc_mp_plugin.core.experiment import Experiment, Trial
 from inc_mp_plugin.core.frontier import Curve, Frontier
 from inc_mp_plugin.core.gains import Gains, GroupGains
 from inc_mp_plugin.core.graph import Graph, Op, Unsupported
 from inc_mp_plugin.core.plan import Interval, Plan
-from inc_mp_plugin.core.results import Experiment, Point, Round, Stability, Trial, Validation, Verification
+from inc_mp_plugin.core.results import Point, Round, Stability, Validation, Verification
 from inc_mp_plugin.core.sensitivity import Sensitivity
 from inc_mp_plugin.core.timings import TimedGroup, TimedPlan, TimeValidation
 from inc_mp_plugin.report.artefacts import RunArtefacts

@@ -244,7 +244,8 @@ def test_choices():
 
 
 def test_prediction():
-    chart, table = section("prediction", experiments=(PREDICTION,)).blocks
+    chart, agreement, table = section("prediction", experiments=(PREDICTION,)).blocks
+    assert agreement.rows == (("loss MSE, ip_mse", "1", "–", "–", "–", "1 of 1"),)
     assert chart.series == (
         Series("measured = predicted", "reference", (1e-6, 2e-6), (1e-6, 2e-6)),
         Series("ip_mse", "ip_mse", (2e-6,), (1e-6,), x_low=(1e-6,), x_high=(4e-6,)),

@@ -190,7 +190,7 @@ def test_curves_have_a_chart_and_a_table_for_each_yardstick():
 
 def test_predictions_of_both_yardsticks():
     prediction = with_kl(PREDICTION, *[0.01] * len(PREDICTION.trials))
-    _, chart, _ = section("prediction", experiments=(prediction,)).blocks
+    _, chart, _, _ = section("prediction", experiments=(prediction,)).blocks
     assert (chart.name, chart.x_label) == ("prediction-memory-kl", "KL divergence, predicted")
     assert chart.series[1].x == pytest.approx([0.011] * len(PREDICTION.trials))
     assert chart.series[1].y == (0.01,) * len(PREDICTION.trials)
