@@ -55,6 +55,36 @@ def test_the_texts_are_small_and_calibration_shares_none_with_what_is_held_out()
             assert not words_in_a_row(texts[first]) & words_in_a_row(texts[second])
 
 
+def documents(name):
+    lines = (FOLDER / "tasks" / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_documents_of_the_tasks_are_held_out_prose_that_no_recipe_validates_with():
+    assert sum(file.stat().st_size for file in FOLDER.glob("**/*.jsonl")) < 1e6
+    held_out = [" ".join(row["text"].split()) for row in rows("prose-heldout")]
+    cloze, endings = documents("cloze"), documents("endings")
+    assert len(cloze) == len(endings) == 300
+    whole = [f"{document['context']} {document['word']}" for document in cloze]
+    whole += [f"{document['context']} {document['endings'][document['label']]}" for document in endings]
+    for text in whole:
+        homes = [place for place, passage in enumerate(held_out) if " ".join(text.split()) in passage]
+        assert homes
+        assert min(homes) >= script("make_documents").VALIDATION
+    assert max(len(text) for text in whole) < 64 * 7  # the tokenizer, which counts them, is not here
+    for document in endings:
+        assert len(set(document["endings"])) == 4
+    labels = [document["label"] for document in endings]
+    assert [labels.count(label) for label in range(4)] == [75] * 4
+
+
+def test_words_that_counting_guesses_by_hand():
+    make_documents = script("make_documents")
+    known = make_documents.followers(["it was late", "it was late", "it was cold"])
+    text = "so it was late, it was cold"
+    assert make_documents.guessable(text, known) == [(10, 14)]  # late; cold is rarer
+
+
 @pytest.mark.parametrize("name", CHATS)
 def test_chats_are_of_prose_and_of_code_each_broken_off_and_continued(name):
     chats = [row["messages"] for row in rows(name)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from inc_mp_plugin.core.experiment import Experiment
+from inc_mp_plugin.report.answers_section import answer_blocks
 from inc_mp_plugin.report.blocks import Blocks, Chart, Series, Table
 from inc_mp_plugin.report.trials import (
     deviation,
@@ -30,7 +31,8 @@ def accuracy_blocks(experiment: Experiment) -> Blocks:
     scores = tuple((metric, f"{score:.4g}") for metric, score in experiment.base_scores.items())
     base_table = Table("Scores in the base format.", ("score", "value"), scores)
     charts = [_chart(experiment, metric) for metric in metrics]
-    return (text, *charts, _table(experiment, metrics), *_beside_kl(experiment, metrics), base_table)
+    tables = (_table(experiment, metrics), *_beside_kl(experiment, metrics), base_table)
+    return (text, *charts, *tables, *answer_blocks(experiment))
 
 
 def _chart(experiment: Experiment, metric: str) -> Chart:
@@ -94,8 +96,7 @@ def _beside_kl(experiment: Experiment, metrics: Sequence[str]) -> tuple[Table, .
     per = next(trial.kl.per for trial in experiment.trials if trial.kl is not None)
     caption = (
         f"The same plans by their measured KL divergence, nats per {per}, under INC's own scales: a score "
-        "counts right answers, KL every word. By threshold, in % of the NRMSE of everything in the lower "
-        "format."
+        "counts right answers, KL every word. By the gain that was asked for, in % of the largest."
     )
     return (Table(caption, ("plan", "gain, %", "KL", *metrics), tuple(rows)),)
 

@@ -22,6 +22,6 @@ def endings(**metadata: Any) -> dict[str, Dataset]:
 
 
 def _documents(name: str) -> Dataset:
-    """The documents of a file that make_tasks.py wrote."""
+    """The documents of a file that make_documents.py wrote."""
     lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return Dataset.from_list([json.loads(line) for line in lines])

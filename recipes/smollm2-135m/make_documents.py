@@ -1,19 +1,21 @@
 """Make the documents of the tasks `prose_cloze` and `prose_endings` from held-out prose, the same every time.
 
-`prose_cloze` is in the form of LAMBADA: a text up to a word that is to be guessed. LAMBADA keeps what people
-can guess; here the guesser counts: a document is kept if its last word is what most often followed the two
-pieces before it (words, signs, line ends), in the calibration passages and in the passage so far, at least
-twice. `prose_endings` is in the form of HellaSwag: the beginning of a sentence or more, and four continuations
-of as many tokens: its own, and three from other places of the same passage. The right one is in each place as
-often. No model chooses.
+`prose_cloze` is in the form of LAMBADA: a text up to a word that is to be guessed. LAMBADA keeps what
+people can guess; here the guesser counts: a document is kept if its last word is what most often followed
+the two pieces before it (words, signs, line ends), in the calibration passages and in the passage so far,
+at least twice.
 
-The first 64 held-out passages are left out: recipes validate with them.
+`prose_endings` is in the form of HellaSwag: the beginning of a sentence or more, and four continuations of
+as many tokens: its own, and three from other places of the same passage. The right one is in each place as
+often.
+
+No model chooses. The first 64 held-out passages are left out: recipes validate with them.
 
 Run (seconds):
 
     pip install -e ".[hf]"
     python recipes/smollm2-135m/prepare.py
-    python recipes/smollm2-135m/tasks/make_tasks.py
+    python recipes/smollm2-135m/make_documents.py
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ Document = dict[str, Any]
 
 def passages(name: str) -> list[str]:
     """Read the passages of a file of samples of the recipe."""
-    lines = (FOLDER.parent / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
 
 
@@ -74,7 +76,10 @@ def guessable(text: str, known: Counts) -> list[tuple[int, int]]:
 
 
 def cut(text: str, span: tuple[int, int], tokenizer: PreTrainedTokenizerBase) -> Document | None:
-    """Cut a text before a word, and to the longest that fits; None where the word is not one token or more."""
+    """Cut a text before a word, and to the longest that fits.
+
+    None where what is left is too short, or its tokens are others without the word.
+    """
     before = tokenizer(text[: span[0] - 1]).input_ids[-LONGEST:]
     beginning = tokenizer.decode(before).partition(" ")[2]  # from a whole word on
     word = text[span[0] : span[1]]
@@ -89,7 +94,7 @@ def cloze(tokenizer: PreTrainedTokenizerBase) -> list[Document]:
     known = followers([*passages("prose-calibration"), *passages("long-calibration")])
     texts = passages("prose-heldout")[VALIDATION:]
     rows = [[(text, span) for span in reversed(guessable(text, known))] for text in texts]
-    chosen, uses = [], Counter[str]()
+    chosen, uses = list[Document](), Counter[str]()
     for turn in range(max(map(len, rows))):
         for text, span in (row[turn] for row in rows if turn < len(row)):
             word = text[slice(*span)]
@@ -101,7 +106,7 @@ def cloze(tokenizer: PreTrainedTokenizerBase) -> list[Document]:
 
 
 def stretches(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
-    """Cut a passage into beginnings and endings of whole words, each of one number of tokens, without overlap."""
+    """Cut a passage into beginnings and endings of whole words, of so many tokens each, without overlap."""
     pairs = []
     for paragraph in text.split("\n\n"):
         ids = tokenizer(paragraph).input_ids
@@ -140,7 +145,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     for name, documents in (("cloze", cloze(tokenizer)), ("endings", endings(tokenizer))):
         lines = [json.dumps(document) + "\n" for document in documents]
-        (FOLDER / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (FOLDER / "tasks" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
         print(f"{name}: {len(lines)} documents")
 
 
