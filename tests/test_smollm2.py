@@ -65,7 +65,7 @@ def test_documents_of_the_tasks_are_held_out_prose_that_no_recipe_validates_with
     held_out = [" ".join(row["text"].split()) for row in rows("prose-heldout")]
     cloze, endings = documents("cloze"), documents("endings")
     assert len(cloze) == len(endings) == 300
-    whole = [f"{document['context']} {document['word']}" for document in cloze]
+    whole = [document["context"] + document["word"] for document in cloze]
     whole += [f"{document['context']} {document['endings'][document['label']]}" for document in endings]
     for text in whole:
         homes = [place for place, passage in enumerate(held_out) if " ".join(text.split()) in passage]

@@ -82,8 +82,8 @@ def cut(text: str, span: tuple[int, int], tokenizer: PreTrainedTokenizerBase) ->
     """
     before = tokenizer(text[: span[0] - 1]).input_ids[-LONGEST:]
     beginning = tokenizer.decode(before).partition(" ")[2]  # from a whole word on
-    word = text[span[0] : span[1]]
-    whole, first = tokenizer(f"{beginning} {word}").input_ids, tokenizer(beginning).input_ids
+    word = text[span[0] - 1 : span[1]]  # with the space before it, which belongs to its first token
+    whole, first = tokenizer(beginning + word).input_ids, tokenizer(beginning).input_ids
     if not SHORTEST <= len(first) < len(whole) or whole[: len(first)] != first or beginning[-1].isspace():
         return None
     return {"context": beginning, "word": word}
