@@ -79,8 +79,8 @@ def _series(experiment: Experiment, task: str, strategy: str) -> Series:
             middle = fmean(change.margin for change in changes)
             interval = fmean(end.low for end in ends), fmean(end.high for end in ends)
             points.append((mean_gain(experiment, group), middle, *interval))
-    x, y, low, high = tuple(zip(*points, strict=True)) or ((), (), (), ())
-    return Series(strategy, strategy, x, y, low, high)
+    x, y, lower, upper = tuple(zip(*points, strict=True)) or ((), (), (), ())
+    return Series(strategy, strategy, x, y, lower, upper)
 
 
 def _table(experiment: Experiment, task: str) -> Table:
@@ -104,13 +104,13 @@ def _table(experiment: Experiment, task: str) -> Table:
 
 
 def _points(change: AnswerChange) -> str:
-    low, high = change.accuracy_interval
-    return f"{100 * change.accuracy:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    ends = change.accuracy_interval
+    return f"{100 * change.accuracy:+.1f} ({100 * ends.low:+.1f} to {100 * ends.high:+.1f})"
 
 
 def _margin(change: AnswerChange) -> str:
-    low, high = change.margin_interval
-    return f"{change.margin:+.3f} ({low:+.3f} to {high:+.3f})"
+    ends = change.margin_interval
+    return f"{change.margin:+.3f} ({ends.low:+.3f} to {ends.high:+.3f})"
 
 
 def _is_off_zero(interval: Interval) -> bool:
