@@ -8,6 +8,7 @@ from inc_mp_plugin.core.literals import Through
 from inc_mp_plugin.core.plan import Interval, Plan
 from inc_mp_plugin.core.results import KLPoint, KLValidation, Point, Validation
 from inc_mp_plugin.core.verdicts import Measured, Thresholds
+from inc_mp_plugin.report.changed_words import threshold_in_words
 from inc_mp_plugin.report.text import has_tau, span
 from inc_mp_plugin.targets import get_target
 
@@ -111,6 +112,9 @@ def _kl_text(kl: KLValidation, point: KLPoint, validation: Validation, plan: Pla
         judged = f"; kl {kl.threshold:.6g}: {outcome}"
     value = with_interval(point.measured, point.measured_interval, ".3g")
     text = f"The plan's measured KL is {value} nats per {point.per}{judged}; {changes_text(point)}."
+    measured = [point, *(other.kl for other in validation.points if other.kl is not None)]
+    if kl.threshold is not None and (words := threshold_in_words(kl.threshold, measured)):
+        text += f" By {words}."
     if kl.floor is not None:
         text += f" The base model's own KL between its two attention kernels is {kl.floor:.2g}"
         text += ": nothing is held closer to its threshold." if judged and not unmeasured else "."
