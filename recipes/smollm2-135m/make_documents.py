@@ -33,7 +33,7 @@ FOLDER = Path(__file__).resolve().parent
 MODEL = Path("runs/models/smollm2-135m")
 VALIDATION = 64  # passages
 DOCUMENTS = 300  # of each task
-LONGEST, SHORTEST = 62, 24  # tokens of a document of the cloze, beside the word
+MOST, LEAST = 64, 24  # tokens of a document of the cloze
 PER_WORD = 20
 BEGINNING, ENDING = 26, 10  # tokens
 PIECE = re.compile(r"\w+|[^\w\s]|\n")
@@ -80,11 +80,12 @@ def cut(text: str, span: tuple[int, int], tokenizer: PreTrainedTokenizerBase) ->
 
     None where what is left is too short, or its tokens are others without the word.
     """
-    before = tokenizer(text[: span[0] - 1]).input_ids[-LONGEST:]
+    before = tokenizer(text[: span[0] - 1]).input_ids[2 - MOST :]
     beginning = tokenizer.decode(before).partition(" ")[2]  # from a whole word on
     word = text[span[0] - 1 : span[1]]  # with the space before it, which belongs to its first token
     whole, first = tokenizer(beginning + word).input_ids, tokenizer(beginning).input_ids
-    if not SHORTEST <= len(first) < len(whole) or whole[: len(first)] != first or beginning[-1].isspace():
+    fits = LEAST <= len(first) < len(whole) <= MOST
+    if not fits or whole[: len(first)] != first or beginning[-1].isspace():
         return None
     return {"context": beginning, "word": word}
 
