@@ -183,5 +183,5 @@ lane_browser() {  # the report's slider, in Debian's chromium
 
 lane_tasks() {
   environment tasks -c constraints.txt -e ".[test,eval]"
-  tests tasks tests/evaluate/test_tasks.py tests/experiments/test_accuracy.py -m "slow or not slow"
+  tests tasks tests/evaluate/test_tasks.py tests/evaluate/test_answers.py tests/experiments/test_accuracy.py -m "slow or not slow"
 }
