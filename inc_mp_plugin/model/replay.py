@@ -14,14 +14,16 @@ from torch.utils.checkpoint import checkpoint
 from inc_mp_plugin.libraries.glibc import give_back_freed
 from inc_mp_plugin.libraries.torch import leaves, with_leaves
 from inc_mp_plugin.model.hooks import with_forward
+from inc_mp_plugin.model.in_files import kept_in_files
 from inc_mp_plugin.model.modules import module_of
 
 
 class Replays:
     """Blocks of a model under reentrant checkpoints.
 
-    A block first runs without gradients, and nothing of it is kept but its inputs. During a backward pass it
-    runs again, with gradients, and gives the same values. Several backward passes replay it several times.
+    A block first runs without gradients, and nothing of it is kept but its inputs, large ones on a CPU in
+    files. During a backward pass it runs again, with gradients, and gives the same values. Several backward
+    passes replay it several times.
 
     Attributes:
         rehearsing: True while a block runs without gradients.
@@ -61,15 +63,16 @@ class Replays:
             return tuple(leaf for leaf in leaves(result) if isinstance(leaf, Tensor))
 
         # The first block's input comes from a frozen embedding: without a gradient there, none would flow.
-        outputs = iter(checkpoint(run, torch.zeros((), requires_grad=True), *tensors, use_reentrant=True))
+        with kept_in_files(tensors):
+            outputs = iter(checkpoint(run, torch.zeros((), requires_grad=True), *tensors, use_reentrant=True))
         result = results.pop()
         return with_leaves(result, [next(outputs) if isinstance(x, Tensor) else x for x in leaves(result)])
 
     @contextmanager
     def _rehearsal(self, name: str) -> Iterator[None]:
         before, self.rehearsing = self.rehearsing, not torch.is_grad_enabled()
+        give_back_freed()  # else more is kept, the more blocks have run
         if not self.rehearsing:
-            give_back_freed()  # else more is kept, the more blocks have run
             self._before_replay(name)
         try:
             yield

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
@@ -15,9 +13,9 @@ from torch import Tensor
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.distributions import Distributions, check_counted
 from inc_mp_plugin.model.hooks import watching
+from inc_mp_plugin.model.in_files import empty_in_a_file
 from inc_mp_plugin.model.losses import IGNORED_LABEL, next_labels
 from inc_mp_plugin.model.token_losses import check_classes, token_losses
-from inc_mp_plugin.runtime.disk import free_on_disk
 from inc_mp_plugin.runtime.lockstep import backward_pass
 from inc_mp_plugin.sensitivity.drawn_labels import drawn_losses, labels_at, uniform_numbers
 
@@ -204,7 +202,7 @@ class _Gathered:
         def keep(name: str, args: Any, kwargs: Any, output: Tensor) -> None:
             del name, args, kwargs
             if not self.of_output.numel():
-                self.of_output = _in_a_file((*self._shape, output.shape[-1]), output)
+                self.of_output = empty_in_a_file((*self._shape, output.shape[-1]), output)
             hook = partial(self._keep, self.of_output, part)
             output.register_hook(hook)  # type: ignore[no-untyped-call]
 
@@ -212,15 +210,3 @@ class _Gathered:
 
     def _keep(self, whole: Tensor, part: slice, gradient: Tensor) -> None:
         whole[:, part] = gradient
-
-
-def _in_a_file(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Make a tensor, on a CPU in a file that ends with it, if the disk has room for that.
-
-    The kernel may take the memory of a file for other work.
-    """
-    size = torch.Size(shape).numel()
-    if like.device.type != "cpu" or size * like.element_size() > free_on_disk(Path(tempfile.gettempdir())):
-        return like.new_empty(shape)
-    with tempfile.NamedTemporaryFile(prefix="inc_mp_plugin-") as file:
-        return torch.from_file(file.name, shared=True, size=size, dtype=like.dtype).view(shape)

@@ -1,9 +1,12 @@
 """Blocks that run once more for their gradients: against the same model without them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from inc_mp_plugin.model import in_files
 from inc_mp_plugin.model.replay import Replays
 
 
@@ -64,6 +67,30 @@ def test_values_and_gradients_are_the_same_bit_for_bit(model, times):
         replayed = gradients(model, x, times)
     assert all(torch.equal(a, b) for a, b in zip(plain, replayed, strict=True))
     assert told == [*reversed(BLOCKS)] * times
+
+
+def test_large_inputs_are_kept_in_files_that_go_with_them(model, monkeypatch, tmp_path):
+    """What a block reads beside, and its input but for the first, which has no gradient; no name is left."""
+    x, made, empty = torch.randn(5, 4), [], in_files.empty_in_a_file
+    plain = gradients(model, x, 2)
+    monkeypatch.setattr(in_files, "LARGE", 1)
+    monkeypatch.setattr(in_files.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(in_files, "empty_in_a_file", lambda *of: made.append(empty(*of)) or made[-1])
+    with Replays(lambda block: None).of(model, BLOCKS):
+        replayed = gradients(model, x, 2)
+    assert all(torch.equal(a, b) for a, b in zip(plain, replayed, strict=True))
+    assert [tuple(tensor.shape) for tensor in made if tensor.dim()] == 5 * [(5, 4)]
+    assert all(str(tmp_path) in mapping(tensor) for tensor in made)
+    assert not list(tmp_path.iterdir())
+
+
+def mapping(tensor):
+    """The line of the memory map that a tensor lies in."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(place, 16) for place in line.split()[0].split("-"))
+        if first <= tensor.data_ptr() < last:
+            return line
+    return ""
 
 
 def test_a_block_runs_without_gradients_first_and_tells_so(model):
