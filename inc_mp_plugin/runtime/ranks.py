@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from inc_mp_plugin.core.errors import PluginError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -79,6 +81,11 @@ def gather(content: bytes) -> list[bytes]:
     """Gather as `exchange` does, and call nothing before."""
     if size() == 1:
         return [content]
+    with _all_there():
+        return _gather(content)
+
+
+def _gather(content: bytes) -> list[bytes]:
     import torch
 
     lengths = [torch.zeros(1, dtype=torch.long, device=_device()) for _ in range(size())]
@@ -123,12 +130,28 @@ def wait() -> None:
 def tell(content: bytes) -> None:
     """Send something from the first process to all others, which `hear` it."""
     if size() > 1:
-        _broadcast(content)
+        with _all_there():
+            _broadcast(content)
 
 
 def hear() -> bytes:
     """Wait for what the first process tells, and return it."""
-    return _broadcast(b"")
+    with _all_there():
+        return _broadcast(b"")
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    """Turn the backend's error inside a `with`, that a process is gone, into a line."""
+    try:
+        yield
+    except RuntimeError as error:  # all that gloo and NCCL raise
+        message = f"another process of this run has ended, and its own error says why ({_sentence(error)})"
+        raise PluginError(message) from error
+
+
+def _sentence(error: RuntimeError) -> str:
+    return str(error).strip().partition("\n")[0].partition(". ")[0]
 
 
 def _broadcast(content: bytes) -> bytes:

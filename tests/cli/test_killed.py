@@ -109,6 +109,7 @@ def test_two_processes_that_share_the_weights_and_are_killed(project, tmp_path):
     done = run("sensitivity.partial.1.npz")
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
+    assert "[rank0]: Traceback" not in done.stderr  # a line says that the other is gone
     assert not (folder / "sensitivity.json").exists()
     assert samples_in(folder / PARTIAL) >= 4
     done = run("no such file")

@@ -154,8 +154,14 @@ def test_what_a_device_map_does_not_go_with_is_one_line(project, tmp_path, chang
 
 @pytest.mark.parametrize("run", [{"device_map": "auto"}, {"parallel": "fsdp"}])
 def test_a_model_in_memory_is_not_loaded_again(run, tmp_path):
-    with pytest.raises(InputError, match="loads the model, and this one is in memory; give its name in"):
-        mp.tune(helpers.language_model("llama"), BATCHES, kl=0.001, run=run, out=tmp_path)
+    model, text = (
+        helpers.language_model("llama"),
+        "loads the model, and this one is in memory; give its name in",
+    )
+    with pytest.raises(InputError, match=text):
+        mp.tune(model, BATCHES, kl=0.001, run=run, out=tmp_path)
+    with pytest.raises(InputError, match=text):
+        mp.IPMSEConfig(kl=0.001, run=run, dump_stats_path=str(tmp_path))
 
 
 def test_a_model_on_two_devices_is_told_of_fsdp(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from processes import ROOT, torchrun
 
 import inc_mp_plugin as mp
+from inc_mp_plugin.core.errors import PluginError
 from inc_mp_plugin.runtime import ranks
 
 BATCHES = [{"input_ids": helpers.tokens(2, 16, seed)} for seed in range(5)]
@@ -37,6 +38,21 @@ def test_alone_every_function_is_for_one_process():
     assert ranks.share(BATCHES) == BATCHES
     assert ranks.exchange(b"it") == [b"it"]
     ranks.tell(b"nobody")
+
+
+def test_a_process_that_is_gone_is_one_line(monkeypatch):
+    def gone(*_):
+        message = "Connection closed by peer. Check the logs.\nmore"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(ranks, "size", lambda: 2)
+    monkeypatch.setattr(ranks, "_gather", gone)
+    monkeypatch.setattr(ranks, "_broadcast", gone)
+    expected = "has ended, and its own error says why (Connection closed by peer)"
+    for call in (lambda: ranks.exchange(b"it"), lambda: ranks.tell(b"it"), ranks.hear):
+        with pytest.raises(PluginError) as told:
+            call()
+        assert str(told.value) == f"another process of this run {expected}"
 
 
 @pytest.mark.slow
