@@ -68,9 +68,8 @@ def run_stage(
     value, content = make()
     made_by = f"inc-mp-plugin {metadata.version('inc-mp-plugin')}"
     store.write_artefact(path, kind, {**content, "depends_on": depends_on, "made_by": made_by})
-    for unfinished in path.parent.glob(
-        f"{path.stem}.partial*"
-    ):  # of all processes; not before the result is there
+    # Of all processes, and not before the result is there.
+    for unfinished in path.parent.glob(f"{path.stem}.partial*"):
         unfinished.unlink(missing_ok=True)
     return value
 

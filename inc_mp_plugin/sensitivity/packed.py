@@ -30,7 +30,7 @@ class Packed:
 
     @staticmethod
     def of(values: Tensor, format_name: str, factor: Tensor | None, dtype: torch.dtype) -> Packed:
-        """Store values that their format has.
+        """Make bytes of values that their format has.
 
         Args:
             values: of any shape.

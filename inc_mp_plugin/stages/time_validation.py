@@ -74,11 +74,10 @@ def time_validation_stage(
     }
 
     def make() -> TimeValidation:
-        partial_file = partial(out / "time_validation.partial.npz", "time_validation", depends_on)
+        partial_file = partial(out, "time_validation", depends_on)
         timing = stopwatch_of(job, subject, graph).measure(list(candidates.values()), partial_file)
         timed = dict(zip(candidates, timing.configurations, strict=True))
         compared = [_compare(plan, gains["empirical_time"], timed) for plan in plans]
-        partial_file.remove()
         groups = timed_groups(gains["empirical_time"], graph)
         clock = (timing.device, timing.description, timing.price_s)
         return TimeValidation(*clock, tuple(filter(None, compared)), groups)

@@ -64,11 +64,10 @@ def timing_stage(
     }
 
     def make() -> Timing:
-        partial_file = partial(out / "timing.partial.npz", "timing", depends_on)
+        partial_file = partial(out, "timing", depends_on)
         return stopwatch_of(job, subject, graph).measure(configurations, partial_file)
 
     timing = TIMING.make(out, depends_on, make)
-    (out / "timing.partial.npz").unlink(missing_ok=True)
     gains = empirical_gains(groups, timing, graph, base)
     for note in dict.fromkeys(group.note for group in gains.groups if group.note):
         say(f"timing: {note}")

@@ -115,7 +115,7 @@ def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
         (["solve", "nowhere"], 2, "is missing; run `inc-mp tune"),
         (["solve", "{finished}", "samples=3"], 2, "to change other keys, run `inc-mp tune`"),
         (["solve", "{finished}", "gain_fraction=0.9", "tau=1e-6"], 3, "least tau"),
-        (["emit", "{finished}", "--target", "vllm"], 2, "unknown target 'vllm'"),
+        (["emit", "{finished}", "--target", "vllm"], 2, "inc-mp export DIR --out MODEL"),
         (
             ["emit", "{finished}"],
             2,

@@ -41,8 +41,8 @@ def test_words():
         "changes its most likely word, perplexity × 1.0020. By 3 measured plans, a KL of 0.0015 nats "
         "per token changes the most likely word of 1 token in 9 here. The base model's own KL between its "
         "two attention kernels is 1e-05: nothing is held closer to its threshold. Over the random plans, of "
-        "KL, the correlation of the logarithms is 0.998, mean predicted / mean measured 0.91, and 1 of them lie "
-        "in their interval."
+        "KL, the correlation of the logarithms is 0.998, mean predicted / mean measured 0.91, and 1 of them "
+        "lie in their interval."
     )
     for floor, judged in ((2e-4, "kl 0.0015: not decided"), (None, "kl 0.0015: held")):
         changed = replace(WITH_KL, kl=replace(WITH_KL.kl, floor=floor))
