@@ -98,6 +98,27 @@ def test_it_is_shown(finished):
     assert not (finished / "figures" / "validation.svg").exists()  # there is no prediction of the loss
 
 
+@pytest.mark.parametrize("name", ["choices", "prediction", "curve"])
+def test_experiments_where_the_loss_was_not_priced(finished, name):
+    """They go by the KL divergence: the least of all that gain as much is the plan's."""
+    result = call("experiment", finished, name, "--points", 2, "--draws", 3)
+    assert result.exit_code == 0, result.output
+    trials = read(finished, f"experiments/{name}-memory.json")["trials"]
+    assert all(trial["predicted"] is None and trial["interval"] is None for trial in trials)
+    if name == "choices":
+        assert {trial["level"] for trial in trials} == {KL}
+        return
+    assert all(trial["measured"] >= 0 and trial["kl"]["measured"] >= 0 for trial in trials)
+    predicted = [trial["kl"]["predicted"] for trial in trials]
+    if name == "prediction":
+        everything = next(trial for trial in trials if trial["strategy"] == "uniform")
+        assert predicted[0] <= trials[0]["level"] ** 2 * everything["kl"]["predicted"] * (1 + 1e-9)
+        return
+    for level in {trial["level"] for trial in trials}:
+        beside = [p for p, trial in zip(predicted, trials, strict=True) if trial["level"] == level]
+        assert beside[0] == pytest.approx(min(beside))
+
+
 def test_a_closed_loop_holds_both(project):
     keys = [*KEYS, "noise=uniform", "tau=0.00006", "kl=0.000002", "verify=true", "validation.through=hooks"]
     result = call("tune", project / "recipe.yaml", *keys, "--out", project / "verified")
