@@ -30,7 +30,7 @@ HOMES = {
     "lm_eval": {"evaluate/tasks", "libraries/lm_eval"},
     "matplotlib": {"report/plots"},
     "neural_compressor": {"inc", "strategy", "libraries/neural_compressor"},
-    "pydantic": {"pipeline/recipe", "pipeline/sections", "runtime/codec"},
+    "pydantic": {"pipeline/keys", "pipeline/recipe", "pipeline/sections", "runtime/codec"},
     "rich": {"cli/show", "report", "runtime/progress"},
     "transformers": {"inc/loading", "libraries/transformers", "model/loading"},
     "typer": {"cli"},

@@ -4,78 +4,36 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from inc_mp_plugin.core.errors import InputError, unknown
 from inc_mp_plugin.core.formats import check_formats, get_format
 from inc_mp_plugin.core.knobs import KNOBS, check_knobs
 from inc_mp_plugin.core.literals import (
     IN_MEMORY,
-    Accelerator,
-    Attention,
-    KVCache,
-    NoiseModel,
-    Objective,
-    Strategy,
-    Yardstick,
 )
-from inc_mp_plugin.core.results import LEAST_SAMPLES, VERIFY_CONFIDENCE
+from inc_mp_plugin.core.results import LEAST_SAMPLES
 from inc_mp_plugin.pipeline.faults import in_one_line
+from inc_mp_plugin.pipeline.keys import Keys
 from inc_mp_plugin.pipeline.next_command import key_of
 from inc_mp_plugin.pipeline.own_loss import AUTO
 from inc_mp_plugin.pipeline.places import look_beside
 from inc_mp_plugin.pipeline.sections import (
-    CalibrationSection,
     DataSection,
-    ModelSection,
-    RequestSection,
-    RunSection,
-    Section,
-    Threshold,
-    TimingSection,
-    ValidationSection,
 )
 from inc_mp_plugin.pipeline.spread import spread_fault
 from inc_mp_plugin.runtime import store
 from inc_mp_plugin.solver.uncertainty import LEAST_ROWS
 from inc_mp_plugin.targets import get_target
 
-Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 _BASELINES = ("random", "prefix", "uniform")
 
 
-class Recipe(Section):
-    """Everything that `inc-mp tune` needs to know."""
-
-    model: ModelSection
-    calibration: CalibrationSection
-    strategy: Strategy = "ip_mse"
-    seed: int = 0
-    objective: Objective = "memory"
-    device: Accelerator = "gaudi2"
-    formats: tuple[str, ...] = ("fp8_e4m3",)
-    tau: Threshold | None = None
-    kl: Threshold | None = None
-    gain_fraction: Fraction | None = None
-    budget: Fraction | None = None
-    constraint: Yardstick | None = None
-    loss: str = AUTO
-    noise: NoiseModel = "uniform"
-    scale_method: str | None = None
-    confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
-    verify: bool = False
-    verify_confidence: Annotated[float, Field(gt=0, lt=1)] = VERIFY_CONFIDENCE
-    targets: tuple[str, ...] = ("cpu-qdq",)
-    kv_cache: KVCache = "bf16"
-    attention: Attention = "eager"
-    reuse_cache: bool = False
-    request: RequestSection | None = None
-    timing: TimingSection | None = None
-    validation: ValidationSection | None = None
-    run: RunSection = RunSection()
+class Recipe(Keys):
+    """Everything that `inc-mp tune` needs to know: keys that are checked together."""
 
     @field_validator("formats")
     @classmethod
