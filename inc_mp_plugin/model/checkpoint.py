@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FP8 = ("F8_E4M3", "F8_E5M2")
+_BASES = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
 _INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32")
 
 
@@ -107,6 +110,29 @@ def _stored_formats(model: nn.Module, name_or_path: str) -> dict[str, str]:
             for key in parameters.intersection(file.keys()):
                 formats[key] = file.get_slice(key).get_dtype()
     return formats
+
+
+def is_cast(name_or_path: str, dtype: str) -> bool:
+    """Tell if most weights of a model in a folder are floating-point numbers in another base format.
+
+    Args:
+        name_or_path: of the model; False if it is no folder of safetensors files.
+        dtype: the base format.
+
+    Example:
+        >>> is_cast("a name on a hub", "fp32")
+        False
+    """
+    from safetensors import safe_open
+
+    sizes = Counter[str]()
+    for path in Path(name_or_path).glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118 - it is no mapping
+                part = file.get_slice(key)
+                sizes[part.get_dtype()] += math.prod(part.get_shape())
+    others = sum(sizes[name] for base, name in _BASES.items() if base != dtype)
+    return 2 * others > sizes.total()
 
 
 def folder_of(name_or_path: str) -> Path:

@@ -11,7 +11,7 @@ from inc_mp_plugin.libraries.transformers import commit_of, in_dtype
 from inc_mp_plugin.model.adapters import base_of, is_adapter, with_adapter, with_empty_adapter
 from inc_mp_plugin.model.checkpoint import check_whole
 from inc_mp_plugin.model.load_errors import loading
-from inc_mp_plugin.model.placing import in_places
+from inc_mp_plugin.model.placing import in_files, in_places
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.runtime.store import file_fingerprint
 from inc_mp_plugin.scales.dtypes import dtype_of
@@ -42,6 +42,7 @@ def load_model(
     trust_remote_code: bool,
     merge_adapters: bool = False,
     device_map: DeviceMap | None = None,
+    cast_as_used: bool = False,
 ) -> nn.Module:
     """Load a model in its base format, in evaluation mode: a causal language model, or what its class names.
 
@@ -51,6 +52,8 @@ def load_model(
         trust_remote_code: run code that comes with the model.
         merge_adapters: merge the adapter into the base model; else it stays a `PeftModel`.
         device_map: "auto" to keep it on a card, in memory and on a disk, as far as each goes.
+        cast_as_used: keep weights in their files, and cast each when its module runs; stacked experts, whose
+            module reads a part of its weights alone, are cast here.
 
     Raises:
         InputError: transformers or PEFT cannot load it, its files do not hold all of it, or there is no
@@ -75,6 +78,15 @@ def load_model(
     def load(**places: Any) -> nn.Module:
         return _load(name_or_path, dtype, places, trust_remote_code=trust_remote_code).eval()
 
+    if cast_as_used:
+        from inc_mp_plugin.model.experts import fused_experts
+
+        model = in_files(load)
+        if not fused_experts(model):
+            say(
+                f"weights stay in their files, and each is cast to {dtype} when its module runs (memory: low)"
+            )
+            return model
     return load() if device_map is None else in_places(load)
 
 

@@ -26,15 +26,29 @@ def in_places(load: Callable[..., nn.Module]) -> nn.Module:
     Args:
         load: loads it, with these keywords of `from_pretrained`.
     """
+    model = _placed(load, room())
+    say(f"device_map: auto, {_summary(model)}")
+    return model
+
+
+def in_files(load: Callable[..., nn.Module]) -> nn.Module:
+    """Load a model whose weights stay in their files: each is read, and cast, when its module runs.
+
+    Args:
+        load: loads it, with these keywords of `from_pretrained`.
+    """
+    return _placed(load, {"cpu": 0})
+
+
+def _placed(load: Callable[..., nn.Module], places: Room) -> nn.Module:
     # Weights in safetensors files stay in their files; others are written anew, into this folder.
     folder = tempfile.mkdtemp(prefix="inc-mp-weights-")
     try:
-        model = load(device_map="auto", max_memory=dict(room()), offload_folder=folder)
+        model = load(device_map="auto", max_memory=dict(places), offload_folder=folder)
     except BaseException:
         shutil.rmtree(folder)
         raise
     weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
-    say(f"device_map: auto, {_summary(model)}")
     return model
 
 

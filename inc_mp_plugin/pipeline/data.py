@@ -23,6 +23,7 @@ from inc_mp_plugin.model.loading import (
 from inc_mp_plugin.model.subject import Subject, versions
 from inc_mp_plugin.pipeline.next_command import refuse_model_in_memory
 from inc_mp_plugin.pipeline.own_loss import loss_fingerprint, loss_of
+from inc_mp_plugin.pipeline.spread import casts_as_used
 from inc_mp_plugin.runtime.store import file_fingerprint
 from inc_mp_plugin.targets import get_target
 
@@ -130,14 +131,15 @@ def heldout_of(recipe: Recipe) -> HeldOut | None:
 def through_of(recipe: Recipe, through: Measuring) -> Measuring:
     """Return what lowers the ops of a recipe's model where it is measured.
 
-    INC converts a model that is in one place, and knows nothing of the scales of a server.
+    INC converts a model that is in one place and in one dtype, and knows nothing of the scales of a server.
 
     Args:
         recipe: the checked recipe.
         through: the recipe's own word.
     """
-    own_rounding = bool(recipe.targets) and get_target(recipe.targets[0]).device is None
-    return "hooks" if through == "auto" and (own_rounding or recipe.run.device_map is not None) else through
+    of_server = bool(recipe.targets) and get_target(recipe.targets[0]).device is None
+    elsewhere = of_server or recipe.run.device_map is not None or casts_as_used(recipe)
+    return "hooks" if through == "auto" and elsewhere else through
 
 
 def check_data(recipe: Recipe) -> None:
@@ -234,6 +236,7 @@ def _model(recipe: Recipe) -> nn.Module:
             trust_remote_code=trusted,
             merge_adapters=section.merge_adapters,
             device_map=recipe.run.device_map,
+            cast_as_used=casts_as_used(recipe),
         )
     if recipe.calibration.pack:
         from inc_mp_plugin.model.packing import check_packing

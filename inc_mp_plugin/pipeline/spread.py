@@ -21,6 +21,23 @@ def spread_fault(recipe: Recipe) -> str:
     return _device_map_fault(recipe) if auto else ""
 
 
+def casts_as_used(recipe: Recipe) -> bool:
+    """Tell if weights stay in their files, in another format than the base format, until their module runs.
+
+    So it is where little memory is to be taken, and nothing needs the whole model in one place.
+    """
+    run, model = recipe.run, recipe.model
+    asked = run.memory == "low" and run.device_map is None and run.parallel != "fsdp"
+    if not asked or model.weights != "trained" or _device_map_fault(recipe):
+        return False
+    from inc_mp_plugin.libraries.transformers import leaves_weights_in_files
+    from inc_mp_plugin.model.adapters import is_adapter
+    from inc_mp_plugin.model.checkpoint import is_cast
+
+    name = model.name_or_path
+    return not is_adapter(name) and is_cast(name, model.dtype) and leaves_weights_in_files()
+
+
 def _device_map_fault(recipe: Recipe) -> str:
     if recipe.model.weights == "random":
         return "run.device_map is of weights in files; leave it out, or give weights: trained"
