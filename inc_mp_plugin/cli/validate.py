@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,8 +20,20 @@ def validate(
     ] = False,
     through: Annotated[
         str | None,
-        typer.Option(help="What lowers ops: `inc`; `hooks` that round as the target does; or `auto`."),
+        typer.Option(
+            help="What lowers ops: `inc`; `hooks` that round as the target does; `auto`; or `vllm` itself."
+        ),
     ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="With --through vllm: the plan's checkpoint, from inc-mp export.")
+    ] = None,
+    vllm_python: Annotated[
+        str | None,
+        typer.Option(envvar="INC_MP_VLLM_PYTHON", help="The Python that has vLLM, if not this one."),
+    ] = None,
+    vllm_dtype: Annotated[
+        str, typer.Option(help="With --through vllm: that it runs in; float32 leaves out the noise of BF16.")
+    ] = "auto",
     allow_code: AllowCode = False,
     tau: Annotated[
         list[float] | None, typer.Option(help="With --time, a threshold to plan for; may be repeated.")
@@ -28,7 +42,7 @@ def validate(
         list[float] | None, typer.Option(help="The same, of the KL divergence in nats per token.")
     ] = None,
 ) -> None:
-    """Lower ops through INC or hooks, and compare predicted with measured loss and KL on held-out samples."""
+    """Lower ops, and compare predicted with measured loss and KL on held-out samples."""
     from inc_mp_plugin.cli.show import show_plan, show_time
     from inc_mp_plugin.pipeline.validate import validate_plan, validate_time
 
@@ -41,5 +55,13 @@ def validate(
     if tau or kl:
         message = "--tau and --kl go with --time; the threshold of the plan itself is set by `inc-mp solve`"
         raise InputError(message)
-    validate_plan(folder, through=through, allow_code=allow_code)
+    if (through == "vllm") != (model is not None):
+        message = "--through vllm and --model go together: the checkpoint of the plan, from inc-mp export"
+        raise InputError(message)
+    if model is None:
+        validate_plan(folder, through=through, allow_code=allow_code)
+    else:
+        from inc_mp_plugin.pipeline.served import validate_served
+
+        validate_served(folder, model, python=vllm_python or sys.executable, dtype=vllm_dtype)
     show_plan(folder)

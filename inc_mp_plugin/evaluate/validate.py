@@ -98,7 +98,7 @@ class KLMeasurement:
         """Compare predicted with measured KL over random plans; None where a plan has none."""
         each = [point.kl for point in points]
         known = [point for point in each if point is not None]
-        if not known or len(known) < len(each):
+        if len(known) < len(each):
             return None
         log_correlation, ratio = _agreement(known)
         return KLValidation(log_correlation, ratio, self.threshold, self.floor())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from inc_mp_plugin.targets.layout import Captured
 
 if TYPE_CHECKING:
     from inc_mp_plugin.export.checkpoint import Checkpoint
+    from inc_mp_plugin.export.places import Place
     from inc_mp_plugin.model.expert_stacks import Order
 
 
@@ -77,39 +78,76 @@ def export_plan(folder: Path, out: Path, scheme: Scheme) -> Exported:
         SelectionError: vLLM would fail on the checkpoint: a module of its would be in FP8 in part.
     """
     from inc_mp_plugin.export.folder import Content, check_free, write_checkpoint
-    from inc_mp_plugin.export.places import linear_modules, places_of
     from inc_mp_plugin.export.scales import static_scales
 
     check_free(out)
     run = Run(folder)
-    lowered, left = _split(run)
-    captured = Captured.of(run.graph)
-    linear = Captured(
-        tuple(op.name for op in run.graph.ops if op.kind == "linear"), captured.modules, captured.tied
-    )
-    _check_groups(run, linear, lowered)
+    lowered, left = linear_part(run)
     inputs = _inputs(run, lowered) if scheme == "static" else {}
-    checkpoint = _source(run)
-    places, reasons = places_of(linear.ops, checkpoint, _orders(run))
-    homeless = [op for op in lowered if op in reasons]
-    if homeless:
-        message = f"no checkpoint was made: {homeless[0]!r} is planned in FP8, but {reasons[homeless[0]]}"
-        raise SelectionError(message)
-    in_fp8 = {op: places[op] for op in lowered}
-    modules = {place.module for place in in_fp8.values()}
-    others = {op for op in linear.ops if op in captured.tied and op in reasons}
-    others |= set(linear_modules(checkpoint, captured.modules, places)) - modules
+    written = PlacedPlan.of(run, lowered)
     scales = None
     if scheme == "static":
         method = Scales(method_on_a_cpu(run.job.scale_method), "cpu")
-        scales = static_scales(checkpoint, in_fp8, inputs, method, base=run.plan.base, captured=linear)
-    content = Content(checkpoint, in_fp8, scales, quantization_config(scheme, modules, others))
-    write_checkpoint(content, out)
+        scales = static_scales(
+            written.source, written.in_fp8, inputs, method, base=run.plan.base, captured=written.linear
+        )
+    settings = quantization_config(scheme, written.modules, written.others)
+    write_checkpoint(Content(written.source, written.in_fp8, scales, settings), out)
     return _exported(run, out, lowered, left, scheme)
 
 
-def _split(run: Run) -> tuple[list[str], dict[str, str]]:
-    """Split a plan's ops below the base format into those that are written in FP8, and those that are not."""
+@dataclass(frozen=True)
+class PlacedPlan:
+    """A plan in the checkpoint that was measured.
+
+    `linear` are the linear ops of the model, `in_fp8` the places of those in FP8, and `others` all other
+    linear modules.
+    """
+
+    source: Checkpoint
+    linear: Captured
+    in_fp8: Mapping[str, Place]
+    others: frozenset[str]
+
+    @staticmethod
+    def of(run: Run, lowered: Sequence[str]) -> PlacedPlan:
+        """Place the linear ops of a plan.
+
+        Raises:
+            InputError: the model's files are not there, not those that were measured, or no safetensors.
+            SelectionError: vLLM would fail on a checkpoint of the plan, or an op has no place in one.
+        """
+        from inc_mp_plugin.export.places import linear_modules, places_of
+
+        captured = Captured.of(run.graph)
+        linear = Captured(
+            tuple(op.name for op in run.graph.ops if op.kind == "linear"), captured.modules, captured.tied
+        )
+        _check_groups(run, linear, lowered)
+        source = _source(run)
+        places, reasons = places_of(linear.ops, source, _orders(run))
+        homeless = [op for op in lowered if op in reasons]
+        if homeless:
+            message = f"no checkpoint was made: {homeless[0]!r} is planned in FP8, but {reasons[homeless[0]]}"
+            raise SelectionError(message)
+        in_fp8 = {op: places[op] for op in lowered}
+        modules = {place.module for place in in_fp8.values()}
+        others = {op for op in linear.ops if op in captured.tied and op in reasons}
+        others |= set(linear_modules(source, captured.modules, places)) - modules
+        return PlacedPlan(source, linear, in_fp8, frozenset(others))
+
+    @property
+    def modules(self) -> set[str]:
+        """The checkpoint's names of the modules in FP8."""
+        return {place.module for place in self.in_fp8.values()}
+
+
+def linear_part(run: Run) -> tuple[list[str], dict[str, str]]:
+    """Split a plan's ops below the base format into those that are written in FP8, and those that are not.
+
+    Raises:
+        InputError: the plan lowers an op to another format, or no linear one.
+    """
     lowered, left = [], dict[str, str]()
     for op in (op for op in run.graph.ops if op.name in run.plan.lowered):
         format_name = run.plan.formats[op.name]
@@ -133,7 +171,7 @@ def _split(run: Run) -> tuple[list[str], dict[str, str]]:
     return lowered, left
 
 
-def _check_groups(run: Run, linear: Captured, lowered: list[str]) -> None:
+def _check_groups(run: Run, linear: Captured, lowered: Sequence[str]) -> None:
     """Refuse a plan that vLLM would fail on.
 
     Raises:

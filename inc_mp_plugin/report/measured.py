@@ -25,7 +25,8 @@ def way(through: Through, targets: Sequence[str]) -> str:
         ('hooks that round as vllm does', 'hooks that round as INC does', 'INC')
     """
     servers = [name for name in targets[:1] if get_target(name).device is None]
-    return {"inc": "INC", "hooks": f"hooks that round as {servers[0] if servers else 'INC'} does"}[through]
+    hooks = f"hooks that round as {servers[0] if servers else 'INC'} does"
+    return {"inc": "INC", "hooks": hooks, "vllm": "vLLM itself"}[through]
 
 
 def without_cache(plan: Plan) -> bool:
@@ -116,13 +117,25 @@ def _kl_text(kl: KLValidation, point: KLPoint, validation: Validation, plan: Pla
     if kl.threshold is not None and (words := threshold_in_words(kl.threshold, measured)):
         text += f" By {words}."
     if kl.floor is not None:
-        text += f" The base model's own KL between its two attention kernels is {kl.floor:.2g}"
-        text += ": nothing is held closer to its threshold." if judged and not unmeasured else "."
+        text += _floor_text(kl.floor, validation, judged=bool(judged) and not unmeasured)
     if kl.log_correlation is not None and kl.ratio is not None:
         others = [other.kl for other in validation.points if other.kl is not None and other.kl.interval]
         agreement = _agreement(kl.log_correlation, kl.ratio, others)
         text += f" Over the random plans{_otherwise(validation, plan)}, of KL, {agreement}"
     return text
+
+
+def _floor_text(floor: float, validation: Validation, *, judged: bool) -> str:
+    """Say how far the base model is from itself, computed in another way."""
+    start = " The base model's own KL between"
+    if validation.through == "vllm" and validation.dtype != "float32":
+        return (
+            f"{start} {validation.dtype} and float32 is {floor:.2g}: base and plan both round so, which adds "
+            f"about {2 * floor:.2g} to what FP8 does."
+        )
+    ways = "samples alone and in batches" if validation.through == "vllm" else "its two attention kernels"
+    end = ": nothing is held closer to its threshold." if judged else "."
+    return f"{start} {ways} is {floor:.2g}{end}"
 
 
 def _otherwise(validation: Validation, plan: Plan) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from inc_mp_plugin.core.divergence import Divergence
-from inc_mp_plugin.model.attention_kernels import attention_kernel, in_other_kernel
+from inc_mp_plugin.model.attention_kernels import attention_kernel
 from inc_mp_plugin.model.base_logits import BaseLogits
 from inc_mp_plugin.model.batches import placed
 from inc_mp_plugin.model.divergence import Rows, divergence_rows, joined, labels_in, row_blocks
@@ -138,14 +138,14 @@ class Comparison:
             return (time.perf_counter() - start_s) * self.batches
 
     def of_other_kernel(self) -> Divergence | None:
-        """Measure the KL divergence of the base model from itself in the other attention kernel.
+        """Measure the KL divergence of the base model from itself with other rounding errors.
 
-        None where there is no other kernel, or no distribution.
+        None where there is no other way to run it, such as another attention kernel, or no distribution.
         """
-        with self._base() as model, in_other_kernel(model) as name:
-            if name is None:
+        with self._model.otherwise() as model:
+            if model is None:
                 return None
-        return self._compared(self._base_in_other_kernel)[1]
+        return self._compared(self._base_otherwise)[1]
 
     def conditions(self) -> Conditions:
         """Describe how the base model runs."""
@@ -153,9 +153,16 @@ class Comparison:
             return Conditions(attention_kernel(model), torch.get_num_threads())
 
     @contextmanager
-    def _base_in_other_kernel(self) -> Iterator[nn.Module]:
-        with self._base() as model, in_other_kernel(model):
-            yield model
+    def _base_otherwise(self) -> Iterator[nn.Module]:
+        with self._model.otherwise() as model:
+            yield self._given(model)
+
+    @staticmethod
+    def _given(model: nn.Module | None) -> nn.Module:
+        if model is None:
+            message = "the base model runs in one way alone"
+            raise RuntimeError(message)
+        return model
 
     @property
     def batches(self) -> int:

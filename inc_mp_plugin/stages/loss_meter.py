@@ -24,6 +24,7 @@ from inc_mp_plugin.sensitivity.rounding import CASTS
 from inc_mp_plugin.stages.comparison import Comparison, Conditions
 from inc_mp_plugin.stages.consumer_scales import measuring_scales
 from inc_mp_plugin.stages.measured_model import MeasuredModel, ThroughHooks, ThroughInc
+from inc_mp_plugin.stages.through_vllm import ThroughVllm
 from inc_mp_plugin.stages.together import Together
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class LossMeter:
         ops: Sequence[str],
         out: Path,
         beside: LossMeter | None = None,
+        server: ThroughVllm | None = None,
     ) -> None:
         """Prepare; nothing is loaded or converted yet.
 
@@ -70,6 +72,7 @@ class LossMeter:
             ops: names of the ops that may leave the base format.
             out: folder of the artefacts.
             beside: another meter, whose model is used, and whose samples are skipped.
+            server: the model in a server, if it is measured there.
         """
         self.format = job.formats[0]
         settings = {
@@ -86,17 +89,21 @@ class LossMeter:
         if beside is not None:
             name, self._skip = "verified_losses", heldout.samples
             settings["validation.skip"] = self._skip
-        self.through: Through = _way(heldout.through, self.format)
+        self.through: Through = _way(heldout.through, self.format) if server is None else "vllm"
         if self.through != "inc":
             name = f"{name}_{self.through}"
             settings["validation.through"] = self.through
-        self.depends_on = numbered("losses", settings)
         self.verify_confidence = job.verify_confidence
         self.thresholds = Thresholds(job.tau, job.kl)
         self.subject, self.samples = subject, heldout
         self._job, self._graph, self._ops, self._out = job, graph, ops, out
-        if beside is not None:
-            self._model: MeasuredModel = beside._model
+        if server is not None:
+            settings |= server.identify()
+        self.depends_on = numbered("losses", settings)
+        if server is not None:
+            self._model: MeasuredModel = server
+        elif beside is not None:
+            self._model = beside._model
         elif self.through == "hooks":
             self._model = ThroughHooks(job, subject, graph)
         else:
@@ -112,7 +119,7 @@ class LossMeter:
     @cached_property
     def judge(self) -> LossMeter:
         """The meter of the final plan, on the same samples: through INC, unless hooks were asked for."""
-        if self.samples.through != "auto" or self.through == "inc":
+        if self.samples.through != "auto" or self.through != "hooks":
             return self
         samples = replace(self.samples, through="inc")
         return LossMeter(self._job, samples, self.subject.lent(), self._graph, ops=self._ops, out=self._out)
@@ -121,6 +128,11 @@ class LossMeter:
     def heldout(self) -> Sequence[Batch]:
         """The held-out batches."""
         return self.samples.load(self._skip)
+
+    @property
+    def dtype(self) -> str:
+        """The format that the base model is measured in."""
+        return self._model.dtype if isinstance(self._model, ThroughVllm) else self.subject.base
 
     @property
     def together(self) -> bool:
@@ -171,9 +183,10 @@ class LossMeter:
         return divergence
 
     def floor(self) -> float | None:
-        """Measure the KL divergence of the base model from itself in the other attention kernel, nats.
+        """Measure the KL divergence of the base model from itself with other rounding errors, nats.
 
-        None where there is no other kernel, or no KL divergence. It is measured once and stored.
+        They are those of the other attention kernel, or, in a server, of FP32. None where there is no other
+        way, or no KL divergence. It is measured once and stored.
         """
         if _FLOOR not in self._measured:
             divergence = self._comparison.of_other_kernel()

@@ -36,9 +36,28 @@ class MeasuredModel(Protocol):
             The model.
         """
 
+    def otherwise(self) -> AbstractContextManager[nn.Module | None]:
+        """Run the base model inside a `with` so that it computes the same, with other rounding errors.
+
+        Yields:
+            The model; None where there is no other way.
+        """
+
+
+class _InOtherKernel:
+    """A model whose base format has another attention kernel."""
+
+    @contextmanager
+    def otherwise(self: MeasuredModel) -> Iterator[nn.Module | None]:
+        """Run the base model in the other attention kernel."""
+        from inc_mp_plugin.model.attention_kernels import in_other_kernel
+
+        with self.lowered({}) as model, in_other_kernel(model) as name:
+            yield None if name is None else model
+
 
 @dataclass
-class ThroughInc:
+class ThroughInc(_InOtherKernel):
     """The model as INC converts it: once and for good, when it is first needed.
 
     Attributes:
@@ -78,7 +97,7 @@ class ThroughInc:
 
 
 @dataclass
-class ThroughHooks:
+class ThroughHooks(_InOtherKernel):
     """The model with hooks that round inputs and weights; it leaves as it came.
 
     They round as INC on a CPU would, or as the server does that is the first target.

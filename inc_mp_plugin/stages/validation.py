@@ -94,7 +94,7 @@ def _depends_on(meter: LossMeter, losses: Costs, plan: Plan) -> store.Json:
 def _under_its_conditions(validation: Validation, meter: LossMeter) -> Validation:
     """Add what lowered the ops, and how the model ran."""
     attention, threads = meter.conditions()
-    through, others, dtype = meter.judge.through, meter.through, meter.subject.base
+    through, others, dtype = meter.judge.through, meter.through, meter.dtype
     return replace(
         validation,
         through=through,
