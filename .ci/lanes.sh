@@ -75,10 +75,6 @@ lane_lint() {
     ruff format --check .
     mypy
     shellcheck .ci/run .ci/lanes.sh .ci/nightly tests/device/run.sh inc_mp_plugin/targets/scripts/*.sh
-    "$work/tools/bin/uv" build --quiet --wheel --out-dir "$work/wheel"
-    diff <(git ls-files inc_mp_plugin | sort) \
-      <(python -c 'import sys, zipfile; print(*zipfile.ZipFile(sys.argv[1]).namelist(), sep="\n")' "$work"/wheel/*.whl \
-        | grep ^inc_mp_plugin/ | sort)
     # Gaudi images run Python 3.10, which need not be at hand: its grammar is.
     python -c 'import ast, pathlib
 for path in pathlib.Path("inc_mp_plugin").rglob("*.py"):
@@ -90,6 +86,36 @@ for path in pathlib.Path("inc_mp_plugin").rglob("*.py"):
     done
   )
   python3.11 .ci/nightly.py stale
+}
+
+lane_wheel() {  # the wheel in an empty folder: with torch and INC, and without
+  local wheel refusal status=0 bare=$work/bare/bin whole=$work/wheel/bin
+  tools
+  "$work/tools/bin/uv" build --quiet --out-dir "$work/dist"
+  "$work/tools/bin/uvx" --quiet twine check --strict "$work"/dist/*
+  wheel=$(echo "$work"/dist/*.whl)
+  [ "$(stat -c %s "$wheel")" -le 8000000 ]
+  diff <(git ls-files inc_mp_plugin recipes | sed 's|^recipes/|inc_mp_plugin/&|' | sort) \
+    <(python3.11 -c 'import sys, zipfile; print(*zipfile.ZipFile(sys.argv[1]).namelist(), sep="\n")' "$wheel" \
+      | grep ^inc_mp_plugin/ | sort)
+  "$work/tools/bin/uv" venv --quiet --python python3.11 "$work/bare"
+  "$work/tools/bin/uv" pip install --quiet --python "$bare/python" -c constraints.txt "$wheel"
+  environment wheel -c constraints.txt "$wheel[hf,inc]"
+  mkdir "$work/empty"
+  (
+    cd "$work/empty"
+    refusal=$("$bare/inc-mp" demo 2>&1) || status=$?
+    echo "$refusal"
+    [ "$status" = 2 ]
+    [[ $refusal == *"pip install 'inc_mp_plugin[hf,inc]'" ]]
+    "$whole/inc-mp" demo calibration.samples=16 validation.samples=8 validation.random_plans=3
+    for command in "solve runs/tiny-llama kl=0.002" "explain runs/tiny-llama" "recipes" "doctor"; do
+      # shellcheck disable=SC2086
+      "$bare/inc-mp" $command
+    done
+    "$bare/inc-mp" recipes timing-llama-cpu-decode > my.yaml
+    "$whole/inc-mp" tune my.yaml --dry-run
+  )
 }
 
 environment_newest() { environment newest -e ".[test]"; }

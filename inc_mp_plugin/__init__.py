@@ -28,7 +28,15 @@ def __getattr__(name: str) -> Any:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     module, there = _HOMES[name]
-    return getattr(import_module(module), there)
+    try:
+        return getattr(import_module(module), there)
+    except ModuleNotFoundError as error:
+        from inc_mp_plugin.core.missing import not_installed
+
+        missing = not_installed([error.name])
+        if missing is None:
+            raise
+        raise missing from error
 
 
 def __dir__() -> list[str]:

@@ -34,7 +34,7 @@ HOMES = {
     "rich": {"cli/show", "report", "runtime/progress"},
     "transformers": {"inc/loading", "libraries/transformers", "model/loading"},
     "typer": {"cli"},
-    "yaml": {"pipeline/recipe"},
+    "yaml": {"pipeline/recipe", "pipeline/recipe_file"},
 }
 WITHOUT_TORCH = ("core", "report", "solver", "targets")
 FILES = sorted(p.relative_to(PACKAGE).with_suffix("").as_posix() for p in PACKAGE.rglob("*.py"))

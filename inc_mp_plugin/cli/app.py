@@ -12,14 +12,15 @@ import typer
 from typer.core import TyperGroup
 
 from inc_mp_plugin.core.errors import PluginError
+from inc_mp_plugin.core.missing import not_installed
 from inc_mp_plugin.runtime.progress import shown, tell
 
 Arguments = ParamSpec("Arguments")
 
 FIRST = """\
-First:       inc-mp tune recipes/tiny-llama.yaml   tunes the small model that ships, in two minutes
-Installed:   inc-mp doctor                         what is missing for which feature
-All else:    inc-mp --help, inc-mp COMMAND --help"""
+First:      inc-mp demo      tunes the small model that ships, in two minutes, into ./runs
+Your own:   inc-mp recipes   what to begin with; then inc-mp tune my.yaml
+If stuck:   inc-mp doctor    what is missing for which feature; inc-mp --help lists all commands"""
 
 # The base of typer's errors of usage, for which it has no public name.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -72,6 +73,12 @@ def reported(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
         except PluginError as error:
             tell(f"Error: {error}")
             raise typer.Exit(error.exit_code) from None
+        except ModuleNotFoundError as error:
+            missing = not_installed([error.name])
+            if missing is None:
+                raise
+            tell(f"Error: {missing}")
+            raise typer.Exit(missing.exit_code) from None
         except KeyboardInterrupt:
             tell("Interrupted; the same command goes on where it stopped.")
             raise typer.Exit(1) from None

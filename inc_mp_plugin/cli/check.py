@@ -54,8 +54,10 @@ def check(
         raise InputError(message)
     from inc_mp_plugin.inc.check.file import KnownServing, check_file
     from inc_mp_plugin.inc.check.measurements import load_captured
+    from inc_mp_plugin.runtime.shipped import or_shipped
 
     serving = KnownServing(kv_cache, attention, reuse_cache)
+    model = model and or_shipped(model)
     report = check_file(
         config, load_captured(modules, model), target, serving, measurements=measurements, device=device
     )

@@ -7,6 +7,7 @@ import sys
 
 from inc_mp_plugin.cli.app import add, app
 from inc_mp_plugin.cli.check import check
+from inc_mp_plugin.cli.demo import demo
 from inc_mp_plugin.cli.diff import diff
 from inc_mp_plugin.cli.doctor import doctor
 from inc_mp_plugin.cli.emit import emit
@@ -14,12 +15,15 @@ from inc_mp_plugin.cli.experiment import experiment
 from inc_mp_plugin.cli.explain import explain
 from inc_mp_plugin.cli.export import export
 from inc_mp_plugin.cli.frontier import frontier
+from inc_mp_plugin.cli.recipes import recipes
 from inc_mp_plugin.cli.report import report
 from inc_mp_plugin.cli.run import ANY_ARGUMENTS, run
 from inc_mp_plugin.cli.solve import solve
 from inc_mp_plugin.cli.tune import tune
 from inc_mp_plugin.cli.validate import validate
 
+add(demo)
+add(recipes)
 add(tune)
 add(solve)
 add(explain)

@@ -9,6 +9,7 @@ import typer
 
 from inc_mp_plugin.cli.app import AllowCode, Overrides
 from inc_mp_plugin.runtime.lock import locked
+from inc_mp_plugin.runtime.packages import need
 from inc_mp_plugin.runtime.progress import tell
 
 
@@ -29,6 +30,7 @@ def tune(
     ] = False,
 ) -> None:
     """Run every stage of a recipe; a second call reuses what is done and still valid."""
+    need("torch", "neural_compressor", "transformers")  # now, not after minutes of work
     from inc_mp_plugin.cli.show import show_plan
     from inc_mp_plugin.pipeline import tune as pipeline
     from inc_mp_plugin.pipeline.places import refuse_missing_data

@@ -1,4 +1,4 @@
-"""Relative paths of a recipe: beside it, or else in the working folder."""
+"""Relative paths of a recipe: beside it, else in the working folder, else those that ship."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.model.data.source import may_be_on_a_hub
 from inc_mp_plugin.pipeline.next_command import refuse_model_in_memory
 from inc_mp_plugin.pipeline.own_loss import loss_beside
+from inc_mp_plugin.runtime.shipped import or_shipped
 
 if TYPE_CHECKING:
     from inc_mp_plugin.pipeline.recipe import Recipe
 
 
 def look_beside(content: dict[str, Any], folder: Path) -> None:
-    """Replace relative paths by those beside the recipe, where these exist; others stay as they are."""
+    """Replace relative paths by those beside the recipe, or else by shipped ones, where these exist."""
     if isinstance(content.get("loss"), str) and content["loss"].rpartition(":")[0]:
         content["loss"] = loss_beside(content["loss"], folder)
     for name, keys in (
@@ -28,13 +29,10 @@ def look_beside(content: dict[str, Any], folder: Path) -> None:
             continue
         for key in keys:
             value = section.get(key)
-            if (
-                isinstance(value, str)
-                and not Path(value).is_absolute()
-                and value
-                and (folder / value).exists()
-            ):
-                section[key] = str(folder / value)
+            if not isinstance(value, str) or not value or Path(value).is_absolute():
+                continue
+            beside = folder / value
+            section[key] = str(beside) if beside.exists() else or_shipped(value)
 
 
 def refuse_missing_data(recipe: Recipe, folder: Path) -> None:

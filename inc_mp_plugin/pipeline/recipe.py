@@ -21,11 +21,13 @@ from inc_mp_plugin.pipeline.keys import Keys
 from inc_mp_plugin.pipeline.next_command import key_of
 from inc_mp_plugin.pipeline.own_loss import AUTO
 from inc_mp_plugin.pipeline.places import look_beside
+from inc_mp_plugin.pipeline.recipe_file import read_recipe
 from inc_mp_plugin.pipeline.sections import (
     DataSection,
 )
 from inc_mp_plugin.pipeline.spread import spread_fault
 from inc_mp_plugin.runtime import store
+from inc_mp_plugin.runtime.shipped import or_shipped
 from inc_mp_plugin.solver.uncertainty import LEAST_ROWS
 from inc_mp_plugin.targets import get_target
 
@@ -163,22 +165,13 @@ def load_recipe(path: Path, overrides: list[str]) -> Recipe:
         InputError: the file is missing or not YAML, or keys or values are not allowed; the text has
             one line per fault.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        message = f"recipe {path} does not exist"
-        raise InputError(message) from None
-    except IsADirectoryError:
-        message = f"recipe {path} is a folder; give its YAML file"
-        raise InputError(message) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        message = f"recipe {path} cannot be read: {' '.join(str(error).split())}"
-        raise InputError(message) from error
-    if not isinstance(content, dict):
-        message = f"recipe {path} is not a mapping of keys to values"
-        raise InputError(message)
+    path = Path(or_shipped(str(path)))
+    content = read_recipe(path)
     look_beside(content, path.parent)
-    return parse_recipe(content, overrides, str(path))
+    given = (override.partition("=") for override in overrides)
+    return parse_recipe(
+        content, [f"{key}{equals}{or_shipped(text)}" for key, equals, text in given], str(path)
+    )
 
 
 def parse_recipe(content: dict[str, Any], overrides: list[str], source: str) -> Recipe:

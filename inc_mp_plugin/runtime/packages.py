@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from importlib import metadata
+from importlib.util import find_spec
 from typing import NamedTuple
+
+from inc_mp_plugin.core.missing import not_installed
 
 PLUGIN = "inc_mp_plugin"
 # On a Gaudi, INC is a package of its own.
@@ -48,6 +51,17 @@ def installed(name: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def need(*modules: str) -> None:
+    """Refuse work for which modules are missing.
+
+    Raises:
+        InputError: some are not installed; the text has the command that installs them.
+    """
+    missing = not_installed([name for name in modules if find_spec(name) is None])
+    if missing is not None:
+        raise missing
 
 
 def fault(requirement: Requirement, version: str | None) -> str:

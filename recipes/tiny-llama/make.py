@@ -6,7 +6,7 @@ loss has levelled, and writes model, tokenizer, samples and the training log bes
 
 Run (about half an hour on two cores):
 
-    pip install -e ".[hf]"
+    pip install -e ".[hf,inc]"
     python recipes/tiny-llama/make.py
 
 The text differs a little between Python versions, so the result does too; training.json names the

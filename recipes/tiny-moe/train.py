@@ -8,7 +8,7 @@ and the share of the routed tokens that each expert of each layer gets.
 
 Run (a quarter of an hour on one core; the weights are not part of the repository):
 
-    pip install -e ".[hf]"
+    pip install -e ".[hf,inc]"
     python recipes/tiny-moe/train.py --out runs/tiny-moe
 """
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
-
 from inc_mp_plugin.core.errors import InputError
 from inc_mp_plugin.core.literals import Labels
 from inc_mp_plugin.model.data.samples import Completion, Conversation, Labelled, Sample
@@ -78,6 +76,8 @@ def _rendered(renderer: Any, place: str, conversation: Conversation, *, asks: bo
     Templates of models that read images go through the parts of a content, and leave out a plain text without
     a word; other templates know plain texts alone. What renders more of the texts is right.
     """
+    from jinja2 import TemplateError  # comes with transformers
+
     if not getattr(renderer, "chat_template", None):
         message = (
             "the data holds messages, but the tokenizer has no chat template; "

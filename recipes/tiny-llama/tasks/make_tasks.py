@@ -10,7 +10,7 @@ The first 128 held-out texts are left out: recipes validate with them. The task
 
 Run (seconds):
 
-    pip install -e ".[hf]"
+    pip install -e ".[hf,inc]"
     python recipes/tiny-llama/tasks/make_tasks.py
 """
 

@@ -6,7 +6,7 @@ It needs an environment of its own (the peers' pins are not ours):
 
     python3.11 -m venv peers && . peers/bin/activate
     pip install torch==2.13.0
-    pip install -r tests/benchmarks/peers/requirements.txt -e ".[hf]"
+    pip install -r tests/benchmarks/peers/requirements.txt -e ".[hf,inc]"
 
 Linear ops but the head, which the peers leave alone, too, run in FP8 or stay as they are. All scores are of
 the same calibration texts, cut to the same number of tokens:
