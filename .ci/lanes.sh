@@ -100,10 +100,10 @@ lane_wheel() {  # the wheel in an empty folder: with torch and INC, and without
       | grep ^inc_mp_plugin/ | sort)
   "$work/tools/bin/uv" venv --quiet --python python3.11 "$work/bare"
   "$work/tools/bin/uv" pip install --quiet --python "$bare/python" -c constraints.txt "$wheel"
-  environment wheel -c constraints.txt "$wheel[hf,inc]"
+  environment wheel -c constraints.txt "${wheel}[hf,inc]"
   mkdir "$work/empty"
   (
-    cd "$work/empty"
+    cd "$work/empty" || exit
     refusal=$("$bare/inc-mp" demo 2>&1) || status=$?
     echo "$refusal"
     [ "$status" = 2 ]

@@ -11,8 +11,8 @@ from inc_mp_plugin.runtime.packages import PLUGIN, Requirement, fault
 
 _SHOWN = ("torch", "neural-compressor", "transformers", "optimum-habana", "highspy")
 _FEATURES = {  # by the extra that brings them
-    "": "plans of a folder: solve, explain, diff, frontier, check",
-    "inc": "measuring, and INC: tune, validate, INC scripts",
+    "": "plans of a folder: solve, explain, diff, frontier",
+    "inc": "measuring, and INC: tune, validate, emit, check, INC scripts",
     "hf": "models of transformers, by name or folder",
     "report": "the figures of a report",
     "data": "samples in parquet, CSV or on a hub",

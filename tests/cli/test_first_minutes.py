@@ -62,7 +62,7 @@ def test_doctor_says_the_versions_that_are_installed():
     for package in ("torch", "neural-compressor", "highspy"):
         assert f"{package} │ {metadata.version(package)}" in " ".join(said.split())
     assert "INC: quantizes for " in said
-    assert "plans of a folder: solve, explain, diff, frontier, check │ there" in said
+    assert "plans of a folder: solve, explain, diff, frontier │ there" in said
 
 
 NEEDED = requirements(
@@ -106,7 +106,7 @@ def test_versions_are_compared_by_their_numbers(versions, version, does):
 def test_what_is_missing_is_named_with_its_command():
     there = {"highspy": "1.7.1", "torch": "2.4.1"}
     rows = features_table(NEEDED, there.get).rows
-    assert rows[0] == ("plans of a folder: solve, explain, diff, frontier, check", "there", "")
+    assert rows[0] == ("plans of a folder: solve, explain, diff, frontier", "there", "")
     assert rows[1][1:] == (
         "torch is 2.4.1, >=2.5 is needed; neural-compressor is missing",
         "pip install 'inc_mp_plugin[inc]'",
