@@ -1,6 +1,6 @@
 """Draw the plan of a run as a picture, as the README shows it.
 
-python docs/draw_plan.py runs/tiny-llama docs/plan.png
+python docs/draw_plan.py runs/tiny-llama docs/pages/plan.png
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draw whether the time of a run adds up, as the README shows it.
 
-python docs/draw_time.py runs/timing-llama-cpu docs/time.png
+python docs/draw_time.py runs/timing-llama-cpu docs/pages/time.png
 """
 
 from __future__ import annotations

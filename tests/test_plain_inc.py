@@ -1,4 +1,4 @@
-"""docs/cpu.md, word for word: files in plain INC give the losses that the plugin measured."""
+"""docs/pages/cpu.md, word for word: files in plain INC give the losses that the plugin measured."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from inc_mp_plugin.pipeline.recipe import load_recipe
 from inc_mp_plugin.pipeline.tune import tune_recipe
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "cpu.md").read_text(), re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "pages" / "cpu.md").read_text(), re.DOTALL)
 # Of the shipped recipe, and of the test's smaller one.
 SIZES = {"file, 64)": "file, 6)", "max_length=256": "max_length=32", "len(texts), 8": "len(texts), 2"}
 SIZES["start + 8"] = "start + 2"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from inc_mp_plugin.sensitivity.one_batch import Pass
     from inc_mp_plugin.sensitivity.rounding import Rounding
 
-# On SmolLM2-135M the factor is a quarter lower for plans that leave the head out; see docs/method.md.
+# On SmolLM2-135M the factor is a quarter lower for plans that leave the head out; see docs/pages/method.md.
 _OF_PLANS = 0.25
 
 
