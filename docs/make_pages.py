@@ -1,4 +1,4 @@
-"""Write the pages of the site that follow from the code: all keys of a recipe, all commands.
+"""Write the pages of the site that follow from the code: keys of a recipe, commands, public names.
 
 python docs/make_pages.py
 """
@@ -13,6 +13,7 @@ import typer.main
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
+import inc_mp_plugin
 import inc_mp_plugin.cli.main as _all_commands  # noqa: F401 - adds them to the app
 from inc_mp_plugin.cli.app import app
 from inc_mp_plugin.pipeline.recipe import Recipe
@@ -22,14 +23,14 @@ _KINDS = {"object": "mapping", "string": "text", "null": "null"}
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write the pages."""
     for name, text in pages().items():
         (PAGES / name).write_text(text, encoding="utf-8")
 
 
 def pages() -> dict[str, str]:
     """Make the pages, by the names of their files."""
-    return {"keys.md": keys_page(), "commands.md": commands_page()}
+    return {"keys.md": keys_page(), "commands.md": commands_page(), "api.md": api_page()}
 
 
 def keys_page() -> str:
@@ -119,6 +120,20 @@ def _name(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name).strip("{}[].").upper()
     return str(max(parameter.opts, key=len))
+
+
+def api_page() -> str:
+    """Make the page of all public names; the site's builder puts their docstrings in."""
+    homes = {name: getattr(inc_mp_plugin, name) for name in dir(inc_mp_plugin)}
+    kinds: dict[str, list[str]] = {"Functions": [], "Values": [], "Errors": []}
+    for name, value in homes.items():
+        of_error = isinstance(value, type) and issubclass(value, Exception)
+        kind = "Errors" if of_error else "Values" if isinstance(value, type) else "Functions"
+        kinds[kind].append(f"::: {value.__module__}.{name}")
+    lines = ["# API", "", "`import inc_mp_plugin as mp`: everything here is a name of `mp`."]
+    for kind, names in kinds.items():
+        lines += ["", f"## {kind}", "", "\n\n".join(names)]
+    return "\n".join(lines) + "\n"
 
 
 def _words(text: str | None) -> str:

@@ -12,7 +12,7 @@ sys.path.insert(0, str(DOCS))
 import make_pages  # noqa: E402
 
 
-@pytest.mark.parametrize("name", ["keys.md", "commands.md"])
+@pytest.mark.parametrize("name", ["keys.md", "commands.md", "api.md"])
 def test_pages_are_as_the_code_has_them(name):
     assert (DOCS / "pages" / name).read_text() == make_pages.pages()[name], "run python docs/make_pages.py"
 
