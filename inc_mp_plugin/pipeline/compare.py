@@ -35,10 +35,8 @@ def compare_folders(first: Path, second: Path) -> list[Table | str]:
     names = (str(first), str(second))
     cases = [explained(run) for run in runs]
     reasons = [*_reasons(first, second), *_by_threshold(*runs)]
-    moved = moved_ops(cases[0], cases[1], names)
-    if runs[0].plan.formats == runs[1].plan.formats:
-        moved = ["No op moved.", *moved]
-    return [both_plans(cases[0], cases[1], names), *(reasons or ["Both were made from the same."]), *moved]
+    figures, moved = both_plans(cases[0], cases[1], names), moved_ops(cases[0], cases[1], names)
+    return [figures, *(reasons or ["Both were made from the same."]), *moved]
 
 
 def _reasons(first: Path, second: Path) -> Iterator[str]:
@@ -82,4 +80,5 @@ def _by_threshold(first: Run, second: Run) -> Iterator[str]:
 
 
 def _moved(before: Plan, after: Plan) -> int:
-    return sum(name != after.formats.get(op, name) for op, name in before.formats.items())
+    old, new = before.lowered, after.lowered
+    return sum(old.get(op) != new.get(op) for op in before.formats if op in after.formats)

@@ -11,7 +11,8 @@ from inc_mp_plugin.core.errors import InfeasibleError, InputError, few
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.pipeline.folder import Run
 from inc_mp_plugin.report.blocks import Table
-from inc_mp_plugin.report.explanation import Explained, explain_op, explain_plan
+from inc_mp_plugin.report.explained import Explained
+from inc_mp_plugin.report.explanation import explain_op, explain_plan
 from inc_mp_plugin.solver.margins import margins
 from inc_mp_plugin.solver.planner import IP_MSE
 from inc_mp_plugin.solver.ties import constrained_program
@@ -78,7 +79,7 @@ def _switched(run: Run, op: str) -> Plan | None:
     ):
         return None
     asked = {op: "it was asked for"}
-    if op in plan.lowered:
+    if plan.formats[op] != plan.base:
         changed = replace(demands, kept={**demands.kept, **asked})
     else:
         changed = replace(demands, lowered={**demands.lowered, **asked})

@@ -3,75 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 
-from inc_mp_plugin.core.costs import Costs
-from inc_mp_plugin.core.demands import Demands
-from inc_mp_plugin.core.gains import Gains
-from inc_mp_plugin.core.graph import Graph
-from inc_mp_plugin.core.margins import Corner, Margins
-from inc_mp_plugin.core.numbers import rounded_up
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.report.blocks import Table
-from inc_mp_plugin.report.shares import allowance, budget_shares
-from inc_mp_plugin.report.staying import Stay
+from inc_mp_plugin.report.explained import Explained
 from inc_mp_plugin.report.text import NO_THRESHOLD, amount, percent, threshold
 
 _NEAREST = 6
 _PROGRAM = "ip_mse"
 
 
-@dataclass(frozen=True)
-class Explained:
-    """A plan with all that says why its ops are where they are; `costs` are those of all ops with a price."""
-
-    plan: Plan
-    gains: Gains
-    costs: Costs
-    graph: Graph
-    demands: Demands
-    stays: Mapping[str, Stay]
-    margins: Margins
-
-    @cached_property
-    def shares(self) -> Mapping[str, float]:
-        """Share of the allowance that each op takes, or would take, in percent."""
-        stays = {op: stay.percent for op, stay in self.stays.items()}
-        return stays | budget_shares(self.plan, self.costs)[0]
-
-    @cached_property
-    def per_percent(self) -> float:
-        """Cost that is 1 % of the allowance, in loss MSE or nats per token."""
-        return allowance(self.plan, self.costs) / 100.0
-
-    @cached_property
-    def lower_format(self) -> str:
-        """The format that ops are lowered to; the first of the plan's if there are several."""
-        names = (name for group in self.gains.groups for c in group.configurations for name in c)
-        lower = (name for name in (*self.plan.lowered.values(), *names) if name != self.plan.base)
-        return next(lower, self.plan.base)
-
-    def at(self, corner: Corner) -> str:
-        """Name a corner of the frontier by the key that was asked for, and by its gain."""
-        plan, losses = self.plan, self.costs.loss
-        share = corner.gain / plan.largest_gain if plan.largest_gain else 0.0
-        if threshold(plan) == NO_THRESHOLD:
-            return f"gain_fraction {math.floor(1e6 * share) / 1e6:g}"
-        cost = corner.cost / plan.correction
-        if plan.constraint == "kl" or losses is None:
-            return f"kl {rounded_up(cost, 6)} ({100 * share:.1f} % of the largest gain)"
-        return (
-            f"tau {rounded_up(math.sqrt(cost / losses.loss_ms), 6)} ({100 * share:.1f} % of the largest gain)"
-        )
-
-
 def explain_plan(case: Explained) -> list[Table | str]:
     """Show the dual price of a plan, and the ops that are nearest to another format, in both directions."""
     of, plan = case.margins.of, case.plan
-    lowered = sorted((op for op in plan.lowered if op in of), key=lambda op: (of[op].rate, op))
-    staying = [op for op in of if op not in plan.lowered and of[op].gain > 0]
+    lowered = sorted(filter(case.is_lowered, of), key=lambda op: (of[op].rate, op))
+    staying = [op for op in of if not case.is_lowered(op) and of[op].gain > 0]
     staying.sort(key=lambda op: (-of[op].rate, op))
     tables: list[Table | str] = []
     if lowered:
@@ -150,11 +96,8 @@ def _price(case: Explained, op: str) -> list[str]:
     plan, margin = case.plan, case.margins.of.get(op)
     of_kl = plan.constraint == "kl" or case.costs.loss is None
     unit = "nats per token" if of_kl else "of loss MSE"
-    lower = plan.formats[op] if op in plan.lowered else case.lower_format
-    price = case.costs.by(plan.constraint).costs(lower)[op]
-    lines = [
-        f"Price: {price:.3g} {unit}, {case.shares.get(op, 0.0):.2f} % of the allowance ({threshold(plan)})."
-    ]
+    share = case.shares.get(op, 0.0)
+    lines = [f"Price: {case.price(op):.3g} {unit}, {share:.2f} % of the allowance ({threshold(plan)})."]
     if margin is not None:
         gain = percent(margin.gain, plan.largest_gain)
         ends = (
@@ -169,7 +112,7 @@ def _price(case: Explained, op: str) -> list[str]:
 
 def _flip(case: Explained, op: str) -> list[str]:
     """Say where the exact frontier lowers an op first, and if this plan is beyond."""
-    margin, lowered = case.margins.of.get(op), op in case.plan.lowered
+    margin, lowered = case.margins.of.get(op), case.is_lowered(op)
     if margin is None:
         return ["It has no other format in any plan of these targets."] if lowered else []
     if margin.entry is None:

@@ -9,7 +9,7 @@ from statistics import median
 
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.report.blocks import Table
-from inc_mp_plugin.report.explanation import Explained
+from inc_mp_plugin.report.explained import Explained
 from inc_mp_plugin.report.measured import with_interval
 from inc_mp_plugin.report.text import amount, percent, split_name, threshold
 
@@ -50,9 +50,9 @@ def moved_ops(first: Explained, second: Explained, names: tuple[str, str]) -> li
     """
     before, after = first.plan, second.plan
     common = [op for op in before.formats if op in after.formats]
-    entered = [op for op in common if op in after.lowered and op not in before.lowered]
-    left = [op for op in common if op in before.lowered and op not in after.lowered]
-    others = [op for op in common if op in before.lowered and op in after.lowered]
+    entered = [op for op in common if second.is_lowered(op) and not first.is_lowered(op)]
+    left = [op for op in common if first.is_lowered(op) and not second.is_lowered(op)]
+    others = [op for op in common if first.is_lowered(op) and second.is_lowered(op)]
     others = [op for op in others if before.formats[op] != after.formats[op]]
     blocks: list[Table | str] = []
     for caption, ops in (
@@ -62,21 +62,19 @@ def moved_ops(first: Explained, second: Explained, names: tuple[str, str]) -> li
     ):
         if ops:
             blocks += _table(first, second, caption, ops)
+    if not blocks:
+        blocks.append("No op moved.")
     if alone := len(before.formats) + len(after.formats) - 2 * len(common):
         blocks.append(f"{alone} ops are in one of the models alone.")
     return [*blocks, *_prices(first, second, common)]
 
 
 def _table(first: Explained, second: Explained, caption: str, ops: list[str]) -> list[Table | str]:
-    def price(case: Explained, op: str) -> float:
-        lower = case.plan.formats[op] if op in case.plan.lowered else case.lower_format
-        return case.costs.by(case.plan.constraint).costs(lower).get(op, math.nan)
-
     def ratio(case: Explained, op: str) -> str:
         value = case.margins.ratio(op) if op in case.margins.of else math.nan
         return "-" if math.isnan(value) else f"{value:.3g}"
 
-    prices = {op: (price(first, op), price(second, op)) for op in ops}
+    prices = {op: (first.price(op), second.price(op)) for op in ops}
     ordered = sorted(ops, key=lambda op: (-max(prices[op]), op))
     rows = tuple(
         (op, *(f"{value:.3g}" for value in prices[op]), ratio(first, op), ratio(second, op))
@@ -95,7 +93,7 @@ def _prices(first: Explained, second: Explained, common: list[str]) -> list[str]
     yardstick = second.plan.constraint
     if first.plan.constraint != yardstick or first.lower_format != second.lower_format:
         return []
-    before, after = (case.costs.by(yardstick).costs(case.lower_format) for case in (first, second))
+    before, after = (case.prices[case.lower_format] for case in (first, second))
     ratios = [after[op] / before[op] for op in common if before.get(op) and op in after]
     if not ratios or all(ratio == 1.0 for ratio in ratios):
         return ["All prices are the same."] if ratios else []

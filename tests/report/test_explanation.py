@@ -6,7 +6,9 @@ from report_case import DOWN, HEAD, LATER, OPS, UP, gains, graph, losses, plan
 
 from inc_mp_plugin.core.demands import NO_DEMANDS
 from inc_mp_plugin.core.plan import TieCost
-from inc_mp_plugin.report.explanation import Explained, explain_op, explain_plan
+from inc_mp_plugin.report.explained import Explained
+from inc_mp_plugin.report.explanation import explain_op, explain_plan
+from inc_mp_plugin.report.plan_changes import moved_ops
 from inc_mp_plugin.report.staying import staying
 from inc_mp_plugin.solver.margins import margins
 from inc_mp_plugin.solver.program import make_program
@@ -65,3 +67,18 @@ def test_a_plan_for_a_gain_names_corners_by_their_gain():
     given = case(tau=0.08, nrmse=0.08, loss_budget=7 / 768)
     lines = explain_op(given, LATER, replace(given.plan, nrmse=0.12))
     assert "The exact frontier lowers it from gain_fraction 1 on." in lines
+
+
+def test_ops_that_moved_are_shown_with_their_prices_in_both():
+    first, second = case(), case(formats={**plan().formats, HEAD: "bf16", LATER: "fp8_e4m3"})
+    entered, left, prices = moved_ops(first, second, ("a", "b"))
+    assert entered.caption == "Lowered in b alone (1); a gain per price of 1 is the edge:"
+    assert entered.rows == ((LATER, "0.0117", "0.0117", "1", "1"),)
+    assert left.rows == ((HEAD, "0.00521", "0.00521", "2.25", "2.25"),)
+    assert prices == "All prices are the same."
+
+
+def test_another_base_format_alone_moves_no_op():
+    formats = {op: name.replace("bf16", "fp32") for op, name in plan().formats.items()}
+    other = replace(case(), plan=replace(case().plan, base="fp32", formats=formats))
+    assert moved_ops(case(), other, ("a", "b"))[0] == "No op moved."
