@@ -9,13 +9,15 @@ from inc_mp_plugin.core.blocks import block_of, repeated_blocks
 from inc_mp_plugin.core.graph import Graph, Op
 
 LOGITS_AT_ONCE = 2**25  # 128 MiB in FP32: more are computed for some tokens at a time, in low memory
+SCORES_AT_ONCE = 2**22  # of attention, as far as one head has no more: 16 MiB in FP32
 # Between two ops a model keeps more than they read and give: norms in FP32, activations, residuals. What
 # attention's products read and give is most of all scores and weights, with nothing beside them.
 _KEPT, _KEPT_OF_PRODUCTS = 1.6, 1.0
-# While a block is differentiated, gradients of its tensors are there, too.
-_WITH_GRADIENTS = 2.0
 _LOGITS = 3.0  # in the base format: themselves, their gradient, and what the head reads
-_FIXED = 200 * 2**20  # slabs of weight gradients, pieces of tensors, and their errors in FP32
+_FIXED = 220 * 10**6  # slabs of weight gradients, pieces of tensors, and their errors in FP32
+# In low memory, by measured peaks (docs/large.md): of one block with the gradients of its tensors, and of the
+# scores that attention has at once, with weights and both gradients, and four times in FP32.
+_OF_A_BLOCK, _OF_SCORES, _SCORES_IN_FP32, _LOGITS_IN_PARTS = 2.2, 4.0, 16, 2.5
 
 
 class Footprint(NamedTuple):
@@ -25,46 +27,69 @@ class Footprint(NamedTuple):
     high: int
 
 
-def footprint(graph: Graph, itemsize: int, *, rounded: bool = False) -> Footprint:
+def footprint(graph: Graph, itemsize: int, *, rounded: bool = False, in_files: bool = True) -> Footprint:
     """Estimate the memory of a sensitivity pass through a batch of the shape that a graph was captured with.
 
     With t(op) the elements of an op's inputs and outputs, k(b) what block b keeps, the sum of 1.6 t of its
-    linear ops and 1.0 t of its attention products, and ops outside of blocks::
+    linear ops and 1.0 t of its attention products, l(b) the sum of t of its linear ops, s(b) the scores of
+    attention that are computed at once, and ops outside of blocks::
 
         high = bytes (sum_b k(b) + 3 t(outside)) + fixed,  or bytes x weights, if they are more
-        low  = bytes (blocks x t(input of a block) + max(2 max_b k(b), 3 t'(outside))) + fixed
+        low  = max_b(bytes (2.2 l(b) + 4 s(b)) + 16 min(s(b), 2^22)),  or bytes x 2.5 t'(outside), + fixed
 
-    where t' counts LOGITS_AT_ONCE of a head's outputs at most.
+    where t' counts LOGITS_AT_ONCE of a head's outputs at most, and s(b) is of one key head, or of as many as
+    have SCORES_AT_ONCE.
 
     Args:
         graph: from `capture`.
         itemsize: bytes of an element in the base format.
         rounded: everything is rounded once, with a copy of all weights in `high`.
+        in_files: inputs of blocks lie in files, as on a CPU; else they add to `low`.
 
     Returns:
         Both; they are the same for a model without repeated blocks.
     """
     names = repeated_blocks(graph)
-    of_blocks = dict.fromkeys(names, 0.0)
-    inputs, outside = 0.0, 0.0
-    entered: set[str] = set()
+    parts: dict[str | None, list[Op]] = {None: [], **{name: [] for name in names}}
     for op in graph.ops:
-        block = block_of(op.name, names)
-        if block is None:
-            outside += _elements(op)
-            continue
-        of_blocks[block] += (_KEPT_OF_PRODUCTS if op.kind == "bgemm" else _KEPT) * _elements(op)
-        if block not in entered:
-            entered.add(block)
-            inputs += sum(gemm.batch * gemm.rows * gemm.inner for gemm in op.gemms)
+        parts[block_of(op.name, names)].append(op)
+    outside = sum(map(_elements, parts.pop(None)))
+    blocks = [ops for name, ops in parts.items() if name is not None]
     weights = sum(op.weight_elements for op in graph.ops) if rounded else 0
-    tail = _LOGITS * outside
-    in_parts = _LOGITS * _in_parts(graph, names)
-    high = max(sum(of_blocks.values()) + tail, weights)
-    low = inputs + max(_WITH_GRADIENTS * max(of_blocks.values(), default=0.0), in_parts)
+    high = itemsize * max(sum(map(_kept, blocks)) + _LOGITS * outside, weights)
     if not names:
-        low = high
-    return Footprint(int(itemsize * low) + _FIXED, int(itemsize * high) + _FIXED)
+        return Footprint(int(high) + _FIXED, int(high) + _FIXED)
+    largest = max(_of_a_block(ops, itemsize) for ops in blocks)
+    inputs = 0 if in_files else itemsize * sum(map(_input, blocks))
+    low = inputs + max(largest, itemsize * _LOGITS_IN_PARTS * _in_parts(graph, names))
+    return Footprint(int(low) + _FIXED, int(high) + _FIXED)
+
+
+def _kept(block: Sequence[Op]) -> float:
+    """Count the elements that a block keeps for its gradients."""
+    return sum((_KEPT_OF_PRODUCTS if op.kind == "bgemm" else _KEPT) * _elements(op) for op in block)
+
+
+def _input(block: Sequence[Op]) -> int:
+    return sum(gemm.batch * gemm.rows * gemm.inner for gemm in block[0].gemms)
+
+
+def _of_a_block(block: Sequence[Op], itemsize: int) -> float:
+    """Estimate the bytes of a block that is differentiated."""
+    linears = sum(_elements(op) for op in block if op.kind != "bgemm")
+    scores = max((_scores(op) for op in block if op.kind == "bgemm"), default=0.0)
+    in_fp32 = _SCORES_IN_FP32 * min(scores, SCORES_AT_ONCE)
+    return itemsize * (_OF_A_BLOCK * linears + _OF_SCORES * scores) + in_fp32
+
+
+def _scores(op: Op) -> float:
+    """Count the scores that attention computes at once: of one key head at least, in all samples."""
+    most = 0.0
+    for gemm in op.gemms:
+        every = gemm.batch * gemm.rows * max(gemm.inner, gemm.columns)
+        samples = max(1, round(len(op.gemms) * gemm.macs / op.macs)) if op.macs else 1
+        most = max(most, every * samples / gemm.batch, min(every, SCORES_AT_ONCE))
+    return most
 
 
 def _in_parts(graph: Graph, names: Sequence[str]) -> float:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from inc_mp_plugin.libraries.glibc import give_back_freed
 from inc_mp_plugin.libraries.transformers import implement, implementations_of, register_attention
-from inc_mp_plugin.model import attention_weights
 from inc_mp_plugin.model.attention import IMPLEMENTATION, bgemm_attention
+from inc_mp_plugin.model.attention_weights import groups_of_heads
 
 _BY_HEADS = f"{IMPLEMENTATION}_by_heads"
 # No hook sees these: a forward pass whose products run again with gradients counts for nothing.
@@ -79,11 +80,10 @@ def attention_by_heads(
     scores = len(query) * shared * query.shape[2] * key.shape[2]  # of one key head
     asked_for = kwargs.get("output_attentions") or getattr(module.config, "output_attentions", False)
     learned = attention_mask is not None and attention_mask.requires_grad
-    few = keys == 1 or keys * scores <= attention_weights.SCORES_AT_ONCE
-    if few or asked_for or learned or (module.training and dropout) or torch.compiler.is_compiling():
+    groups = groups_of_heads(keys, scores)
+    whole = len(groups) == 1 or learned or asked_for or (module.training and dropout)
+    if whole or torch.compiler.is_compiling():
         return bgemm_attention(module, query, key, value, attention_mask, scaling, dropout, softcap)
-    step = max(1, attention_weights.SCORES_AT_ONCE // scores)
-    groups = [slice(first, min(first + step, keys)) for first in range(0, keys, step)]
     attend = partial(_attend, mask=attention_mask, scaling=scaling, softcap=softcap)
     states = (query, key, value)
     if torch.is_grad_enabled() and any(state.requires_grad for state in states):
@@ -117,6 +117,7 @@ class _ByHeads(torch.autograd.Function):
         states, how = ctx.saved_tensors, ctx.how
         gradients = _of_all(map(torch.empty_like, states))
         for group in how.groups:
+            give_back_freed()  # of the group before, which glibc may keep
             heads = _query_heads(states, group)
             with torch.enable_grad():
                 own = _of_all(part.detach().requires_grad_() for part in _of_group(states, group))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SCORES_AT_ONCE = 2**22  # scores: 16 MiB in FP32
+from inc_mp_plugin.core.footprint import SCORES_AT_ONCE
 
 Weigh = Callable[[Tensor, slice], Tensor]
 
@@ -67,8 +67,20 @@ class _InGroups(torch.autograd.Function):
         return of_scores, None, None
 
 
-def _groups(scores: Tensor) -> Iterator[slice]:
-    """Cut the heads into groups of at most so many scores, of one head at least."""
-    heads = scores.shape[1]
-    size = max(1, SCORES_AT_ONCE * heads // scores.numel())
-    return (slice(first, first + size) for first in range(0, heads, size))
+def groups_of_heads(heads: int, scores: int) -> list[slice]:
+    """Cut heads into groups of at most SCORES_AT_ONCE scores, of one head at least.
+
+    Args:
+        heads: their number.
+        scores: of a head, in all samples.
+
+    Example:
+        >>> groups_of_heads(3, 2**21)
+        [slice(0, 2, None), slice(2, 3, None)]
+    """
+    size = max(1, SCORES_AT_ONCE // max(1, scores))
+    return [slice(first, min(first + size, heads)) for first in range(0, heads, size)]
+
+
+def _groups(scores: Tensor) -> list[slice]:
+    return groups_of_heads(scores.shape[1], scores[:, :1].numel())

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from inc_mp_plugin.libraries.glibc import give_back_freed
-from inc_mp_plugin.libraries.torch import leaves, with_leaves
+from inc_mp_plugin.libraries.torch import leaves, map_tensors, with_leaves
 from inc_mp_plugin.model.hooks import with_forward
 from inc_mp_plugin.model.in_files import kept_in_files
 from inc_mp_plugin.model.modules import module_of
+
+_PLACE = object()  # of a tensor, in the arguments of a block
 
 
 class Replays:
@@ -48,14 +50,15 @@ class Replays:
             yield
 
     def _run(self, name: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        given = leaves((args, kwargs))
-        tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        # What runs once more must not hold the inputs themselves: they may lie in files by then.
+        frame = map_tensors(lambda _: _PLACE, (args, kwargs))
         results: list[Any] = []
 
         def run(_: Tensor, *own: Tensor) -> tuple[Tensor, ...]:
             values = iter(own)
-            inner = [next(values) if isinstance(leaf, Tensor) else leaf for leaf in given]
-            arguments, keywords = with_leaves((args, kwargs), inner)
+            inner = [next(values) if leaf is _PLACE else leaf for leaf in leaves(frame)]
+            arguments, keywords = with_leaves(frame, inner)
             with self._rehearsal(name):
                 result = forward(*arguments, **keywords)
             if not torch.is_grad_enabled():  # kept after a replay, it would hold all that ran

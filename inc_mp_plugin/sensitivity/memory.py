@@ -44,8 +44,10 @@ def _automatic(model: nn.Module, graph: Graph, *, rounded: bool) -> Literal["low
     parameter = next(model.parameters(), None)
     if parameter is None:
         return "high"
-    needed, free = footprint(graph, parameter.element_size(), rounded=rounded), free_bytes(parameter.device)
-    if free is None or not takes_low("auto", needed, parameter.device):
+    device, size = parameter.device, parameter.element_size()
+    needed = footprint(graph, size, rounded=rounded, in_files=device.type == "cpu")
+    free = free_bytes(device)
+    if free is None or not takes_low("auto", needed, device):
         return "high"
     say(
         f"memory: low, which takes about {needed.low / 1e9:.1f} GB beside the weights and one more forward "

@@ -62,23 +62,34 @@ def test_repeated_blocks(given, expected):
 
 
 def test_low_memory_grows_by_one_input_per_block_and_high_memory_by_all_that_ops_read_and_give():
-    few, many = (footprint(graph(*layers(n)), 4) for n in (10, 20))
+    few, many = (footprint(graph(*layers(n)), 4, in_files=False) for n in (10, 20))
     assert many.low - few.low == 10 * 4 * 10 * 2
+    assert footprint(graph(*layers(10)), 4).low == footprint(graph(*layers(20)), 4).low
     assert many.high - few.high == pytest.approx(10 * 4 * 1.6 * 2 * (10 * 2 + 10 * 3), abs=1)
 
 
-def test_attention_products_keep_what_they_read_and_give():
-    """By hand: 3 heads of 5 x 2 by 2 x 7; in low memory with as much for the gradients of one block."""
+def with_products(macs, *shape):
+    """Two blocks of linear ops, and such products; what these add to the estimate, in BF16."""
     linears = graph(*layers(2))
-    ops = [op for i in range(2) for op in (*linears.ops[2 * i : 2 * i + 2], product(f"layers.{i}.matmul_qk"))]
-    with_products, without = footprint(Graph(tuple(ops), (), (), {}), 2), footprint(linears, 2)
+    products = [Op(f"layers.{i}.matmul_qk", "bgemm", macs, 0, 1, gemms=(Gemm(*shape),)) for i in range(2)]
+    ops = [op for i in range(2) for op in (*linears.ops[2 * i : 2 * i + 2], products[i])]
+    both, without = footprint(Graph(tuple(ops), (), (), {}), 2), footprint(linears, 2)
+    return both.low - without.low, both.high - without.high
+
+
+def test_attention_products_keep_what_they_read_and_give():
+    """By hand: 3 heads of 5 x 2 by 2 x 7. In low memory, scores four times in BF16 and four in FP32."""
     elements = 3 * (5 * 2 + 2 * 7 + 5 * 7)
-    assert with_products.high - without.high == pytest.approx(2 * 2 * elements, abs=1)
-    assert with_products.low - without.low == pytest.approx(2 * 2 * elements, abs=1)
+    more_low, more_high = with_products(3 * 5 * 2 * 7, 3, 5, 2, 7)
+    assert more_high == pytest.approx(2 * 2 * elements, abs=1)
+    assert more_low == pytest.approx(2 * 4 * 105 + 16 * 105, abs=1)
 
 
-def product(name):
-    return Op(name, "bgemm", 1, 0, 1, gemms=(Gemm(3, 5, 2, 7),))
+def test_of_many_scores_those_of_one_key_head_count_in_low_memory():
+    """By hand: 2 samples of 8 key heads, each with 4 x 2048 rows of queries and 2048 keys."""
+    scores = 2 * 4 * 2048 * 2048
+    more_low, _ = with_products(8 * 4 * 2048 * 64 * 2048, 16, 4 * 2048, 64, 2048)
+    assert more_low == pytest.approx(2 * 4 * scores + 16 * 2**22, abs=1)
 
 
 def test_without_repeated_blocks_both_are_the_same():

@@ -1,5 +1,6 @@
 """Blocks that run once more for their gradients: against the same model without them."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_large_inputs_are_kept_in_files_that_go_with_them(model, monkeypatch, tm
     assert [tuple(tensor.shape) for tensor in made if tensor.dim()] == 5 * [(5, 4)]
     assert all(str(tmp_path) in mapping(tensor) for tensor in made)
     assert not list(tmp_path.iterdir())
+
+
+def test_inputs_in_files_are_nowhere_else(model, monkeypatch):
+    monkeypatch.setattr(in_files, "LARGE", 1)
+    inputs = []
+    for layer in model.layers[1:]:
+        layer.register_forward_pre_hook(lambda _, args: inputs.append(weakref.ref(args[0])))
+    with Replays(lambda block: None).of(model, BLOCKS):
+        value = model(torch.randn(5, 4))
+        assert [ref() for ref in inputs] == [None, None]
+        value.backward()
 
 
 def mapping(tensor):
