@@ -17,7 +17,7 @@ from inc_mp_plugin.runtime.pace import counted, duration
 from inc_mp_plugin.runtime.progress import say
 from inc_mp_plugin.solver.uncertainty import predict
 
-# Forward passes that a plan takes, as measured in docs/pages/large.md: side by side, alone, and of one op alone.
+# Forward passes that a plan takes (docs/pages/large.md): side by side, alone, and of one op alone.
 _TOGETHER, _ALONE, _ONE_OP = 1.13, 1.40, 0.69
 _SHORTER = "fewer --points, --draws or --samples, or --quick, take less"
 

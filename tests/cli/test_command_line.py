@@ -116,6 +116,7 @@ def test_solve_and_emit_and_validate(finished, run_folder, tmp_path):
         (["solve", "{finished}", "samples=3"], 2, "to change other keys, run `inc-mp tune`"),
         (["solve", "{finished}", "gain_fraction=0.9", "tau=1e-6"], 3, "least tau"),
         (["emit", "{finished}", "--target", "vllm"], 2, "inc-mp export DIR --out MODEL"),
+        (["emit", "{finished}", "--target", "tpu"], 2, "unknown target 'tpu'"),
         (
             ["emit", "{finished}"],
             2,
