@@ -15,8 +15,8 @@ SCORES_AT_ONCE = 2**22  # of attention, as far as one head has no more: 16 MiB i
 _KEPT, _KEPT_OF_PRODUCTS = 1.6, 1.0
 _LOGITS = 3.0  # in the base format: themselves, their gradient, and what the head reads
 _FIXED = 220 * 10**6  # slabs of weight gradients, pieces of tensors, and their errors in FP32
-# In low memory, by measured peaks (docs/pages/large.md): of one block with the gradients of its tensors, and of the
-# scores that attention has at once, with weights and both gradients, and four times in FP32.
+# In low memory, by measured peaks (docs/pages/large.md): of one block with the gradients of its tensors, and
+# of the scores that attention has at once, with weights and both gradients, and four times in FP32.
 _OF_A_BLOCK, _OF_SCORES, _SCORES_IN_FP32, _LOGITS_IN_PARTS = 2.2, 4.0, 16, 2.5
 
 
