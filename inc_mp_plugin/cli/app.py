@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -46,6 +47,7 @@ class Commands(TyperGroup):
 def _in_one_line(error: Any) -> str:
     command = error.ctx.command_path if error.ctx else "inc-mp"
     text = " ".join(error.format_message().split()).rstrip(".")
+    text = re.sub(r"( Did you mean [^?]*\?)\1", r"\1", text)  # of typer 0.20 and of click, each adds its own
     return f"{text[:1].lower()}{text[1:]}; `{command} --help` shows what there is"
 
 
