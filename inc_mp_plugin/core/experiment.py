@@ -37,7 +37,8 @@ class Trial:
     scales) apart. `gain` is None where it is not known.
 
     `predicted` is its loss MSE, with `interval`; None where the loss was not priced. `measured` is that on
-    held-out samples, with `measured_interval`. `kl` is its KL divergence, None where it was not measured.
+    held-out samples, with `measured_interval`. `kl` is its KL divergence, None where it was not measured;
+    `predicted_kl` is that in nats per token where it was priced and not measured.
     `scores` are what tasks gave, {"task/metric": value}, and `answers` tell how its answers differ from the
     base model's, {task: change}.
     """
@@ -54,6 +55,7 @@ class Trial:
     measured_interval: Interval | None = None
     kl: KLPoint | None = None
     answers: Mapping[str, AnswerChange] = field(default_factory=dict)
+    predicted_kl: float | None = None
 
     @property
     def covered(self) -> bool:

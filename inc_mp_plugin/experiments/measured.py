@@ -105,4 +105,5 @@ def _measured(run: Run, trial: Trial) -> Trial:
         measured=float(changes.mean()),
         measured_interval=mean_ratio_interval(changes, np.ones_like(changes), meter.verify_confidence),
         kl=kl.point(trial.quantized, meter.verify_confidence),
+        predicted_kl=None,
     )

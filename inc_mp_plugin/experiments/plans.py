@@ -156,7 +156,9 @@ def trial_of(plan: Plan, seed: int, level: float) -> Trial:
         seed: of the draw, 0 if there is none.
         level: that it was asked for.
     """
-    return Trial(plan.strategy, seed, level, plan.gain, plan.quantized, plan.loss_mse, plan.interval)
+    cost = plan.loss_mse, plan.interval
+    kl = plan.predicted_kl
+    return Trial(plan.strategy, seed, level, plan.gain, plan.quantized, *cost, predicted_kl=kl)
 
 
 def _if_priced(make: Callable[[], Plan], seed: int, level: float) -> list[Trial]:

@@ -22,21 +22,24 @@ def trials_table(caption: str, experiment: Experiment, labels: Sequence[str]) ->
     """
     any_measured = bool(measured(experiment.trials))
     any_kl = any(trial.kl is not None and trial.kl.measured for trial in experiment.trials)
+    predicted_kl = any(trial.predicted_kl is not None for trial in experiment.trials)
     rows = tuple(
         (
             label,
             str(len(trial.quantized)),
             *_gain(trial, experiment),
-            "–" if trial.predicted is None else f"{trial.predicted:.2e}",
+            _number(trial.predicted),
             "–" if trial.interval is None else span(trial.interval, ".2e"),
             *(_measured(trial) if any_measured else ()),
             *(_kl(trial.kl) if any_kl else ()),
+            *((_number(trial.predicted_kl),) if predicted_kl else ()),
         )
         for label, trial in zip(labels, experiment.trials, strict=True)
     )
     columns: tuple[str, ...] = ("plan", "ops", "gain", "%", "loss MSE, predicted", "interval")
     columns += ("measured", "ratio") if any_measured else ()
     columns += ("KL, predicted", "measured") if any_kl else ()
+    columns += ("KL, predicted",) if predicted_kl else ()
     return Table(caption, columns, rows)
 
 
@@ -49,8 +52,7 @@ def _gain(trial: Trial, experiment: Experiment) -> tuple[str, str]:
 def _kl(point: KLPoint | None) -> tuple[str, str]:
     if point is None:
         return "–", "–"
-    predicted = "–" if point.predicted is None else f"{point.predicted:.2e}"
-    return predicted, with_interval(point.measured, point.measured_interval, ".2e")
+    return _number(point.predicted), with_interval(point.measured, point.measured_interval, ".2e")
 
 
 def _measured(trial: Trial) -> tuple[str, str]:
@@ -58,3 +60,7 @@ def _measured(trial: Trial) -> tuple[str, str]:
         return "–", "–"
     ratio = f"{trial.predicted / trial.measured:.2f}" if trial.measured and trial.predicted else "–"
     return with_interval(trial.measured, trial.measured_interval, ".2e"), ratio
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2e}"

@@ -107,6 +107,7 @@ def test_experiments_where_the_loss_was_not_priced(finished, name):
     assert all(trial["predicted"] is None and trial["interval"] is None for trial in trials)
     if name == "choices":
         assert {trial["level"] for trial in trials} == {KL}
+        assert trials[0]["predicted_kl"] == read(finished, "plan.json")["predicted"]["kl"] <= KL
         return
     assert all(trial["measured"] >= 0 and trial["kl"]["measured"] >= 0 for trial in trials)
     predicted = [trial["kl"]["predicted"] for trial in trials]
