@@ -132,7 +132,8 @@ def measured_accuracy(run: Run, gains: Gains, trials: Sequence[Trial], tasks: Ta
     if left:
         lasts = duration(left * examiner.base_s)
         say(f"accuracy: {counted(left, 'run')} of {', '.join(tasks.names)}, about {lasts} ({_SHORTER})")
-    say_time(run, "accuracy", trials)
+    if run.meter.missing([trial.quantized for trial in trials]):
+        say_time(run, "accuracy, KL", trials)
     experiment = measured_experiment(run, gains, "accuracy", trials)
     with tracked(experiment.trials, "Accuracy", noun="plan", shorter=_SHORTER) as plans:
         scored = [_scored(examiner, trial, base, run.meter.verify_confidence) for trial in plans]
