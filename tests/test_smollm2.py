@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from inc_mp_plugin.experiments.values import calibrated_on
 from inc_mp_plugin.pipeline.recipe import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -119,6 +120,11 @@ def test_the_recipe_names_what_is_there():
     for section, kind in ((recipe.calibration, "calibration"), (recipe.validation, "heldout")):
         assert section.data.name == f"prose-{kind}.jsonl"
         assert section.samples <= ROWS[section.data.stem]
+
+
+def test_the_recipe_allows_as_few_samples_as_a_quick_alps_takes():
+    recipe = load_recipe(RECIPES / "smollm2-135m.yaml", list(calibrated_on(2)))
+    assert (recipe.calibration.samples, recipe.confidence) == (2, None)
 
 
 @pytest.mark.parametrize(

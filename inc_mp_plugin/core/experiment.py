@@ -17,7 +17,7 @@ class AnswerChange:
     `flips` is the share of documents that are answered otherwise, `accuracy` the change of the share of right
     answers, and `margin` that of the margin, in nats: the log-probability of the right answer minus that of
     the best wrong one, or the log-probability itself where a document has no wrong ones. Each is a mean over
-    documents.
+    documents; `margin_rms` is the root mean square change of the margin.
     """
 
     documents: int
@@ -26,6 +26,7 @@ class AnswerChange:
     accuracy_interval: Interval
     margin: float
     margin_interval: Interval
+    margin_rms: float
 
 
 @dataclass(frozen=True, slots=True)

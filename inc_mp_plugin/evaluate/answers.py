@@ -69,4 +69,5 @@ def change_of(answers: Answers, base: Answers, level: float) -> AnswerChange:
         accuracy_interval=mean_interval(accuracy, level),
         margin=float(margin.mean()),
         margin_interval=mean_interval(margin, level),
+        margin_rms=float((margin**2).mean() ** 0.5),
     )

@@ -41,11 +41,24 @@ def alps_samples_left(run: Run, samples: int) -> int:
     return min(samples, run.recipe.calibration.samples)
 
 
+def calibrated_on(samples: int) -> tuple[str, ...]:
+    """Return the overrides of a recipe for few calibration samples, of which no interval is asked for.
+
+    Args:
+        samples: calibration samples.
+
+    Example:
+        >>> calibrated_on(2)
+        ('calibration.samples=2', 'confidence=null')
+    """
+    return f"calibration.samples={samples}", "confidence=null"
+
+
 def _for_alps(run: Run, samples: int) -> tuple[Subject, Path]:
     """Return the model with its first calibration samples, and the folder of their values."""
     if run.recipe.calibration.samples <= samples:
         return run.subject, run.folder
-    fewer = replace(run, overrides=(*run.overrides, f"calibration.samples={samples}"))
+    fewer = replace(run, overrides=(*run.overrides, *calibrated_on(samples)))
     subject, whole = subject_of(fewer.recipe, allow_code=run.allow_code), run.subject
     folder = run.folder / "experiments" / f"calibrated-on-{samples}-samples"
     return replace(subject, load_model=lambda: whole.model), folder

@@ -39,14 +39,16 @@ def _sentence(experiment: Experiment, task: str) -> str:
         f"the base format in accuracy by more than the interval of paired documents, {margin} in the margin."
     )
     correlations = ", ".join(_correlations(experiment, task))
-    return f"{text} Correlation with the change of the margin over these runs: {correlations}."
+    return (
+        f"{text} Correlation with the root mean square change of the margin over these runs: {correlations}."
+    )
 
 
 def _correlations(experiment: Experiment, task: str) -> Iterator[str]:
     answered = _answered(experiment, task)
-    by_kl = [(t.kl.measured, change.margin) for t, change in answered if t.kl is not None]
+    by_kl = [(t.kl.measured, change.margin_rms) for t, change in answered if t.kl is not None]
     by_loss = [
-        ((t.measured / experiment.loss_ms) ** 0.5, change.margin)
+        ((t.measured / experiment.loss_ms) ** 0.5, change.margin_rms)
         for t, change in answered
         if t.measured is not None
     ]
@@ -92,6 +94,7 @@ def _table(experiment: Experiment, task: str) -> Table:
             f"{100 * change.flips:.1f}",
             _points(change),
             _margin(change),
+            f"{change.margin_rms:.3f}",
         )
         for trial, change in _answered(experiment, task)
     )
@@ -100,7 +103,9 @@ def _table(experiment: Experiment, task: str) -> Table:
         "answered otherwise, change of the accuracy in points, and of the margin: the log-probability of "
         "the right answer minus that of the best wrong one, or the former alone where there is no wrong one."
     )
-    return Table(caption, ("plan, gain", "seed", "KL", "flips, %", "accuracy, points", "margin, nats"), rows)
+    return Table(
+        caption, ("plan, gain", "seed", "KL", "flips, %", "accuracy, points", "margin, nats", "its RMS"), rows
+    )
 
 
 def _points(change: AnswerChange) -> str:

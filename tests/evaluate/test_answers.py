@@ -55,6 +55,7 @@ def test_changes_by_hand():
     change = change_of(other, base, 0.95)
     assert (change.documents, change.flips, change.accuracy) == (4, 0.5, 0.0)
     assert change.margin == pytest.approx((0.5 - 3 + 0 + 3) / 4)
+    assert change.margin_rms == pytest.approx(((0.25 + 9 + 0 + 9) / 4) ** 0.5)
     assert change.margin_interval == mean_interval(other.margin - base.margin, 0.95)
 
 

@@ -22,9 +22,9 @@ def answered(trial, kl, measured, change):
 
 
 CHANGES = (
-    AnswerChange(50, 0.02, 0.0, Interval(-0.03, 0.03), -0.1, Interval(-0.15, -0.05)),
-    AnswerChange(50, 0.1, -0.04, Interval(-0.1, 0.02), -0.2, Interval(-0.3, -0.1)),
-    AnswerChange(50, 0.2, -0.14, Interval(-0.2, -0.08), -0.6, Interval(-0.8, -0.4)),
+    AnswerChange(50, 0.02, 0.0, Interval(-0.03, 0.03), -0.1, Interval(-0.15, -0.05), 0.1),
+    AnswerChange(50, 0.1, -0.04, Interval(-0.1, 0.02), -0.2, Interval(-0.3, -0.1), 0.2),
+    AnswerChange(50, 0.2, -0.14, Interval(-0.2, -0.08), -0.6, Interval(-0.8, -0.4), 0.6),
 )
 
 
@@ -33,11 +33,11 @@ def test_accuracy_margin_and_what_goes_with_it():
     given = zip(trials, (0.01, 0.02, 0.06), (0.01, 0.04, 0.04), CHANGES, strict=True)
     experiment = replace(ACCURACY, trials=tuple(answered(*each) for each in given))
     text, chart, table = section("accuracy", experiments=(experiment,)).blocks[-3:]
-    # KL is a line of the margin; the NRMSE, (0.1, 0.2, 0.2), is not: its correlation is -sqrt(3 / 7).
+    # KL is a line of the change; the NRMSE, (0.1, 0.2, 0.2), is not: its correlation is sqrt(3 / 7).
     assert text == (
         "piqa, 50 documents: of 3 runs of plans, 1 differ from the base format in accuracy by more than the "
-        "interval of paired documents, 3 in the margin. Correlation with the change of the margin over these "
-        "runs: KL -1.00, NRMSE -0.65."
+        "interval of paired documents, 3 in the margin. Correlation with the root mean square change of the "
+        "margin over these runs: KL +1.00, NRMSE +0.65."
     )
     assert chart.name == "margin-memory-piqa"
     _, ours, random = chart.series
@@ -45,7 +45,7 @@ def test_accuracy_margin_and_what_goes_with_it():
     assert random.x == (100.0,)
     assert table.rows[1] == (
         *("ip_mse, 50 %", "1", "2.00e-02", "10.0"),
-        *("-4.0 (-10.0 to +2.0)", "-0.200 (-0.300 to -0.100)"),
+        *("-4.0 (-10.0 to +2.0)", "-0.200 (-0.300 to -0.100)", "0.200"),
     )
 
 
