@@ -47,6 +47,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "predicted": {**_LINE, "color": _BLUE},
     "measured": {**_LINE, "color": _VERMILION, "linestyle": "--", "marker": "s"},
     "point": {"color": _BLUE, "linestyle": "none", "marker": "o", "markersize": 4.5},
+    "random_point": {"color": _PURPLE, "linestyle": "none", "marker": "^", "markersize": 5},
     "plan": {"color": _GREEN, "linestyle": "none", "marker": "*", "markersize": 13, "zorder": 6},
     "knee": {"color": INK, "linestyle": "none", "marker": "d", "markersize": 8, "zorder": 5},
     "reference": {"color": INK, "linestyle": "-", "linewidth": 0.8, "alpha": 0.6},

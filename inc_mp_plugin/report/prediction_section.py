@@ -12,6 +12,8 @@ from inc_mp_plugin.report.blocks import Blocks, Chart, Table
 from inc_mp_plugin.report.trials_table import trials_table
 from inc_mp_plugin.report.validation_section import against_measured
 
+_STYLES = {"random": "random_point"}  # of no order, so without a line from one to the next
+
 Points = Sequence[Trial] | Sequence[KLPoint]
 
 
@@ -49,7 +51,7 @@ def _come_true(
         f"prediction-{experiment.objective}{ending}",
         f"Does the predicted {value} of {experiment.objective} plans come true at every threshold? On "
         f"{experiment.samples} held-out samples; bars are the intervals of the predictions.",
-        [(strategy, strategy, group) for strategy, group in points.items()],
+        [(name, _STYLES.get(name, name), group) for name, group in points.items()],
         value,
     )
 
