@@ -56,6 +56,24 @@ def test_a_noise_that_needs_no_measurement(folder):
     assert read(folder, "plan.json")["formats"]["lm_head"] == "fp32"
 
 
+def test_a_server_that_is_the_first_target(model, tmp_path):
+    """Its rounding is priced, and hooks measure the plan with it; its folder solves again."""
+    heldout = {"data": [{"input_ids": helpers.tokens(8, seed=9)}], "random_plans": 3}
+    batches = [{"input_ids": helpers.tokens(8)}]
+    settings = {"targets": ["vllm"], "noise": "measured", "kl": 0.05, "validation": heldout}
+    plan = mp.tune(model, batches, out=tmp_path / "run", **settings)
+    linear = {op.name for op in Run(tmp_path / "run").graph.ops if op.kind == "linear"}
+    assert set(plan.quantized) == linear
+    depends_on = read(tmp_path / "run", "sensitivity.json")["depends_on"]
+    assert (depends_on["noise.method"], depends_on["noise.device"]) == ("dynamic", "vllm")
+    validation = read(tmp_path / "run", "validation.json")
+    assert validation["through"] == "hooks"
+    assert 0.8 < validation["kl"]["ratio"] < 1.25
+    assert call("solve", tmp_path / "run", "kl=0.04").exit_code == 0
+    with pytest.raises(InputError, match="rounding is not that of target vllm"):
+        mp.tune(model, batches, out=tmp_path, **settings | {"validation": heldout | {"through": "inc"}})
+
+
 def test_files_for_another_target(folder):
     assert call("solve", folder, "tau=0.0005", "targets=[optimum-habana]").exit_code == 0
     result = call("emit", folder, "--target", "optimum-habana")

@@ -113,6 +113,16 @@ def test_noise_equals_the_naive_computation():
     assert largest == max(hidden)  # for static scales, though these need none
 
 
+@helpers.since_5
+def test_experts_do_not_depend_on_the_batch_size():
+    """Rows of several experts stand in one tensor, each row with a scale of its own."""
+    model = helpers.mixture("mixtral")
+    graph = capture(model, batches()[0])
+    singles = [samples(b, i, i + 1) for b in batches() for i in range(len(b["input_ids"]))]
+    together, alone = (measure_sensitivity(model, graph, each, **DYNAMIC) for each in (batches(), singles))
+    np.testing.assert_allclose(together.rounding[FORMAT], alone.rounding[FORMAT], rtol=1e-3)
+
+
 @pytest.mark.parametrize("done", [1, 2])
 def test_it_goes_on_after_an_interrupt(tmp_path, done):
     model = helpers.language_model("llama")
