@@ -68,12 +68,13 @@ lane_tests() {
 }
 
 lane_lint() {
-  environment dev -c constraints.txt -e ".[dev,eval]"
+  environment dev -c constraints.txt -e ".[dev,docs,eval]"
   (
     PATH="$work/dev/bin:$PATH"
     ruff check .
     ruff format --check .
     mypy
+    zensical build -f docs/mkdocs.yml --strict
     shellcheck .ci/run .ci/lanes.sh .ci/nightly tests/device/run.sh inc_mp_plugin/targets/scripts/*.sh
     # Gaudi images run Python 3.10, which need not be at hand: its grammar is.
     python -c 'import ast, pathlib
