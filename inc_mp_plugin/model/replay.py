@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from inc_mp_plugin.libraries.glibc import give_back_freed
+from inc_mp_plugin.libraries.glibc import give_back_freed, kept_freed
 from inc_mp_plugin.libraries.torch import leaves, map_tensors, with_leaves
 from inc_mp_plugin.model.hooks import with_forward
 from inc_mp_plugin.model.in_files import kept_in_files
 from inc_mp_plugin.model.modules import module_of
 
 _PLACE = object()  # of a tensor, in the arguments of a block
+_GROWTH = 1.25  # of the memory that was freed and is used again
 
 
 class Replays:
@@ -39,6 +40,7 @@ class Replays:
         """
         self.rehearsing = False
         self._before_replay = before_replay
+        self._freed = _Freed()
 
     @contextmanager
     def of(self, model: nn.Module, blocks: Sequence[str]) -> Iterator[None]:
@@ -74,10 +76,35 @@ class Replays:
     @contextmanager
     def _rehearsal(self, name: str) -> Iterator[None]:
         before, self.rehearsing = self.rehearsing, not torch.is_grad_enabled()
-        give_back_freed()  # else more is kept, the more blocks have run
+        self._freed = self._freed.in_phase(self.rehearsing)
+        self._freed.bound()
         if not self.rehearsing:
             self._before_replay(name)
         try:
             yield
         finally:
             self.rehearsing = before
+
+
+class _Freed:
+    """Memory that blocks have freed, and that the C library keeps for the next.
+
+    Each block uses again what the one before it freed, so that nothing is to be gained by giving it back, and
+    a third of the time of a pass is lost. But the pieces break up, and more is kept the more blocks have run.
+    """
+
+    def __init__(self, *, rehearsing: bool = True) -> None:
+        """Prepare for first runs, or for replays; nothing is freed yet."""
+        self._rehearsing, self._runs, self._most = rehearsing, 0, 0.0
+
+    def in_phase(self, rehearsing: bool) -> _Freed:
+        """Return what counts first runs, or replays: anew where the other phase was before."""
+        return self if self._rehearsing == rehearsing else _Freed(rehearsing=rehearsing)
+
+    def bound(self) -> None:
+        """Give freed memory back before the first block, and when more is kept than the first block freed."""
+        kept, self._runs = kept_freed(), self._runs + 1
+        if self._runs == 2 and kept is not None:
+            self._most = _GROWTH * kept
+        if kept is None or kept > self._most:
+            give_back_freed()

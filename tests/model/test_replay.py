@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from inc_mp_plugin.model import in_files
+from inc_mp_plugin.model import in_files, replay
 from inc_mp_plugin.model.replay import Replays
 
 
@@ -141,3 +141,29 @@ def test_the_model_leaves_as_it_came(model, fails):
     with pytest.raises(KeyboardInterrupt) if fails else torch.no_grad(), Replays(print).of(model, BLOCKS):
         model(torch.randn(2, 4))
     assert [dict(vars(layer)) for layer in model.layers] == before
+
+
+def test_freed_memory_goes_back_once_and_when_more_is_kept_than_a_block_frees(monkeypatch):
+    """In two backward passes of five blocks: before the first block, and where a quarter more is kept."""
+    kept, given_back = iter([9, 70, 40, 49, 51, 40, 9, 900, 200, 250, 251, 0]), []
+    monkeypatch.setattr(replay, "kept_freed", lambda: next(kept))
+    monkeypatch.setattr(replay, "give_back_freed", lambda: given_back.append(len(given_back)))
+    replays, asked = Replays(lambda name: None), []
+    for _ in range(2):
+        with torch.no_grad(), replays._rehearsal("a"):
+            pass
+        for _ in range(5):
+            with torch.enable_grad(), replays._rehearsal("a"):
+                asked.append(len(given_back))
+    assert asked == [2, 2, 2, 3, 3, 5, 5, 5, 6, 6]  # and before the first runs
+
+
+def test_freed_memory_always_goes_back_where_the_library_does_not_say_how_much(monkeypatch):
+    given_back = []
+    monkeypatch.setattr(replay, "kept_freed", lambda: None)
+    monkeypatch.setattr(replay, "give_back_freed", lambda: given_back.append(1))
+    replays = Replays(lambda name: None)
+    for _ in range(4):
+        with torch.enable_grad(), replays._rehearsal("a"):
+            pass
+    assert len(given_back) == 4
