@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from inc_mp_plugin.core.knobs import KEY_OF
 from inc_mp_plugin.core.plan import Plan
 from inc_mp_plugin.report.blocks import Table
 from inc_mp_plugin.report.explained import Explained
-from inc_mp_plugin.report.text import NO_THRESHOLD, amount, percent, threshold
+from inc_mp_plugin.report.text import NO_THRESHOLD, amount, has_tau, percent, threshold
 
 _NEAREST = 6
 _PROGRAM = "ip_mse"
@@ -51,6 +52,12 @@ def _of_plan(case: Explained) -> list[str]:
         )
     elif plan.gain >= plan.largest_gain:
         lines.append("Nothing is scarce: every op that gains anything is lowered.")
+    if plan.kl is not None and has_tau(plan):
+        lines.append(
+            f"Two thresholds hold ({threshold(plan)}): numbers are of {KEY_OF[plan.constraint]} alone, and where "
+            f"the other is nearer it may keep an op out. The plan is at kl {plan.predicted_kl or 0.0:.4g} and "
+            f"tau {plan.nrmse or 0.0:.4g}."
+        )
     if plan.strategy != _PROGRAM:
         lines.append(
             f"The plan is of strategy {plan.strategy}, which weighs no gain against a price; what follows is "

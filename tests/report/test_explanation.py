@@ -63,6 +63,12 @@ def test_a_plan_of_another_strategy_says_that_it_weighs_nothing():
     assert "The plan is of strategy prefix, which weighs no gain against a price" in lines[-1]
 
 
+def test_two_thresholds_are_said():
+    lines = explain_op(case(kl=0.5, predicted_kl=0.25), LATER, None)
+    assert "Two thresholds hold (kl 0.5 and tau 0.1): numbers are of tau alone" in lines[-1]
+    assert lines[-1].endswith("The plan is at kl 0.25 and tau 0.08.")
+
+
 def test_a_plan_for_a_gain_names_corners_by_their_gain():
     given = case(tau=0.08, nrmse=0.08, loss_budget=7 / 768)
     lines = explain_op(given, LATER, replace(given.plan, nrmse=0.12))
