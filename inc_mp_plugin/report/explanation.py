@@ -53,10 +53,11 @@ def _of_plan(case: Explained) -> list[str]:
     elif plan.gain >= plan.largest_gain:
         lines.append("Nothing is scarce: every op that gains anything is lowered.")
     if plan.kl is not None and has_tau(plan):
+        key = KEY_OF[plan.constraint]
         lines.append(
-            f"Two thresholds hold ({threshold(plan)}): numbers are of {KEY_OF[plan.constraint]} alone, and where "
-            f"the other is nearer it may keep an op out. The plan is at kl {plan.predicted_kl or 0.0:.4g} and "
-            f"tau {plan.nrmse or 0.0:.4g}."
+            f"Two thresholds hold ({threshold(plan)}): numbers are of {key} alone, and where the other is "
+            f"nearer it may keep an op out. The plan is at kl {plan.predicted_kl or 0.0:.4g} and tau "
+            f"{plan.nrmse or 0.0:.4g}."
         )
     if plan.strategy != _PROGRAM:
         lines.append(
