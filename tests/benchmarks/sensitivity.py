@@ -19,7 +19,7 @@ import inc_mp_plugin as mp
 from inc_mp_plugin.core.estimate import Estimate
 
 FP8 = {"scales": mp.Scales("maxabs_arbitrary", "cpu"), "formats": ("fp8_e4m3",)}
-BATCH = Estimate("batch")
+BATCH, LOW = Estimate("batch"), {"memory": "low"}
 # The most that each may take, in units of forward and backward with the gradients of all weights.
 MODES = {
     "loss, uniform": (1.10, {}),
@@ -29,6 +29,10 @@ MODES = {
     "kl by samples, measured": (1.45, {"yardstick": "kl", **FP8}),
     "both, kl by batches, uniform": (1.80, {"yardstick": "both", "estimate": BATCH}),
     "both, kl by samples, uniform": (1.80, {"yardstick": "both"}),
+    "low, loss, uniform": (1.45, LOW),
+    "low, kl by batches, uniform": (1.45, {"yardstick": "kl", "estimate": BATCH, **LOW}),
+    "low, kl by samples, uniform": (1.45, {"yardstick": "kl", **LOW}),
+    "low, kl by batches, measured": (1.80, {"yardstick": "kl", "estimate": BATCH, **FP8, **LOW}),
 }
 
 
