@@ -17,7 +17,7 @@ from inc_mp_plugin.runtime.progress import say
 _BESIDE_PRODUCTS = 1.5
 _TRIALS = 3
 _MOST_MACS = 2**31  # of a trial: a larger product is cut
-_MOST_MACS_TO_DECIDE, _FEWEST_MACS = 2**28, 2**24  # of a trial that is a part of the work itself
+_MOST_MACS_TO_DECIDE, _FEWEST_MACS = 2**26, 2**27  # of a trial that is a part of the work itself
 _FASTER = 1.25  # that FP32 must be: speeds scatter, and one machine should decide the same every time
 
 
@@ -105,7 +105,8 @@ def _speeds(gemm: Gemm, dtype: torch.dtype, most: int) -> tuple[float, float]:
 
 def _macs_per_s(gemm: Gemm, dtype: torch.dtype, most: int) -> float:
     columns = max(1, min(gemm.columns, most // (gemm.rows * gemm.inner)))
-    left, right = torch.ones(gemm.rows, gemm.inner, dtype=dtype), torch.ones(gemm.inner, columns, dtype=dtype)
+    left = torch.ones(gemm.rows, gemm.inner, dtype=dtype)
+    right = torch.ones(columns, gemm.inner, dtype=dtype).T  # as a weight: the other way may be far slower
     torch.mm(left, right)
     times = []
     for _ in range(_TRIALS):

@@ -45,9 +45,9 @@ def test_a_graph_without_products_takes_no_time():
 
 @pytest.mark.parametrize("faster", [True, False])
 def test_products_in_fp32_are_decided_by_the_costliest_product(monkeypatch, caplog, faster):
-    """Of 4096 rows; FP32 is told by what a product of BF16 tensors computes inside."""
+    """Of 32768 rows; FP32 is told by what a product of BF16 tensors computes inside."""
     caplog.set_level("INFO")
-    graph = graph_of(Op("a", "linear", 0, 0, 1, gemms=(Gemm(1, 4096, 64, 64), Gemm(1, 2, 64, 64))))
+    graph = graph_of(Op("a", "linear", 0, 0, 1, gemms=(Gemm(1, 2**15, 64, 64), Gemm(1, 2, 64, 64))))
     trials = []
 
     def speed(gemm, dtype, most):
@@ -57,12 +57,12 @@ def test_products_in_fp32_are_decided_by_the_costliest_product(monkeypatch, capl
 
     monkeypatch.setattr(effort, "_macs_per_s", speed)
     assert effort.faster_in_fp32(torch.nn.Linear(64, 64, dtype=torch.bfloat16), graph) == faster
-    assert trials == 2 * [(4096, torch.bfloat16, torch.bfloat16)]
+    assert trials == 2 * [(2**15, torch.bfloat16, torch.bfloat16)]
     assert ("bfloat16 are computed in float32 and rounded, 2.0 times as fast" in caplog.text) == faster
 
 
 @pytest.mark.parametrize(
-    ("dtype", "rows"), [(torch.float32, 4096), (torch.float16, 2)], ids=["fp32", "too small to tell"]
+    ("dtype", "rows"), [(torch.float32, 2**15), (torch.float16, 2)], ids=["fp32", "too small to tell"]
 )
 def test_products_stay_as_they_are(dtype, rows):
     graph = graph_of(Op("a", "linear", 0, 0, 1, gemms=(Gemm(1, rows, 64, 64),)))
