@@ -13,7 +13,6 @@ from inc_mp_plugin.core.errors import InputError, SelectionError
 from inc_mp_plugin.core.graph import QUANTIZABLE
 from inc_mp_plugin.core.literals import KVCache
 from inc_mp_plugin.core.plan import Plan
-from inc_mp_plugin.inc.backend import is_cpu
 from inc_mp_plugin.inc.patterns import compress
 from inc_mp_plugin.inc.selection import selected
 from inc_mp_plugin.model.modules import class_names
@@ -51,7 +50,7 @@ class LiveModel:
         """
         target = target_here()
         modules = class_names(model)
-        candidates = tuple(selected(modules, inc, "cpu" if is_cpu() else "hpu"))
+        candidates = tuple(selected(modules, inc, "cpu" if target.device == "cpu" else "hpu"))
         caches = {name for name, kind in modules.items() if kind == "KVCache"}
         inside = caches.intersection(candidates)
         if inside and inside != caches:
