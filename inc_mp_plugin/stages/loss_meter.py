@@ -20,15 +20,14 @@ from inc_mp_plugin.model.losses import sample_losses
 from inc_mp_plugin.runtime.progress import tracked
 from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.runtime.store import Partial, fingerprint
-from inc_mp_plugin.sensitivity.rounding import CASTS
 from inc_mp_plugin.stages.comparison import Comparison, Conditions
 from inc_mp_plugin.stages.consumer_scales import measuring_scales
-from inc_mp_plugin.stages.measured_model import MeasuredModel, ThroughHooks, ThroughInc
+from inc_mp_plugin.stages.measured_model import MeasuredModel, ThroughHooks, ThroughInc, way_of_plans
 from inc_mp_plugin.stages.through_vllm import ThroughVllm
 from inc_mp_plugin.stages.together import Together
 
 if TYPE_CHECKING:
-    from inc_mp_plugin.core.literals import Measuring, Through
+    from inc_mp_plugin.core.literals import Through
     from inc_mp_plugin.core.sensitivity import FloatArray
     from inc_mp_plugin.model.batches import Batch
     from inc_mp_plugin.model.heldout import HeldOut
@@ -89,7 +88,7 @@ class LossMeter:
         if beside is not None:
             name, self._skip = "verified_losses", heldout.samples
             settings["validation.skip"] = self._skip
-        self.through: Through = _way(heldout.through, self.format) if server is None else "vllm"
+        self.through: Through = way_of_plans(heldout.through, self.format) if server is None else "vllm"
         if self.through != "inc":
             name = f"{name}_{self.through}"
             settings["validation.through"] = self.through
@@ -289,13 +288,6 @@ class LossMeter:
                 if guilty is not None:
                     return f"{message}: op {guilty!r} is the first to make NaN or infinity of finite inputs"
         return f"{message}, although no op makes NaN or infinity of finite inputs: check the model itself"
-
-
-def _way(measuring: Measuring, lower: str) -> Through:
-    """Tell what lowers the ops of all plans but the final one."""
-    if measuring == "auto":
-        return "inc" if lower in CASTS else "hooks"
-    return measuring
 
 
 def _key(ops: Collection[str]) -> str:

@@ -10,16 +10,25 @@ from typing import TYPE_CHECKING, Protocol
 
 from inc_mp_plugin.core.graph import Graph
 from inc_mp_plugin.runtime.progress import say
+from inc_mp_plugin.sensitivity.rounding import CASTS
 from inc_mp_plugin.stages.consumer_scales import measuring_scales, method_on_a_cpu
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from inc_mp_plugin.core.literals import Measuring, Through
     from inc_mp_plugin.model.subject import Subject
     from inc_mp_plugin.model.switch import Switch
     from inc_mp_plugin.sensitivity.plan_runs import PlanRuns
     from inc_mp_plugin.sensitivity.rounded import Packer
     from inc_mp_plugin.stages.job import Job
+
+
+def way_of_plans(measuring: Measuring, lower: str) -> Through:
+    """Tell what lowers the ops of all plans but the final one; `lower` is their lower format."""
+    if measuring == "auto":
+        return "inc" if lower in CASTS else "hooks"
+    return measuring
 
 
 class MeasuredModel(Protocol):
