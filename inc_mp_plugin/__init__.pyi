@@ -1,4 +1,5 @@
 # The public names, each with its home: the one list of them, for type checkers and for `__init__.py`.
+from inc_mp_plugin.core.costs import Costs as Costs
 from inc_mp_plugin.core.demands import Demands as Demands
 from inc_mp_plugin.core.demands import Serving as Serving
 from inc_mp_plugin.core.demands import Tie as Tie
