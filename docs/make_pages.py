@@ -19,6 +19,7 @@ from inc_mp_plugin.cli.app import app
 from inc_mp_plugin.pipeline.recipe import Recipe
 
 PAGES = Path(__file__).parent / "pages"
+_NEEDED = {("emit", "--target"), ("export", "--out")}  # options that a command asks for itself
 _KINDS = {"object": "mapping", "string": "text", "null": "null"}
 
 
@@ -39,7 +40,8 @@ def keys_page() -> str:
         "# Keys of a recipe",
         "",
         "Any key can be given on the command line, too, after the recipe: `kl=0.001`, "
-        "`calibration.samples=32`. A key that is not here is refused.",
+        "`calibration.samples=32`; `confidence=null` takes a key of the recipe away. A key that is not "
+        "here is refused.",
         "",
         "## At the top",
         "",
@@ -112,13 +114,15 @@ def _parameters(command: Any) -> Iterator[str]:
     yield "|---|---|---|"
     for name, words, parameter in rows:
         plain = isinstance(parameter.default, int | float | str) and not isinstance(parameter.default, bool)
-        default = "required" if parameter.required else f"`{parameter.default}`" if plain else ""
+        shown = f"`{parameter.default}`" if plain and parameter.default != "" else ""
+        needed = parameter.required or (command.name, name) in _NEEDED
+        default = "required" if needed else shown
         yield f"| `{name}` | {default} | {words} |"
 
 
 def _name(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        return str(parameter.metavar or parameter.name).strip("{}[].").upper()
+        return _cell(str(parameter.metavar or parameter.name).strip("{}[].").upper())
     return str(max(parameter.opts, key=len))
 
 
@@ -137,7 +141,12 @@ def api_page() -> str:
 
 
 def _words(text: str | None) -> str:
-    return " ".join((text or "").split()).replace("|", "\\|")
+    return _cell(" ".join((text or "").split()))
+
+
+def _cell(text: str) -> str:
+    """Keep a text in its cell of a table."""
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

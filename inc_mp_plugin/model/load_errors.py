@@ -35,8 +35,11 @@ def loading(kind: str, name_or_path: str, *, missing: bool = False) -> Iterator[
         missing: tell that there is no such file or folder here either.
 
     Raises:
-        InputError: a library could not load it.
+        InputError: a library could not load it, or there is no such folder.
     """
+    if _is_path(name_or_path) and not Path(name_or_path).exists():
+        message = f"the {kind} {name_or_path!r} is no folder here, and no name on a hub; check the path"
+        raise InputError(message)
     try:
         yield
     except InputError:
@@ -87,3 +90,8 @@ def _damaged_file(folder: Path) -> Path | None:
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
             return path
     return None
+
+
+def _is_path(name_or_path: str) -> bool:
+    """Tell a path from a name on a hub, which is NAME or OWNER/NAME."""
+    return name_or_path.count("/") > 1 or name_or_path.startswith(("/", "./", "../", "~"))

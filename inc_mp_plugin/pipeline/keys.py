@@ -49,7 +49,7 @@ class Keys(Section):
     device: Accelerator = "gaudi2"
     """The accelerator that modelled times are of."""
     formats: tuple[str, ...] = ("fp8_e4m3",)
-    """The lower formats that ops may have."""
+    """The lower formats that ops may have: fp8_e4m3, fp8_e5m2, bf16, fp16."""
     tau: Threshold | None = None
     """Largest normalized RMSE of the loss."""
     kl: Threshold | None = None
@@ -59,21 +59,21 @@ class Keys(Section):
     budget: Fraction | None = None
     """What the plan may cost in bytes, time or bit operations, as a part of everything in the base format."""
     constraint: Yardstick | None = None
-    """What gain_fraction and budget make least; without it the yardstick with a threshold, else kl."""
+    """What gain_fraction and budget make least; the yardstick with a threshold, else kl, if not given."""
     loss: str = AUTO
     """The loss that transformers trains such a model with, or your own, module:function."""
     noise: NoiseModel = "uniform"
     """The model of rounding errors: the paper's, its mean over mantissas, or the errors that scales make."""
     scale_method: str | None = None
-    """The scales that measured noise and INC's files are of; the first target's if not given."""
+    """The scales of measured noise and of INC's files, by INC's name; the first target's if not given."""
     confidence: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """The upper end of this interval of the prediction is held to the threshold, not its middle."""
+    """The upper end of this interval of the prediction is held to the threshold; with ip_mse alone."""
     verify: bool = False
     """Plans are measured on held-out samples, as long as the threshold surely holds."""
     verify_confidence: Annotated[float, Field(gt=0, lt=1)] = VERIFY_CONFIDENCE
     """Level of the intervals of what is measured."""
     targets: tuple[str, ...] = ("cpu-qdq",)
-    """The consumers that must be able to run the plan; each gets its files."""
+    """The consumers that must run the plan: cpu-qdq, cpu-bf16, optimum-habana, vllm, vllm-gaudi."""
     kv_cache: KVCache = "bf16"
     """The format of the KV cache on a Gaudi."""
     attention: Attention = "eager"

@@ -141,7 +141,7 @@ class RequestSection(Section):
 
 
 class TimingSection(Section):
-    """The device that time is measured on, and the length of the measurement; see `TimingSettings`."""
+    """The device that time is measured on, and the length of the measurement."""
 
     device: TimedDevice = "cpu"
     """The device."""
