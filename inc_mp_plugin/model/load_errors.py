@@ -38,7 +38,7 @@ def loading(kind: str, name_or_path: str, *, missing: bool = False) -> Iterator[
         InputError: a library could not load it, or there is no such folder.
     """
     if _is_path(name_or_path) and not Path(name_or_path).exists():
-        message = f"the {kind} {name_or_path!r} is no folder here, and no name on a hub; check the path"
+        message = f"the {kind} {name_or_path!r} cannot be loaded: it is no folder here, and no name on a hub"
         raise InputError(message)
     try:
         yield
