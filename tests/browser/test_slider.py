@@ -2,11 +2,15 @@
 
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
-from explorer_case import page_of, run_of
 
 from inc_mp_plugin.report.explorer import explorer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
+from explorer_case import page_of, run_of  # noqa: E402
 
 pytestmark = pytest.mark.slow
 sync = pytest.importorskip("playwright.sync_api", reason="the lane `browser` installs playwright")
