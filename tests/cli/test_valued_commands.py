@@ -104,7 +104,8 @@ def test_methods_are_measured_at_equal_gain(folder):
     result = call("experiment", folder, "methods")
     assert result.exit_code == 0, result.output
     experiment = read(folder, "experiments/methods-memory.json")
-    assert {trial["strategy"] for trial in experiment["trials"]} == {"ip_mse", *METHODS}
+    baselines = {"prefix", "random", "ends", "practice", "uniform"}
+    assert {trial["strategy"] for trial in experiment["trials"]} == {"ip_mse", *METHODS, *baselines}
     for trial in experiment["trials"]:
         assert trial["gain"] >= trial["level"] * experiment["largest_gain"] * (1 - 1e-12)
         assert trial["measured"] is not None
