@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -56,16 +57,28 @@ def check(
     from inc_mp_plugin.inc.check.measurements import load_captured
     from inc_mp_plugin.runtime.shipped import or_shipped
 
+    captured = load_captured(modules, model and or_shipped(model))
     serving = KnownServing(kv_cache, attention, reuse_cache)
-    model = model and or_shipped(model)
-    report = check_file(
-        config, load_captured(modules, model), target, serving, measurements=measurements, device=device
-    )
-    for line in report.lines:
+    report = check_file(config, captured, target, serving, measurements=measurements, device=device)
+    _show(report.lines, report.faults, "file")
+
+
+def _show(lines: Iterable[str], faults: Sequence[str], checked: str) -> None:
+    """Show what was found.
+
+    Args:
+        lines: of the report.
+        faults: that were found.
+        checked: name of what was checked.
+
+    Raises:
+        InputError: there are faults.
+    """
+    for line in lines:
         typer.echo(line)
-    if report.faults:
-        raise InputError("\n".join(report.faults))
-    typer.echo("Nothing about the file is suspicious.")
+    if faults:
+        raise InputError("\n".join(faults))
+    typer.echo(f"Nothing about the {checked} is suspicious.")
 
 
 def _check_folder(folder: Path, *, others: bool) -> None:
@@ -80,7 +93,4 @@ def _check_folder(folder: Path, *, others: bool) -> None:
         message = f"{folder} is a folder, which is checked as a checkpoint, without options"
         raise InputError(message)
     report = check_checkpoint(folder)
-    typer.echo(report.summary)
-    if report.faults:
-        raise InputError("\n".join(report.faults))
-    typer.echo("Nothing about the checkpoint is suspicious.")
+    _show([report.summary], report.faults, "checkpoint")

@@ -46,18 +46,11 @@ def validate(
     from inc_mp_plugin.cli.show import show_plan, show_time
     from inc_mp_plugin.pipeline.validate import validate_plan, validate_time
 
-    if time and through is not None:
-        message = "--through says who measures losses; with --time, times are measured: leave out one of both"
-        raise InputError(message)
+    if fault := _fault(through, time=time, thresholds=bool(tau or kl), model=model is not None):
+        raise InputError(fault)
     if time:
         show_time(validate_time(folder, tau or [], kl or [], allow_code=allow_code))
         return
-    if tau or kl:
-        message = "--tau and --kl go with --time; the threshold of the plan itself is set by `inc-mp solve`"
-        raise InputError(message)
-    if (through == "vllm") != (model is not None):
-        message = "--through vllm and --model go together: the checkpoint of the plan, from inc-mp export"
-        raise InputError(message)
     if model is None:
         validate_plan(folder, through=through, allow_code=allow_code)
     else:
@@ -65,3 +58,21 @@ def validate(
 
         validate_served(folder, model, python=vllm_python or sys.executable, dtype=vllm_dtype)
     show_plan(folder)
+
+
+def _fault(through: str | None, *, time: bool, thresholds: bool, model: bool) -> str:
+    """Say which options do not go together; nothing if all do.
+
+    Args:
+        through: what lowers ops, if given.
+        time: True if times are measured.
+        thresholds: True if thresholds are given.
+        model: True if a checkpoint is given.
+    """
+    if time and through is not None:
+        return "--through says who measures losses; with --time, times are measured: leave out one of both"
+    if thresholds and not time:
+        return "--tau and --kl go with --time; the threshold of the plan itself is set by `inc-mp solve`"
+    if not time and (through == "vllm") != model:
+        return "--through vllm and --model go together: the checkpoint of the plan, from inc-mp export"
+    return ""

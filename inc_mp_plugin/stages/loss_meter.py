@@ -21,7 +21,7 @@ from inc_mp_plugin.runtime.progress import tracked
 from inc_mp_plugin.runtime.reuse import numbered
 from inc_mp_plugin.runtime.store import Partial, fingerprint
 from inc_mp_plugin.stages.comparison import Comparison, Conditions
-from inc_mp_plugin.stages.consumer_scales import measuring_scales
+from inc_mp_plugin.stages.loss_settings import loss_settings
 from inc_mp_plugin.stages.measured_model import MeasuredModel, ThroughHooks, ThroughInc, way_of_plans
 from inc_mp_plugin.stages.through_vllm import ThroughVllm
 from inc_mp_plugin.stages.together import Together
@@ -74,16 +74,7 @@ class LossMeter:
             server: the model in a server, if it is measured there.
         """
         self.format = job.formats[0]
-        settings = {
-            **subject.depends_on,
-            **heldout.identify(),
-            "format": self.format,
-            "scale_method": job.scale_method,
-            "ops": fingerprint({"ops": list(ops)}),
-        }
-        scales = measuring_scales(job.targets, job.scale_method)
-        if scales.per_token:
-            settings["scales"] = f"{scales.method} of {scales.device}"
+        settings = loss_settings(job, heldout, subject, ops)
         name, self._skip = "measured_losses", 0
         if beside is not None:
             name, self._skip = "verified_losses", heldout.samples
